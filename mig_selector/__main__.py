@@ -1,0 +1,7 @@
+"""``python -m mig_selector``: what torchrun starts on every rank."""
+
+from mig_selector.cli import main
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

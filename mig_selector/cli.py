@@ -1,0 +1,115 @@
+"""The command ``mig-selector``: arguments in, exit code out.
+
+0 success, 1 something that the user can put right, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mig_selector.arguments import MigArguments
+from mig_selector.errors import MigSelectorError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: What follows the program's name; from the command line if None.
+
+    Returns:
+        The exit code.
+    """
+    arguments, rest = _parser().parse_known_args(argv)
+    try:
+        if arguments.command == "train":
+            return _train([*arguments.settings, *rest])
+        return _select([*arguments.settings, *rest])
+    except MigSelectorError as error:
+        print(f"mig-selector: error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("mig-selector: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mig-selector",
+        description="Choose the part of an instruction pool worth training on.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{select,train}")
+    texts = {
+        "select": "select a subset and register it in dataset_info.json; the last line of stdout is its folder",
+        "train": "the same as `llamafactory-cli train`: select, then train",
+    }
+    for name, text in texts.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_describe_keys(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument(
+            "settings",
+            nargs="*",
+            metavar="SETTING",
+            help="a YAML or JSON file and key=value overrides, or --key value options",
+        )
+    return parser
+
+
+def _describe_keys() -> str:
+    lines = ["keys:"]
+    for item in dataclasses.fields(MigArguments):
+        default = "required" if item.default == "" else f"default {item.default}"
+        lines += textwrap.wrap(f"{item.name} ({default})", 100, initial_indent="  ")
+        lines += textwrap.wrap(item.metadata["help"], 100, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def _read_settings(words: Sequence[str]) -> dict[str, Any]:
+    from mig_selector.integration.config import read_config, read_options
+
+    if words and not words[0].startswith("--"):
+        return read_config(Path(words[0]), words[1:])
+    return read_options(words)
+
+
+def _select(words: Sequence[str]) -> int:
+    from mig_selector.console import show_log
+    from mig_selector.pipeline.recipe import run_selection
+    from mig_selector.ranks import connect
+
+    if not words:
+        print("mig-selector select: give a YAML file, or --key value options", file=sys.stderr)
+        return 2
+    ranks = connect()
+    show_log(is_main=ranks.is_main)
+    with contextlib.redirect_stdout(sys.stderr):
+        outcomes = run_selection(_read_settings(words), ranks)
+    if ranks.is_main:
+        for outcome in outcomes:
+            print(outcome.folder)
+    return 0
+
+
+def _train(words: Sequence[str]) -> int:
+    from mig_selector import _autoload
+
+    _autoload.start()
+    from llamafactory.cli import main as host_main
+
+    sys.argv = ["llamafactory-cli", "train", *words]
+    host_main()
+    return 0

@@ -1,0 +1,65 @@
+"""Label vectors that the user made elsewhere (``mig_label_embeddings``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.errors import EmbeddingError
+
+
+def read_given_vectors(path: Path, labels: Sequence[str]) -> NDArray[np.float64]:
+    """Read the vectors of `labels` from an .npz file.
+
+    Args:
+        path: Holds `labels`, a unicode array of shape (M,), and `embeddings`, numbers of shape (M, D).
+        labels: The labels that are needed; others in the file are ignored.
+
+    Returns:
+        One vector per label, in the order of `labels`. Shape (L, D).
+
+    Raises:
+        EmbeddingError: The file is not of that form, names a label twice, lacks labels, or holds a vector that is
+            zero or not finite.
+    """
+    where = f"mig_label_embeddings: {path}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            known, vectors = file["labels"], file["embeddings"]
+    except KeyError as error:
+        raise EmbeddingError(f"{where} must hold the arrays 'labels' and 'embeddings' ({error}).") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise EmbeddingError(f"{where} cannot be read as .npz without pickle ({error}).") from error
+    _check_arrays(where, known, vectors)
+    place = {label: row for row, label in enumerate(known.tolist())}
+    missing = [label for label in labels if label not in place]
+    if missing:
+        raise EmbeddingError(
+            f"{where} lacks {len(missing)} of the {len(labels)} labels in use: "
+            f"{', '.join(repr(label) for label in missing[:5])}{', ...' if len(missing) > 5 else ''}."
+        )
+    return np.asarray(vectors[[place[label] for label in labels]], np.float64)
+
+
+def _check_arrays(where: str, known: NDArray[np.str_], vectors: NDArray[np.floating]) -> None:
+    if known.dtype.kind != "U" or known.ndim != 1:
+        raise EmbeddingError(
+            f"{where}: 'labels' must be a unicode array of shape (L,), got {known.dtype} {known.shape}."
+        )
+    if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) != len(known):
+        raise EmbeddingError(
+            f"{where}: 'embeddings' must be floats of shape ({len(known)}, D), got {vectors.dtype} {vectors.shape}."
+        )
+    names, counts = np.unique(known, return_counts=True)
+    if len(names) != len(known):
+        raise EmbeddingError(f"{where}: the label {str(names[counts > 1][0])!r} is there more than once.")
+    wide = np.asarray(vectors, np.float64)
+    is_bad = ~np.all(np.isfinite(wide), axis=1) | ~np.any(wide, axis=1)
+    if is_bad.any():
+        raise EmbeddingError(
+            f"{where}: {int(is_bad.sum())} vectors are zero or not finite, the first that of "
+            f"{str(known[is_bad][0])!r}."
+        )

@@ -1,0 +1,1 @@
+"""The label graph: which labels count, which are alike, and how information spreads among them."""

@@ -1,0 +1,101 @@
+"""Label vectors to the propagation matrix (Eq. 3, 6, 7). L labels, D dimensions, E entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+_BLOCK_LABELS = 8192
+"""Labels compared at once; up to this many the similarity matrix is one product."""
+
+
+@dataclass(frozen=True)
+class LabelMatrix:
+    """A square matrix over labels, by rows; only entries above 0 are held."""
+
+    offsets: NDArray[np.int64]
+    """Where each row's entries begin. Shape (L + 1,)."""
+    columns: NDArray[np.int32]
+    """Column of each entry, ascending within a row. Shape (E,)."""
+    weights: NDArray[np.float64]
+    """Shape (E,)."""
+
+    @property
+    def num_edges(self) -> int:
+        """Pairs of different labels that are joined."""
+        return (len(self.columns) - (len(self.offsets) - 1)) // 2
+
+
+def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> LabelMatrix:
+    """Join labels whose vectors point the same way.
+
+    Args:
+        vectors: One per label, of any length above 0. Shape (L, D).
+        threshold: Cosine from which two labels are joined, in (0, 1]; compared without tolerance.
+
+    Returns:
+        W of Eq. 3: the cosine where it is at least `threshold`; the diagonal always. Symmetric.
+
+    Raises:
+        ValueError: If a vector is zero or holds a value that is not finite.
+    """
+    unit = _normalise(vectors)
+    num_labels = len(unit)
+    rows, columns, weights = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    for start in range(0, num_labels, _BLOCK_LABELS):
+        cosines = unit[start : start + _BLOCK_LABELS] @ unit[start:].T
+        joined = cosines >= threshold
+        np.fill_diagonal(joined, val=True)
+        low, high = np.nonzero(np.triu(joined))
+        rows.append(low + start)
+        columns.append(high + start)
+        weights.append(cosines[low, high])
+    return _symmetric(num_labels, np.concatenate(rows), np.concatenate(columns), np.concatenate(weights))
+
+
+def _normalise(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    wide = np.asarray(vectors, np.float64)
+    lengths = np.sqrt(np.sum(wide * wide, axis=1, keepdims=True))
+    if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
+        raise ValueError(f"vector {int(np.argmax(~np.isfinite(lengths) | (lengths == 0)))} is zero or not finite")
+    unit: NDArray[np.float64] = wide / lengths
+    return unit
+
+
+def _symmetric(
+    num_labels: int, low: NDArray[np.int64], high: NDArray[np.int64], weights: NDArray[np.float64]
+) -> LabelMatrix:
+    """Mirror the entries above the diagonal and sort all by row and column."""
+    above = low != high
+    rows = np.concatenate((low, high[above]))
+    columns = np.concatenate((high, low[above]))
+    values = np.concatenate((weights, weights[above]))
+    order = np.lexsort((columns, rows))
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=num_labels))))
+    return LabelMatrix(offsets.astype(np.int64), columns[order].astype(np.int32), values[order])
+
+
+def build_propagation(adjacency: LabelMatrix, propagation_weight: float) -> LabelMatrix:
+    """Turn the label graph into the matrix that spreads information along its edges.
+
+    Args:
+        adjacency: W of Eq. 3.
+        propagation_weight: alpha of Eq. 6, 0 or more: weight of an edge against a label's own similarity to itself.
+
+    Returns:
+        P of Eq. 7: off-diagonal weights times alpha, then every column divided by its sum.
+
+    Source: MIG (arXiv 2504.13835), Eq. 6 and 7.
+    """
+    num_labels = len(adjacency.offsets) - 1
+    rows = np.repeat(np.arange(num_labels), np.diff(adjacency.offsets))
+    weights = np.where(rows == adjacency.columns, adjacency.weights, adjacency.weights * propagation_weight)
+    kept = weights > 0
+    rows, columns, weights = rows[kept], adjacency.columns[kept], weights[kept]
+    sums = np.zeros(num_labels)
+    np.add.at(sums, columns, weights)
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=num_labels))))
+    return LabelMatrix(offsets.astype(np.int64), columns, weights / sums[columns])

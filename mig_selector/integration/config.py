@@ -1,0 +1,165 @@
+"""LLaMA-Factory's configuration, read as it reads it, and the few of its keys that selection needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mig_selector.errors import ArgumentError
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Read a YAML or JSON configuration with ``key=value`` overrides, as LLaMA-Factory does.
+
+    Args:
+        path: The file.
+        overrides: As they stand on the command line.
+
+    Returns:
+        Keys and values.
+
+    Raises:
+        ArgumentError: The file or an override cannot be read.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    for override in overrides:
+        if "=" not in override:
+            raise ArgumentError(f"{override!r} is no override; expected key=value.")
+    try:
+        if path.suffix == ".json":
+            config = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            config = OmegaConf.load(path)
+        merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_cli(list(overrides))), resolve=True)
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{path} does not exist.") from error
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise ArgumentError(f"{path} cannot be read: {error}") from error
+    if not isinstance(merged, dict):
+        raise ArgumentError(f"{path} must hold keys and values.")
+    return {str(key): value for key, value in merged.items()}
+
+
+def read_options(options: Sequence[str]) -> dict[str, Any]:
+    """Read ``--key value``, ``--key=value`` and bare ``--flag`` options.
+
+    Args:
+        options: As they stand on the command line.
+
+    Returns:
+        Keys and values, as text; a bare flag is True. What is no option is left out.
+    """
+    settings: dict[str, Any] = {}
+    place = 0
+    while place < len(options):
+        key, has_value, value = options[place].partition("=")
+        place += 1
+        if not key.startswith("--"):
+            continue
+        if not has_value and place < len(options) and not options[place].startswith("--"):
+            value, has_value = options[place], "="
+            place += 1
+        settings[key.removeprefix("--")] = value if has_value else True
+    return settings
+
+
+def drop_options(options: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
+    """Return the options without those named in `keys`."""
+    kept: list[str] = []
+    skipping = False
+    for option in options:
+        if option.startswith("--"):
+            skipping = option.partition("=")[0].removeprefix("--") in keys
+        if not skipping:
+            kept.append(option)
+        elif "=" in option:
+            skipping = False
+    return kept
+
+
+def to_options(settings: Mapping[str, Any]) -> list[str]:
+    """Write settings as ``--key value`` options."""
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+
+
+@dataclass(frozen=True)
+class HostArguments:
+    """The host's own keys that decide what is read and what training would do with it."""
+
+    dataset: tuple[str, ...]
+    dataset_dir: str
+    media_dir: str | None
+    eval_dataset: tuple[str, ...]
+    output_dir: Path | None
+    overwrite_output_dir: bool
+    resume_from_checkpoint: str | None
+    tokenized_path: Path | None
+    interleave_probs: bool
+    max_samples: int | None
+    do_train: bool
+    cache_dir: str | None
+    hf_hub_token: str | None
+    ms_hub_token: str | None
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> HostArguments:
+        """Pick the keys out of a configuration.
+
+        Args:
+            settings: The host's keys, typed (YAML) or as text (command line).
+
+        Returns:
+            The keys, with the host's defaults.
+
+        Raises:
+            ArgumentError: `dataset` is missing, or `dataset_dir` is no text.
+        """
+        dataset = _names(settings.get("dataset"))
+        if not dataset:
+            raise ArgumentError("dataset is missing; selection needs the name of the pool in dataset_info.json.")
+        dataset_dir = settings.get("dataset_dir", "data")
+        if not isinstance(dataset_dir, str) or not dataset_dir:
+            raise ArgumentError(f"dataset_dir: {dataset_dir!r} must be a folder, ONLINE or REMOTE:<repository>.")
+        max_samples = settings.get("max_samples")
+        return cls(
+            dataset=dataset,
+            dataset_dir=dataset_dir,
+            media_dir=_text(settings.get("media_dir")),
+            eval_dataset=_names(settings.get("eval_dataset")),
+            output_dir=_path(settings.get("output_dir")),
+            overwrite_output_dir=_is_true(settings.get("overwrite_output_dir")),
+            resume_from_checkpoint=_text(settings.get("resume_from_checkpoint")),
+            tokenized_path=_path(settings.get("tokenized_path")),
+            interleave_probs=settings.get("interleave_probs") is not None,
+            max_samples=None if max_samples is None else int(max_samples),
+            do_train=_is_true(settings.get("do_train")),
+            cache_dir=_text(settings.get("cache_dir")),
+            hf_hub_token=_text(settings.get("hf_hub_token")),
+            ms_hub_token=_text(settings.get("ms_hub_token")),
+        )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    parts = value if isinstance(value, Sequence) and not isinstance(value, str) else str(value).split(",")
+    return tuple(name for part in parts if (name := str(part).strip()))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value is False or value == "" else str(value)
+
+
+def _path(value: Any) -> Path | None:
+    text = _text(value)
+    return None if text is None else Path(text)
+
+
+def _is_true(value: Any) -> bool:
+    return value is True or str(value).lower() in {"true", "1", "yes", "y", "t"}

@@ -1,0 +1,1 @@
+"""The recipe that joins the stages: plan, read, embed, select, write, deliver."""

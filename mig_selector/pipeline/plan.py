@@ -1,0 +1,189 @@
+"""All that is known of a selection before a row is read: names, files, model, fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mig_selector.arguments import BUDGET_PLACEHOLDER, NAME_PATTERN, MigArguments
+from mig_selector.embedding.encoder import Encoder, identify_encoder
+from mig_selector.errors import ArgumentError
+from mig_selector.integration.config import HostArguments
+from mig_selector.integration.dataset_info import DatasetInfo, check_name_is_free, read_dataset_info, resolve_entry
+from mig_selector.pool.entry import HubSource, PoolEntry
+from mig_selector.pool.rows import RowSource
+from mig_selector.pool.sources import open_sources
+from mig_selector.store.hashing import ContentHashes, fingerprint
+from mig_selector.store.subsets import find_subset, read_manifest
+
+
+ALGORITHM_VERSION = 1
+"""Raised when the same settings would choose other rows than before."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known before a row is read."""
+
+    arguments: MigArguments
+    host: HostArguments
+    info: DatasetInfo
+    entries: list[PoolEntry]
+    sources: list[list[RowSource]]
+    encoder: Encoder | None
+    hashes: ContentHashes
+    output_dir: Path
+    facts: dict[str, Any]
+    """What decides the selection, but for the budget."""
+
+    def mark(self, budget: float) -> str:
+        """Return the fingerprint of the selection with a budget."""
+        return fingerprint({**self.facts, "num_samples": budget})
+
+    def find(self, mark: str) -> tuple[Path, dict[str, Any]] | None:
+        """Look for a finished selection that may be used again."""
+        if self.arguments.mig_overwrite:
+            return None
+        folder = find_subset(mark, self.output_dir, self.arguments.cache_dir, self.hashes)
+        manifest = read_manifest(folder, mark, self.hashes) if folder else None
+        if folder is None or manifest is None:
+            return None
+        if self.arguments.mig_on_bad_row == "error" and manifest["rows"]["unreadable"]:
+            return None  # it was made by skipping rows that this run must stop at
+        return folder, manifest
+
+    def entry_name(self, budget: int) -> str:
+        """Return the name of the selection: as configured, else made of pool, method and budget."""
+        short = f"{budget // 1000}k" if budget % 1000 == 0 else str(budget)
+        pools = "+".join(entry.name for entry in self.entries)
+        name = self.arguments.mig_dataset_name or f"{pools}_{self.arguments.mig_method}_{short}"
+        return name.replace(BUDGET_PLACEHOLDER, short)
+
+    def subset_names(self, budget: int) -> list[str]:
+        """Return the new entry for each name of the pool."""
+        name = self.entry_name(budget)
+        if len(self.entries) == 1:
+            return [name]
+        return [f"{name}__{entry.name}" for entry in self.entries]
+
+    def describe_pool(self) -> list[dict[str, Any]]:
+        """Name every pool file with size and hash."""
+        return [
+            {"dataset": entry.name, "file": str(file), "bytes": file.stat().st_size, "sha256": self.hashes.file(file)}
+            for entry, sources in zip(self.entries, self.sources, strict=True)
+            for source in sources
+            for file in source.files
+        ]
+
+
+def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
+    """Resolve names, files and model; nothing is loaded."""
+    names = _pool_names(arguments, host)
+    info = read_dataset_info(host.dataset_dir, [*host.dataset, *host.eval_dataset])
+    entries = [
+        resolve_entry(
+            name,
+            info.entries[name],
+            info.folder,
+            cache_dir=host.cache_dir,
+            hf_hub_token=host.hf_hub_token,
+            ms_hub_token=host.ms_hub_token,
+        )
+        for name in names
+    ]
+    hashes = ContentHashes(arguments.cache_dir)
+    _check_readable("mig_label_vocabulary", arguments.mig_label_vocabulary)
+    _check_readable("mig_label_embeddings", arguments.mig_label_embeddings)
+    sources = [open_sources(entry) for entry in entries]
+    encoder = None
+    if arguments.mig_label_embeddings is None:
+        encoder = identify_encoder(arguments.mig_embedding_model, arguments.mig_embedding_dtype, hashes)
+    plan = Plan(
+        arguments=arguments,
+        host=host,
+        info=info,
+        entries=entries,
+        sources=sources,
+        encoder=encoder,
+        hashes=hashes,
+        output_dir=_output_dir(arguments, info),
+        facts=_selection_facts(arguments, entries, sources, encoder, hashes),
+    )
+    _check_names(plan)
+    return plan
+
+
+def _pool_names(arguments: MigArguments, host: HostArguments) -> tuple[str, ...]:
+    names = arguments.pool_names or host.dataset
+    for name in names:
+        if name not in host.dataset:
+            raise ArgumentError(f"mig_pool: {name!r} is not in dataset ({', '.join(host.dataset)}).")
+    if len(set(names)) != len(names):
+        raise ArgumentError(f"dataset: a name of the pool is there twice ({', '.join(names)}).")
+    return tuple(name for name in host.dataset if name in names)
+
+
+def _check_readable(key: str, path: str | None) -> None:
+    if path is not None and not Path(path).is_file():
+        raise ArgumentError(f"{key}: {path} is no file.")
+
+
+def _check_names(plan: Plan) -> None:
+    """Refuse names that cannot be registered, as far as they are known before the pool is read."""
+    whole = [budget for budget in plan.arguments.budgets if isinstance(budget, int)]
+    for budget in whole or [1]:
+        for name in plan.subset_names(budget):
+            if not NAME_PATTERN.fullmatch(name):
+                raise ArgumentError(
+                    f"the entry would be named {name!r}, which is not allowed; set mig_dataset_name to 1 to 128 "
+                    "letters, digits, '_', '.', '+' or '-'."
+                )
+            if whole or plan.arguments.mig_dataset_name:
+                check_name_is_free(plan.info, name)
+
+
+def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
+    if arguments.mig_output_dir:
+        return Path(arguments.mig_output_dir).expanduser().absolute()
+    if info.path is not None:
+        return info.path.parent / "mig_selections"
+    home = info.dataset_dir if info.folder is None else str(info.folder)
+    return arguments.cache_dir / "selections" / fingerprint({"dataset_dir": home})[:16]
+
+
+def _selection_facts(
+    arguments: MigArguments,
+    entries: Sequence[PoolEntry],
+    sources: Sequence[Sequence[RowSource]],
+    encoder: Encoder | None,
+    hashes: ContentHashes,
+) -> dict[str, Any]:
+    """Gather what decides which rows are chosen and how they are written; no names, folders or batch sizes."""
+    vocabulary, vectors = arguments.mig_label_vocabulary, arguments.mig_label_embeddings
+    phi = {"rate": arguments.mig_phi_rate}
+    if arguments.mig_phi == "pow":
+        phi = {"exponent": arguments.mig_phi_exponent, "offset": arguments.mig_phi_offset}
+    return {
+        "algorithm": ALGORITHM_VERSION,
+        "method": arguments.mig_method,
+        "pool": [
+            {
+                **entry.layout,
+                "split": entry.split,
+                "is_hub": isinstance(entry.source, HubSource),
+                "files": [hashes.file(file) for source in files for file in source.files],
+            }
+            for entry, files in zip(entries, sources, strict=True)
+        ],
+        "labels": arguments.mig_labels,
+        "score": arguments.mig_score,
+        "normalize": arguments.mig_normalize,
+        "vocabulary": hashes.file(Path(vocabulary)) if vocabulary else arguments.mig_min_label_count,
+        "vectors": hashes.file(Path(vectors)) if vectors else encoder.facts if encoder else None,
+        "edge_threshold": arguments.mig_edge_threshold,
+        "propagation_weight": arguments.mig_propagation_weight,
+        "phi": {"kind": arguments.mig_phi, **phi},
+        "gain": arguments.mig_gain,
+    }

@@ -1,0 +1,72 @@
+"""CSV files with a header: cells are text, empty cells are null, labels and scores are JSON in a cell."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mig_selector.errors import PoolError
+from mig_selector.pool.fields import LeafDecoder, Unreadable
+from mig_selector.pool.rows import OnBytes, ScannedRow
+
+
+class CsvSource:
+    """One row a record; line breaks within quotes are part of a cell."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Read `path`, call it `name`."""
+        self.files, self.name, self.size = [path], name, path.stat().st_size
+
+    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
+        """Pass over the records."""
+        for place, header, cells in self._records():
+            if len(cells) != len(header):
+                values: Any = Unreadable(f"has {len(cells)} cells where the header names {len(header)}")
+            else:
+                values = decoder.of_mapping(dict(zip(header, map(_parsed, cells), strict=True)))
+            text = "\0".join(cells).encode("utf-8", "surrogatepass")
+            on_bytes(len(text))
+            yield ScannedRow(values, place, 0, xxhash.xxh3_64_intdigest(text))
+
+    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Read whole rows by passing over the file once more; cells stay text."""
+        del positions
+        wanted = iter(rows)
+        target = next(wanted, None)
+        for number, (_, header, cells) in enumerate(self._records()):
+            if number == target:
+                yield {key: cell or None for key, cell in zip(header, cells, strict=True) if key in columns}
+                target = next(wanted, None)
+
+    def _records(self) -> Iterator[tuple[int, list[str], list[str]]]:
+        """Yield line, header and cells; records without any cell are blank lines."""
+        csv.field_size_limit(sys.maxsize)
+        with self.files[0].open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header: list[str] = []
+            try:
+                for cells in reader:
+                    if not cells:
+                        continue
+                    if header:
+                        yield reader.line_num, header, cells
+                    else:
+                        header = cells
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise PoolError(f"{self.name}:{reader.line_num + 1}: is not CSV in UTF-8 ({error}).") from error
+
+
+def _parsed(cell: str) -> Any:
+    """Read a cell that labels or scores may stand in: JSON where it is, else text."""
+    if cell == "":
+        return None
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell

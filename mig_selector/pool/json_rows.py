@@ -1,0 +1,154 @@
+"""JSON Lines, and files that hold one JSON array of objects."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xxhash
+
+from mig_selector.errors import PoolError
+from mig_selector.pool.fields import LeafDecoder
+from mig_selector.pool.rows import OnBytes, ScannedRow
+
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WHITE = b" \t\r\n"
+_ROWS_PER_REPORT = 1_000
+
+
+def holds_array(path: Path) -> bool:
+    """Whether a file's first character is ``[``, a byte-order mark and white space aside."""
+    with path.open("rb") as stream:
+        while block := stream.read(4096):
+            text = block.removeprefix(_BYTE_ORDER_MARK).lstrip(_WHITE)
+            if text:
+                return text.startswith(b"[")
+    return False
+
+
+class JsonLinesSource:
+    """One JSON object a line."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Read `path`, call it `name`."""
+        self.files, self.name, self.size = [path], name, path.stat().st_size
+
+    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
+        """Pass over the lines, decoding only what is wanted."""
+        position = reported = 0
+        with self.files[0].open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                start = position
+                position += len(line)
+                if number % _ROWS_PER_REPORT == 0:
+                    on_bytes(position - reported)
+                    reported = position
+                if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+                    start += len(_BYTE_ORDER_MARK)
+                    line = line.removeprefix(_BYTE_ORDER_MARK)
+                text = line.strip(_WHITE)
+                if text:
+                    yield ScannedRow(decoder.decode(text), number, start, xxhash.xxh3_64_intdigest(text))
+        on_bytes(position - reported)
+
+    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Read whole rows by their byte offset."""
+        with self.files[0].open("rb") as stream:
+            for row, position in zip(rows, positions, strict=True):
+                stream.seek(position)
+                yield project(_decode_whole(stream.readline(), f"{self.name}, row {row}"), columns)
+
+
+class JsonArraySource:
+    """One JSON array of objects; the file is mapped into memory, not read into it."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Read `path`, call it `name`."""
+        self.files, self.name, self.size = [path], name, path.stat().st_size
+
+    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
+        """Pass over the elements."""
+        for line, text in self._elements():
+            on_bytes(len(text))
+            yield ScannedRow(decoder.decode(text), line, 0, xxhash.xxh3_64_intdigest(text))
+
+    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Read whole rows by passing over the elements once more."""
+        del positions
+        wanted = iter(rows)
+        target = next(wanted, None)
+        for number, (line, text) in enumerate(self._elements()):
+            if number == target:
+                yield project(_decode_whole(text, f"{self.name}:{line}"), columns)
+                target = next(wanted, None)
+
+    def _elements(self) -> Iterator[tuple[int, bytes]]:
+        """Yield line and text of each element."""
+        with self.files[0].open("rb") as stream:
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        begin = len(_BYTE_ORDER_MARK) if data[:3] == _BYTE_ORDER_MARK else 0
+        try:
+            elements = msgspec.json.decode(memoryview(data)[begin:], type=list[msgspec.Raw])
+        except (msgspec.MsgspecError, RecursionError):
+            yield from self._elements_slowly(data[begin:])
+            return
+        line, end = 1, begin
+        for element in elements:
+            text = bytes(element)
+            start = data.find(text[:1], end if end > begin else data.find(b"[", begin) + 1)
+            line += data[end:start].count(b"\n")
+            yield line, text
+            line += text.count(b"\n")
+            end = start + len(text)
+
+    def _elements_slowly(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Read an array that holds NaN or is broken, and name the line where it breaks."""
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PoolError(f"{self.name}: byte {error.start + 1} is not UTF-8.") from error
+        decoder = json.JSONDecoder()
+        here = _SEPARATOR.match(text, text.index("[") + 1).end()  # type: ignore[union-attr]  # it matches nothing, too
+        while text[here : here + 1] != "]":
+            line = text.count("\n", 0, here) + 1
+            try:
+                _, end = decoder.raw_decode(text, here)
+                yield line, text[here:end].encode()
+                here = _next_element(text, end)
+            except (ValueError, RecursionError) as error:
+                raise PoolError(
+                    f"{self.name}:{line}: the element that begins here is not followed or made up as JSON asks "
+                    f"({error}). A JSON array can only be read whole; mend the file, or turn it into JSON Lines."
+                ) from error
+
+
+_SEPARATOR = re.compile(r"[ \t\r\n]*")
+
+
+def _next_element(text: str, end: int) -> int:
+    """Return where the next element begins, or the closing bracket stands."""
+    match = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*(?=[^\], \t\r\n])|(?=\]))").match(text, end)
+    if match is None:
+        raise ValueError("expected ',' or ']' after it")
+    return match.end()
+
+
+def _decode_whole(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PoolError(f"{where}: cannot be read any more ({error}); did the file change meanwhile?") from error
+    if not isinstance(record, dict):
+        raise PoolError(f"{where}: is no JSON object any more; did the file change meanwhile?")
+    return record
+
+
+def project(record: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Keep `columns`, in the record's own order."""
+    return {key: value for key, value in record.items() if key in columns}

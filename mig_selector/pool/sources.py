@@ -1,0 +1,72 @@
+"""From an entry to the files that hold its rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mig_selector.errors import PoolError
+from mig_selector.pool.csv_rows import CsvSource
+from mig_selector.pool.entry import HubSource, PoolEntry
+from mig_selector.pool.json_rows import JsonArraySource, JsonLinesSource, holds_array
+from mig_selector.pool.rows import RowSource
+from mig_selector.pool.tables import ArrowSource, HubTable, ParquetSource
+
+
+_FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "arrow": "arrow", "csv": "csv"}
+
+
+def open_sources(entry: PoolEntry) -> list[RowSource]:
+    """Find the files of an entry.
+
+    Args:
+        entry: A file, a folder of files of one type (taken in the order of their names), or a dataset on a hub.
+
+    Returns:
+        At least one source; nothing is read yet, except that a hub's dataset is downloaded.
+
+    Raises:
+        PoolError: A file is missing, empty or of a type that the host or this plugin cannot read.
+    """
+    if isinstance(entry.source, HubSource):
+        return [HubTable(entry.source, entry.split, entry.source.repository)]
+    path, name = entry.source.path, entry.source.file_name
+    if path.is_dir():
+        files = sorted(path.iterdir())
+        if not files:
+            raise PoolError(f"dataset {entry.name!r}: the folder {path} is empty.")
+        kinds = {_format(entry, file) for file in files}
+        if len(kinds) > 1:
+            raise PoolError(
+                f"dataset {entry.name!r}: the folder {path} holds files of several types "
+                f"({', '.join(sorted(kinds))}); "
+                "LLaMA-Factory reads a folder only if all its files are of one type."
+            )
+        return [_open(file, f"{name.rstrip('/')}/{file.name}", _format(entry, file)) for file in files]
+    if not path.is_file():
+        raise PoolError(f"dataset {entry.name!r}: the file {path} does not exist.")
+    return [_open(path, name, _format(entry, path))]
+
+
+def _format(entry: PoolEntry, path: Path) -> str:
+    ending = path.suffix.removeprefix(".")
+    if ending not in _FORMATS:
+        hint = " Unpack it first: LLaMA-Factory cannot read it either." if ending in {"gz", "zip", "zst", "xz"} else ""
+        raise PoolError(
+            f"dataset {entry.name!r}: {path} is of a type that cannot be selected from; "
+            f"expected one of .{', .'.join(_FORMATS)}.{hint}"
+        )
+    return _FORMATS[ending]
+
+
+def _open(path: Path, name: str, kind: str) -> RowSource:
+    if path.stat().st_size == 0:
+        raise PoolError(f"{path} is empty; a pool needs at least one row.")
+    match kind:
+        case "json":
+            return JsonArraySource(path, name) if holds_array(path) else JsonLinesSource(path, name)
+        case "parquet":
+            return ParquetSource(path, name)
+        case "arrow":
+            return ArrowSource(path, name)
+        case _:
+            return CsvSource(path, name)

@@ -1,0 +1,190 @@
+"""Chosen rows to the files that the trainer reads: the columns that it maps, and no others."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mig_selector.errors import PoolError
+from mig_selector.pool.columns import JsonType, merge
+from mig_selector.pool.entry import PoolEntry
+from mig_selector.pool.reading import Pool
+from mig_selector.store.files import whole_file
+
+
+_ID_COLUMNS = ("_id", "id")
+_BATCH_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The chosen rows of one pool entry on disk."""
+
+    json_lines: Path
+    trainer_file: Path
+    """The file for the entry: the JSON Lines, or Parquet where `datasets` could not read them as JSON."""
+    columns: dict[str, str]
+    """The host's roles to those columns that are in the file."""
+    row_ids: list[str | None]
+    """Identifier of each row in the order of choice, where the pool has one."""
+
+
+def write_subset(
+    pool: Pool, entry: PoolEntry, chosen: NDArray[np.int64], folder: Path, stem: str, on_rows: Any
+) -> Subset:
+    """Copy rows of one entry, in the order of choice.
+
+    Args:
+        pool: The pool that was read; its files are read again, at the chosen rows only.
+        entry: The entry whose columns are kept.
+        chosen: Kept rows of `pool` that belong to `entry`, in the order of choice. Shape (B,).
+        folder: Where to write; nothing is there under its final name before it is whole.
+        stem: File name without its ending.
+        on_rows: Called with the number of rows copied since the last call.
+
+    Returns:
+        What was written.
+
+    Raises:
+        PoolError: A row changed since it was read, or a column's values are of kinds that no file type can hold.
+    """
+    wanted = tuple(dict.fromkeys(entry.columns.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as spool:
+        spans, types, ids = _spool(pool, chosen, wanted, spool, on_rows)
+        kept = {column: kind for column, kind in types.items() if not kind.is_empty}
+        json_lines = folder / f"{stem}.jsonl"
+        with whole_file(json_lines) as stream:
+            for row in _in_order(spool, spans, list(kept)):
+                stream.write(_dump(row))
+        trainer_file = json_lines
+        if not all(kind.is_uniform for kind in kept.values()):
+            trainer_file = folder / f"{stem}.parquet"
+            _write_parquet(trainer_file, entry, kept, _in_order(spool, spans, list(kept)))
+    roles = {role: column for role, column in entry.columns.items() if column in kept}
+    return Subset(json_lines, trainer_file, roles, ids)
+
+
+def _dump(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
+
+
+def _spool(
+    pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], spool: IO[bytes], on_rows: Any
+) -> tuple[NDArray[np.int64], dict[str, JsonType], list[str | None]]:
+    """Copy the rows to a temporary file in the order of the pool; return where each row of choice stands in it."""
+    starts = np.zeros(len(chosen), np.int64)
+    types: dict[str, JsonType] = {}
+    ids: list[str | None] = [None] * len(chosen)
+    for number, (rank, where, record) in enumerate(_read_chosen(pool, chosen, (*wanted, *_ID_COLUMNS))):
+        ids[rank] = _row_id(record)
+        row = {column: record[column] for column in record if column in wanted}
+        starts[rank] = spool.tell()
+        try:
+            _learn(types, row, is_first=number == 0)
+            spool.write(_dump(row))
+        except (TypeError, ValueError) as error:
+            raise PoolError(f"{where}: holds {error}; leave the column out of the entry, or mend the row.") from error
+        on_rows(1)
+    return starts, types, ids
+
+
+def _learn(types: dict[str, JsonType], row: Mapping[str, Any], *, is_first: bool) -> None:
+    for column in dict.fromkeys((*types, *row)):
+        is_late = column not in types and not is_first
+        types[column] = merge(types.get(column), row.get(column))
+        if is_late:
+            types[column] = merge(types[column], None)
+
+
+def _read_chosen(
+    pool: Pool, chosen: NDArray[np.int64], columns: Sequence[str]
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield rank, place and columns of the chosen rows, in the order of the pool."""
+    order = np.argsort(pool.row_indices[chosen])
+    owners = pool.row_sources[chosen[order]]
+    for source in np.unique(owners):
+        ranks = order[owners == source]
+        rows, positions = pool.source_rows[chosen[ranks]].tolist(), pool.positions[chosen[ranks]].tolist()
+        records = pool.sources[source].read(rows, positions, columns)
+        for rank, row, record in zip(ranks.tolist(), rows, records, strict=True):
+            yield rank, f"{pool.sources[source].name}, row {row}", record
+
+
+def _row_id(record: Mapping[str, Any]) -> str | None:
+    for column in _ID_COLUMNS:
+        value = record.get(column)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return str(value)
+    return None
+
+
+def _in_order(spool: IO[bytes], starts: NDArray[np.int64], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for start in starts.tolist():
+        spool.seek(start)
+        row = json.loads(spool.readline())
+        yield {column: row.get(column) for column in columns}
+
+
+def _write_parquet(path: Path, entry: PoolEntry, types: dict[str, JsonType], rows: Iterator[dict[str, Any]]) -> None:
+    try:
+        schema = pa.schema([(column, kind.to_arrow(f"column {column}")) for column, kind in types.items()])
+        with whole_file(path) as stream, pq.ParquetWriter(stream, schema) as writer:
+            while batch := [row for row, _ in zip(rows, range(_BATCH_ROWS), strict=False)]:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+    except (TypeError, pa.ArrowException, OverflowError) as error:
+        raise PoolError(
+            f"dataset {entry.name!r}: {error} among the chosen rows; `datasets` cannot read such a column. "
+            "Give it one type in the pool."
+        ) from error
+
+
+def write_selection_table(
+    path: Path,
+    pool: Pool,
+    datasets: Sequence[str],
+    chosen: NDArray[np.int64],
+    gains: NDArray[np.float64],
+    labels: Sequence[Sequence[str]],
+    scores: NDArray[np.float64],
+    row_ids: Sequence[str | None],
+) -> None:
+    """Write selection.parquet: which rows were chosen, in which order, and what they were worth.
+
+    Args:
+        path: The file.
+        pool: The pool that was read.
+        datasets: Name of each entry.
+        chosen: Kept rows in the order of choice. Shape (B,).
+        gains: Gain at the moment of choice. Shape (B,).
+        labels: Sorted distinct labels of each chosen row. Length B.
+        scores: Score before normalisation of each chosen row. Shape (B,).
+        row_ids: Identifier of each chosen row. Length B.
+    """
+    sources = pool.row_sources[chosen]
+    names = np.array([source.name for source in pool.sources], object)
+    owners = np.array([datasets[entry] for entry in pool.source_entries], object)
+    table = pa.table(
+        {
+            "rank": pa.array(np.arange(len(chosen)), pa.int64()),
+            "row_index": pa.array(pool.row_indices[chosen], pa.int64()),
+            "dataset": pa.array(owners[sources], pa.string()),
+            "source_file": pa.array(names[sources], pa.string()),
+            "source_row": pa.array(pool.source_rows[chosen], pa.int64()),
+            "row_id": pa.array(row_ids, pa.string()),
+            "gain": pa.array(gains, pa.float64()),
+            "score": pa.array(scores, pa.float64()),
+            "labels": pa.array(labels, pa.list_(pa.string())),
+        }
+    )
+    with whole_file(path) as stream:
+        pq.write_table(table, stream)

@@ -1,0 +1,1 @@
+"""What lasts between runs: whole files or none, content hashes, fingerprints, cached vectors, manifests."""

@@ -102,7 +102,7 @@ def embed_labels(
         encoder: The model.
         batch_size: Rows of every batch, on each rank.
         ranks: Who shares the work.
-        on_labels: Called with the number of labels embedded by this rank since the last call.
+        on_labels: Called with the number of labels embedded since the last call, by all ranks if they keep step.
 
     Returns:
         One vector per label, in the order of `labels`, on every rank. Shape (M, D).
@@ -153,14 +153,14 @@ def _embed_share(
     parts = []
     seen: set[int] = set()
     with state.split_between_processes(list(range(len(batches))), apply_padding=True) as mine:
-        for number in mine:
+        for done, number in enumerate(mine, 1):
             batch = batches[number]
             texts = [labels[place] for place in batch] + [labels[batch[0]]] * (batch_size - len(batch))
             parts.append(model.encode(texts, prompt="", batch_size=batch_size, convert_to_tensor=True).cpu())
             fill = [-1] * (batch_size - len(batch))
             places += [*batch, *fill] if number not in seen else [-1] * batch_size
             seen.add(number)
-            on_labels(len(batch))
+            on_labels(len(labels) * done // len(mine) - len(labels) * (done - 1) // len(mine))
     return _Share(torch.cat(parts), places)
 
 

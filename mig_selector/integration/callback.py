@@ -8,7 +8,8 @@ from llamafactory.extras.logging import get_logger
 from transformers import TrainerCallback
 
 
-logger = get_logger(__name__)
+# A child of the host's own logger: its lines go where the host's go.
+logger = get_logger("llamafactory.mig_selector")
 
 
 class SelectionSummary(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
@@ -22,4 +23,4 @@ class SelectionSummary(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Log the lines on rank 0."""
         if state.is_world_process_zero:
             for line in self._lines:
-                logger.info_rank0("mig_selector: %s", line)
+                logger.info_rank0(f"mig_selector: {line}")

@@ -81,7 +81,7 @@ def run_selection(settings: Mapping[str, Any], ranks: Ranks | None = None, *, tr
 
 
 def _embed(labels: Sequence[str], encoder: Encoder, arguments: MigArguments, ranks: Ranks) -> NDArray[np.float32]:
-    with progress("embedding labels", -(-len(labels) // ranks.world_size), "labels", is_main=ranks.is_main) as bar:
+    with progress("embedding labels", len(labels), "labels", is_main=ranks.is_main) as bar:
         return embed_labels(labels, encoder, arguments.mig_embedding_batch_size, ranks, bar)
 
 

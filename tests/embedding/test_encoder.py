@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import SHARED_DATA
+
+from mig_selector.embedding.encoder import _batches, embed_labels, identify_encoder
+from mig_selector.errors import EmbeddingError
+from mig_selector.ranks import Ranks
+from mig_selector.store.hashing import ContentHashes
+
+
+LABELS = ["python", "algebra", "unit conversion", "a much longer label of several words", "é", "", "python code"]
+
+
+@pytest.fixture
+def hashes(tmp_path):
+    return ContentHashes(tmp_path / "cache")
+
+
+def embed(minilm, hashes, labels, batch_size=4):
+    made = []
+    encoder = identify_encoder(minilm, "auto", hashes)
+    vectors = embed_labels(labels, encoder, batch_size, Ranks(), made.append)
+    assert sum(made) == len(labels)
+    return vectors
+
+
+def test_vectors_are_those_of_the_model_for_the_plain_text(minilm, hashes):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(minilm, device="cpu")
+    expected = np.stack([model.encode(label) for label in LABELS])
+    vectors = embed(minilm, hashes, LABELS)
+    assert vectors.shape == (len(LABELS), 384)
+    assert vectors == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data are not beside this checkout")
+def test_vectors_are_those_published_for_the_papers_labels(minilm, hashes):
+    with np.load(SHARED_DATA / "label_embeddings_minilm.npz", allow_pickle=False) as file:
+        labels, expected = file["labels"][:64].tolist(), file["embeddings"][:64].astype(np.float64)
+    vectors = embed(minilm, hashes, labels, batch_size=16).astype(np.float64)
+    assert np.all(np.sum(vectors * expected, axis=1) > 0.999)
+
+
+def test_a_vector_does_not_depend_on_which_other_labels_are_embedded(minilm, hashes):
+    whole = embed(minilm, hashes, LABELS)
+    for place, label in enumerate(LABELS):
+        assert embed(minilm, hashes, [label])[0].tobytes() == whole[place].tobytes()
+
+
+def test_batches_hold_labels_of_one_length():
+    labels = ["d", "c", "b", "a", "e"]
+    assert _batches(labels, np.array([2, 1, 2, 2, 1]), 2) == [[1, 4], [3, 2], [0]]
+
+
+def test_a_model_that_is_nowhere_is_named(hashes):
+    with pytest.raises(EmbeddingError, match=r"mig_embedding_model: 'no/such-model' is no folder here and cannot"):
+        identify_encoder("no/such-model", "auto", hashes)
+
+
+def test_a_folder_that_holds_no_model_is_named(tmp_path, hashes):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    encoder = identify_encoder(str(folder), "auto", hashes)
+    with pytest.raises(EmbeddingError, match=r"mig_embedding_model: '.*empty' cannot be loaded"):
+        embed_labels(["a"], encoder, 4, Ranks(), lambda _: None)
+
+
+def test_an_encoder_is_known_by_its_files(minilm, tmp_path, hashes):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    before = identify_encoder(str(folder), "auto", hashes).content
+    assert identify_encoder(str(folder), "auto", hashes).content == before
+    (folder / "config.json").write_text("{ }")
+    assert identify_encoder(str(folder), "auto", hashes).content != before
+
+
+RANK_PROGRAM = """
+import json, sys
+from pathlib import Path
+from mig_selector.embedding.encoder import embed_labels, identify_encoder
+from mig_selector.ranks import connect
+from mig_selector.store.hashing import ContentHashes
+model, out, labels = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+ranks = connect()
+encoder = identify_encoder(model, "auto", ContentHashes(out / "cache"))
+vectors = embed_labels(labels, encoder, 4, ranks, lambda _: None)
+(out / f"{ranks.rank}.bin").write_bytes(vectors.tobytes())
+import torch.distributed as dist
+from accelerate.state import PartialState
+assert not dist.is_initialized() and PartialState._shared_state == {}, "something is left behind"
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("count", [1, len(LABELS)])
+def test_two_ranks_embed_to_the_same_bytes_as_one(minilm, hashes, tmp_path, count):
+    labels = LABELS[:count]
+    program = tmp_path / "rank.py"
+    program.write_text(RANK_PROGRAM)
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", program]
+        + [minilm, tmp_path, json.dumps(labels)],
+        check=True,
+        timeout=120,
+    )
+    alone = embed(minilm, hashes, labels).tobytes()
+    assert (tmp_path / "0.bin").read_bytes() == alone
+    assert (tmp_path / "1.bin").read_bytes() == alone

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from mig_selector.errors import PoolError
+from mig_selector.graph.vocabulary import build_row_labels, read_vocabulary
+
+
+def build(rows, *, vocabulary=None, min_count=1):
+    names = list(dict.fromkeys(label for row in rows for label in row))
+    ids = np.array([names.index(label) for row in rows for label in row], np.int32)
+    offsets = np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64)
+    return build_row_labels(names, offsets, ids, vocabulary=vocabulary, min_count=min_count)
+
+
+def rows_of(labels):
+    return [labels.of_row(row) for row in range(len(labels.offsets) - 1)]
+
+
+def test_labels_are_sorted_and_each_counts_once_a_row():
+    labels = build([["pear", "apple", "pear"], ["apple"], []])
+    assert labels.names == ["apple", "pear"]
+    assert rows_of(labels) == [["apple", "pear"], ["apple"], []]
+
+
+def test_labels_of_too_few_rows_leave_and_the_rows_stay():
+    # "pear" stands twice, but in one row.
+    labels = build([["pear", "pear"], ["apple"], ["apple"]], min_count=2)
+    assert labels.names == ["apple"]
+    assert rows_of(labels) == [[], ["apple"], ["apple"]]
+
+
+def test_a_vocabulary_keeps_its_labels_that_are_in_use():
+    labels = build([["pear", "apple"], ["fig"]], vocabulary=["pear", "kiwi"])
+    assert labels.names == ["pear"]
+    assert rows_of(labels) == [["pear"], []]
+
+
+def test_names_are_sorted_by_code_point():
+    assert build([["é", "Z", "a", "😀", "z"]]).names == ["Z", "a", "z", "é", "😀"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("labels.json", '["pear", "apple"]'), ("labels.txt", "pear\n\napple\n"), ("labels.txt", "\ufeffpear\r\napple")],
+)
+def test_vocabularies_are_json_lists_or_lines(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert read_vocabulary(path) == ["pear", "apple"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "[]", "[", '"pear"'])
+def test_other_vocabularies_are_refused(tmp_path, text):
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    with pytest.raises(PoolError, match=r"mig_label_vocabulary: .*labels\.json"):
+        read_vocabulary(path)

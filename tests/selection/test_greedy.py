@@ -1,0 +1,221 @@
+"""The compiled lazy search chooses what a naive evaluation of every row at every step chooses, in the same order."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
+from mig_selector.selection.greedy import measure_information, select_rows
+from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+
+
+def naive_selection(label_sets, scores, matrix, objective, budget):
+    """Method.md 2-5 in plain Python floats, one row after the other, nothing kept between steps."""
+    size = len(matrix)
+    information = [0.0] * size
+    chosen, gains = [], []
+
+    def phi(x):
+        return (x + objective.offset) ** objective.exponent
+
+    def slope(x):
+        if objective.phi == "pow":
+            return objective.exponent * (x + objective.offset) ** (objective.exponent - 1.0)
+        return objective.rate * math.exp(-objective.rate * x)
+
+    def rise(x, e):
+        if objective.phi == "pow":
+            return phi(x + e) - phi(x)
+        return math.exp(-objective.rate * x) * -math.expm1(-objective.rate * e)
+
+    def gain(row):
+        labels = sorted(label_sets[row])
+        if objective.gain == "gradient":
+            total = 0.0
+            for label in labels:
+                q = 0.0
+                for j in range(size):
+                    if matrix[label][j]:
+                        q += matrix[label][j] * slope(information[j])
+                total += q
+            return scores[row] * total
+        total = 0.0
+        for j, share in enumerate(spread(labels)):
+            if share:
+                total += rise(information[j], scores[row] * share)
+        return total
+
+    def spread(labels):
+        shares = [0.0] * size
+        for label in labels:
+            for j in range(size):
+                shares[j] += matrix[label][j]
+        return shares
+
+    for _ in range(budget):
+        best, best_gain = None, -1.0
+        for row in range(len(scores)):
+            if row not in chosen and gain(row) > best_gain:
+                best, best_gain = row, gain(row)
+        chosen.append(best)
+        gains.append(best_gain)
+        for j, share in enumerate(spread(sorted(label_sets[best]))):
+            information[j] += scores[best] * share
+    return chosen, gains
+
+
+def dense(matrix):
+    size = len(matrix.offsets) - 1
+    full = np.zeros((size, size))
+    for row in range(size):
+        span = slice(matrix.offsets[row], matrix.offsets[row + 1])
+        full[row, matrix.columns[span]] = matrix.weights[span]
+    return full
+
+
+def as_pool(label_sets, scores):
+    lengths = [len(labels) for labels in label_sets]
+    ids = [label for labels in label_sets for label in sorted(labels)]
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    return LabelledPool(offsets, np.array(ids, np.int32), np.array(scores, np.float64))
+
+
+def as_propagation(matrix: LabelMatrix):
+    return Propagation(matrix.offsets, matrix.columns, matrix.weights)
+
+
+def choose(label_sets, scores, matrix, objective, budget):
+    return select_rows(as_pool(label_sets, scores), as_propagation(matrix), objective, budget)
+
+
+OBJECTIVES = [
+    Objective(phi="pow", gain="gradient"),
+    Objective(phi="exp", gain="gradient"),
+    Objective(phi="pow", gain="marginal"),
+    Objective(phi="exp", gain="marginal", rate=0.7),
+    Objective(phi="pow", gain="marginal", exponent=1.0, offset=0.5),
+]
+
+SCORES = st.one_of(
+    st.sampled_from([0.0, 1.0, 2.0, 2.5, 1e-9, 1e6]),  # many ties, and sizes that round against each other
+    st.floats(0.01, 30.0),
+)
+
+
+@st.composite
+def pools(draw):
+    size = draw(st.integers(1, 6))
+    count = draw(st.integers(1, 22))
+    label_sets = draw(
+        st.lists(st.frozensets(st.integers(0, size - 1), max_size=size), min_size=count, max_size=count)
+    )
+    scores = draw(st.lists(SCORES, min_size=count, max_size=count))
+    if draw(st.booleans()):  # mig_normalize: by the labels that a row names, some of which may not count
+        named = [len(labels) + draw(st.integers(0, 2)) for labels in label_sets]
+        scores = [score / max(count_, 1) for score, count_ in zip(scores, named, strict=True)]
+    vectors = np.random.default_rng(draw(st.integers(0, 2**16))).normal(size=(size, 3)) + 0.6
+    threshold = draw(st.sampled_from([0.3, 0.6, 0.9, 1.0]))
+    alpha = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+    matrix = build_propagation(build_adjacency(vectors, threshold), alpha)
+    return label_sets, scores, matrix, draw(st.integers(1, count))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.phi}-{o.gain}-{o.exponent}")
+@settings(max_examples=200, deadline=None)
+@given(pools())
+def test_lazy_greedy_chooses_what_naive_greedy_chooses(objective, case):
+    label_sets, scores, matrix, budget = case
+    expected, gains = naive_selection(label_sets, scores, dense(matrix).tolist(), objective, budget)
+    selection = choose(label_sets, scores, matrix, objective, budget)
+    assert selection.rows.tolist() == expected
+    assert selection.gains == pytest.approx(gains, rel=1e-12, abs=0)
+
+
+IDENTITY = build_propagation(build_adjacency(np.eye(3), 0.9), 1.0)
+
+
+def test_first_picks_worked_by_hand():
+    # phi'(0) = 0.8 * 1e-6 ** -0.2 = 12.679...; two labels beat one, then untouched label 2 beats all of 0 and 1.
+    selection = choose([{0}, {0, 1}, {2}, {1}], [3.0, 2.0, 1.0, 3.0], IDENTITY, Objective(), 4)
+    steep = 0.8 * 1e-6**-0.2
+    assert selection.rows.tolist() == [1, 2, 0, 3]
+    assert selection.gains[0] == pytest.approx(2.0 * 2 * steep, rel=1e-12)
+    assert selection.gains[1] == pytest.approx(steep, rel=1e-12)
+    assert selection.gains[2] == pytest.approx(3.0 * 0.8 * (2.0 + 1e-6) ** -0.2, rel=1e-12)
+
+
+def test_of_equal_rows_the_smallest_index_wins():
+    selection = choose([{0}, {1}, {0}, {1}], [1.0, 1.0, 1.0, 1.0], IDENTITY, Objective(), 4)
+    assert selection.rows.tolist() == [0, 1, 2, 3]
+
+
+def test_gains_that_round_to_one_number_go_by_index_whatever_the_score():
+    # exp with a huge rate: after one pick every slope underflows to 0, so all that is left ties at 0.
+    objective = Objective(phi="exp", rate=1e5)
+    selection = choose([{0}, {0}, {0}, {0}], [1.0, 1.5, 3.0, 2.0], IDENTITY, objective, 4)
+    assert selection.rows.tolist() == [2, 0, 1, 3]
+    assert selection.gains[1:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_scores_that_tie_by_rounding_within_a_set_go_by_index():
+    # The slope is so small that gains are denormal: neighbouring scores round to one gain.
+    objective = Objective(phi="exp", rate=1.0)
+    scores = [740.0, 1.0, 1.0 + 2**-52]
+    expected, _ = naive_selection([{0}, {0}, {0}], scores, dense(IDENTITY).tolist(), objective, 3)
+    assert expected == [0, 1, 2]
+    assert choose([{0}, {0}, {0}], scores, IDENTITY, objective, 3).rows.tolist() == expected
+
+
+def test_rows_without_gain_come_last_in_the_order_of_the_pool():
+    selection = choose([set(), {0}, {1}, set()], [9.0, 0.0, 1.0, 9.0], IDENTITY, Objective(), 4)
+    assert selection.rows.tolist() == [2, 0, 1, 3]
+    assert selection.gains[1:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_selection_begins_with_every_smaller_selection():
+    rng = np.random.default_rng(3)
+    label_sets = [set(rng.choice(3, rng.integers(1, 3), replace=False).tolist()) for _ in range(40)]
+    scores = rng.uniform(1, 5, 40).tolist()
+    whole = choose(label_sets, scores, IDENTITY, Objective(), 40).rows
+    assert choose(label_sets, scores, IDENTITY, Objective(), 17).rows.tolist() == whole[:17].tolist()
+
+
+def test_progress_adds_up_to_the_budget():
+    made = []
+    pool = as_pool([{0}, {1}, set()], [1.0, 2.0, 3.0])
+    select_rows(pool, as_propagation(IDENTITY), Objective(), 3, made.append)
+    assert sum(made) == 3
+
+
+def test_information_of_rows_worked_by_hand():
+    pool = as_pool([{0}, {0, 1}, {2}], [3.0, 2.0, 1.0])
+    value = measure_information(pool, as_propagation(IDENTITY), Objective(), np.array([0, 1]))
+    assert value == pytest.approx((5 + 1e-6) ** 0.8 + (2 + 1e-6) ** 0.8 + (1e-6) ** 0.8, rel=1e-12)
+
+
+@pytest.mark.parametrize("budget", [0, 4])
+def test_a_budget_beyond_the_pool_is_refused(budget):
+    with pytest.raises(ValueError, match=f"between 1 and the 3 rows of the pool, got {budget}"):
+        choose([{0}, {1}, {2}], [1.0, 1.0, 1.0], IDENTITY, Objective(), budget)
+
+
+@pytest.mark.parametrize(
+    ("label_sets", "scores", "message"),
+    [
+        ([{0}, {7}], [1.0, 1.0], r"label_ids must be in \[0, 3\)"),
+        ([{0}, {1}], [1.0, -1.0], "scores must be finite and 0 or more"),
+        ([{0}, {1}], [1.0, math.nan], "scores must be finite and 0 or more"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(label_sets, scores, message):
+    with pytest.raises(ValueError, match=message):
+        choose(label_sets, scores, IDENTITY, Objective(), 1)
+
+
+def test_offsets_that_do_not_fit_are_refused():
+    pool = LabelledPool(np.array([0, 1, 3]), np.array([0, 1], np.int32), np.array([1.0, 1.0]))
+    with pytest.raises(ValueError, match="3 positions ending at 2, got 3 ending at 3"):
+        select_rows(pool, as_propagation(IDENTITY), Objective(), 1)

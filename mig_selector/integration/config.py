@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,11 @@ def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             config = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
         else:
             config = OmegaConf.load(path)
-        merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_cli(list(overrides))), resolve=True)
+        # Like the host, without resolving ${...}: both must read the same values.
+        merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_cli(list(overrides))))
     except FileNotFoundError as error:
         raise ArgumentError(f"{path} does not exist.") from error
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ArgumentError(f"{path} cannot be read: {error}") from error
     if not isinstance(merged, dict):
         raise ArgumentError(f"{path} must hold keys and values.")
@@ -53,7 +55,8 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         options: As they stand on the command line.
 
     Returns:
-        Keys and values, as text; a bare flag is True. What is no option is left out.
+        Keys with ``_`` for ``-``, as the host takes both, and values as text; a bare flag is True. What is no option
+        is left out.
     """
     settings: dict[str, Any] = {}
     place = 0
@@ -65,8 +68,12 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         if not has_value and place < len(options) and not options[place].startswith("--"):
             value, has_value = options[place], "="
             place += 1
-        settings[key.removeprefix("--")] = value if has_value else True
+        settings[_option_key(key)] = value if has_value else True
     return settings
+
+
+def _option_key(option: str) -> str:
+    return option.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
 def drop_options(options: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
@@ -75,7 +82,7 @@ def drop_options(options: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
     skipping = False
     for option in options:
         if option.startswith("--"):
-            skipping = option.partition("=")[0].removeprefix("--") in keys
+            skipping = _option_key(option) in keys
         if not skipping:
             kept.append(option)
         elif "=" in option:
@@ -99,6 +106,7 @@ class HostArguments:
     output_dir: Path | None
     overwrite_output_dir: bool
     resume_from_checkpoint: str | None
+    """None: from the last checkpoint in output_dir, if there is one. Else ``true``, ``false`` or a checkpoint."""
     tokenized_path: Path | None
     interleave_probs: bool
     max_samples: int | None
@@ -126,7 +134,6 @@ class HostArguments:
         dataset_dir = settings.get("dataset_dir", "data")
         if not isinstance(dataset_dir, str) or not dataset_dir:
             raise ArgumentError(f"dataset_dir: {dataset_dir!r} must be a folder, ONLINE or REMOTE:<repository>.")
-        max_samples = settings.get("max_samples")
         return cls(
             dataset=dataset,
             dataset_dir=dataset_dir,
@@ -134,10 +141,10 @@ class HostArguments:
             eval_dataset=_names(settings.get("eval_dataset")),
             output_dir=_path(settings.get("output_dir")),
             overwrite_output_dir=_is_true(settings.get("overwrite_output_dir")),
-            resume_from_checkpoint=_text(settings.get("resume_from_checkpoint")),
+            resume_from_checkpoint=_resume(settings.get("resume_from_checkpoint")),
             tokenized_path=_path(settings.get("tokenized_path")),
             interleave_probs=settings.get("interleave_probs") is not None,
-            max_samples=None if max_samples is None else int(max_samples),
+            max_samples=_count(settings.get("max_samples")),
             do_train=_is_true(settings.get("do_train")),
             cache_dir=_text(settings.get("cache_dir")),
             hf_hub_token=_text(settings.get("hf_hub_token")),
@@ -159,6 +166,17 @@ def _text(value: Any) -> str | None:
 def _path(value: Any) -> Path | None:
     text = _text(value)
     return None if text is None else Path(text)
+
+
+def _resume(value: Any) -> str | None:
+    if value is None:
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value) or "false"
+
+
+def _count(value: Any) -> int | None:
+    """Read a number of the host's; what is none is left to the host to complain about."""
+    return int(value) if re.fullmatch(r"\d+", str(value)) else None
 
 
 def _is_true(value: Any) -> bool:

@@ -86,7 +86,8 @@ def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
     for name in names:
         if name not in entries:
             raise PoolError(f"dataset: {name!r} is not in {path}; it names {', '.join(sorted(entries)) or 'nothing'}.")
-    is_ours_to_write = not _is_remote(dataset_dir) and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    real = path.resolve()
+    is_ours_to_write = not _is_remote(dataset_dir) and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
     return DatasetInfo(dataset_dir, path if is_ours_to_write else None, entries)
 
 

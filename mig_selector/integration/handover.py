@@ -67,6 +67,8 @@ def check_same_rows(host: HostArguments, mark: str) -> None:
 def _resumed_run(host: HostArguments) -> Path | None:
     """Return the folder of the run that the host would resume, if any."""
     asked = host.resume_from_checkpoint
+    if asked is not None and asked.lower() == "false":
+        return None
     if asked is not None and asked.lower() != "true":
         return Path(asked).absolute().parent
     if host.output_dir is None or (host.overwrite_output_dir and asked is None):

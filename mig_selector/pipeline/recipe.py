@@ -227,7 +227,7 @@ class _Job:
             "information": value,
             "labels": len(self.labels.names),
             "edges": self.num_edges,
-            "rows": asdict(pool.report),
+            "rows": vars(pool.report),
             "subsets": subsets,
             "files": files,
             "pool": plan.describe_pool(),

@@ -31,7 +31,7 @@ class JsonType:
         if self.kinds == {"list"}:
             return self.items is None
         if self.kinds == {"object"}:
-            return not self.keys
+            return all(part.is_empty for part in self.keys.values())
         return not self.kinds
 
     @property
@@ -93,7 +93,7 @@ def merge(seen: JsonType | None, value: Any) -> JsonType:
         return replace(known, kinds=known.kinds | {"list"}, items=items, has_empty=known.has_empty or not value)
     names = {bool: "bool", int: "int", float: "float", str: "string"}
     if type(value) not in names:
-        raise TypeError(f"a value of type {type(value).__name__}, which JSON cannot hold")
+        raise TypeError(f"it holds a value of type {type(value).__name__}, which JSON cannot hold")
     kinds = known.kinds | {names[type(value)]}
     return replace(known, kinds=kinds, varies=known.varies or (seen_before and len(kinds) > 1))
 

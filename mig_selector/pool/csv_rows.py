@@ -27,7 +27,7 @@ class CsvSource:
         """Pass over the records."""
         for place, header, cells in self._records():
             if len(cells) != len(header):
-                values: Any = Unreadable(f"has {len(cells)} cells where the header names {len(header)}")
+                values: Any = Unreadable(f"must have the {len(header)} cells of the header, got {len(cells)}")
             else:
                 values = decoder.of_mapping(dict(zip(header, map(_parsed, cells), strict=True)))
             text = "\0".join(cells).encode("utf-8", "surrogatepass")
@@ -45,21 +45,33 @@ class CsvSource:
                 target = next(wanted, None)
 
     def _records(self) -> Iterator[tuple[int, list[str], list[str]]]:
-        """Yield line, header and cells; records without any cell are blank lines."""
+        """Yield first line, header and cells; records without any cell are blank lines."""
         csv.field_size_limit(sys.maxsize)
         with self.files[0].open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header: list[str] = []
+            line = 1
             try:
                 for cells in reader:
-                    if not cells:
-                        continue
-                    if header:
-                        yield reader.line_num, header, cells
-                    else:
-                        header = cells
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise PoolError(f"{self.name}:{reader.line_num + 1}: is not CSV in UTF-8 ({error}).") from error
+                    if cells and header:
+                        yield line, header, cells
+                    header = header or cells
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise PoolError(f"{self.name}:{line}: is not CSV ({error}).") from error
+            except UnicodeDecodeError as error:
+                raise PoolError(f"{self.name}:{_undecodable_line(self.files[0])}: is not UTF-8.") from error
+
+
+def _undecodable_line(path: Path) -> int:
+    """Return the first line that is not UTF-8; the decoder itself knows only its place in a block."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _parsed(cell: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +152,7 @@ class RowJudge:
             return Unreadable(fault)
         if absent:
             return Dropped(absent)
-        return self._with_score(labels, [value if isinstance(value, list) else [value] for value in scores])
+        return self._with_score(labels, [_floats(value) for value in scores])
 
     def _label_fault(self, labels: Any) -> str | None:
         if labels is None:
@@ -168,8 +169,8 @@ class RowJudge:
             quality, complexity = scores
             if len(quality) != len(complexity):
                 return Unreadable(
-                    f"has {len(quality)} quality scores but {len(complexity)} complexity scores; expected one of each "
-                    "a turn"
+                    "must have as many quality as complexity scores, one of each a turn, "
+                    f"got {len(quality)} and {len(complexity)}"
                 )
             score = _mean([q * c for q, c in zip(quality, complexity, strict=True)])
         elif scores:
@@ -177,6 +178,10 @@ class RowJudge:
         else:
             score = 1.0 if self._score == "constant" else math.nan
         return (labels, score) if score < math.inf or math.isnan(score) else Unreadable("the score is infinite")
+
+
+def _floats(value: Any) -> list[float]:
+    return [float(number) for number in (value if isinstance(value, list) else [value])]
 
 
 def _mean(numbers: list[float]) -> float:
@@ -193,7 +198,7 @@ def _score_fault(path: str, value: Any) -> str | None:
             return None
         if isinstance(number, bool) or not isinstance(number, int | float):
             return f"{path} must be a number or a list of numbers, got {_kind(number)}"
-        if not 0 <= number < math.inf:
+        if not 0 <= number <= sys.float_info.max:
             return f"{path} must be a finite number of 0 or more, got {number}"
     return None
 
@@ -202,8 +207,10 @@ def _kind(value: Any) -> str:
     """Name a JSON value for people."""
     if isinstance(value, str):
         return f"the text {value[:40]!r}"
-    if isinstance(value, dict):
+    if isinstance(value, dict | msgspec.Struct):
         return "an object"
     if isinstance(value, list):
         return "a list"
-    return {None: "null", True: "true", False: "false"}.get(value, f"the number {value}")
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"the number {value}"

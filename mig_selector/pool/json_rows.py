@@ -22,14 +22,24 @@ _WHITE = b" \t\r\n"
 _ROWS_PER_REPORT = 1_000
 
 
+_OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
+_REST_IS_WHITE = re.compile(rb"[ \t\r\n]*\Z")
+
+
 def holds_array(path: Path) -> bool:
-    """Whether a file's first character is ``[``, a byte-order mark and white space aside."""
-    with path.open("rb") as stream:
-        while block := stream.read(4096):
-            text = block.removeprefix(_BYTE_ORDER_MARK).lstrip(_WHITE)
-            if text:
-                return text.startswith(b"[")
-    return False
+    """Whether a file is one JSON array; JSON Lines whose first row is a (wrong) array are none."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        opening = _OPENING.match(data)
+        if opening is None:
+            return False
+        line_end = data.find(b"\n", opening.end())
+        if line_end < 0 or _REST_IS_WHITE.match(data, line_end):
+            return True
+        try:
+            msgspec.json.decode(data[opening.end() - 1 : line_end], type=msgspec.Raw)
+        except (msgspec.MsgspecError, RecursionError):
+            return True
+        return False
 
 
 class JsonLinesSource:
@@ -112,11 +122,12 @@ class JsonArraySource:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise PoolError(f"{self.name}: byte {error.start + 1} is not UTF-8.") from error
+            line = data.count(b"\n", 0, error.start) + 1
+            raise PoolError(f"{self.name}:{line}: is not UTF-8 (byte {error.start + 1} of the file).") from error
         decoder = json.JSONDecoder()
-        here = _SEPARATOR.match(text, text.index("[") + 1).end()  # type: ignore[union-attr]  # it matches nothing, too
+        line, here, counted = 1, _after_white(text, text.index("[") + 1), 0
         while text[here : here + 1] != "]":
-            line = text.count("\n", 0, here) + 1
+            line, counted = line + text.count("\n", counted, here), here
             try:
                 _, end = decoder.raw_decode(text, here)
                 yield line, text[here:end].encode()
@@ -124,16 +135,27 @@ class JsonArraySource:
             except (ValueError, RecursionError) as error:
                 raise PoolError(
                     f"{self.name}:{line}: the element that begins here is not followed or made up as JSON asks "
-                    f"({error}). A JSON array can only be read whole; mend the file, or turn it into JSON Lines."
+                    f"({error}). {_ONLY_WHOLE}"
                 ) from error
+        rest = _after_white(text, here + 1)
+        if rest < len(text):
+            line += text.count("\n", counted, rest)
+            raise PoolError(f"{self.name}:{line}: something follows the array's closing bracket. {_ONLY_WHOLE}")
 
 
-_SEPARATOR = re.compile(r"[ \t\r\n]*")
+_ONLY_WHOLE = "A JSON array can only be read whole; mend the file, or turn it into JSON Lines."
+_TEXT_WHITE = re.compile(r"[ \t\r\n]*")
+_BETWEEN = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*(?=[^\], \t\r\n])|(?=\]))")
+
+
+def _after_white(text: str, place: int) -> int:
+    match = _TEXT_WHITE.match(text, place)
+    return match.end() if match else place
 
 
 def _next_element(text: str, end: int) -> int:
     """Return where the next element begins, or the closing bracket stands."""
-    match = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*(?=[^\], \t\r\n])|(?=\]))").match(text, end)
+    match = _BETWEEN.match(text, end)
     if match is None:
         raise ValueError("expected ',' or ']' after it")
     return match.end()

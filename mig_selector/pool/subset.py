@@ -55,13 +55,19 @@ def write_subset(
         What was written.
 
     Raises:
-        PoolError: A row changed since it was read, or a column's values are of kinds that no file type can hold.
+        PoolError: A row changed since it was read, no row has any of the entry's columns, or a column's values are of
+            kinds that no file type can hold.
     """
     wanted = tuple(dict.fromkeys(entry.columns.values()))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as spool:
         spans, types, ids = _spool(pool, chosen, wanted, spool, on_rows)
         kept = {column: kind for column, kind in types.items() if not kind.is_empty}
+        if not kept:
+            raise PoolError(
+                f"dataset {entry.name!r}: no chosen row has anything in {', '.join(wanted) or 'any column'}; "
+                "check `columns` of the entry in dataset_info.json."
+            )
         json_lines = folder / f"{stem}.jsonl"
         with whole_file(json_lines) as stream:
             for row in _in_order(spool, spans, list(kept)):
@@ -92,8 +98,10 @@ def _spool(
         try:
             _learn(types, row, is_first=number == 0)
             spool.write(_dump(row))
-        except (TypeError, ValueError) as error:
-            raise PoolError(f"{where}: holds {error}; leave the column out of the entry, or mend the row.") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PoolError(
+                f"{where}: cannot be copied ({error}); leave the column out of the entry, or mend the row."
+            ) from error
         on_rows(1)
     return starts, types, ids
 

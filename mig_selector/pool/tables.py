@@ -125,9 +125,11 @@ class HubTable(TableSource):
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         present = [column for column in self._table.column_names if column in columns]
-        arrow = self._table.select_columns(present).with_format("arrow")
+        # Without any column `datasets` forgets how many rows there are.
+        arrow = self._table.select_columns(present or self._table.column_names[:1]).with_format("arrow")
         for table in arrow.iter(_BATCH_ROWS):
-            yield from table.combine_chunks().to_batches()
+            for batch in table.combine_chunks().to_batches():
+                yield batch.select(present)
 
 
 def _load_from_hub(source: HubSource, split: str) -> Any:

@@ -65,7 +65,8 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path` (``.<name>.lock`` beside it) while the block runs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock"), mode=0o666):
+    """Hold the lock that belongs to `path`, links followed (``.<name>.lock`` beside it), while the block runs."""
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock"), mode=0o666):
         yield

@@ -104,12 +104,8 @@ def test_two_ranks_embed_to_the_same_bytes_as_one(minilm, hashes, tmp_path, coun
     labels = LABELS[:count]
     program = tmp_path / "rank.py"
     program.write_text(RANK_PROGRAM)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", program]
-        + [minilm, tmp_path, json.dumps(labels)],
-        check=True,
-        timeout=120,
-    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([sys.executable, *torchrun, program, minilm, tmp_path, json.dumps(labels)], check=True, timeout=120)
     alone = embed(minilm, hashes, labels).tobytes()
     assert (tmp_path / "0.bin").read_bytes() == alone
     assert (tmp_path / "1.bin").read_bytes() == alone

@@ -1,0 +1,251 @@
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mig_selector.pool.fields import Dropped, LeafDecoder, RowJudge, Unreadable
+from tests.conftest import make_row
+
+
+LABELS = "annotation.instag.content"
+QUALITY = "annotation.deita.quality_scores"
+COMPLEXITY = "annotation.deita.complexity_scores"
+
+
+def judge(row, labels=LABELS, score="deita"):
+    """Judge a row as it stands in a JSON Lines file."""
+    line = row if isinstance(row, bytes) else json.dumps(row).encode()
+    rule = RowJudge(labels, score)
+    values = LeafDecoder(rule.paths).decode(line)
+    return values if isinstance(values, Unreadable) else rule.judge(values)
+
+
+def with_deita(quality, complexity, **more):
+    deita = {"quality_scores": quality, "complexity_scores": complexity}
+    return {"annotation": {"instag": {"content": ["a"]}, "deita": deita}, **more}
+
+
+def with_labels(labels):
+    return {**with_deita([2.0], [3.0]), "annotation": {**with_deita([2.0], [3.0])["annotation"], "instag": labels}}
+
+
+def test_deita_is_the_mean_over_turns_of_quality_times_complexity():
+    assert judge(with_deita([2.0, 3.0], [4.0, 5.0])) == (["a"], (2 * 4 + 3 * 5) / 2)
+
+
+def test_deita_takes_single_numbers_as_one_turn():
+    assert judge(with_deita(2, 1.5)) == (["a"], 3.0)
+
+
+def test_ifd_is_the_content_of_ifd_score():
+    assert judge(make_row(0, ["a"], 1, ifd_score={"version": 100, "content": 0.75}), score="ifd") == (["a"], 0.75)
+
+
+def test_constant_is_one_whatever_the_row_holds():
+    assert judge({"annotation": {"instag": {"content": ["a"]}}}, score="constant") == (["a"], 1.0)
+
+
+def test_num_labels_is_left_open_until_the_vocabulary_is_known():
+    labels, score = judge({"annotation": {"instag": {"content": ["b", "a", "b"]}}}, score="num_labels")
+    assert labels == ["b", "a", "b"]
+    assert math.isnan(score)
+
+
+def test_a_dotted_path_leads_to_a_number_or_to_a_list_of_which_the_mean_is_taken():
+    row = {"tags": {"names": ["x", "y"]}, "deep": {"er": {"one": 4, "many": [1, 2, 6]}}}
+    assert judge(row, "tags.names", "deep.er.one") == (["x", "y"], 4.0)
+    assert judge(row, "tags.names", "deep.er.many") == (["x", "y"], 3.0)
+
+
+def test_labels_keep_their_order_and_their_doubles():
+    assert judge(with_labels({"content": ["z", "a", "z"]})) == (["z", "a", "z"], 6.0)
+
+
+def test_a_score_of_zero_is_kept():
+    assert judge(with_deita([0], [5.0])) == (["a"], 0.0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"annotation": None},
+        {"annotation": {}},
+        {"annotation": "free text"},
+        {"annotation": 7},
+        {"annotation": []},
+        with_labels(None),
+        with_labels({}),
+        with_labels([]),
+        with_labels({"content": None}),
+        with_labels({"content": []}),
+    ],
+)
+def test_a_row_without_labels_is_dropped(row):
+    assert judge(row) == Dropped(f"no labels at {LABELS}")
+
+
+@pytest.mark.parametrize(
+    ("deita", "missing"),
+    [
+        (None, QUALITY),
+        ({}, QUALITY),
+        ("none", QUALITY),
+        ({"complexity_scores": [1.0]}, QUALITY),
+        ({"quality_scores": None, "complexity_scores": [1.0]}, QUALITY),
+        ({"quality_scores": [], "complexity_scores": [1.0]}, QUALITY),
+        ({"quality_scores": [1.0]}, COMPLEXITY),
+        ({"quality_scores": [1.0], "complexity_scores": None}, COMPLEXITY),
+        ({"quality_scores": [1.0], "complexity_scores": []}, COMPLEXITY),
+    ],
+)
+def test_a_row_without_a_score_is_dropped_and_the_path_is_named(deita, missing):
+    assert judge({"annotation": {"instag": {"content": ["a"]}, "deita": deita}}) == Dropped(f"no score at {missing}")
+
+
+@pytest.mark.parametrize("value", [None, [], "absent"])
+def test_a_score_at_a_path_is_dropped_where_it_is_absent_null_or_empty(value):
+    row = {"t": ["a"], **({} if value == "absent" else {"s": value})}
+    assert judge(row, "t", "s") == Dropped("no score at s")
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ("algebra", "the text 'algebra'"),
+        (7, "the number 7"),
+        (1, "the number 1"),
+        (0, "the number 0"),
+        (True, "true"),
+        (False, "false"),
+        ({"a": 1}, "an object"),
+        (["a", 1], "the number 1 in it"),
+        (["a", None], "null in it"),
+        (["a", False], "false in it"),
+        ([["a"]], "a list in it"),
+        ([{"a": 1}], "an object in it"),
+    ],
+)
+def test_labels_that_are_no_list_of_strings_make_a_row_unreadable(labels, found):
+    verdict = judge(with_labels({"content": labels}))
+    assert verdict == Unreadable(f"{LABELS} must be a list of strings, got {found}")
+
+
+@pytest.mark.parametrize(
+    ("score", "found"),
+    [
+        ("high", "the text 'high'"),
+        ("1.5", "the text '1.5'"),
+        (True, "true"),
+        ({}, "an object"),
+        ([1.0, "2"], "the text '2'"),
+        ([1.0, None], "null"),
+        ([[1.0]], "a list"),
+    ],
+)
+def test_a_score_that_is_no_number_makes_a_row_unreadable(score, found):
+    verdict = judge({"t": ["a"], "s": score}, "t", "s")
+    assert verdict == Unreadable(f"s must be a number or a list of numbers, got {found}")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "-1", "-1e-300", "1e999", "1" + "0" * 400])
+@pytest.mark.parametrize("shape", ["%s", "[%s]", "[1.0, %s]"])
+def test_a_score_that_is_not_finite_or_below_zero_makes_a_row_unreadable(number, shape):
+    verdict = judge(b'{"t": ["a"], "s": %s}' % (shape % number).encode(), "t", "s")
+    assert isinstance(verdict, Unreadable)
+    assert verdict.reason.startswith("s must be a finite number of 0 or more, got ")
+
+
+@pytest.mark.parametrize("number", [10**200, 1e200])
+def test_a_product_that_is_infinite_makes_a_row_unreadable(number):
+    assert judge(with_deita([number], [number])) == Unreadable("the score is infinite")
+
+
+@pytest.mark.parametrize(("quality", "complexity"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0]), (1.0, [1.0, 2.0])])
+def test_quality_and_complexity_of_different_length_make_a_row_unreadable(quality, complexity):
+    verdict = judge(with_deita(quality, complexity))
+    assert isinstance(verdict, Unreadable)
+    assert "must have as many quality as complexity scores" in verdict.reason
+
+
+def test_a_bad_score_counts_more_than_absent_labels_and_bad_labels_more_than_an_absent_score():
+    assert isinstance(judge({"s": "high"}, "t", "s"), Unreadable)
+    assert isinstance(judge({"t": "a"}, "t", "s"), Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"t": ["a"], "s": 1', "is not JSON"),
+        (b"plain text", "is not JSON"),
+        (b'{"t": ["a"], "s": 1,}', "is not JSON"),
+        (b'{"t": ["a"], "s": 1}}', "is not JSON"),
+        (b'{"t": ["a"], "s": 1, "x": tru}', "is not JSON"),
+        (b'{"t": ["a"], "s": 1, "x": "\x01"}', "is not JSON"),
+        (b'{"t": ["a"], "s": 1, "x": 01}', "is not JSON"),
+        (b'["a"]', "must be a JSON object, got a list"),
+        (b'"a"', "must be a JSON object, got the text 'a'"),
+        (b"1", "must be a JSON object, got the number 1"),
+        (b"0", "must be a JSON object, got the number 0"),
+        (b"null", "must be a JSON object, got null"),
+        (b"true", "must be a JSON object, got true"),
+        (b'{"t": ["a"], "s": 1, "x": "\xff"}', "is not UTF-8"),
+        (b'{"t": ["a"], "s": 1, "\xe9": 1}', "is not UTF-8"),
+        (b'{"t": ["\xc3"], "s": 1}', "is not UTF-8"),
+        (b'{"t": ["a"], "s": 1, "x": "\\ud800"}', "holds half of a surrogate pair"),
+        (b'{"t": ["a"], "s": 1, "\\udfff": 1}', "holds half of a surrogate pair"),
+        (b'{"t": ["\\ud800a"], "s": 1}', "holds half of a surrogate pair"),
+        (b'{"t": ["a"], "s": 1, "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "is nested too deeply"),
+        (b'{"t": ["a"], "s": 1' + b"0" * 5_000 + b"}", "is not JSON"),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_unreadable_wherever_the_fault_stands(line, reason):
+    verdict = judge(line, "t", "s")
+    assert isinstance(verdict, Unreadable)
+    assert verdict.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("unused", ["NaN", "-Infinity", "1e999", "1" + "0" * 400, '"\\ud83d\\ude00"'])
+def test_odd_values_in_fields_that_are_not_asked_for_do_no_harm(unused):
+    assert judge(b'{"x": %s, "t": ["a"], "s": 2}' % unused.encode(), "t", "s") == (["a"], 2.0)
+
+
+def test_a_path_may_go_through_the_place_that_another_path_names():
+    row = {"annotation": {"names": ["a"], "score": 3}}
+    assert judge(row, "annotation.names", "annotation") == Unreadable(
+        "annotation must be a number or a list of numbers, got an object"
+    )
+    assert judge(row, "annotation", "annotation.score") == Unreadable(
+        "annotation must be a list of strings, got an object"
+    )
+
+
+def test_labels_and_score_may_share_a_path():
+    assert judge({"s": [1, 2]}, "s", "s") == Unreadable("s must be a list of strings, got the number 1 in it")
+
+
+def test_the_wanted_columns_are_those_at_the_top():
+    assert LeafDecoder(RowJudge(LABELS, "deita").paths).columns == ["annotation"]
+    assert LeafDecoder(RowJudge(LABELS, "ifd").paths).columns == ["annotation", "ifd_score"]
+
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from("abc"), _VALUES, max_size=3))
+def test_the_fast_decoder_finds_what_json_loads_finds(row):
+    def walk(value, keys):
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    paths = ("a.b", "a.a.b", "b", "c.a")
+    line = json.dumps(row).encode()
+    wanted = tuple(walk(json.loads(line), path.split(".")) for path in paths)
+    assert LeafDecoder(paths).decode(line) == wanted

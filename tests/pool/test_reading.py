@@ -1,0 +1,278 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from mig_selector.errors import PoolError
+from mig_selector.pool.entry import LocalSource, PoolEntry
+from mig_selector.pool.fields import RowJudge
+from mig_selector.pool.reading import read_pool
+from mig_selector.pool.sources import open_sources
+from tests.conftest import SHARED_DATA, make_row
+
+
+def entry_of(path, split="train"):
+    return PoolEntry("pool", "sharegpt", {"messages": "dialogs"}, {}, False, LocalSource(path.name, path), split)
+
+
+def read(*paths, labels="t", score="s", on_bad_row="error", split="train", on_bytes=lambda count: None):
+    entries = [entry_of(path, split) for path in paths]
+    return read_pool(entries, [open_sources(e) for e in entries], RowJudge(labels, score), on_bad_row, on_bytes)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """A function that writes bytes to a file and reads it as a pool."""
+
+    def write_and_read(content, name="pool.jsonl", **options):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read(path, **options)
+
+    return write_and_read
+
+
+def names_of(found, row):
+    return [found.label_names[i] for i in found.label_ids[found.label_offsets[row] : found.label_offsets[row + 1]]]
+
+
+A, B = '{"t":["a"],"s":1}', '{"t":["b","a"],"s":2.5}'
+
+
+def test_rows_become_labels_scores_and_places(pool):
+    found = pool(f'{A}\n{{"t":[],"s":1}}\n{B}\n')
+    assert found.label_names == ["a", "b"]
+    assert [names_of(found, row) for row in range(2)] == [["a"], ["b", "a"]]
+    assert found.scores.tolist() == [1.0, 2.5]
+    assert found.row_indices.tolist() == found.source_rows.tolist() == [0, 2]
+    assert found.row_sources.tolist() == [0, 0]
+    assert (found.report.read, found.report.kept) == (3, 2)
+    assert found.report.dropped == {"no labels at t": 1}
+
+
+def test_the_arrays_have_the_promised_types(pool):
+    found = pool(f"{A}\n{B}\n")
+    types = {
+        "label_offsets": np.int64,
+        "label_ids": np.int32,
+        "scores": np.float64,
+        "row_indices": np.int64,
+        "row_sources": np.int32,
+        "source_rows": np.int64,
+        "positions": np.int64,
+    }
+    assert {name: getattr(found, name).dtype for name in types} == types
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{A}\n{B}\n",
+        f"{A}\n{B}",
+        f"\ufeff{A}\n{B}\n",
+        f"{A}\r\n{B}\r\n",
+        f"{A}\r\n{B}",
+        f"\n\n{A}\n   \n\t\r\n{B}\n\n\n",
+        f"\ufeff\n{A}\n\n{B}",
+        f"  {A}  \n\t{B}\t\n",
+    ],
+    ids=["plain", "no last newline", "mark", "crlf", "crlf, no last", "blank lines", "mark and blank", "indented"],
+)
+def test_line_ends_blank_lines_and_a_byte_order_mark_change_nothing(pool, text):
+    found = pool(text)
+    assert found.scores.tolist() == [1.0, 2.5]
+    assert found.row_indices.tolist() == [0, 1]
+    assert found.report.read == 2
+    rows = found.sources[0].read([0, 1], found.positions.tolist(), ["t", "s"])
+    assert list(rows) == [{"t": ["a"], "s": 1}, {"t": ["b", "a"], "s": 2.5}]
+
+
+def test_a_byte_order_mark_in_the_middle_is_no_json(pool):
+    with pytest.raises(PoolError, match=r"pool\.jsonl:2: is not JSON"):
+        pool(f"{A}\n\ufeff{B}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"t": ["a"]', "is not JSON"),
+        (b"[1, 2]", "must be a JSON object, got a list"),
+        (b'{"t": "a", "s": 1}', "t must be a list of strings, got the text 'a'"),
+        (b'{"t": ["a"], "s": "x"}', "s must be a number or a list of numbers, got the text 'x'"),
+        (b'{"t": ["a"], "s": NaN}', "s must be a finite number of 0 or more, got nan"),
+        (b'{"t": ["a"], "s": -1}', "s must be a finite number of 0 or more, got -1"),
+        (b'{"t": ["a"], "s": 1, "x": "\xff"}', "is not UTF-8"),
+        (b'{"t": ["a"], "s": 1, "x": "\\ud800"}', "holds half of a surrogate pair"),
+        (b'{"t": ["a"], "s": 1, "x": ' + b"[" * 9_000 + b"]" * 9_000 + b"}", "is nested too deeply"),
+    ],
+)
+def test_a_bad_row_stops_with_file_and_line_or_is_skipped_and_counted(pool, line, reason):
+    content = b"\n".join([A.encode(), b"", line, B.encode(), b""])
+    with pytest.raises(PoolError, match=r"^pool\.jsonl:3: ") as caught:
+        pool(content)
+    assert str(caught.value).startswith(f"pool.jsonl:3: {reason}")
+    assert "mig_on_bad_row: skip" in str(caught.value)
+    found = pool(content, on_bad_row="skip")
+    assert found.row_indices.tolist() == [0, 2]  # the bad row has a place, the blank line has none
+    assert found.source_rows.tolist() == [0, 2]
+    assert (found.report.read, found.report.kept, found.report.unreadable.total()) == (3, 2, 1)
+    assert found.report.dropped == {}
+    assert len(found.report.unreadable_rows) == 1
+    assert found.report.unreadable_rows[0].startswith(f"pool.jsonl:3: {reason}")
+
+
+@pytest.mark.parametrize("first", [b"[1, 2]", b"[]", b'[{"t": ["a"], "s": 1}]', b"[[["])
+def test_a_bad_first_line_does_not_hide_the_rows_after_it(pool, first):
+    found = pool(first + f"\n{A}\n{B}\n".encode(), on_bad_row="skip") if first != b"[[[" else None
+    if found is None:
+        with pytest.raises(PoolError, match=r"pool\.jsonl:1: "):
+            pool(first + f"\n{A}\n".encode(), on_bad_row="skip")
+    else:
+        assert found.row_indices.tolist() == [1, 2]
+        assert found.report.unreadable.total() == 1
+
+
+def test_skipped_rows_are_counted_by_reason_without_their_values(pool):
+    lines = [
+        *('{"t":["a"],"s":-1}', '{"t":["a"],"s":-2}', '{"t":["a"],"s":NaN}'),
+        *('{"t":"x","s":1}', '{"t":"y (z, got","s":1}', "{", "{{", A),
+    ]
+    report = pool("\n".join(lines), on_bad_row="skip").report
+    assert report.unreadable == {
+        "s must be a finite number of 0 or more": 3,
+        "t must be a list of strings": 2,
+        "is not JSON": 2,
+    }
+    assert len(report.unreadable_rows) == 7
+    assert (report.read, report.kept) == (8, 1)
+
+
+def test_rows_with_unequal_lists_are_one_reason(pool):
+    rows = [make_row(0, ["a"], 1.0), make_row(1, ["a"], 1.0), make_row(2, ["a"], 1.0)]
+    rows[0]["annotation"]["deita"] = {"quality_scores": [1, 2], "complexity_scores": [1]}
+    rows[1]["annotation"]["deita"] = {"quality_scores": [1, 2, 3], "complexity_scores": [1]}
+    text = "\n".join(map(json.dumps, rows))
+    report = pool(text, labels="annotation.instag.content", score="deita", on_bad_row="skip").report
+    assert list(report.unreadable.values()) == [2]
+
+
+def test_skipped_rows_beyond_a_thousand_are_only_counted(pool):
+    report = pool("{\n" * 1_200 + A, on_bad_row="skip").report
+    assert report.unreadable.total() == 1_200
+    assert len(report.unreadable_rows) == 1_000
+
+
+def test_dropped_rows_are_counted_by_reason(pool):
+    lines = ["{}", '{"t":null,"s":1}', '{"t":[],"s":1}', '{"t":["a"]}', '{"t":["a"],"s":[]}', '{"t":["a"],"s":0}']
+    found = pool("\n".join(lines))
+    assert found.report.dropped == {"no labels at t": 3, "no score at s": 2}
+    assert found.report.unreadable == {}
+    assert found.row_indices.tolist() == [5]
+    assert found.scores.tolist() == [0.0]
+
+
+def test_equal_rows_all_stay_and_are_counted(pool):
+    dropped = '{"t":[],"s":1}'
+    found = pool("\n".join([A, B, A, f" {A}", dropped, dropped]))
+    assert found.report.duplicates == 2
+    assert found.report.kept == 4
+
+
+def test_blank_files_are_an_error(pool):
+    with pytest.raises(PoolError, match=r"pool\.jsonl is empty"):
+        pool("")
+    for text in ("\n\n", "\ufeff", " \r\n"):
+        with pytest.raises(PoolError, match=r"pool\.jsonl holds no rows"):
+            pool(text)
+    with pytest.raises(PoolError, match=r"pool\.json holds no rows"):
+        pool(" [ ] ", "pool.json")
+
+
+def test_a_pool_without_a_usable_row_is_an_error_that_says_why(pool):
+    with pytest.raises(PoolError, match=r"none of the 3 rows of pool\.jsonl") as caught:
+        pool('{"s":1}\n{"t":["a"]}\nx\n', on_bad_row="skip")
+    assert "1 no labels at t; 1 no score at s; 1 is not JSON" in str(caught.value)
+
+
+def test_num_labels_gives_no_score_yet(pool):
+    found = pool(f"{A}\n{B}\n", score="num_labels")
+    assert all(math.isnan(score) for score in found.scores)
+
+
+def test_sources_stand_one_behind_the_other(tmp_path):
+    for name, text in {"b.jsonl": f"{A}\n{{}}\n", "a.jsonl": f"{B}\n{B}\n"}.items():
+        (tmp_path / name).write_text(text)
+    found = read(tmp_path / "b.jsonl", tmp_path / "a.jsonl")
+    assert [source.name for source in found.sources] == ["b.jsonl", "a.jsonl"]
+    assert found.source_entries == [0, 1]
+    assert found.row_indices.tolist() == [0, 2, 3]
+    assert found.row_sources.tolist() == [0, 1, 1]
+    assert found.source_rows.tolist() == [0, 0, 1]
+    assert found.report.duplicates == 1
+
+
+def test_every_byte_is_reported_to_the_progress_bar(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    path.write_text(f"{A}\n" * 2_500 + "\n\n")
+    seen = []
+    read(path, on_bytes=seen.append)
+    assert sum(seen) == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("split", "kept"),
+    [
+        ("train", range(10)),
+        ("train[:50%]", range(5)),
+        ("train[50%:]", range(5, 10)),
+        ("train[2:4]", range(2, 4)),
+        ("train[-3:]", range(7, 10)),
+        ("train[:2]+train[8:]", [0, 1, 8, 9]),
+    ],
+)
+def test_a_split_of_a_local_file_keeps_the_rows_that_the_host_would_read(pool, split, kept):
+    lines = [f'{{"t":["a"],"s":{number}}}' for number in range(10)]
+    found = pool("\n".join(lines), split=split)
+    assert found.row_indices.tolist() == found.scores.tolist() == list(kept)
+    assert found.report.read == 10
+    assert found.report.kept == len(found.label_offsets) - 1 == len(kept)
+    assert found.report.dropped.get(f"outside split {split}", 0) == 10 - len(kept)
+
+
+def test_a_split_counts_rows_that_lack_something_and_looks_at_one_name_only(tmp_path):
+    (tmp_path / "half.jsonl").write_text(f"{{}}\n{A}\n{A}\n{{}}\n")
+    (tmp_path / "whole.jsonl").write_text(f"{B}\n{B}\n")
+    entries = [entry_of(tmp_path / "half.jsonl", "train[:50%]"), entry_of(tmp_path / "whole.jsonl")]
+    found = read_pool(entries, [open_sources(e) for e in entries], RowJudge("t", "s"), "error", lambda count: None)
+    assert found.row_indices.tolist() == [1, 4, 5]
+    assert found.report.dropped == {"no labels at t": 2, "outside split train[:50%]": 1}
+    assert [names_of(found, row) for row in range(3)] == [["a"], ["b", "a"], ["b", "a"]]
+    assert found.report.duplicates == 1
+
+
+@pytest.mark.parametrize("split", ["test", "train[", "train[:200%]"])
+def test_a_split_that_a_local_file_does_not_have_is_an_error(pool, split):
+    with pytest.raises(PoolError, match="split") as caught:
+        pool(f"{A}\n{B}\n", split=split)
+    assert repr(split) in str(caught.value)
+
+
+PUBLISHED = SHARED_DATA / "published_example.jsonl"
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is absent")
+def test_the_third_line_of_the_published_example_is_malformed():
+    options = {"labels": "annotation.instag.content", "score": "deita"}
+    with pytest.raises(PoolError, match=r"published_example\.jsonl:3: is not JSON"):
+        read(PUBLISHED, **options)
+    found = read(PUBLISHED, on_bad_row="skip", **options)
+    lines = PUBLISHED.read_text(encoding="utf-8").splitlines()
+    rows = {number: json.loads(line) for number, line in enumerate(lines) if number != 2}
+    assert (found.report.read, found.report.kept, found.report.unreadable) == (10, 9, {"is not JSON": 1})
+    assert found.row_indices.tolist() == list(rows)
+    for place, row in enumerate(rows.values()):
+        deita = row["annotation"]["deita"]
+        products = [q * c for q, c in zip(deita["quality_scores"], deita["complexity_scores"], strict=True)]
+        assert found.scores[place] == sum(products) / len(products)
+        assert names_of(found, place) == row["annotation"]["instag"]["content"]

@@ -1,0 +1,366 @@
+"""The recipe from settings to a registered subset, without an encoder unless a test is about it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_command, write_vectors
+from selection.test_greedy import dense, naive_selection
+
+from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
+from mig_selector.graph.label_graph import build_adjacency, build_propagation
+from mig_selector.pipeline.recipe import run_selection
+from mig_selector.selection.problem import Objective
+
+
+def select(workplace, **more):
+    return run_selection(workplace.settings(**more))[0]
+
+
+def table(outcome):
+    return pq.read_table(Path(outcome.folder) / "selection.parquet").to_pydict()
+
+
+def manifest(outcome):
+    return json.loads((Path(outcome.folder) / "manifest.json").read_text())
+
+
+def test_rows_are_those_of_a_naive_selection(pool_of_60):
+    rows = make_rows(60)
+    with np.load(pool_of_60.vectors) as file:
+        vectors = file["embeddings"]
+    matrix = dense(build_propagation(build_adjacency(vectors, 0.5), 0.7)).tolist()
+    label_sets = [{LABELS.index(label) for label in row["annotation"]["instag"]["content"]} for row in rows]
+    scores = [row["annotation"]["deita"]["quality_scores"][0] for row in rows]
+    expected, gains = naive_selection(label_sets, scores, matrix, Objective(), 25)
+
+    outcome = select(pool_of_60, mig_num_samples=25, mig_edge_threshold=0.5, mig_propagation_weight=0.7)
+    chosen = table(outcome)
+    assert chosen["row_index"] == expected
+    assert chosen["row_id"] == [f"id{row}" for row in expected]
+    assert chosen["gain"] == pytest.approx(gains, rel=1e-12)
+    assert chosen["score"] == [scores[row] for row in expected]
+    assert chosen["labels"] == [sorted(LABELS[label] for label in label_sets[row]) for row in expected]
+    lines = (Path(outcome.folder) / "selected.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"dialogs": rows[row]["dialogs"]} for row in expected]
+    assert manifest(outcome)["information"] == pytest.approx(information(expected, label_sets, scores, matrix))
+
+
+def information(chosen, label_sets, scores, matrix):
+    held = np.zeros(len(matrix))
+    for row in chosen:
+        for label in label_sets[row]:
+            held += scores[row] * np.array(matrix[label])
+    return float(np.sum((held + 1e-6) ** 0.8))
+
+
+def test_normalising_divides_by_all_labels_that_a_row_names(workplace):
+    # "rare" does not count, the second "algebra" is a double: the row still names three labels.
+    workplace.add("pool", [make_row(0, ["algebra", "algebra", "rare"], 5.0), make_row(1, ["algebra"], 2.0)])
+    assert table(select(workplace, mig_num_samples=1))["row_index"] == [0]
+    chosen = table(select(workplace, mig_num_samples=1, mig_normalize=True))
+    assert chosen["row_index"] == [1]
+    chosen = table(select(workplace, mig_num_samples=2, mig_normalize=True))
+    assert chosen["score"] == [2.0, 5.0]  # before normalisation
+
+
+def test_number_of_labels_as_score_counts_distinct_labels_of_the_vocabulary(workplace, tmp_path):
+    (tmp_path / "vocabulary.txt").write_text("algebra\nbiology\n")
+    workplace.add(
+        "pool", [make_row(0, ["algebra", "algebra", "cooking"], 6.0), make_row(1, ["algebra", "biology"], 1.0)]
+    )
+    outcome = select(
+        workplace, mig_num_samples=2, mig_score="num_labels", mig_label_vocabulary=str(tmp_path / "vocabulary.txt")
+    )
+    assert table(outcome)["score"] == [2.0, 1.0]
+    assert table(outcome)["labels"] == [["algebra", "biology"], ["algebra"]]
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.29, 29), (0.999, 99), (0.001, 1)])
+def test_a_share_is_of_the_kept_rows_and_rounded_down(workplace, share, rows):
+    workplace.add("pool", [*make_rows(100), make_row(100, [], 1.0)])
+    outcome = select(workplace, mig_num_samples=share)
+    assert outcome.budget == rows
+    assert outcome.entries == {"pool": f"pool_mig_{rows}"}
+
+
+def test_more_rows_than_there_are_is_an_error_with_both_numbers(pool_of_60):
+    with pytest.raises(ArgumentError, match="61 rows are asked for, but the pool has 60"):
+        select(pool_of_60, mig_num_samples=61)
+
+
+def test_rows_without_gain_are_taken_last_and_counted(workplace):
+    workplace.add(
+        "pool",
+        [make_row(0, ["algebra"], 0.0), make_row(1, ["rare"], 3.0), *(make_row(n, ["algebra"], 1.0) for n in (2, 3))],
+    )
+    outcome = select(workplace, mig_num_samples=4)
+    assert table(outcome)["row_index"] == [2, 3, 0, 1]
+    assert manifest(outcome)["rows_without_gain"] == 2
+    assert "2 of them without any gain" in outcome.summary[0]
+
+
+def test_the_entry_copies_the_pools_and_points_to_the_subset(pool_of_60):
+    outcome = select(pool_of_60)
+    entry = pool_of_60.entries()["pool_mig_10"]
+    assert entry == {
+        "file_name": f"mig_selections/pool_mig_10-{outcome.fingerprint[:8]}/selected.jsonl",
+        **SHAREGPT,
+        "mig_selector": outcome.fingerprint,
+    }
+    assert outcome.settings["dataset"] == "pool_mig_10"
+
+
+def test_keys_that_would_resample_or_redirect_are_not_copied(workplace):
+    workplace.add("pool", make_rows(40), num_samples=25, split="train[:50%]", **SHAREGPT)
+    outcome = select(workplace, mig_num_samples=15)
+    assert set(workplace.entries()["pool_mig_15"]) == {"file_name", "formatting", "columns", "tags", "mig_selector"}
+    assert max(table(outcome)["row_index"]) < 20  # the host would train on the first half only
+    assert manifest(outcome)["rows"]["dropped"] == {"outside split train[:50%]": 20}
+
+
+def test_a_second_run_reads_neither_rows_nor_vectors(pool_of_60, monkeypatch):
+    first = select(pool_of_60)
+    monkeypatch.setattr("mig_selector.pipeline.recipe.read_pool", None)
+    monkeypatch.setattr("mig_selector.pipeline.recipe.read_given_vectors", None)
+    again = select(pool_of_60)
+    assert (again.fingerprint, again.folder, again.settings) == (first.fingerprint, first.folder, first.settings)
+    assert "already selected" in again.summary[0]
+
+
+def test_batch_size_report_and_folders_do_not_change_the_fingerprint(pool_of_60, tmp_path):
+    first = select(pool_of_60)
+    other = select(
+        pool_of_60,
+        mig_embedding_batch_size=3,
+        mig_report="none",
+        mig_output_dir=str(tmp_path / "elsewhere"),
+        mig_dataset_name="mine",
+    )
+    assert other.fingerprint == first.fingerprint
+    assert "already selected" in other.summary[0]
+    assert Path(other.folder).name == f"mine-{first.fingerprint[:8]}"
+    for name in ("selected.jsonl", "selection.parquet"):
+        assert (Path(other.folder) / name).read_bytes() == (Path(first.folder) / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mig_num_samples": 11},
+        {"mig_edge_threshold": 0.8},
+        {"mig_propagation_weight": 0.5},
+        {"mig_phi_exponent": 0.7},
+        {"mig_phi": "exp"},
+        {"mig_gain": "marginal"},
+        {"mig_normalize": True},
+        {"mig_score": "constant"},
+        {"mig_min_label_count": 1},
+    ],
+)
+def test_every_parameter_of_the_method_changes_the_fingerprint(pool_of_60, change):
+    assert select(pool_of_60, **change).fingerprint != select(pool_of_60).fingerprint
+
+
+def test_content_changes_the_fingerprint_and_names_do_not(workplace):
+    workplace.add("pool", make_rows(60))
+    workplace.add("twin", make_rows(60))
+    first = select(workplace)
+    assert select(workplace, dataset="twin").fingerprint == first.fingerprint
+    write_vectors(workplace.vectors, LABELS, seed=1)
+    assert select(workplace).fingerprint != first.fingerprint
+    workplace.add("pool", make_rows(60, seed=2))
+    assert select(workplace).fingerprint != first.fingerprint
+
+
+def test_a_damaged_subset_is_made_again(pool_of_60):
+    first = select(pool_of_60)
+    file = Path(first.folder) / "selected.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5])
+    assert "already selected" not in select(pool_of_60).summary[0]
+    assert file.read_bytes() == whole
+
+
+def test_overwrite_selects_again(pool_of_60):
+    first = select(pool_of_60)
+    again = select(pool_of_60, mig_overwrite=True)
+    assert "already selected" not in again.summary[0]
+    assert again.folder == first.folder
+
+
+def test_an_entry_that_is_not_ours_is_never_overwritten(pool_of_60):
+    pool_of_60.add("pool_mig_10", [])
+    before = (pool_of_60.data / "dataset_info.json").read_bytes()
+    with pytest.raises(RegistrationError, match="already has an entry 'pool_mig_10' that mig_selector did not write"):
+        select(pool_of_60)
+    assert (pool_of_60.data / "dataset_info.json").read_bytes() == before
+    assert not (pool_of_60.data / "mig_selections").exists()
+
+
+def test_our_entry_is_pointed_to_the_new_subset_and_each_run_reads_its_own(pool_of_60, caplog):
+    first = select(pool_of_60, mig_dataset_name="mine")
+    with caplog.at_level("INFO", logger="mig_selector"):
+        second = select(pool_of_60, mig_dataset_name="mine", mig_phi="exp")
+    assert "mine pointed to another subset until now" in caplog.text
+    assert pool_of_60.entries()["mine"]["mig_selector"] == second.fingerprint
+    own = json.loads((Path(first.settings["dataset_dir"]) / "dataset_info.json").read_text())
+    assert own["mine"]["file_name"] == str(Path(first.folder) / "selected.jsonl")
+
+
+def test_several_budgets_are_each_equal_to_their_own_run(pool_of_60, tmp_path):
+    outcomes = run_selection(pool_of_60.settings(mig_num_samples=[5, 0.5, 12]))
+    assert [outcome.budget for outcome in outcomes] == [5, 30, 12]
+    alone = select(pool_of_60, mig_num_samples=12, mig_overwrite=True, mig_output_dir=str(tmp_path / "alone"))
+    assert alone.fingerprint == outcomes[2].fingerprint
+    assert (Path(alone.folder) / "selected.jsonl").read_bytes() == (
+        Path(outcomes[2].folder) / "selected.jsonl"
+    ).read_bytes()
+    assert manifest(alone)["information"] == manifest(outcomes[2])["information"]
+    assert {"pool_mig_5", "pool_mig_30", "pool_mig_12"} <= set(pool_of_60.entries())
+
+
+def test_thousands_are_short_in_names(workplace):
+    workplace.add("pool", make_rows(1000))
+    assert select(workplace, mig_num_samples=1000).entries == {"pool": "pool_mig_1k"}
+
+
+def test_several_names_form_one_pool(workplace):
+    first, second = make_rows(30), make_rows(50, seed=1)
+    workplace.add("a", first)
+    workplace.add("b", second)
+    workplace.add("rest", make_rows(5, seed=2))
+    workplace.add("pool", [*first, *second])
+    outcome = select(workplace, dataset="a,rest,b", mig_pool="b,a", mig_num_samples=20)
+    together = table(select(workplace, mig_num_samples=20))
+    chosen = table(outcome)
+    assert chosen["row_index"] == together["row_index"]
+    assert chosen["dataset"] == ["a" if row < 30 else "b" for row in chosen["row_index"]]
+    assert outcome.settings["dataset"] == "a+b_mig_20__a,rest,a+b_mig_20__b"
+    for name, start in (("a", 0), ("b", 30)):
+        entry = workplace.entries()[f"a+b_mig_20__{name}"]
+        lines = (workplace.data / entry["file_name"]).read_text().splitlines()
+        expected = [row for row, owner in zip(chosen["row_index"], chosen["dataset"], strict=True) if owner == name]
+        rows = first if name == "a" else second
+        assert [json.loads(line)["dialogs"] for line in lines] == [rows[row - start]["dialogs"] for row in expected]
+
+
+def test_a_name_without_a_chosen_row_is_left_out(workplace, caplog):
+    workplace.add("a", make_rows(30))
+    workplace.add("b", [make_row(0, ["rare one"], 1.0)])
+    with caplog.at_level("INFO", logger="mig_selector"):
+        outcome = select(workplace, dataset="a,b", mig_num_samples=5)
+    assert outcome.settings["dataset"] == "a+b_mig_5__a"
+    assert "no row of b was chosen" in caplog.text
+    with pytest.raises(ArgumentError, match="no row of b was chosen"):
+        select(workplace, dataset="a,b", mig_num_samples=5, interleave_probs="0.5,0.5")
+
+
+def test_a_pool_name_that_is_no_dataset_is_refused(pool_of_60):
+    with pytest.raises(ArgumentError, match="mig_pool: 'other' is not in dataset \\(pool\\)"):
+        select(pool_of_60, mig_pool="other")
+
+
+def test_an_unreadable_row_stops_with_file_and_line_and_skip_goes_on(workplace):
+    workplace.add("pool", make_rows(30))
+    path = workplace.data / "pool.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:6], "{broken", *lines[6:]]))
+    with pytest.raises(PoolError, match=r"pool\.jsonl:7: is not JSON"):
+        select(workplace)
+    outcome = select(workplace, mig_on_bad_row="skip")
+    assert manifest(outcome)["rows"]["unreadable"] == {"is not JSON": 1}
+    assert manifest(outcome)["rows"]["unreadable_rows"][0].startswith("pool.jsonl:7: is not JSON")
+    assert 6 not in table(outcome)["row_index"]
+    with pytest.raises(PoolError, match=r"pool\.jsonl:7"):  # although the subset is there already
+        select(workplace)
+
+
+def test_missing_vectors_are_named(pool_of_60):
+    write_vectors(pool_of_60.vectors, LABELS[:-1])
+    with pytest.raises(EmbeddingError, match="lacks 1 of the 8 labels in use: 'history'"):
+        select(pool_of_60)
+
+
+def test_a_pool_none_of_whose_labels_counts_is_refused(workplace):
+    workplace.add("pool", [make_row(0, ["a"], 1.0), make_row(1, ["b"], 1.0)])
+    with pytest.raises(PoolError, match="none of the 2 labels in the pool counts"):
+        select(workplace, mig_num_samples=1)
+
+
+def test_a_dataset_dir_that_cannot_be_written_is_left_alone(pool_of_60, monkeypatch, tmp_path):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # as root every folder of ours is writable
+    before = (pool_of_60.data / "dataset_info.json").read_bytes()
+    outcome = select(pool_of_60)
+    assert (pool_of_60.data / "dataset_info.json").read_bytes() == before
+    assert Path(outcome.folder).is_relative_to(tmp_path / "cache" / "selections")
+    own = json.loads((Path(outcome.settings["dataset_dir"]) / "dataset_info.json").read_text())
+    assert own["pool_mig_10"]["file_name"] == str(Path(outcome.folder) / "selected.jsonl")
+    assert outcome.settings["media_dir"] == str(pool_of_60.data)
+
+
+def test_training_refuses_tokenized_data_of_other_rows(pool_of_60, tmp_path):
+    settings = pool_of_60.settings(tokenized_path=str(tmp_path / "tokens"))
+    first = run_selection(settings, training=True)[0]
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "state.json").write_text("{}")
+    assert run_selection(settings, training=True)[0].fingerprint == first.fingerprint
+    with pytest.raises(HandoverError, match=r"tokenized_path: .*tokens exists and was not made from this selection"):
+        run_selection({**settings, "mig_num_samples": 11}, training=True)
+
+
+def test_training_refuses_to_resume_on_other_rows(pool_of_60, tmp_path):
+    settings = pool_of_60.settings(output_dir=str(tmp_path / "out"), do_train=True)
+    run_selection(settings, training=True)
+    (tmp_path / "out" / "checkpoint-5").mkdir()
+    run_selection(settings, training=True)
+    with pytest.raises(HandoverError, match=r"the checkpoints in .*out came from another selection"):
+        run_selection({**settings, "mig_num_samples": 11}, training=True)
+    run_selection({**settings, "mig_num_samples": 11, "overwrite_output_dir": True}, training=True)
+
+
+def test_labels_are_embedded_once_and_kept(workplace, minilm, monkeypatch):
+    workplace.add("pool", make_rows(60))
+    settings = {key: value for key, value in workplace.settings().items() if key != "mig_label_embeddings"}
+    settings["mig_embedding_model"] = minilm
+    first = run_selection(settings)[0]
+    monkeypatch.setattr("mig_selector.pipeline.recipe.embed_labels", None)
+    again = run_selection({**settings, "mig_overwrite": True})[0]  # the selection is made again, the vectors are not
+    assert table(again)["row_index"] == table(first)["row_index"]
+    assert manifest(first)["encoder"]["model"] == minilm
+
+
+@pytest.mark.distributed
+def test_one_rank_and_two_write_the_same_bytes(workplace, minilm, tmp_path):
+    workplace.add("pool", make_rows(60))
+    words = [f"dataset_dir={workplace.data}", "dataset=pool", "mig_num_samples=20", f"mig_embedding_model={minilm}"]
+    (tmp_path / "s.yaml").write_text("{}")
+    written = []
+    for launcher in (["-m"], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]):
+        out = tmp_path / f"out{len(written)}"
+        done = run_command(
+            "python",
+            *launcher,
+            "mig_selector",
+            "select",
+            tmp_path / "s.yaml",
+            *words,
+            f"mig_output_dir={out}",
+            f"mig_cache_dir={tmp_path / str(len(written))}",
+        )
+        assert done.returncode == 0, done.stderr
+        folder = Path(done.stdout.strip().splitlines()[-1])
+        assert folder.parent == out
+        written.append((folder / "selected.jsonl").read_bytes())
+    assert written[0] == written[1]
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data are not beside this checkout")
+def test_line_3_of_the_published_example_is_found(workplace):
+    text = (SHARED_DATA / "published_example.jsonl").read_text()
+    workplace.add("pool")
+    (workplace.data / "pool.jsonl").write_text(text)
+    with pytest.raises(PoolError, match=r"pool\.jsonl:3: is not JSON"):
+        select(workplace)

@@ -11,11 +11,18 @@ from collections.abc import Callable, Iterator
 LOGGER_NAME = "mig_selector"
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to what stderr is at that moment; a stream kept from an earlier call may be closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201  this is the log
+
+
 def show_log(*, is_main: bool) -> None:
     """Send the package's log lines to stderr; on other ranks only warnings."""
     logger = logging.getLogger(LOGGER_NAME)
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("[mig_selector] %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False

@@ -122,15 +122,11 @@ def test_a_bad_row_stops_with_file_and_line_or_is_skipped_and_counted(pool, line
     assert found.report.unreadable_rows[0].startswith(f"pool.jsonl:3: {reason}")
 
 
-@pytest.mark.parametrize("first", [b"[1, 2]", b"[]", b'[{"t": ["a"], "s": 1}]', b"[[["])
-def test_a_bad_first_line_does_not_hide_the_rows_after_it(pool, first):
-    found = pool(first + f"\n{A}\n{B}\n".encode(), on_bad_row="skip") if first != b"[[[" else None
-    if found is None:
-        with pytest.raises(PoolError, match=r"pool\.jsonl:1: "):
-            pool(first + f"\n{A}\n".encode(), on_bad_row="skip")
-    else:
-        assert found.row_indices.tolist() == [1, 2]
-        assert found.report.unreadable.total() == 1
+@pytest.mark.parametrize("first", ["[1, 2]", "[]", '[{"t": ["a"], "s": 1}]'])
+def test_an_array_in_the_first_line_does_not_hide_the_rows_after_it(pool, first):
+    found = pool(f"{first}\n{A}\n{B}\n", on_bad_row="skip")
+    assert found.row_indices.tolist() == [1, 2]
+    assert found.report.unreadable == {"must be a JSON object": 1}
 
 
 def test_skipped_rows_are_counted_by_reason_without_their_values(pool):

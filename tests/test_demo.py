@@ -1,0 +1,84 @@
+"""The two commands of the README, and every other command in it."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from conftest import ROOT, run_command
+
+
+pytestmark = [pytest.mark.llamafactory, pytest.mark.distributed]
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+ELSEWHERE = {
+    "bash scripts/demo.sh": "run below, in an environment of its own",
+    "bash scripts/test.sh": "what runs this",
+    "pip install .": "done by scripts/demo.sh with the demo's extra",
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the files in the repository."""
+    folder = tmp_path_factory.mktemp("checkout") / "mig_selector"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo(checkout):
+    """What scripts/demo.sh printed; its environment borrows the packages of this one, so that pip has little to do."""
+    venv = checkout / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    site = next((venv / "lib").glob("python*")) / "site-packages"
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = {"MIG_SELECTOR_CACHE": str(checkout / "cache"), "HOME": str(checkout)}
+    return run_command("bash", checkout / "scripts" / "demo.sh", env=environment, timeout=600)
+
+
+def test_the_demo_selects_trains_and_says_where_everything_is(demo, checkout):
+    assert demo.returncode == 0, demo.stderr[-4000:]
+    assert "read 3,000 rows of demo_pool.jsonl, kept 3,000" in demo.stderr
+    assert "Num examples = 200" in demo.stderr
+    assert (checkout / "demo" / "output" / "training_loss.png").stat().st_size > 5_000
+    assert (checkout / "demo" / "output" / "model.safetensors").exists()
+    assert demo.stdout.rstrip().endswith("loss plot:  demo/output/training_loss.png")
+    assert "checkpoint: demo/output" in demo.stdout
+
+
+def test_the_readme_names_its_two_commands():
+    assert {"bash scripts/demo.sh", "bash scripts/test.sh"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
+def test_commands_of_the_readme_run(command, demo, checkout):
+    assert demo.returncode == 0, demo.stderr[-4000:]
+    words = shlex.split(command)
+    environment = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+    words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
+    environment |= {"MIG_SELECTOR_CACHE": str(checkout / "cache"), "PYTHONPATH": str(checkout)}
+    done = run_command(*words, env=environment, cwd=checkout)
+    if "terminate called without an active exception" in done.stderr:  # see scripts/demo.sh
+        done = run_command(*words, env=environment, cwd=checkout)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link

@@ -64,16 +64,21 @@ def test_the_readme_names_its_two_commands():
     assert {"bash scripts/demo.sh", "bash scripts/test.sh"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
+def exported():
+    """Variables that the README exports before its commands."""
+    words = [word for line in COMMANDS if line.startswith("export ") for word in line.split()[1:]]
+    return dict(word.split("=", 1) for word in words)
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in COMMANDS if line not in ELSEWHERE and not line.startswith("export ")]
+)
 def test_commands_of_the_readme_run(command, demo, checkout):
     assert demo.returncode == 0, demo.stderr[-4000:]
-    words = shlex.split(command)
-    environment = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
-    words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
-    environment |= {"MIG_SELECTOR_CACHE": str(checkout / "cache"), "PYTHONPATH": str(checkout)}
-    done = run_command(*words, env=environment, cwd=checkout)
+    environment = {**exported(), "MIG_SELECTOR_CACHE": str(checkout / "cache"), "PYTHONPATH": str(checkout)}
+    done = run_command(*shlex.split(command), env=environment, cwd=checkout)
     if "terminate called without an active exception" in done.stderr:  # see scripts/demo.sh
-        done = run_command(*words, env=environment, cwd=checkout)
+        done = run_command(*shlex.split(command), env=environment, cwd=checkout)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

@@ -8,6 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 
+_MAX_DEPTH = 100
+"""Levels of lists and objects within each other; more would exhaust Python's stack."""
+
+
 @dataclass(frozen=True)
 class JsonType:
     """What the values of one place look like, seen over rows; `merge` makes it cover one more value."""
@@ -74,22 +78,24 @@ class JsonType:
                 return pa.string()
 
 
-def merge(seen: JsonType | None, value: Any) -> JsonType:
-    """Make `seen` cover `value`, too.
+def merge(seen: JsonType | None, value: Any, depth: int = 0) -> JsonType:
+    """Make `seen` cover `value`, too, which stands `depth` levels deep in its column.
 
     Raises:
-        TypeError: `value` is nothing that JSON can hold; names its type.
+        TypeError: `value` is nothing that JSON can hold, which names its type, or is nested too deeply.
     """
+    if depth > _MAX_DEPTH:
+        raise TypeError(f"it is nested deeper than {_MAX_DEPTH} levels")
     seen_before = seen is not None
     known = seen or JsonType()
     if value is None:
         return replace(known, has_null=True)
     if isinstance(value, dict):
-        return _merge_object(known, value)
+        return _merge_object(known, value, depth)
     if isinstance(value, list):
         items = known.items
         for item in value:
-            items = merge(items, item)
+            items = merge(items, item, depth + 1)
         return replace(known, kinds=known.kinds | {"list"}, items=items, has_empty=known.has_empty or not value)
     names = {bool: "bool", int: "int", float: "float", str: "string"}
     if type(value) not in names:
@@ -98,11 +104,11 @@ def merge(seen: JsonType | None, value: Any) -> JsonType:
     return replace(known, kinds=kinds, varies=known.varies or (seen_before and len(kinds) > 1))
 
 
-def _merge_object(known: JsonType, value: dict[str, Any]) -> JsonType:
+def _merge_object(known: JsonType, value: dict[str, Any], depth: int) -> JsonType:
     keys = dict(known.keys)
     is_first = "object" not in known.kinds
     for key in dict.fromkeys((*keys, *value)):
-        part = merge(keys.get(key), value.get(key))
+        part = merge(keys.get(key), value.get(key), depth + 1)
         keys[key] = part if is_first or key in known.keys else replace(part, has_null=True)
     return replace(
         known,

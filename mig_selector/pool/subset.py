@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ def _spool(
         try:
             _learn(types, row, is_first=number == 0)
             spool.write(_dump(row))
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError) as error:
             raise PoolError(
                 f"{where}: cannot be copied ({error}); leave the column out of the entry, or mend the row."
             ) from error
@@ -147,7 +148,7 @@ def _write_parquet(path: Path, entry: PoolEntry, types: dict[str, JsonType], row
     try:
         schema = pa.schema([(column, kind.to_arrow(f"column {column}")) for column, kind in types.items()])
         with whole_file(path) as stream, pq.ParquetWriter(stream, schema) as writer:
-            while batch := [row for row, _ in zip(rows, range(_BATCH_ROWS), strict=False)]:
+            while batch := list(itertools.islice(rows, _BATCH_ROWS)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
     except (TypeError, pa.ArrowException, OverflowError) as error:
         raise PoolError(

@@ -94,6 +94,14 @@ def test_values_are_untouched(pool):
     assert json.loads(line) == values
 
 
+def test_the_parquet_holds_every_row_however_many_there_are(pool):
+    rows = [talk(number, system=None if number % 2 else f"s{number}") for number in range(3_001)]
+    order = list(np.random.default_rng(0).permutation(3_001))
+    subset = pool(rows).write(order)
+    assert pq.read_table(subset.trainer_file)["system"].to_pylist() == [rows[number]["system"] for number in order]
+    assert [json.loads(line)["system"] for line in lines_of(subset.json_lines)] == [rows[i]["system"] for i in order]
+
+
 def test_two_runs_write_the_same_bytes(pool):
     rows = [talk(number, system=None if number % 2 else f"s{number}") for number in range(50)]
     work = pool(rows)
@@ -207,10 +215,12 @@ def test_a_value_that_json_cannot_hold_is_an_error_that_names_the_row(tmp_path, 
 
 def test_a_value_nested_too_deeply_is_an_error_that_names_the_row(tmp_path):
     path = tmp_path / "pool.jsonl"
-    deep = "[" * 600 + "1" + "]" * 600
-    path.write_text(f'{json.dumps(talk(0))[:-1]}, "system": {deep}}}\n')
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 0: cannot be copied"):
-        Work(tmp_path, COLUMNS, path).write([0])
+    deep, fine = ("[" * count + "1" + "]" * count for count in (600, 50))
+    path.write_text("".join(f'{json.dumps(talk(0))[:-1]}, "system": {value}}}\n' for value in (fine, deep)))
+    work = Work(tmp_path, COLUMNS, path)
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: cannot be copied \(it is nested deeper than 100 levels"):
+        work.write([0, 1])
+    assert f'"system":{fine}' in lines_of(work.write([0]).json_lines)[0]
 
 
 def test_bytes_in_a_table_are_an_error_that_names_the_type(tmp_path):

@@ -99,7 +99,7 @@ def test_rows_without_gain_are_taken_last_and_counted(workplace):
     outcome = select(workplace, mig_num_samples=4)
     assert table(outcome)["row_index"] == [2, 3, 0, 1]
     assert manifest(outcome)["rows_without_gain"] == 2
-    assert "2 of them without any gain" in outcome.summary[0]
+    assert "2 of them without any gain" in outcome.summary[1]
 
 
 def test_the_entry_copies_the_pools_and_points_to_the_subset(pool_of_60):

@@ -93,7 +93,7 @@ class _Job:
     ) -> None:
         self.arguments, self.host, self.training, self.held = arguments, host, training, held
         self.seconds: dict[str, float] = {}
-        self.vectors: dict[str, NDArray[np.float32]] = {}
+        self.vectors: dict[str, NDArray[np.floating]] = {}
 
     def prepare(self) -> dict[str, Any]:
         """Find the finished selections; else read the pool and say which labels must be embedded."""
@@ -237,11 +237,7 @@ class _Job:
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         }
         write_json(folder / MANIFEST, manifest)
-        summary = [
-            f"chosen: {budget:,} of {pool.report.kept:,} rows, E(D) {value:.6g}"
-            + (f", {idle:,} of them without any gain (nothing better was left)" if idle else ""),
-            f"seconds: {', '.join(f'{stage} {seconds:.1f}' for stage, seconds in self.seconds.items())}",
-        ]
+        summary = _summarise(pool, budget, idle, value, self.seconds)
         return self._hand_over(mark, folder, manifest, summary)
 
     def _reuse(self, mark: str, found: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -337,6 +333,17 @@ def _log_reading(pool: Pool, labels: RowLabels) -> None:
     if report.duplicates:
         logger.info("  %s rows are there more than once; all copies stay in the pool", f"{report.duplicates:,}")
     logger.info("  %s of %s labels count", f"{len(labels.names):,}", f"{len(pool.label_names):,}")
+
+
+def _summarise(pool: Pool, budget: int, idle: int, value: float, seconds: Mapping[str, float]) -> list[str]:
+    report = pool.report
+    lost = f"{report.dropped.total():,} dropped, {report.unreadable.total():,} skipped"
+    without = f", {idle:,} of them without any gain (nothing better was left)" if idle else ""
+    return [
+        f"pool: {report.read:,} rows read, {lost}",
+        f"chosen: {budget:,} of {report.kept:,} rows, E(D) {value:.6g}{without}",
+        f"seconds: {', '.join(f'{stage} {spent:.1f}' for stage, spent in seconds.items())}",
+    ]
 
 
 def _write_subsets(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from mig_selector.store.files import whole_file
 
 _ID_COLUMNS = ("_id", "id")
 _BATCH_ROWS = 1_000
+_COPIED_ROLES = ("system", "tools", "images", "videos", "audios")
+_GUESSED_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,28 @@ def write_subset(
                 f"dataset {entry.name!r}: no chosen row has anything in {', '.join(wanted) or 'any column'}; "
                 "check `columns` of the entry in dataset_info.json."
             )
+        roles = {role: column for role, column in entry.columns.items() if column in kept}
         json_lines = folder / f"{stem}.jsonl"
-        with whole_file(json_lines) as stream:
-            for row in _in_order(spool, spans, list(kept)):
-                stream.write(_dump(row))
+        gaps = _write_json_lines(json_lines, _in_order(spool, spans, list(kept)))
         trainer_file = json_lines
         if not all(kind.is_uniform for kind in kept.values()):
             trainer_file = folder / f"{stem}.parquet"
-            _write_parquet(trainer_file, entry, kept, _in_order(spool, spans, list(kept)))
-    roles = {role: column for role, column in entry.columns.items() if column in kept}
+            late = {role: column for role, column in roles.items() if gaps[column] >= _GUESSED_ROWS}
+            _write_parquet(trainer_file, entry, kept, late, _in_order(spool, spans, list(kept)))
     return Subset(json_lines, trainer_file, roles, ids)
+
+
+def _write_json_lines(path: Path, rows: Iterator[dict[str, Any]]) -> Counter[str]:
+    """Write the rows; return the longest run of rows in which a column is null or ``[]``, by column."""
+    longest: Counter[str] = Counter()
+    current: Counter[str] = Counter()
+    with whole_file(path) as stream:
+        for row in rows:
+            stream.write(_dump(row))
+            for column, value in row.items():
+                current[column] = current[column] + 1 if value is None or value == [] else 0
+                longest[column] = max(longest[column], current[column])
+    return longest
 
 
 def _dump(row: Mapping[str, Any]) -> bytes:
@@ -144,9 +159,16 @@ def _in_order(spool: IO[bytes], starts: NDArray[np.int64], columns: Sequence[str
         yield {column: row.get(column) for column in columns}
 
 
-def _write_parquet(path: Path, entry: PoolEntry, types: dict[str, JsonType], rows: Iterator[dict[str, Any]]) -> None:
+def _write_parquet(
+    path: Path,
+    entry: PoolEntry,
+    types: dict[str, JsonType],
+    late: Mapping[str, str],
+    rows: Iterator[dict[str, Any]],
+) -> None:
     try:
-        schema = pa.schema([(column, kind.to_arrow(f"column {column}")) for column, kind in types.items()])
+        fields = {column: kind.to_arrow(f"column {column}") for column, kind in types.items()}
+        schema = pa.schema(list({**_typed_copies(late, fields), **fields}.items()))
         with whole_file(path) as stream, pq.ParquetWriter(stream, schema) as writer:
             while batch := list(itertools.islice(rows, _BATCH_ROWS)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
@@ -155,6 +177,20 @@ def _write_parquet(path: Path, entry: PoolEntry, types: dict[str, JsonType], row
             f"dataset {entry.name!r}: {error} among the chosen rows; `datasets` cannot read such a column. "
             "Give it one type in the pool."
         ) from error
+
+
+def _typed_copies(late: Mapping[str, str], fields: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """Return columns without values that tell the host the types of its own copies of late columns.
+
+    The host copies the columns of some roles to ``_<role>``, and `datasets` takes the type of such a copy from its
+    first 1,000 rows, unless the file has a column of that name: where those rows hold nothing, the first value
+    that comes later breaks the run. The host overwrites the column in every row.
+    """
+    kinds = {role: fields[column] for role, column in late.items() if role in _COPIED_ROLES}
+    return {
+        f"_{role}": kind if pa.types.is_list(kind) or role in ("system", "tools") else pa.list_(kind)
+        for role, kind in kinds.items()
+    }
 
 
 def write_selection_table(

@@ -98,7 +98,12 @@ def _rounding_bound(sets: LabelSets, propagation: Propagation) -> float:
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy")(function)
+    """Compile, and keep the machine code on disk; where no folder can be written, compile in every run."""
+    compiled: Callable[..., Any]
+    try:
+        compiled = njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # "cannot cache function: no locator available"
+        compiled = njit(nogil=True, error_model="numpy")(function)
     return compiled
 
 

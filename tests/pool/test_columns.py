@@ -63,7 +63,9 @@ def test_what_json_readers_of_blocks_trip_over_is_not_uniform_but_has_an_arrow_t
         assert found.to_arrow("column x") == arrow
 
 
-@pytest.mark.parametrize("values", [[None], [[]], [{}], [None, []], [[], None], [{"x": None}], [{"x": {"y": []}}, None]])
+@pytest.mark.parametrize(
+    "values", [[None], [[]], [{}], [None, []], [[], None], [{"x": None}], [{"x": {"y": []}}, None]]
+)
 def test_a_place_without_any_value_is_empty(values):
     assert type_of(*values).is_empty
 

@@ -188,7 +188,9 @@ def test_a_hub_entry_is_read_as_datasets_loads_it(tmp_path, write, name):
 
 
 def test_a_hub_entry_that_cannot_be_loaded_is_a_clear_error(tmp_path):
-    source = HubSource("hf", str(tmp_path / "nowhere"), None, None, cache_dir=str(tmp_path / "cache"), token="hf_secret")
+    source = HubSource(
+        "hf", str(tmp_path / "nowhere"), None, None, cache_dir=str(tmp_path / "cache"), token="hf_secret"
+    )
     with pytest.raises(PoolError, match="nowhere' cannot be loaded from its hub") as caught:
         open_sources(entry_for(source))
     assert "hf_secret" not in str(caught.value)
@@ -252,7 +254,11 @@ def test_a_bad_element_of_an_array_is_skipped_and_its_line_named(tmp_path):
         read(local(tmp_path / "pool.json"))
     pool = read(local(tmp_path / "pool.json"), on_bad_row="skip")
     assert pool.row_indices.tolist() == [0, 4]
-    assert [text.split(": ")[0] for text in pool.report.unreadable_rows] == ["pool.json:4", "pool.json:5", "pool.json:7"]
+    assert [text.split(": ")[0] for text in pool.report.unreadable_rows] == [
+        "pool.json:4",
+        "pool.json:5",
+        "pool.json:7",
+    ]
 
 
 def test_bytes_that_are_no_text_make_one_element_of_an_array_bad(tmp_path):
@@ -341,7 +347,9 @@ def test_a_bad_row_of_a_table_is_named_by_its_number(tmp_path, kind):
 @pytest.mark.parametrize("name", ["pool.txt", "pool.tsv", "pool", "pool.JSONL"])
 def test_other_kinds_of_file_are_refused(tmp_path, name):
     (tmp_path / name).write_text(GOOD)
-    with pytest.raises(PoolError, match=r"dataset 'pool': .* cannot be selected from; expected one of \.jsonl, \.json"):
+    with pytest.raises(
+        PoolError, match=r"dataset 'pool': .* cannot be selected from; expected one of \.jsonl, \.json"
+    ):
         open_sources(local(tmp_path / name))
 
 

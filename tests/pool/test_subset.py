@@ -75,7 +75,7 @@ def test_only_the_columns_of_the_entry_are_copied_in_the_order_of_choice(pool):
 
 def test_values_are_untouched(pool):
     values = {
-        "zeta": "é 答え \u2028 \x85 \u007f \" \\ / \t 😀 \ufeff",
+        "zeta": 'é 答え \u2028 \x85 \u007f " \\ / \t 😀 \ufeff',
         "alpha": 2**60,
         "float": 0.1,
         "whole": 3.0,
@@ -179,6 +179,23 @@ def test_every_row_of_the_json_lines_holds_the_same_columns(pool):
     subset = pool(rows).write([0, 1, 2])
     keys = {tuple(json.loads(line)) for line in lines_of(subset.json_lines)}
     assert keys == {("dialogs", "system", "images")}
+
+
+@pytest.mark.parametrize(
+    ("gap", "hints"),
+    [(999, []), (1_000, [("_system", pa.string()), ("_images", pa.list_(pa.string()))])],
+)
+def test_a_long_gap_adds_columns_that_only_tell_the_host_the_types_of_its_copies(pool, gap, hints):
+    images = [["a.png"]] + [[], None] * (gap // 2) + [[]] * (gap % 2) + [["b.png"]]
+    rows = [talk(number, system=f"s{number}" if value else None, images=value) for number, value in enumerate(images)]
+    subset = pool(rows).write(range(len(rows)))
+    table = pq.read_table(subset.trainer_file)
+    extra = [field for field in table.schema if field.name not in {"dialogs", "system", "images"}]
+    assert [(field.name, field.type) for field in extra] == hints
+    assert all(table[field.name].null_count == len(rows) for field in extra)
+    assert table["images"].to_pylist() == images
+    assert set(subset.columns.values()) == {"dialogs", "system", "images"}
+    assert all(list(json.loads(line)) == ["dialogs", "system", "images"] for line in lines_of(subset.json_lines))
 
 
 @pytest.mark.parametrize(
@@ -351,6 +368,6 @@ def test_a_subset_of_more_than_20_megabytes_loads_though_columns_first_appear_at
     for row, found in zip(rows, aligned, strict=True):
         assert [message["content"] for message in found["_prompt"]] == [row["dialogs"][0]["content"]]
         assert [message["content"] for message in found["_response"]] == [row["dialogs"][1]["content"]]
-        assert found["_system"] == row.get("system", "")
+        assert found["_system"] == row.get("system")
         assert [path.rpartition("/")[2] for path in found["_images"] or []] == row.get("images", [])
     assert math.isclose(loaded[-1]["dialogs"][1]["weight"], 1_799 / 2)

@@ -87,7 +87,8 @@ class Workplace:
             write_lines(self.data / file_name, rows)
         path = self.data / "dataset_info.json"
         entries = json.loads(path.read_text()) if path.exists() else {}
-        entries[name] = {"file_name": file_name, **(entry or SHAREGPT)}
+        place = {} if "hf_hub_url" in entry else {"file_name": file_name}
+        entries[name] = {**place, **(entry or SHAREGPT)}
         path.write_text(json.dumps(entries, indent=2))
 
     def settings(self, **more):

@@ -87,3 +87,12 @@ def test_every_file_that_the_readme_links_to_is_there():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_uninstalling_takes_the_hook_away(demo, checkout):
+    assert demo.returncode == 0
+    site = next((checkout / ".venv" / "lib").glob("python*")) / "site-packages"
+    assert (site / "mig_selector.pth").exists()
+    done = run_command(checkout / ".venv" / "bin" / "python", "-m", "pip", "uninstall", "--yes", "mig_selector")
+    assert done.returncode == 0, done.stderr
+    assert not list(site.glob("mig_selector*"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_command, write_vectors
+from conftest import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_command, write_lines, write_vectors
 from selection.test_greedy import dense, naive_selection
 
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
@@ -119,6 +119,18 @@ def test_keys_that_would_resample_or_redirect_are_not_copied(workplace):
     assert set(workplace.entries()["pool_mig_15"]) == {"file_name", "formatting", "columns", "tags", "mig_selector"}
     assert max(table(outcome)["row_index"]) < 20  # the host would train on the first half only
     assert manifest(outcome)["rows"]["dropped"] == {"outside split train[:50%]": 20}
+
+
+def test_a_pool_on_a_hub_is_read_as_the_host_reads_it(workplace, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    write_lines(tmp_path / "repository" / "train.jsonl", make_rows(60))
+    workplace.add("pool", make_rows(60))
+    workplace.add("hub", hf_hub_url=str(tmp_path / "repository"), num_samples=3, **SHAREGPT)
+    outcome = select(workplace, dataset="hub")
+    assert table(outcome)["row_id"] == table(select(workplace))["row_id"]
+    entry = workplace.entries()["hub_mig_10"]
+    assert set(entry) == {"file_name", "formatting", "columns", "tags", "mig_selector"}
+    assert (workplace.data / entry["file_name"]).read_text().count("\n") == 10
 
 
 def test_a_second_run_reads_neither_rows_nor_vectors(pool_of_60, monkeypatch):

@@ -81,7 +81,7 @@ def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
         raise PoolError(f"dataset_dir: {path} does not exist.") from error
     except (OSError, ValueError) as error:
         raise PoolError(f"{path} is not JSON: {error}") from error
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+    if not _are_entries(entries):
         raise PoolError(f"{path} must hold one object per dataset name.")
     for name in names:
         if name not in entries:
@@ -89,6 +89,10 @@ def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
     real = path.resolve()
     is_ours_to_write = not _is_remote(dataset_dir) and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
     return DatasetInfo(dataset_dir, path if is_ours_to_write else None, entries)
+
+
+def _are_entries(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(entry, dict) for entry in value.values())
 
 
 def _download(dataset_dir: str) -> Path:
@@ -213,6 +217,8 @@ def register_entries(
         with locked(path):
             text = path.read_bytes().decode("utf-8")
             known = json.loads(text)
+            if not _are_entries(known):
+                raise RegistrationError(f"{path} must hold one object per dataset name.")
             for name, entry in entries.items():
                 check_name_is_free(DatasetInfo(str(path.parent), path, known), name)
                 if known.get(name) == entry:

@@ -52,7 +52,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    with whole_file(path) as stream:
+        # A path that is not UTF-8 holds half surrogates; a backslash escape is how JSON writes them, too.
+        stream.write(text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:

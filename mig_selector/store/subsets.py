@@ -27,12 +27,14 @@ def read_manifest(folder: Path, mark: str, hashes: ContentHashes) -> dict[str, A
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("fingerprint") != mark:
         return None
-    files = manifest.get("files", {})
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        return None
     try:
         is_whole = all(hashes.file(folder / name) == digest for name, digest in files.items())
     except OSError:
         return None
-    return manifest if files and is_whole else None
+    return manifest if is_whole else None
 
 
 def find_subset(mark: str, output_dir: Path, cache_dir: Path, hashes: ContentHashes) -> Path | None:

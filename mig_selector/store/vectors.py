@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,6 @@ class VectorCache:
         """Keep the vectors, shape (M, D), of `labels`."""
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
         table = pa.table({"label": pa.array(labels, pa.string()), "embedding": column})
-        name = hashlib.sha256("\0".join(labels).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        name = hashlib.sha256(json.dumps(list(labels)).encode("ascii")).hexdigest()[:32]
         with whole_file(self._folder / f"{name}.parquet") as stream:
             pq.write_table(table, stream)

@@ -96,7 +96,7 @@ def test_kinds_that_no_type_holds_are_named_with_their_place(values, place):
 
 @pytest.mark.parametrize("value", [b"bytes", ("a",), {"a": {1}}, [object()]])
 def test_values_that_json_cannot_hold_are_named(value):
-    with pytest.raises(TypeError, match="a value of type (bytes|tuple|set|object), which JSON cannot hold"):
+    with pytest.raises(TypeError, match=r"a value of type (bytes|tuple|set|object), which JSON cannot hold"):
         merge(None, value)
 
 

@@ -216,7 +216,7 @@ def test_types_that_cannot_be_reconciled_are_an_error_that_names_the_column(pool
 
 def test_whole_numbers_that_no_float_holds_are_refused_rather_than_rounded(pool):
     work = pool([talk(0, tools=2**53 + 1), talk(1, tools=0.5)])
-    with pytest.raises(PoolError, match="dataset 'pool': .*among the chosen rows"):
+    with pytest.raises(PoolError, match=r"dataset 'pool': .*among the chosen rows"):
         work.write([0, 1])
 
 

@@ -1,0 +1,166 @@
+"""Time the selection kernel against the paper's dense algorithm on one pool, and alone at the size of Tulu3.
+
+    python scripts/bench_selection.py
+    python scripts/bench_selection.py --rows 939000 --picks 50000 --skip-dense
+
+The dense algorithm multiplies a float32 matrix of rows by labels with a vector at every pick (numpy, all cores). Its
+picks and the kernel's are compared with each other and with a float64 run of the dense algorithm. Data are seeded; label
+sets have 1 to 6 labels of Zipf-like frequency, about as the pools that the paper used. Results go to stdout as a table,
+and to a JSON file with ``--json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
+from mig_selector.selection.greedy import select_rows
+from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+
+
+LABELS_PER_ROW = (0.08, 0.15, 0.16, 0.15, 0.14, 0.32)
+"""Share of rows with 1, 2, ... 6 labels."""
+
+
+@dataclass
+class Result:
+    """What one run of this script found."""
+
+    machine: str
+    rows: int
+    labels: int
+    picks: int
+    distinct_label_sets: int
+    first_call_seconds: float
+    kernel_seconds: float
+    argsort_seconds: float
+    dense_seconds: float | None = None
+    ratio: float | None = None
+    same_picks_as_float32: int | None = None
+    same_picks_as_float64: bool | None = None
+
+
+def make_pool(rows: int, labels: int, seed: int) -> LabelledPool:
+    """Draw rows with distinct labels of Zipf-like frequency and scores between 1 and 25."""
+    generator = np.random.default_rng(seed)
+    frequency = 1.0 / (np.arange(labels) + 30.0)
+    frequency /= frequency.sum()
+    lengths = generator.choice(np.arange(1, 7), rows, p=LABELS_PER_ROW)
+    drawn = generator.choice(labels, int(lengths.sum()), p=frequency)
+    keys = np.unique(np.repeat(np.arange(rows, dtype=np.int64), lengths) * labels + drawn)
+    owners, ids = np.divmod(keys, labels)
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=rows)))).astype(np.int64)
+    scores = generator.uniform(1, 5, rows) * generator.uniform(1, 5, rows)
+    return LabelledPool(offsets, ids.astype(np.int32), scores)
+
+
+def make_graph(labels: int, seed: int) -> LabelMatrix:
+    """Draw label vectors of which about one in a hundred has a near twin."""
+    generator = np.random.default_rng(seed)
+    vectors = generator.normal(size=(labels, 64))
+    twins = generator.choice(labels, labels // 100, replace=False)
+    vectors[twins] = vectors[(twins + 1) % labels] + 0.2 * generator.normal(size=(len(twins), 64))
+    return build_propagation(build_adjacency(vectors, 0.9), 1.0)
+
+
+def dense_picks(
+    pool: LabelledPool, graph: LabelMatrix, picks: int, dtype: type[np.floating]
+) -> tuple[list[int], float]:
+    """Pick by the paper's Algorithm 1 as it stands: one matrix-vector product a pick; return picks and seconds."""
+    labels = len(graph.offsets) - 1
+    spread = np.zeros((labels, labels), dtype)
+    spread[np.repeat(np.arange(labels), np.diff(graph.offsets)), graph.columns] = graph.weights
+    matrix = np.zeros((len(pool), labels), dtype)
+    for row in range(len(pool)):
+        members = pool.label_ids[pool.label_offsets[row] : pool.label_offsets[row + 1]]
+        matrix[row] = pool.scores[row] * spread[members].sum(axis=0)
+    objective = Objective()
+    information = np.zeros(labels, dtype)
+    taken = np.zeros(len(pool), dtype)
+    chosen = []
+    start = time.perf_counter()
+    for _ in range(picks):
+        slope = (objective.exponent * (information + dtype(objective.offset)) ** (objective.exponent - 1)).astype(
+            dtype
+        )
+        row = int(np.argmax(matrix @ slope - taken))
+        taken[row] = np.inf
+        information += matrix[row]
+        chosen.append(row)
+    return chosen, time.perf_counter() - start
+
+
+def timed_kernel(pool: LabelledPool, graph: LabelMatrix, picks: int) -> tuple[list[int], float, float]:
+    """Return the kernel's picks, the seconds of the first call and the best of three later ones."""
+    propagation = Propagation(graph.offsets, graph.columns, graph.weights)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        selection = select_rows(pool, propagation, Objective(), picks)
+        seconds.append(time.perf_counter() - start)
+    return selection.rows.tolist(), seconds[0], min(seconds[1:])
+
+
+def count_label_sets(pool: LabelledPool) -> int:
+    """Count distinct label sets."""
+    bounds = zip(pool.label_offsets[:-1], pool.label_offsets[1:], strict=True)
+    return len({pool.label_ids[start:end].tobytes() for start, end in bounds})
+
+
+def argsort_seconds(pool: LabelledPool) -> float:
+    """Time a stable sort of the scores, as a measure of the machine."""
+    start = time.perf_counter()
+    np.argsort(pool.scores, kind="stable")
+    return time.perf_counter() - start
+
+
+def agreement(left: NDArray[np.int64] | list[int], right: list[int]) -> int:
+    """Count the picks that two runs have in common before they first differ."""
+    return next((place for place, pair in enumerate(zip(left, right, strict=True)) if pair[0] != pair[1]), len(right))
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--labels", type=int, default=4_531)
+    parser.add_argument("--picks", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip-dense", action="store_true", help="time the kernel alone")
+    parser.add_argument("--json", type=Path, help="write the result here, too")
+    options = parser.parse_args()
+
+    pool, graph = make_pool(options.rows, options.labels, options.seed), make_graph(options.labels, options.seed)
+    picks, first, best = timed_kernel(pool, graph, options.picks)
+    result = Result(
+        machine=f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        rows=options.rows,
+        labels=options.labels,
+        picks=options.picks,
+        distinct_label_sets=count_label_sets(pool),
+        first_call_seconds=first,
+        kernel_seconds=best,
+        argsort_seconds=argsort_seconds(pool),
+    )
+    if not options.skip_dense:
+        plain, result.dense_seconds = dense_picks(pool, graph, options.picks, np.float32)
+        exact, _ = dense_picks(pool, graph, options.picks, np.float64)
+        result.ratio = result.dense_seconds / best
+        result.same_picks_as_float32 = agreement(picks, plain)
+        result.same_picks_as_float64 = picks == exact
+    for name, value in asdict(result).items():
+        print(f"{name:24} {value:,.4g}" if isinstance(value, float) else f"{name:24} {value}")
+    if options.json:
+        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mig_selector.errors import ArgumentError
+from mig_selector.integration.config import HostArguments, drop_options, read_config, read_options, to_options
+
+
+YAML = """\
+### model
+model_name_or_path: some/model
+trust_remote_code: true
+learning_rate: 1e-6
+warmup_ratio: 0.1
+cutoff_len: 2048
+dataset: pool,identity
+dataset_dir: ${home}/data
+home: /somewhere
+report_to: none
+resume_from_checkpoint: null
+lora_target: [q_proj, v_proj]
+freeze_extra_modules:
+  - a
+  - "b c"
+text: "007"
+yes_text: yes
+octal: 010
+date: 2020-01-01
+empty:
+é: 答え
+mig_num_samples: [10, 0.5]
+mig_phi_offset: 1.0e-06
+mig_normalize: false
+1: number
+"""
+OVERRIDES = [
+    "learning_rate=5e-6",
+    "mig_edge_threshold=1e-1",
+    "mig_num_samples=[1,2,0.25]",
+    "dataset=other",
+    "new_key=${home}/x",
+    "deepspeed=configs/z3.json",
+    "equation=a=b",
+    "nothing=",
+    "null_key=null",
+    "flag=True",
+    "nested.key=1",
+    "name=é b",
+]
+
+
+@pytest.fixture(scope="module")
+def host_parser():
+    """The host's parser of configurations."""
+    return pytest.importorskip("llamafactory.hparams.parser")
+
+
+@pytest.mark.llamafactory
+@pytest.mark.parametrize("overrides", [[], OVERRIDES])
+@pytest.mark.parametrize("ending", ["yaml", "yml"])
+def test_a_configuration_is_read_as_the_host_reads_it(host_parser, monkeypatch, tmp_path, ending, overrides):
+    path = tmp_path / f"work place.{ending}"
+    path.write_text(YAML, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", str(path), *overrides])
+    expected = host_parser.read_args()
+    found = read_config(path, overrides)
+    assert found == {str(key): value for key, value in expected.items()}
+    assert {key: type(value) for key, value in found.items()} == {str(k): type(v) for k, v in expected.items()}
+    assert list(found) == [str(key) for key in expected]
+
+
+def test_numbers_lists_and_texts_have_their_types(tmp_path):
+    path = tmp_path / "cfg.yaml"
+    path.write_text(YAML, encoding="utf-8")
+    found = read_config(path, ["mig_phi_rate=1e-6", "mig_pool=a,b", "max_samples=5", "do_train=true"])
+    expected = {
+        "learning_rate": 1e-6,
+        "mig_num_samples": [10, 0.5],
+        "mig_phi_rate": 1e-6,
+        "mig_pool": "a,b",
+        "max_samples": 5,
+        "do_train": True,
+        "text": "007",
+        "empty": None,
+        "1": "number",
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert isinstance(found["learning_rate"], float)
+
+
+def test_a_json_configuration_is_read_too(tmp_path):
+    path = tmp_path / "cfg.json"
+    path.write_text(json.dumps({"dataset": "é", "mig_num_samples": 10, "list": [1, None]}))
+    assert read_config(path, ["mig_num_samples=20"]) == {"dataset": "é", "mig_num_samples": 20, "list": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "overrides", "message"),
+    [
+        ("cfg.yaml", None, [], r"cfg\.yaml does not exist"),
+        ("cfg.yaml", "a: [1", [], r"cfg\.yaml cannot be read"),
+        ("cfg.yaml", "a: 1\na: 2", [], r"cfg\.yaml cannot be read"),
+        ("cfg.yaml", "- a\n- b", [], r"cfg\.yaml (cannot be read|must hold keys and values)"),
+        ("cfg.yaml", "- a\n- b", ["a=1"], r"cfg\.yaml (cannot be read|must hold keys and values)"),
+        ("cfg.json", "{", [], r"cfg\.json cannot be read"),
+        ("cfg.yaml", "a: 1", ["mig_num_samples"], "'mig_num_samples' is no override; expected key=value"),
+        ("cfg.yaml", "a: 1", ["--mig_num_samples", "10"], "'--mig_num_samples' is no override"),
+    ],
+)
+def test_what_cannot_be_read_is_a_clear_error(tmp_path, name, content, overrides, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ArgumentError, match=message):
+        read_config(tmp_path / name, overrides)
+
+
+def test_a_folder_or_bytes_are_a_clear_error(tmp_path):
+    with pytest.raises(ArgumentError, match="cannot be read"):
+        read_config(tmp_path, [])
+    (tmp_path / "cfg.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(ArgumentError, match="cannot be read"):
+        read_config(tmp_path / "cfg.yaml", [])
+
+
+def test_options_are_read_in_every_way_of_writing_them():
+    options = [
+        *("--dataset", "pool", "--mig_num_samples=10", "--do_train", "--mig-edge-threshold", "0.5"),
+        *("--seed", "-1", "--empty=", "--text", "two words", "--equation=a=b", "--mig-gain=marginal", "--last"),
+    ]
+    assert read_options(options) == {
+        "dataset": "pool",
+        "mig_num_samples": "10",
+        "do_train": True,
+        "mig_edge_threshold": "0.5",
+        "seed": "-1",
+        "empty": "",
+        "text": "two words",
+        "equation": "a=b",
+        "mig_gain": "marginal",
+        "last": True,
+    }
+
+
+def test_the_last_of_equal_options_wins_and_loose_words_are_left_out():
+    assert read_options(["loose", "--a", "1", "words", "--a", "2"]) == {"a": "2"}
+    assert read_options([]) == {}
+
+
+def test_dropped_options_go_with_their_values_however_they_are_written():
+    options = [
+        *("--stage", "sft", "--mig_num_samples", "10", "--do_train", "--mig-gain=marginal", "--lr", "-1"),
+        *("--mig_normalize", "--dataset=pool", "--mig_pool", "a", "--flag"),
+    ]
+    keys = {"mig_num_samples": 1, "mig_gain": 1, "mig_normalize": 1, "mig_pool": 1, "dataset": 1}
+    assert drop_options(options, keys) == ["--stage", "sft", "--do_train", "--lr", "-1", "--flag"]
+    assert drop_options(options, {}) == options
+    assert drop_options(["--dataset", "a", "b", "--x", "1"], {"dataset": 1}) == ["--x", "1"]
+    assert drop_options(["--dataset=a", "b", "--x=1"], {"dataset": 1}) == ["b", "--x=1"]
+
+
+def test_written_options_read_back():
+    settings = {"dataset": "a,b", "dataset_dir": "/work place/é", "media_dir": "x"}
+    assert to_options(settings) == ["--dataset", "a,b", "--dataset_dir", "/work place/é", "--media_dir", "x"]
+    assert read_options(to_options(settings)) == settings
+
+
+@pytest.mark.llamafactory
+def test_options_mean_to_us_what_they_mean_to_the_host():
+    from llamafactory.hparams import DataArguments
+    from transformers import HfArgumentParser
+
+    options = ["--dataset", "a, b", "--dataset-dir=/x", "--media_dir", "m", "--mask_history", "--max-samples", "7"]
+    (host,) = HfArgumentParser(DataArguments).parse_args_into_dataclasses(options)
+    found = HostArguments.read(read_options(options))
+    assert found.dataset == tuple(host.dataset)
+    assert (found.dataset_dir, found.media_dir, found.max_samples) == (host.dataset_dir, host.media_dir, 7)
+
+
+def test_the_keys_of_the_host_have_its_defaults():
+    found = HostArguments.read({"dataset": "pool"})
+    assert found == HostArguments(
+        dataset=("pool",),
+        dataset_dir="data",
+        media_dir=None,
+        eval_dataset=(),
+        output_dir=None,
+        overwrite_output_dir=False,
+        resume_from_checkpoint=None,
+        tokenized_path=None,
+        interleave_probs=False,
+        max_samples=None,
+        do_train=False,
+        cache_dir=None,
+        hf_hub_token=None,
+        ms_hub_token=None,
+    )
+
+
+@pytest.mark.llamafactory
+def test_the_defaults_are_those_of_the_host():
+    from llamafactory.hparams import DataArguments
+
+    ours = HostArguments.read({"dataset": "pool"})
+    theirs = DataArguments(dataset="pool")
+    assert ours.dataset == tuple(theirs.dataset)
+    assert ours.dataset_dir == theirs.dataset_dir
+    assert (ours.tokenized_path, ours.max_samples) == (theirs.tokenized_path, theirs.max_samples)
+
+
+def test_the_keys_of_the_host_are_read_typed():
+    found = HostArguments.read(
+        {
+            "dataset": ["a", "b"],
+            "dataset_dir": "/data",
+            "media_dir": "/media",
+            "eval_dataset": "c, d",
+            "output_dir": "saves/x",
+            "overwrite_output_dir": True,
+            "tokenized_path": "tok",
+            "interleave_probs": "0.5,0.5",
+            "max_samples": 100,
+            "do_train": True,
+            "cache_dir": "/cache",
+            "hf_hub_token": "t",
+        }
+    )
+    assert found.dataset == ("a", "b")
+    assert found.eval_dataset == ("c", "d")
+    assert (found.output_dir, found.tokenized_path) == (Path("saves/x"), Path("tok"))
+    assert found.overwrite_output_dir is found.interleave_probs is found.do_train is True
+    assert found.max_samples == 100
+
+
+def test_the_keys_of_the_host_are_read_from_text():
+    found = HostArguments.read(
+        {"dataset": " a , b ,", "overwrite_output_dir": "True", "do_train": "false", "max_samples": "100"}
+    )
+    assert found.dataset == ("a", "b")
+    assert found.overwrite_output_dir is True
+    assert found.do_train is False
+    assert found.max_samples == 100
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [(None, None), (True, "true"), (False, "false"), ("", "false"), ("out/checkpoint-3", "out/checkpoint-3")],
+)
+def test_resuming_is_left_open_on_off_or_from_a_checkpoint(value, meaning):
+    assert HostArguments.read({"dataset": "a", "resume_from_checkpoint": value}).resume_from_checkpoint == meaning
+
+
+@pytest.mark.parametrize("value", ["many", 1.5, -1, [1]])
+def test_other_keys_of_the_host_are_not_checked(value):
+    assert HostArguments.read({"dataset": "a", "max_samples": value, "learning_rate": "x"}).max_samples is None
+
+
+@pytest.mark.parametrize("dataset", [None, "", [], " , "])
+def test_a_missing_dataset_is_an_error(dataset):
+    with pytest.raises(ArgumentError, match="dataset is missing"):
+        HostArguments.read({"dataset": dataset})
+
+
+@pytest.mark.parametrize("folder", [{"pool": {}}, "", None, 3])
+def test_a_dataset_dir_that_is_no_text_is_an_error(folder):
+    with pytest.raises(ArgumentError, match=r"dataset_dir: .* must be a folder, ONLINE or REMOTE"):
+        HostArguments.read({"dataset": "pool", "dataset_dir": folder})

@@ -1,0 +1,126 @@
+import multiprocessing
+import os
+import stat
+
+import pytest
+
+from mig_selector.store.files import locked, read_json, whole_file, write_json, write_text
+
+
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def test_a_file_appears_whole_and_its_folder_is_made(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with whole_file(path) as stream:
+        stream.write(b"first ")
+        stream.flush()
+        assert not path.exists()
+        stream.write(b"second")
+    assert path.read_bytes() == b"first second"
+    assert names_in(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_the_old_content_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    before = path.stat()
+
+    def write():
+        with whole_file(path) as stream:
+            stream.write(b"new")
+            stream.flush()
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert path.stat().st_ino == before.st_ino
+    assert names_in(tmp_path) == ["file.txt"]
+
+
+def test_an_exception_leaves_no_file_where_none_was(tmp_path):
+    def write():
+        with whole_file(tmp_path / "file.txt") as stream:
+            stream.write(b"new")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011  our own
+        write()
+    assert names_in(tmp_path) == []
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "file.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real" / "file.txt").read_text() == "new"
+    assert names_in(tmp_path / "real") == ["file.txt"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o400])
+def test_the_mode_of_an_old_file_is_kept(tmp_path, mode):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    path.chmod(mode)
+    write_text(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_obeys_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "file.txt", "new")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == mode
+
+
+def test_text_and_json_are_utf_8(tmp_path):
+    write_text(tmp_path / "text", "é\r\n答え")
+    assert (tmp_path / "text").read_bytes() == "é\r\n答え".encode()
+    write_json(tmp_path / "value.json", {"é": [1, None]})
+    assert (tmp_path / "value.json").read_bytes() == '{\n  "é": [\n    1,\n    null\n  ]\n}\n'.encode()
+    assert read_json(tmp_path / "value.json") == {"é": [1, None]}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
+def test_a_json_file_that_is_absent_or_broken_reads_as_none(tmp_path, content):
+    if content is not None:
+        (tmp_path / "file.json").write_bytes(content)
+    assert read_json(tmp_path / "file.json") is None
+
+
+def count_up(path, times):
+    for _ in range(times):
+        with locked(path):
+            write_text(path, str(int(path.read_text()) + 1))
+
+
+def test_a_lock_lets_no_writer_lose_another_ones_work(tmp_path):
+    path = tmp_path / "count"
+    path.write_text("0")
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link"
+    link.symlink_to(path)  # the same file under another name has the same lock
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=count_up, args=(name, 25)) for name in (path, link, path, link)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    assert path.read_text() == "100"
+
+
+def test_the_lock_stands_beside_the_file_and_ends_with_the_block(tmp_path):
+    with locked(tmp_path / "new" / "file"):
+        assert (tmp_path / "new" / ".file.lock").exists()
+    with locked(tmp_path / "new" / "file"):
+        pass

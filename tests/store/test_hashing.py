@@ -1,0 +1,150 @@
+import hashlib
+import json
+import os
+import time
+
+import pytest
+
+from mig_selector.store.hashing import ContentHashes, fingerprint
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def settled(tmp_path, monkeypatch):
+    """A file that seems to have been written an hour ago, so that its hash is worth remembering."""
+    path = tmp_path / "pool.jsonl"
+    path.write_bytes(b"one\ntwo\n")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3_600)
+    return path
+
+
+def notes(tmp_path):
+    return list((tmp_path / "cache" / "content_hashes").glob("*.json"))
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc" * 100_000)
+    assert ContentHashes(tmp_path / "cache").file(tmp_path / "file") == sha256(b"abc" * 100_000)
+
+
+def test_a_remembered_file_is_not_read_again(tmp_path, settled):
+    assert ContentHashes(tmp_path / "cache").file(settled) == sha256(b"one\ntwo\n")
+    (note,) = notes(tmp_path)
+    note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "remembered"}))
+    assert ContentHashes(tmp_path / "cache").file(settled) == "remembered"
+    (tmp_path / "link").symlink_to(settled)
+    assert ContentHashes(tmp_path / "cache").file(tmp_path / "link") == "remembered"  # the same real path
+    assert ContentHashes(tmp_path / "other").file(settled) == sha256(b"one\ntwo\n")
+
+
+def test_a_file_just_written_is_not_remembered(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    ContentHashes(tmp_path / "cache").file(tmp_path / "file")
+    assert notes(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced"])
+def test_a_change_is_noticed_though_size_and_mtime_are_restored(tmp_path, settled, how):
+    hashes = ContentHashes(tmp_path / "cache")
+    assert hashes.file(settled) == sha256(b"one\ntwo\n")
+    assert len(notes(tmp_path)) == 1
+    before = settled.stat()
+    if how == "in place":
+        with settled.open("r+b") as stream:
+            stream.write(b"ONE")
+    else:
+        (tmp_path / "new").write_bytes(b"ONE\ntwo\n")
+        (tmp_path / "new").replace(settled)
+    os.utime(settled, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = settled.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert hashes.file(settled) == sha256(b"ONE\ntwo\n")
+
+
+def test_a_link_that_points_elsewhere_is_noticed(tmp_path, settled):
+    hashes = ContentHashes(tmp_path / "cache")
+    (tmp_path / "link").symlink_to(settled)
+    first = hashes.file(tmp_path / "link")
+    (tmp_path / "other").write_bytes(b"two\none\n")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    assert hashes.file(tmp_path / "link") != first
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"stamp": []}'])
+def test_a_broken_note_costs_a_second_reading(tmp_path, settled, content):
+    hashes = ContentHashes(tmp_path / "cache")
+    hashes.file(settled)
+    (note,) = notes(tmp_path)
+    note.write_text(content)
+    assert hashes.file(settled) == sha256(b"one\ntwo\n")
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, settled):
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    assert ContentHashes(tmp_path / "cache").file(settled) == sha256(b"one\ntwo\n")
+
+
+def test_names_that_are_no_text_can_be_hashed(tmp_path, settled):
+    odd = tmp_path / "folder" / os.fsdecode(b"odd-\xff")
+    odd.parent.mkdir()
+    settled.rename(odd)
+    hashes = ContentHashes(tmp_path / "cache")
+    assert hashes.file(odd) == hashes.file(odd) == sha256(b"one\ntwo\n")
+    assert len(notes(tmp_path)) == 1
+    assert hashes.folder(odd.parent) == hashes.folder(odd.parent)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="gone"):
+        ContentHashes(tmp_path / "cache").file(tmp_path / "gone")
+
+
+def make_model(folder, **files):
+    for name, content in {"config.json": "{}", "deep/er/weights": "w", **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def test_a_folder_is_its_names_and_contents_wherever_it_is(tmp_path):
+    hashes = ContentHashes(tmp_path / "cache")
+    first = hashes.folder(make_model(tmp_path / "a"))
+    assert hashes.folder(make_model(tmp_path / "b")) == first
+    assert hashes.folder(make_model(tmp_path / "c", **{"config.json": "[]"})) != first
+    assert hashes.folder(make_model(tmp_path / "d", **{"deep/er/weights": "v"})) != first
+    assert hashes.folder(make_model(tmp_path / "e", extra="")) != first
+    moved = make_model(tmp_path / "f")
+    (moved / "deep" / "er" / "weights").rename(moved / "deep" / "weights")
+    assert hashes.folder(moved) != first
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
+    first = {"b": {"y": [1, 2], "x": "é"}, "a": None}
+    assert fingerprint(first) == fingerprint({"a": None, "b": {"x": "é", "y": [1, 2]}})
+    assert len(fingerprint(first)) == 64
+    int(fingerprint(first), 16)
+
+
+def test_a_fingerprint_depends_on_every_value_and_on_the_order_of_lists():
+    facts = [
+        {"a": 1},
+        {"a": 1.5},
+        {"a": "1"},
+        {"a": None},
+        {"a": [1, 2]},
+        {"a": [2, 1]},
+        {"b": 1},
+        {},
+        {"a": {"a": 1}},
+    ]
+    assert len({fingerprint(fact) for fact in facts}) == len(facts)
+
+
+def test_a_fingerprint_stays_the_same_between_versions():
+    # sha256 of the text '{"a": [1, 2.5, null, "\u00e9"]}'
+    assert fingerprint({"a": [1, 2.5, None, "é"]}) == sha256(b'{"a": [1, 2.5, null, "\\u00e9"]}')

@@ -1,0 +1,135 @@
+import json
+
+import pytest
+
+from mig_selector.store.hashing import ContentHashes
+from mig_selector.store.subsets import (
+    MANIFEST,
+    copy_subset,
+    find_subset,
+    pack_subset,
+    read_manifest,
+    remember_subset,
+    unpack_subset,
+)
+
+
+MARK = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def hashes(tmp_path):
+    return ContentHashes(tmp_path / "cache")
+
+
+def make_subset(folder, hashes, mark=MARK, **more):
+    folder.mkdir(parents=True)
+    (folder / "selected.jsonl").write_bytes(b'{"a":"\xc3\xa9"}\n')
+    (folder / "selection.parquet").write_bytes(bytes(range(256)))
+    files = {name: hashes.file(folder / name) for name in ("selected.jsonl", "selection.parquet")}
+    (folder / MANIFEST).write_text(json.dumps({"fingerprint": mark, "files": files, **more}))
+    return folder
+
+
+def test_a_whole_subset_of_the_wanted_selection_is_read(tmp_path, hashes):
+    folder = make_subset(tmp_path / "pool_mig_10-01234567", hashes, budget=10)
+    manifest = read_manifest(folder, MARK, hashes)
+    assert manifest is not None
+    assert manifest["budget"] == 10
+
+
+def change_text(folder):
+    (folder / "selected.jsonl").write_bytes(b'{"a":"\xc3\xa8"}\n')
+
+
+def remove_file(folder):
+    (folder / "selection.parquet").unlink()
+
+
+def remove_manifest(folder):
+    (folder / MANIFEST).unlink()
+
+
+def break_manifest(folder):
+    (folder / MANIFEST).write_text("{")
+
+
+def empty_manifest(folder):
+    (folder / MANIFEST).write_text(json.dumps({"fingerprint": MARK}))
+
+
+def odd_manifest(folder):
+    (folder / MANIFEST).write_text(json.dumps({"fingerprint": MARK, "files": ["selected.jsonl"]}))
+
+
+@pytest.mark.parametrize(
+    "spoil", [change_text, remove_file, remove_manifest, break_manifest, empty_manifest, odd_manifest]
+)
+def test_a_subset_that_is_not_whole_is_none(tmp_path, hashes, spoil):
+    folder = make_subset(tmp_path / "pool_mig_10-01234567", hashes)
+    spoil(folder)
+    assert read_manifest(folder, MARK, hashes) is None
+    assert find_subset(MARK, tmp_path, tmp_path / "cache", hashes) is None
+
+
+def test_a_subset_of_another_selection_is_none(tmp_path, hashes):
+    other = MARK[:8] + "f" * 56  # the folder's name cannot tell them apart
+    folder = make_subset(tmp_path / "pool_mig_10-01234567", hashes, other)
+    assert read_manifest(folder, MARK, hashes) is None
+    assert find_subset(MARK, tmp_path, tmp_path / "cache", hashes) is None
+    assert find_subset(other, tmp_path, tmp_path / "cache", hashes) == folder
+
+
+def test_a_subset_is_found_under_another_name(tmp_path, hashes):
+    folder = make_subset(tmp_path / "out" / "quite.another+name-01234567", hashes)
+    assert find_subset(MARK, tmp_path / "out", tmp_path / "cache", hashes) == folder
+
+
+def test_a_subset_is_found_where_it_was_made_before(tmp_path, hashes):
+    folder = make_subset(tmp_path / "old place" / "name-01234567", hashes)
+    cache = tmp_path / "cache"
+    assert find_subset(MARK, tmp_path / "out", cache, hashes) is None
+    remember_subset(MARK, folder, cache)
+    remember_subset(MARK, folder, cache)
+    assert find_subset(MARK, tmp_path / "out", cache, hashes) == folder
+    assert find_subset(MARK[::-1], tmp_path / "out", cache, hashes) is None
+
+
+def test_a_remembered_place_that_is_gone_does_not_hide_another(tmp_path, hashes):
+    cache = tmp_path / "cache"
+    remember_subset(MARK, tmp_path / "gone", cache)
+    folder = make_subset(tmp_path / "there-01234567", hashes)
+    remember_subset(MARK, folder, cache)
+    assert find_subset(MARK, tmp_path / "out", cache, hashes) == folder
+
+
+def test_a_cache_that_cannot_be_written_remembers_nothing(tmp_path, hashes):
+    (tmp_path / "file").write_text("")
+    remember_subset(MARK, tmp_path, tmp_path / "file")
+    assert find_subset(MARK, tmp_path / "out", tmp_path / "file", hashes) is None
+
+
+def test_a_copy_is_as_valid_as_the_original(tmp_path, hashes):
+    source = make_subset(tmp_path / "a-01234567", hashes)
+    copy_subset(source, tmp_path / "deep" / "b-01234567")
+    target = tmp_path / "deep" / "b-01234567"
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
+        path.name: path.read_bytes() for path in source.iterdir()
+    }
+    assert read_manifest(target, MARK, hashes) is not None
+
+
+def test_a_copy_that_breaks_off_is_no_subset(tmp_path, hashes):
+    source = make_subset(tmp_path / "a-01234567", hashes)
+    (source / "selection.parquet").unlink()
+    with pytest.raises(OSError, match=r"selection\.parquet"):
+        copy_subset(source, tmp_path / "b-01234567")
+    assert not (tmp_path / "b-01234567" / MANIFEST).exists()
+
+
+def test_a_packed_subset_is_text_and_unpacks_to_the_same_files(tmp_path, hashes):
+    source = make_subset(tmp_path / "a-01234567", hashes)
+    packed = json.loads(json.dumps(pack_subset(source)))
+    assert list(packed)[-1] == MANIFEST  # written last: a folder without it is no subset
+    unpack_subset(packed, tmp_path / "node" / "a-01234567")
+    assert read_manifest(tmp_path / "node" / "a-01234567", MARK, hashes) is not None

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from mig_selector.store.vectors import VectorCache
+
+
+VECTORS = np.array([[1.5, -2.25], [3.0, 1e-30], [0.1, 7.0]], np.float32)
+
+
+def test_what_is_written_is_read_bit_for_bit(tmp_path):
+    cache = VectorCache(tmp_path, "a" * 64)
+    assert cache.read(["x"]) == {}
+    cache.write(["é 答え", "", "x"], VECTORS)
+    found = VectorCache(tmp_path, "a" * 64).read(["x", "", "é 答え", "unknown"])
+    assert set(found) == {"x", "", "é 答え"}
+    for label, vector in zip(["é 答え", "", "x"], VECTORS, strict=True):
+        assert found[label].dtype == np.float32
+        assert found[label].tobytes() == vector.tobytes()
+
+
+def test_labels_add_up_over_several_writes(tmp_path):
+    cache = VectorCache(tmp_path, "a" * 64)
+    cache.write(["x", "y"], VECTORS[:2])
+    cache.write(["z"], VECTORS[2:])
+    found = cache.read(["z", "y"])
+    assert set(found) == {"z", "y"}
+    assert found["z"].tolist() == VECTORS[2].tolist()
+    assert found["y"].tolist() == VECTORS[1].tolist()
+
+
+def test_encoders_do_not_see_each_others_vectors(tmp_path):
+    VectorCache(tmp_path, "a" * 64).write(["x"], VECTORS[:1])
+    VectorCache(tmp_path, "b" * 64).write(["x"], np.ones((1, 5), np.float32))
+    assert VectorCache(tmp_path, "a" * 64).read(["x"])["x"].shape == (2,)
+    assert VectorCache(tmp_path, "b" * 64).read(["x"])["x"].shape == (5,)
+    assert VectorCache(tmp_path, "c" * 64).read(["x"]) == {}
+
+
+def test_labels_are_told_apart_however_they_are_joined(tmp_path):
+    cache = VectorCache(tmp_path, "a" * 64)
+    cache.write(["x\0y"], VECTORS[:1])
+    cache.write(["x", "y"], VECTORS[1:])
+    assert set(cache.read(["x", "y", "x\0y"])) == {"x", "y", "x\0y"}
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    cache = VectorCache(tmp_path, "a" * 64)
+    with pytest.raises(ValueError, match=r"shape|length|size"):
+        cache.write(["x", "y"], VECTORS[:1])
+    assert cache.read(["x", "y"]) == {}
+    assert list(tmp_path.rglob("*.*")) == []

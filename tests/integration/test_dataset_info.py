@@ -303,18 +303,24 @@ def test_a_remote_dataset_dir_is_fetched_and_has_no_file_to_write(info_file, mon
 
 
 def test_a_remote_dataset_dir_that_cannot_be_fetched_is_a_clear_error():
-    with pytest.raises(PoolError, match="dataset_dir: dataset_info.json of 'org/repo' cannot be fetched"):
+    with pytest.raises(PoolError, match=r"dataset_dir: dataset_info\.json of 'org/repo' cannot be fetched"):
         read_dataset_info("REMOTE:org/repo", ["pool"])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-@pytest.mark.parametrize("mode", [0o500, 0o400])
-def test_a_folder_that_cannot_be_written_is_not_ours_to_write(info_file, mode):
-    (info_file if mode == 0o400 else info_file.parent).chmod(mode)
-    try:
-        assert read_dataset_info(str(info_file.parent), ["pool"]).path is None
-    finally:
-        info_file.parent.chmod(0o700)
+@pytest.mark.parametrize("denied", ["dataset_info.json", "."])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_file_or_folder_that_cannot_be_written_is_not_ours_to_write(
+    tmp_path, info_file, monkeypatch, denied, is_link
+):
+    folder = info_file.parent
+    if is_link:
+        folder = tmp_path / "linked"
+        folder.mkdir()
+        (folder / "dataset_info.json").symlink_to(info_file)
+    assert read_dataset_info(str(folder), ["pool"]).path == folder / "dataset_info.json"
+    refused = (info_file.parent / denied).resolve()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).resolve() != refused)  # root may write everywhere
+    assert read_dataset_info(str(folder), ["pool"]).path is None
 
 
 # What an entry means

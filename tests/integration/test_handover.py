@@ -142,7 +142,7 @@ def test_a_checkpoint_named_by_path_is_judged_by_its_own_run(tmp_path, monkeypat
     make_run(tmp_path, OTHER, name="other")
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path / "other" / "checkpoint-10", "other/checkpoint-10"):
-        with pytest.raises(HandoverError, match="checkpoints in .*other came from another selection"):
+        with pytest.raises(HandoverError, match=r"checkpoints in .*other came from another selection"):
             check_same_rows(host(tmp_path, resume_from_checkpoint=str(path)), MARK)
         check_same_rows(host(tmp_path, resume_from_checkpoint=str(path)), OTHER)
 
@@ -210,7 +210,7 @@ def test_no_mark_is_left_where_no_training_writes(tmp_path):
 
 
 INFO = DatasetInfo(
-    "data",
+    "/data",
     Path("/data/dataset_info.json"),
     {
         "pool": {"file_name": "pool.jsonl"},
@@ -248,7 +248,7 @@ def test_a_dataset_dir_is_used_again_untouched_by_equal_runs_only(tmp_path):
 
 def test_the_shared_entry_of_a_name_does_not_replace_the_runs_own(tmp_path):
     info = DatasetInfo(
-        "data", INFO.path, {**INFO.entries, "pool_mig": {"file_name": "old.jsonl", "mig_selector": OTHER}}
+        "/data", INFO.path, {**INFO.entries, "pool_mig": {"file_name": "old.jsonl", "mig_selector": OTHER}}
     )
     folder = write_own_dataset_dir(tmp_path, info, ["pool_mig"], ENTRIES)
     assert json.loads((folder / "dataset_info.json").read_text()) == ENTRIES

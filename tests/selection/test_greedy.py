@@ -109,9 +109,7 @@ SCORES = st.one_of(
 def pools(draw):
     size = draw(st.integers(1, 6))
     count = draw(st.integers(1, 22))
-    label_sets = draw(
-        st.lists(st.frozensets(st.integers(0, size - 1), max_size=size), min_size=count, max_size=count)
-    )
+    label_sets = draw(st.lists(st.frozensets(st.integers(0, size - 1), max_size=size), min_size=count, max_size=count))
     scores = draw(st.lists(SCORES, min_size=count, max_size=count))
     if draw(st.booleans()):  # mig_normalize: by the labels that a row names, some of which may not count
         named = [len(labels) + draw(st.integers(0, 2)) for labels in label_sets]

@@ -331,6 +331,10 @@ def test_training_refuses_to_resume_on_other_rows(pool_of_60, tmp_path):
     with pytest.raises(HandoverError, match=r"the checkpoints in .*out came from another selection"):
         run_selection({**settings, "mig_num_samples": 11}, training=True)
     run_selection({**settings, "mig_num_samples": 11, "overwrite_output_dir": True}, training=True)
+    with pytest.raises(HandoverError, match="came from another selection"):  # checkpoint-5 is still the old run's
+        run_selection({**settings, "mig_num_samples": 11}, training=True)
+    (tmp_path / "out" / "checkpoint-6").mkdir()
+    run_selection({**settings, "mig_num_samples": 11}, training=True)
 
 
 def test_labels_are_embedded_once_and_kept(workplace, minilm, monkeypatch):

@@ -48,32 +48,44 @@ def check_same_rows(host: HostArguments, mark: str) -> None:
     Raises:
         HandoverError: A checkpoint to resume from, or the tokenized data, came from another selection or from none.
     """
-    if host.do_train:
-        run = _resumed_run(host)
-        if run is not None and _mark_of(run / OUTPUT_MARK) != mark:
-            found = "another selection" if _mark_of(run / OUTPUT_MARK) else "a run without this selection"
-            raise HandoverError(
-                f"the checkpoints in {run} came from {found}; resuming would go on with other rows in silence. "
-                "Set overwrite_output_dir: true, or another output_dir (or resume_from_checkpoint)."
-            )
+    checkpoint = _resumed_checkpoint(host) if host.do_train else None
+    if checkpoint is not None and (found := _foreign_origin(checkpoint, mark)):
+        raise HandoverError(
+            f"the checkpoints in {checkpoint.parent} came from {found}; resuming would go on with other rows in "
+            "silence. Set overwrite_output_dir: true, or another output_dir (or resume_from_checkpoint)."
+        )
     path = host.tokenized_path
-    if path is not None and path.is_dir() and any(path.iterdir()) and _mark_of(_tokenized_mark(path)) != mark:
+    if (
+        path is not None
+        and path.is_dir()
+        and any(path.iterdir())
+        and _note(_tokenized_mark(path)).get("fingerprint") != mark
+    ):
         raise HandoverError(
             f"tokenized_path: {path} exists and was not made from this selection; LLaMA-Factory would train on it "
             "and ignore the selected rows. Give another tokenized_path, or remove that folder."
         )
 
 
-def _resumed_run(host: HostArguments) -> Path | None:
-    """Return the folder of the run that the host would resume, if any."""
+def _resumed_checkpoint(host: HostArguments) -> Path | None:
+    """Return the checkpoint that the host would resume, if any."""
     asked = host.resume_from_checkpoint
     if asked is not None and asked.lower() == "false":
         return None
     if asked is not None and asked.lower() != "true":
-        return Path(asked).absolute().parent
+        return Path(asked).absolute()
     if host.output_dir is None or (host.overwrite_output_dir and asked is None):
         return None
-    return host.output_dir if _checkpoints(host.output_dir) else None
+    return max(_checkpoints(host.output_dir), key=_step, default=None)
+
+
+def _foreign_origin(checkpoint: Path, mark: str) -> str | None:
+    """Say where a checkpoint came from, if it was not trained on the selection `mark`."""
+    note = _note(checkpoint.parent / OUTPUT_MARK)
+    if note.get("fingerprint") is None:
+        return "a run without this selection"
+    is_stale = checkpoint.is_dir() and note.get("stale_checkpoints", {}).get(checkpoint.name) == _age(checkpoint)
+    return "another selection" if note["fingerprint"] != mark or is_stale else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -82,9 +94,17 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
 
 
-def _mark_of(path: Path) -> str | None:
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _age(checkpoint: Path) -> int:
+    return checkpoint.stat().st_mtime_ns
+
+
+def _note(path: Path) -> dict[str, Any]:
     note = read_json(path)
-    return note.get("fingerprint") if isinstance(note, dict) else None
+    return note if isinstance(note, dict) else {}
 
 
 def _tokenized_mark(path: Path) -> Path:
@@ -99,9 +119,18 @@ def leave_marks(host: HostArguments, note: Mapping[str, Any]) -> None:
         note: Holds `fingerprint`, and what people want to know.
     """
     if host.output_dir is not None and host.do_train:
-        write_json(host.output_dir / OUTPUT_MARK, dict(note))
+        stale = _stale_checkpoints(host.output_dir, note["fingerprint"])
+        write_json(host.output_dir / OUTPUT_MARK, {**note, **({"stale_checkpoints": stale} if stale else {})})
     if host.tokenized_path is not None:
         write_json(_tokenized_mark(host.tokenized_path), dict(note))
+
+
+def _stale_checkpoints(folder: Path, mark: str) -> dict[str, int]:
+    """Name the checkpoints that an overwriting run leaves behind, with their age: they hold other rows' training."""
+    before = _note(folder / OUTPUT_MARK)
+    known = before.get("stale_checkpoints", {})
+    is_other = before.get("fingerprint") != mark
+    return {path.name: _age(path) for path in _checkpoints(folder) if is_other or known.get(path.name) == _age(path)}
 
 
 def write_own_dataset_dir(

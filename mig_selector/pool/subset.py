@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import tempfile
@@ -64,7 +65,7 @@ def write_subset(
     """
     wanted = tuple(dict.fromkeys(entry.columns.values()))
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as spool:
+    with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as spool:
         spans, types, ids = _spool(pool, chosen, wanted, spool, on_rows)
         kept = {column: kind for column, kind in types.items() if not kind.is_empty}
         if not kept:
@@ -81,6 +82,17 @@ def write_subset(
             late = {role: column for role, column in roles.items() if gaps[column] >= _GUESSED_ROWS}
             _write_parquet(trainer_file, entry, kept, late, _in_order(spool, spans, list(kept)))
     return Subset(json_lines, trainer_file, roles, ids)
+
+
+@contextlib.contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Leave no empty folder behind when the block raises."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def _write_json_lines(path: Path, rows: Iterator[dict[str, Any]]) -> Counter[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import make_rows, run_command, write_lines
+from support import make_rows, run_command, write_lines
 
 from mig_selector.cli import main
 

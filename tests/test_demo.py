@@ -8,7 +8,7 @@ import sys
 import sysconfig
 
 import pytest
-from conftest import ROOT, run_command
+from support import ROOT, run_command
 
 
 pytestmark = [pytest.mark.llamafactory, pytest.mark.distributed]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import SHARED_DATA, SHAREGPT, run_command
+from support import SHARED_DATA, SHAREGPT, run_command
 
 
 POOL = SHARED_DATA / "real_text_pool.jsonl.gz"

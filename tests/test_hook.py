@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, run_command
+from support import ROOT, run_command
 
 
 pytestmark = pytest.mark.llamafactory

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_command, write_lines, write_vectors
-from selection.test_greedy import dense, naive_selection
+from naive import dense, naive_selection
+from support import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_command, write_lines, write_vectors
 
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation

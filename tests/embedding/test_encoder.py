@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SHARED_DATA
+from support import SHARED_DATA
 
 from mig_selector.embedding.encoder import _batches, embed_labels, identify_encoder
 from mig_selector.errors import EmbeddingError

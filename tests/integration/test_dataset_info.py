@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import TAGS
 
 from mig_selector.errors import PoolError, RegistrationError
 from mig_selector.integration.dataset_info import (
@@ -20,7 +21,6 @@ from mig_selector.integration.dataset_info import (
     set_member,
 )
 from mig_selector.pool.entry import HubSource, LocalSource
-from tests.conftest import TAGS
 
 
 MARK, OTHER_MARK = "ab" * 32, "cd" * 32

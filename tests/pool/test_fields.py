@@ -4,9 +4,9 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import make_row
 
 from mig_selector.pool.fields import Dropped, LeafDecoder, RowJudge, Unreadable
-from tests.conftest import make_row
 
 
 LABELS = "annotation.instag.content"

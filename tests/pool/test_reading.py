@@ -3,13 +3,13 @@ import math
 
 import numpy as np
 import pytest
+from support import SHARED_DATA, make_row
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.pool.sources import open_sources
-from tests.conftest import SHARED_DATA, make_row
 
 
 def entry_of(path, split="train"):

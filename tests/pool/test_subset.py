@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import TAGS, make_row, write_lines
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
@@ -12,7 +13,6 @@ from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.pool.sources import open_sources
 from mig_selector.pool.subset import write_selection_table, write_subset
-from tests.conftest import TAGS, make_row, write_lines
 
 
 COLUMNS = {"messages": "dialogs", "system": "system", "tools": "tools", "images": "images"}

@@ -1,0 +1,113 @@
+"""What tests share: small pools made on the spot, a workplace to select in, commands of this environment."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "system_tag": "system",
+}
+SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "dialogs"}, "tags": TAGS}
+LABELS = ["algebra", "biology", "cooking", "drawing", "economics", "fishing", "grammar", "history"]
+
+
+def make_row(number, labels, score, **more):
+    """One row in the shape of the published pools; its quality times complexity is `score`."""
+    return {
+        "dialogs": [
+            {"role": "user", "content": f"question {number}"},
+            {"role": "assistant", "content": f"answer {number}"},
+        ],
+        "source": ["test"],
+        "_id": f"id{number}",
+        "annotation": {
+            "instag": {"content": labels},
+            "dialog_round": 1,
+            "deita": {"quality_scores": [score], "complexity_scores": [1.0]},
+        },
+        **more,
+    }
+
+
+def make_rows(count, seed=0):
+    """Rows with one to three of eight labels and scores between 1 and 6."""
+    rng = np.random.default_rng(seed)
+    return [
+        make_row(
+            number,
+            [LABELS[place] for place in rng.choice(len(LABELS), rng.integers(1, 4), replace=False)],
+            round(float(rng.uniform(1, 6)), 4),
+        )
+        for number in range(count)
+    ]
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+class Workplace:
+    """A dataset_dir with one pool, label vectors made elsewhere, and the settings to select from it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.data = folder / "data"
+        self.data.mkdir(parents=True)
+        self.vectors = folder / "vectors.npz"
+        write_vectors(self.vectors, LABELS)
+
+    def add(self, name, rows=None, *, file_name=None, **entry):
+        """Register a dataset, and write its rows as JSON Lines if they are given."""
+        file_name = file_name or f"{name}.jsonl"
+        if rows is not None:
+            write_lines(self.data / file_name, rows)
+        path = self.data / "dataset_info.json"
+        entries = json.loads(path.read_text()) if path.exists() else {}
+        place = {} if "hf_hub_url" in entry else {"file_name": file_name}
+        entries[name] = {**place, **(entry or SHAREGPT)}
+        path.write_text(json.dumps(entries, indent=2))
+
+    def settings(self, **more):
+        return {
+            "dataset": "pool",
+            "dataset_dir": str(self.data),
+            "mig_label_embeddings": str(self.vectors),
+            "mig_num_samples": 10,
+            **more,
+        }
+
+    def entries(self):
+        return json.loads((self.data / "dataset_info.json").read_text())
+
+
+def write_vectors(path, labels, seed=0):
+    """Random vectors in 8 dimensions: at a threshold of 0.5 some labels are joined."""
+    vectors = np.random.default_rng(seed).normal(size=(len(labels), 8)) + 0.5
+    np.savez(path, labels=np.array(labels), embeddings=vectors.astype(np.float32))
+
+
+def run_command(*words, env=None, cwd=None, timeout=300):
+    """Run a command of this environment; return code, stdout and stderr."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [str(word) for word in words],
+        env={**os.environ, "PATH": path, **(env or {})},
+        cwd=cwd,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -27,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments, rest = _parser().parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Settings are no options of ours: argparse sees the command, and whether help is wanted.
+    helps = [word for word in words[1:] if word in {"-h", "--help"}]
+    command = _parser().parse_args([*words[:1], *helps]).command
     try:
-        if arguments.command == "train":
-            return _train([*arguments.settings, *rest])
-        return _select([*arguments.settings, *rest])
+        return _train(words[1:]) if command == "train" else _select(words[1:])
     except MigSelectorError as error:
         print(f"mig-selector: error: {error}", file=sys.stderr, flush=True)
         return 1
@@ -52,19 +53,14 @@ def _parser() -> argparse.ArgumentParser:
         "train": "the same as `llamafactory-cli train`: select, then train",
     }
     for name, text in texts.items():
-        command = commands.add_parser(
+        commands.add_parser(
             name,
             help=text,
             description=text,
+            usage=f"mig-selector {name} (FILE [key=value ...] | --key value ...)",
             epilog=_describe_keys(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-        )
-        command.add_argument(
-            "settings",
-            nargs="*",
-            metavar="SETTING",
-            help="a YAML or JSON file and key=value overrides, or --key value options",
         )
     return parser
 

@@ -49,14 +49,14 @@ def install(tuner: ModuleType) -> None:
 
 def _names_a_key(args: Any) -> bool:
     if isinstance(args, Mapping):
-        return any(str(key).startswith(PREFIX) for key in args)
+        return any(str(key).lstrip("-").startswith(PREFIX) for key in args)
     return any(str(option).startswith(f"--{PREFIX}") for option in args)
 
 
 def _run(args: Any, on_error: Callable[[MigSelectorError], None]) -> tuple[Any, list[str]]:
     """Select; return the host's arguments with the subset in place of the pool, and what happened."""
     from mig_selector.console import show_log
-    from mig_selector.integration.config import drop_options, read_options, to_options
+    from mig_selector.integration.config import check_overrides, drop_options, read_options, to_options
     from mig_selector.pipeline.recipe import run_selection
     from mig_selector.ranks import connect
 
@@ -64,6 +64,8 @@ def _run(args: Any, on_error: Callable[[MigSelectorError], None]) -> tuple[Any, 
     show_log(is_main=ranks.is_main)
     settings = dict(args) if isinstance(args, Mapping) else read_options(args)
     try:
+        if isinstance(args, Mapping):
+            check_overrides(settings)
         outcome = run_selection(settings, ranks, training=True)[0]
     except MigSelectorError as error:
         on_error(error)

@@ -41,6 +41,11 @@ def test_overrides_and_options_are_heard(config, pool_of_60, capsys):
     words = [f"--{key}={value}" for key, value in pool_of_60.settings(mig_num_samples=7).items()]
     assert main(["select", *words]) == 0
     assert "pool_mig_7-" in capsys.readouterr().out
+    words = [
+        part for key, value in pool_of_60.settings(mig_num_samples=8).items() for part in (f"--{key}", str(value))
+    ]
+    assert main(["select", *words]) == 0
+    assert "pool_mig_8-" in capsys.readouterr().out
 
 
 def test_a_json_config_is_read(pool_of_60, tmp_path, capsys):
@@ -57,7 +62,10 @@ def test_a_json_config_is_read(pool_of_60, tmp_path, capsys):
         ("dataset=nowhere", "'nowhere' is not in"),
         ("dataset_dir=/no/such/folder", "/no/such/folder/dataset_info.json does not exist"),
         ("dataset=null", "dataset is missing"),
-        ("nonsense", "'nonsense' is no override; expected key=value"),
+        ("nonsense", "'nonsense' is no override; after a file expected key=value, without dashes"),
+        ("--mig_num_samples=5", "'--mig_num_samples=5' is no override"),
+        ("mig_output_dir=/etc/passwd", "mig_output_dir: /etc/passwd is no folder"),
+        ("mig_output_dir=/etc/passwd/below", "/etc/passwd/below/pool_mig_10-"),
         ("mig_label_embeddings=/no/file.npz", "mig_label_embeddings: /no/file.npz is no file"),
     ],
 )
@@ -75,6 +83,11 @@ def test_a_config_that_is_missing_or_broken_is_a_users_error(tmp_path, capsys):
     (tmp_path / "broken.yaml").write_text("a: [1")
     assert main(["select", str(tmp_path / "broken.yaml")]) == 1
     assert "broken.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_an_override_in_place_of_a_file_says_that_a_file_is_expected(capsys):
+    assert main(["select", "dataset=pool"]) == 1
+    assert "'dataset=pool' is no YAML or JSON file; name one first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["choose"], ["select"]])

@@ -146,6 +146,10 @@ def test_help_shows_the_keys_and_the_hosts_own():
     [
         ("mig_num_sample=5", "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?"),
         ("mig_phi=log", "mig_phi: 'log' is not allowed; expected pow or exp."),
+        (
+            "--mig_num_samples=5",
+            "'--mig_num_samples' is no override; after a file expected key=value",
+        ),
     ],
 )
 def test_wrong_keys_and_values_end_the_command_before_anything_is_loaded(training, tmp_path, override, message):

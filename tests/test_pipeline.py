@@ -296,6 +296,12 @@ def test_missing_vectors_are_named(pool_of_60):
         select(pool_of_60)
 
 
+def test_scores_whose_sum_overflows_are_refused(workplace):
+    workplace.add("pool", [make_row(number, ["algebra"], 1e308) for number in range(3)])
+    with pytest.raises(PoolError, match=r"mig_score: .* their sum is no finite number"):
+        select(workplace, mig_num_samples=2, mig_gain="marginal")
+
+
 def test_a_pool_none_of_whose_labels_counts_is_refused(workplace):
     workplace.add("pool", [make_row(0, ["a"], 1.0), make_row(1, ["b"], 1.0)])
     with pytest.raises(PoolError, match="none of the 2 labels in the pool counts"):
@@ -310,6 +316,7 @@ def test_a_dataset_dir_that_cannot_be_written_is_left_alone(pool_of_60, monkeypa
     assert Path(outcome.folder).is_relative_to(tmp_path / "cache" / "selections")
     own = json.loads((Path(outcome.settings["dataset_dir"]) / "dataset_info.json").read_text())
     assert own["pool_mig_10"]["file_name"] == str(Path(outcome.folder) / "selected.jsonl")
+    assert "not registered" in outcome.summary[-1]
     assert outcome.settings["media_dir"] == str(pool_of_60.data)
 
 

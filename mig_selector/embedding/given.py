@@ -39,7 +39,7 @@ def read_given_vectors(path: Path, labels: Sequence[str]) -> NDArray[np.float64]
     if missing:
         raise EmbeddingError(
             f"{where} lacks {len(missing)} of the {len(labels)} labels in use: "
-            f"{', '.join(repr(label) for label in missing[:5])}{', ...' if len(missing) > 5 else ''}."
+            f"{', '.join(repr(label[:60]) for label in missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )
     return np.asarray(vectors[[place[label] for label in labels]], np.float64)
 
@@ -57,7 +57,9 @@ def _check_arrays(where: str, known: NDArray[np.str_], vectors: NDArray[np.float
     if len(names) != len(known):
         raise EmbeddingError(f"{where}: the label {str(names[counts > 1][0])!r} is there more than once.")
     wide = np.asarray(vectors, np.float64)
-    is_bad = ~np.all(np.isfinite(wide), axis=1) | ~np.any(wide, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.sum(wide * wide, axis=1)
+    is_bad = ~np.isfinite(squares) | (squares == 0)
     if is_bad.any():
         raise EmbeddingError(
             f"{where}: {int(is_bad.sum())} vectors are zero or not finite, the first that of "

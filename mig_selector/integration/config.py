@@ -29,9 +29,11 @@ def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        raise ArgumentError(f"{str(path)!r} is no YAML or JSON file; name one first, then key=value overrides.")
     for override in overrides:
-        if "=" not in override:
-            raise ArgumentError(f"{override!r} is no override; expected key=value.")
+        if "=" not in override or override.startswith("--"):
+            raise ArgumentError(f"{override!r} is no override; after a file expected key=value, without dashes.")
     try:
         if path.suffix == ".json":
             config = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
@@ -46,6 +48,17 @@ def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(merged, dict):
         raise ArgumentError(f"{path} must hold keys and values.")
     return {str(key): value for key, value in merged.items()}
+
+
+def check_overrides(settings: Mapping[str, Any]) -> None:
+    """Refuse options behind a file: the host reads ``--mig_x=1`` there as a key of that name, dashes included.
+
+    Raises:
+        ArgumentError: A key begins with dashes.
+    """
+    for key in settings:
+        if key.startswith("--"):
+            raise ArgumentError(f"{key!r} is no override; after a file expected key=value, without dashes.")
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:

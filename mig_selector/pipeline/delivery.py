@@ -50,19 +50,17 @@ def new_entries(plan: Plan, manifest: Mapping[str, Any], folder: Path, mark: str
     }
 
 
-def register(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the entries into the user's dataset_info.json, if it can be written."""
+def register(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Write the entries into the user's dataset_info.json; return whether it can be written."""
     path = plan.info.path
     if path is None:
-        logger.info(
-            "dataset_dir %s cannot be written to; only this run knows the subset by name", plan.info.dataset_dir
-        )
-        return
+        return False
     written = {
         name: {**entry, "file_name": _relative(Path(entry["file_name"]), path.parent)}
         for name, entry in entries.items()
     }
     register_entries(path, written, lambda name: logger.info("entry %s pointed to another subset until now", name))
+    return True
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from mig_selector.store.subsets import find_subset, read_manifest
 
 ALGORITHM_VERSION = 1
 """Raised when the same settings would choose other rows than before."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,9 @@ def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
     encoder = None
     if arguments.mig_label_embeddings is None:
         encoder = identify_encoder(arguments.mig_embedding_model, arguments.mig_embedding_dtype, hashes)
+    for name in names:
+        if info.entries[name].get("num_samples") is not None:
+            logger.info("dataset %s: num_samples is left aside, the pool is all its rows", name)
     plan = Plan(
         arguments=arguments,
         host=host,
@@ -146,9 +152,17 @@ def _check_names(plan: Plan) -> None:
 
 def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
     if arguments.mig_output_dir:
-        return Path(arguments.mig_output_dir).expanduser().absolute()
-    if info.path is not None:
-        return info.path.parent / "mig_selections"
+        folder = Path(arguments.mig_output_dir).expanduser().absolute()
+    elif info.path is not None:
+        folder = info.path.parent / "mig_selections"
+    else:
+        folder = _private_output_dir(arguments, info)
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"mig_output_dir: {folder} is no folder.")
+    return folder
+
+
+def _private_output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
     home = info.dataset_dir if info.folder is None else str(info.folder)
     return arguments.cache_dir / "selections" / fingerprint({"dataset_dir": home})[:16]
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from decimal import ROUND_FLOOR, Decimal
 from importlib.metadata import PackageNotFoundError, version
@@ -64,20 +65,28 @@ def run_selection(settings: Mapping[str, Any], ranks: Ranks | None = None, *, tr
     host = HostArguments.read(host_settings)
     with contextlib.ExitStack() as held:
         job = _Job(arguments, host, training, held)
-        answer = ranks.decide(job.prepare)
+        answer = ranks.decide(lambda: _in_plain_words(job.prepare))
         if answer["labels"]:
             start = time.monotonic()
             vectors = _embed(answer["labels"], Encoder(**answer["encoder"]), arguments, ranks)
             if ranks.is_main:
                 job.take_vectors(answer["labels"], vectors, time.monotonic() - start)
         if not answer["outcomes"]:
-            answer = ranks.decide(job.finish)
+            answer = ranks.decide(lambda: _in_plain_words(job.finish))
     outcomes = [Outcome(**facts) for facts in answer["outcomes"]]
     deliver(outcomes, arguments.cache_dir, ranks)
     for outcome in outcomes:
         for line in outcome.summary:
             logger.info("%s", line)
     return outcomes
+
+
+def _in_plain_words(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do `work`; a file or folder that cannot be read or written is something that the user can put right."""
+    try:
+        return work()
+    except OSError as error:
+        raise RegistrationError(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}.") from error
 
 
 def _embed(labels: Sequence[str], encoder: Encoder, arguments: MigArguments, ranks: Ranks) -> NDArray[np.float32]:
@@ -195,7 +204,10 @@ class _Job:
         scores = self._scores()
         if self.arguments.mig_normalize:
             scores = scores / np.diff(self.pool.label_offsets)
-        return LabelledPool(self.labels.offsets, self.labels.ids, scores)
+        pool = LabelledPool(self.labels.offsets, self.labels.ids, scores)
+        if not math.isfinite(pool.total_score):
+            raise PoolError("mig_score: the scores are so large that their sum is no finite number; scale them down.")
+        return pool
 
     def _write(self, mark: str, budget: int, selection: Selection, value: float) -> dict[str, Any]:
         """Write one subset, its table and its manifest."""
@@ -264,10 +276,11 @@ class _Job:
             )
         if left_out:
             logger.info("no row of %s was chosen; training leaves it out", ", ".join(left_out))
-        register(plan, entries)
+        is_registered = register(plan, entries)
         remember_subset(mark, folder, self.arguments.cache_dir)
         settings = host_settings(plan, by_pool_name, entries, folder)
-        summary.append(f"subset: {folder}, registered as {', '.join(entries)}")
+        known = "registered as" if is_registered else "not registered, as dataset_dir cannot be written to:"
+        summary.append(f"subset: {folder}, {known} {', '.join(entries)}")
         if self.host.max_samples is not None and self.host.max_samples < manifest["budget"]:
             summary.append(f"max_samples: training sees the first {self.host.max_samples} of the chosen rows only")
         if self.training:

@@ -199,7 +199,7 @@ def _score_fault(path: str, value: Any) -> str | None:
         if isinstance(number, bool) or not isinstance(number, int | float):
             return f"{path} must be a number or a list of numbers, got {_kind(number)}"
         if not 0 <= number <= sys.float_info.max:
-            return f"{path} must be a finite number of 0 or more, got {number}"
+            return f"{path} must be a finite number of 0 or more, got {number!s:.40}"
     return None
 
 

@@ -72,7 +72,7 @@ class JsonLinesSource:
         with self.files[0].open("rb") as stream:
             for row, position in zip(rows, positions, strict=True):
                 stream.seek(position)
-                yield project(_decode_whole(stream.readline(), f"{self.name}, row {row}"), columns)
+                yield project(_decode_whole(stream.readline(), f"{self.name}, row {row + 1}"), columns)
 
 
 class JsonArraySource:

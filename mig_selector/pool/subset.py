@@ -153,7 +153,7 @@ def _read_chosen(
         rows, positions = pool.source_rows[chosen[ranks]].tolist(), pool.positions[chosen[ranks]].tolist()
         records = pool.sources[source].read(rows, positions, columns)
         for rank, row, record in zip(ranks.tolist(), rows, records, strict=True):
-            yield rank, f"{pool.sources[source].name}, row {row}", record
+            yield rank, f"{pool.sources[source].name}, row {row + 1}", record
 
 
 def _row_id(record: Mapping[str, Any]) -> str | None:

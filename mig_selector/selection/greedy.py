@@ -91,8 +91,8 @@ def _check(pool: LabelledPool, propagation: Propagation) -> None:
         )
     if len(pool.label_ids) and not 0 <= pool.label_ids.min() <= pool.label_ids.max() < propagation.num_labels:
         raise ValueError(f"label_ids must be in [0, {propagation.num_labels})")
-    if not np.all(pool.scores >= 0) or not np.all(np.isfinite(pool.scores)):
-        raise ValueError("scores must be finite and 0 or more")
+    if not np.all(pool.scores >= 0) or not np.isfinite(pool.total_score):
+        raise ValueError("scores must be 0 or more, and their sum must be finite")
 
 
 def _smallest_unchosen(num_rows: int, chosen: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -27,6 +27,12 @@ class LabelledPool:
         """Return the number of rows."""
         return len(self.scores)
 
+    @property
+    def total_score(self) -> float:
+        """Sum of all scores: no label can ever hold more information than this. Infinite where it overflows."""
+        with np.errstate(over="ignore"):
+            return float(np.sum(self.scores))
+
 
 @dataclass(frozen=True)
 class Propagation:

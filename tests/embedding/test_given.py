@@ -30,6 +30,8 @@ def test_labels_without_a_vector_are_counted_and_the_first_five_named(tmp_path):
         (["a", "b"], [[1.0], [np.nan]], "1 vectors are zero or not finite, the first that of 'b'"),
         (["a", "b"], [[0.0], [1.0]], "1 vectors are zero or not finite, the first that of 'a'"),
         (["a", "b"], [[np.inf], [1.0]], "1 vectors are zero or not finite, the first that of 'a'"),
+        (["a", "b"], [[1e200], [1.0]], "1 vectors are zero or not finite, the first that of 'a'"),
+        (["a", "b"], [[1.0], [1e-200]], "1 vectors are zero or not finite, the first that of 'b'"),
         ([1, 2], [[1.0], [2.0]], "must be a unicode array"),
         ([["a"]], [[1.0]], "must be a unicode array"),
         (["a", "b"], [[1.0]], r"must be floats of shape \(2, D\), got float64 \(1, 1\)"),

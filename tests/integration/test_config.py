@@ -105,7 +105,7 @@ def test_a_json_configuration_is_read_too(tmp_path):
         ("cfg.yaml", "- a\n- b", [], r"cfg\.yaml (cannot be read|must hold keys and values)"),
         ("cfg.yaml", "- a\n- b", ["a=1"], r"cfg\.yaml (cannot be read|must hold keys and values)"),
         ("cfg.json", "{", [], r"cfg\.json cannot be read"),
-        ("cfg.yaml", "a: 1", ["mig_num_samples"], "'mig_num_samples' is no override; expected key=value"),
+        ("cfg.yaml", "a: 1", ["mig_num_samples"], "'mig_num_samples' is no override; after a file expected key=value"),
         ("cfg.yaml", "a: 1", ["--mig_num_samples", "10"], "'--mig_num_samples' is no override"),
     ],
 )
@@ -117,7 +117,10 @@ def test_what_cannot_be_read_is_a_clear_error(tmp_path, name, content, overrides
 
 
 def test_a_folder_or_bytes_are_a_clear_error(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ArgumentError, match="cannot be read"):
+        read_config(tmp_path / "folder.yaml", [])
+    with pytest.raises(ArgumentError, match="is no YAML or JSON file; name one first"):
         read_config(tmp_path, [])
     (tmp_path / "cfg.yaml").write_bytes(b"a: \xff")
     with pytest.raises(ArgumentError, match="cannot be read"):

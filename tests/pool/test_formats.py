@@ -385,5 +385,5 @@ def test_a_file_that_changed_since_the_scan_is_noticed(tmp_path):
     pool = read(local(path))
     for text in (f"{GOOD[:-3]}\n{GOOD}\n", "[1]\n" * 40):
         path.write_text(text)
-        with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: .*did the file change meanwhile"):
+        with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: .*did the file change meanwhile"):
             list(pool.sources[0].read([1], pool.positions[1:].tolist(), ["labels"]))

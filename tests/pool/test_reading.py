@@ -104,7 +104,7 @@ def test_a_byte_order_mark_in_the_middle_is_no_json(pool):
         (b'{"t": ["a"], "s": -1}', "s must be a finite number of 0 or more, got -1"),
         (b'{"t": ["a"], "s": 1, "x": "\xff"}', "is not UTF-8"),
         (b'{"t": ["a"], "s": 1, "x": "\\ud800"}', "holds half of a surrogate pair"),
-        (b'{"t": ["a"], "s": 1, "x": ' + b"[" * 9_000 + b"]" * 9_000 + b"}", "is nested too deeply"),
+        (b'{"t": ["a"], "s": 1, "x": ' + b"[" * 90_000 + b"]" * 90_000 + b"}", "is nested too deeply"),
     ],
 )
 def test_a_bad_row_stops_with_file_and_line_or_is_skipped_and_counted(pool, line, reason):

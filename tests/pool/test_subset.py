@@ -225,7 +225,7 @@ def test_a_value_that_json_cannot_hold_is_an_error_that_names_the_row(tmp_path, 
     path = tmp_path / "pool.jsonl"
     path.write_text(f'{json.dumps(talk(0))}\n{json.dumps(talk(1))[:-1]}, "system": {value}}}\n')
     work = Work(tmp_path, COLUMNS, path)
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: cannot be copied"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: cannot be copied"):
         work.write([0, 1])
     assert work.write([0]).row_ids == ["id0"]
 
@@ -235,7 +235,7 @@ def test_a_value_nested_too_deeply_is_an_error_that_names_the_row(tmp_path):
     deep, fine = ("[" * count + "1" + "]" * count for count in (600, 50))
     path.write_text("".join(f'{json.dumps(talk(0))[:-1]}, "system": {value}}}\n' for value in (fine, deep)))
     work = Work(tmp_path, COLUMNS, path)
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: cannot be copied \(it is nested deeper than 100 levels"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: cannot be copied \(it is nested deeper than 100 levels"):
         work.write([0, 1])
     assert f'"system":{fine}' in lines_of(work.write([0]).json_lines)[0]
 
@@ -243,7 +243,7 @@ def test_a_value_nested_too_deeply_is_an_error_that_names_the_row(tmp_path):
 def test_bytes_in_a_table_are_an_error_that_names_the_type(tmp_path):
     rows = pa.table({"annotation": [{"instag": {"content": ["a"]}}], "images": [[b"\x89PNG"]]})
     pq.write_table(rows, tmp_path / "pool.parquet")
-    with pytest.raises(PoolError, match=r"pool\.parquet, row 0: .* value of type bytes, which JSON cannot hold"):
+    with pytest.raises(PoolError, match=r"pool\.parquet, row 1: .* value of type bytes, which JSON cannot hold"):
         Work(tmp_path, COLUMNS, tmp_path / "pool.parquet").write([0])
 
 

@@ -141,8 +141,9 @@ def test_a_budget_beyond_the_pool_is_refused(budget):
     ("label_sets", "scores", "message"),
     [
         ([{0}, {7}], [1.0, 1.0], r"label_ids must be in \[0, 3\)"),
-        ([{0}, {1}], [1.0, -1.0], "scores must be finite and 0 or more"),
-        ([{0}, {1}], [1.0, math.nan], "scores must be finite and 0 or more"),
+        ([{0}, {1}], [1.0, -1.0], "scores must be 0 or more"),
+        ([{0}, {1}], [1.0, math.nan], "scores must be 0 or more"),
+        ([{0}, {1}], [1.7e308, 1.7e308], "and their sum must be finite"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(label_sets, scores, message):

@@ -296,6 +296,15 @@ def test_missing_vectors_are_named(pool_of_60):
         select(pool_of_60)
 
 
+@pytest.mark.parametrize("gone", [{}, {"dialogs": None}])
+def test_a_chosen_row_without_messages_is_refused_before_the_host_stumbles(workplace, gone):
+    empty = {key: value for key, value in make_row(1, ["algebra"], 2.0).items() if key != "dialogs"} | gone
+    workplace.add("pool", [make_row(0, ["algebra"], 1.0), empty])
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: has nothing in 'dialogs'"):
+        select(workplace, mig_num_samples=2)
+    assert set(workplace.entries()) == {"pool"}
+
+
 def test_scores_whose_sum_overflows_are_refused(workplace):
     workplace.add("pool", [make_row(number, ["algebra"], 1e308) for number in range(3)])
     with pytest.raises(PoolError, match=r"mig_score: .* their sum is no finite number"):

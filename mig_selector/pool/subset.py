@@ -66,7 +66,7 @@ def write_subset(
     wanted = tuple(dict.fromkeys(entry.columns.values()))
     folder.mkdir(parents=True, exist_ok=True)
     with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as spool:
-        spans, types, ids = _spool(pool, chosen, wanted, spool, on_rows)
+        spans, types, ids = _spool(pool, chosen, wanted, _needed_column(entry), spool, on_rows)
         kept = {column: kind for column, kind in types.items() if not kind.is_empty}
         if not kept:
             raise PoolError(
@@ -95,6 +95,11 @@ def _removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
+def _needed_column(entry: PoolEntry) -> str | None:
+    """Return the column without which the host ends with a traceback, where there is one."""
+    return None if entry.formatting == "alpaca" else entry.columns.get("messages")
+
+
 def _write_json_lines(path: Path, rows: Iterator[dict[str, Any]]) -> Counter[str]:
     """Write the rows; return the longest run of rows in which a column is null or ``[]``, by column."""
     longest: Counter[str] = Counter()
@@ -113,7 +118,7 @@ def _dump(row: Mapping[str, Any]) -> bytes:
 
 
 def _spool(
-    pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], spool: IO[bytes], on_rows: Any
+    pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], needed: str | None, spool: IO[bytes], on_rows: Any
 ) -> tuple[NDArray[np.int64], dict[str, JsonType], list[str | None]]:
     """Copy the rows to a temporary file in the order of the pool; return where each row of choice stands in it."""
     starts = np.zeros(len(chosen), np.int64)
@@ -121,6 +126,11 @@ def _spool(
     ids: list[str | None] = [None] * len(chosen)
     for number, (rank, where, record) in enumerate(_read_chosen(pool, chosen, (*wanted, *_ID_COLUMNS))):
         ids[rank] = _row_id(record)
+        if needed is not None and record.get(needed) is None:
+            raise PoolError(
+                f"{where}: has nothing in {needed!r}, and LLaMA-Factory cannot train on a row without messages; "
+                "take the row out of the pool, or its labels."
+            )
         row = {column: record[column] for column in record if column in wanted}
         starts[rank] = spool.tell()
         try:

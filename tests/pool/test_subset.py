@@ -241,7 +241,7 @@ def test_a_value_nested_too_deeply_is_an_error_that_names_the_row(tmp_path):
 
 
 def test_bytes_in_a_table_are_an_error_that_names_the_type(tmp_path):
-    rows = pa.table({"annotation": [{"instag": {"content": ["a"]}}], "images": [[b"\x89PNG"]]})
+    rows = pa.table({"annotation": [{"instag": {"content": ["a"]}}], "dialogs": [["x"]], "images": [[b"\x89PNG"]]})
     pq.write_table(rows, tmp_path / "pool.parquet")
     with pytest.raises(PoolError, match=r"pool\.parquet, row 1: .* value of type bytes, which JSON cannot hold"):
         Work(tmp_path, COLUMNS, tmp_path / "pool.parquet").write([0])

@@ -1,8 +1,4 @@
-"""Exact lazy greedy selection (Minoux 1978) by label sets: Algorithm 1 of the paper without its dense matrix.
-
-Rows with one label set differ in score alone, so the heap holds label sets. The rows of a set stand in groups of equal
-score, best score first, and within a group by row index: the head of the first group is the set's best row.
-"""
+"""Exact lazy greedy selection (Minoux 1978): Algorithm 1 of the paper without its dense matrix."""
 
 from __future__ import annotations
 
@@ -48,8 +44,7 @@ def select_rows(
     _check(pool, propagation)
     from mig_selector.selection.kernel import Search
 
-    sets = group_rows(pool)
-    search = Search(sets, propagation, objective)
+    search = Search(pool, group_rows(pool), propagation, objective, budget)
     rows = np.empty(budget, np.int64)
     gains = np.zeros(budget, np.float64)
     done = 0
@@ -103,66 +98,57 @@ def _smallest_unchosen(num_rows: int, chosen: NDArray[np.int64], count: int) -> 
 
 
 @dataclass(frozen=True)
-class LabelSets:
-    """Rows that can gain anything, by label set, then score (falling), then row index. S sets, G groups, R rows."""
+class Twins:
+    """Rows that can gain anything, equal ones (same labels, same score) together. G groups, R rows."""
 
-    label_offsets: NDArray[np.int64]
-    """Where each set's labels begin. Shape (S + 1,)."""
-    label_ids: NDArray[np.int32]
-    group_offsets: NDArray[np.int64]
-    """Where each set's groups begin. Shape (S + 1,)."""
-    scores: NDArray[np.float64]
-    """Score of each group. Shape (G,)."""
-    row_offsets: NDArray[np.int64]
-    """Where each group's rows begin. Shape (G + 1,)."""
+    offsets: NDArray[np.int64]
+    """Where each group's rows begin in `rows`. Shape (G + 1,)."""
     rows: NDArray[np.int64]
-    """Row indices. Shape (R,)."""
+    """Row indices, ascending within a group; groups in the order of their first row. Shape (R,)."""
 
 
-def group_rows(pool: LabelledPool) -> LabelSets:
-    """Sort rows into label sets; rows without a label or with score 0 never gain anything and are left out."""
-    lengths = np.diff(pool.label_offsets)
-    useful = np.flatnonzero((lengths > 0) & (pool.scores > 0))
-    codes = _set_codes(pool)[:, useful]
-    order = np.lexsort((useful, -pool.scores[useful], codes[1], codes[0]))
-    rows, codes = useful[order], codes[:, order]
-    new_set = _is_first(np.any(codes[:, 1:] != codes[:, :-1], axis=0), len(rows))
-    new_group = new_set | _is_first(pool.scores[rows][1:] != pool.scores[rows][:-1], len(rows))
-    set_starts, group_starts = np.flatnonzero(new_set), np.flatnonzero(new_group)
-    representatives = rows[set_starts]
-    _check_sets(pool, rows, representatives, np.cumsum(new_set) - 1)
-    offsets, ids = _take_labels(pool, representatives)
-    return LabelSets(
-        label_offsets=offsets,
-        label_ids=ids,
-        group_offsets=np.append(np.searchsorted(group_starts, set_starts), len(group_starts)).astype(np.int64),
-        scores=pool.scores[rows[group_starts]],
-        row_offsets=np.append(group_starts, len(rows)).astype(np.int64),
-        rows=rows.astype(np.int64),
-    )
+def group_rows(pool: LabelledPool) -> Twins:
+    """Put equal rows together: they gain the same at every step, so the search looks at the first that is left.
+
+    Rows without a label or with score 0 never gain anything and are left out. Where scores hardly repeat, looking for
+    equal rows costs more than it saves, and every row is a group of its own.
+    """
+    useful = np.flatnonzero((np.diff(pool.label_offsets) > 0) & (pool.scores > 0))
+    if len(np.unique(pool.scores[useful])) > len(useful) // 2:
+        return Twins(np.arange(len(useful) + 1, dtype=np.int64), useful)
+    codes = _row_codes(pool)[useful]
+    order = np.argsort(codes, kind="stable")
+    is_first = np.concatenate((np.ones(min(len(order), 1), np.bool_), codes[order][1:] != codes[order][:-1]))
+    is_first |= ~_equals_previous(pool, useful[order])
+    firsts = np.flatnonzero(is_first)
+    by_first_row = np.argsort(order[firsts])
+    sizes = np.diff(np.append(firsts, len(order)))[by_first_row]
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
+    places = np.arange(len(order)) + np.repeat(firsts[by_first_row] - offsets[:-1], sizes)
+    return Twins(offsets, useful[order[places]])
 
 
-def _is_first(differs: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
-    return np.concatenate((np.ones(min(length, 1), np.bool_), differs))
-
-
-def _set_codes(pool: LabelledPool) -> NDArray[np.uint64]:
-    """Two 64-bit sums of random label codes per row: equal label sets have equal sums. Shape (2, N)."""
+def _row_codes(pool: LabelledPool) -> NDArray[np.uint64]:
+    """Hash labels and score of each row; equal rows have equal codes. Shape (N,)."""
     num_labels = int(pool.label_ids.max(initial=-1)) + 1
-    codes = np.random.default_rng(0).integers(0, 2**64, (2, num_labels), np.uint64)
-    sums = np.zeros((2, len(pool.label_ids) + 1), np.uint64)
-    np.cumsum(codes[:, pool.label_ids], axis=1, out=sums[:, 1:])
-    return sums[:, pool.label_offsets[1:]] - sums[:, pool.label_offsets[:-1]]
+    codes = np.random.default_rng(0).integers(0, 2**64, num_labels, np.uint64)
+    sums = np.zeros(len(pool.label_ids) + 1, np.uint64)
+    np.cumsum(codes[pool.label_ids], out=sums[1:])
+    labels = sums[pool.label_offsets[1:]] - sums[pool.label_offsets[:-1]]
+    return labels ^ (pool.scores.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
-def _check_sets(
-    pool: LabelledPool, rows: NDArray[np.int64], representatives: NDArray[np.int64], set_of_row: NDArray[np.int64]
-) -> None:
-    """Make sure that no two label sets share a code: exactness must not rest on a hash."""
-    offsets, ids = _take_labels(pool, rows)
-    expected_offsets, expected_ids = _take_labels(pool, representatives[set_of_row])
-    if not np.array_equal(offsets, expected_offsets) or not np.array_equal(ids, expected_ids):
-        raise ValueError("two label sets share a 128-bit code; labels of a row must be ascending and distinct")
+def _equals_previous(pool: LabelledPool, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row has the labels and the score of the one before it: exactness must not rest on a hash."""
+    lengths = np.diff(pool.label_offsets)[rows]
+    same = np.zeros(len(rows), np.bool_)
+    same[1:] = (lengths[1:] == lengths[:-1]) & (pool.scores[rows][1:] == pool.scores[rows][:-1])
+    places = np.flatnonzero(same)
+    _, mine = _take_labels(pool, rows[places])
+    _, before = _take_labels(pool, rows[places - 1])
+    differs = np.zeros(len(rows), np.bool_)
+    differs[np.repeat(places, lengths[places])[mine != before]] = True
+    return same & ~differs
 
 
 def _take_labels(pool: LabelledPool, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

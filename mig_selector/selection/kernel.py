@@ -1,7 +1,8 @@
-"""The compiled search: a heap of label sets, gains looked up label by label, only what a pick touched made anew.
+"""The compiled search: gains looked up label by label, and only what a pick touched made anew.
 
-Gains never rise as information grows, so the gain that a set had when last looked at is an upper bound on its gain
-now: the set at the top of the heap is taken if its gain, made anew, is the one it stands there with.
+Gains never rise as information grows, so the gain that a row had when last looked at is an upper bound on its gain
+now: the best-looking row is taken if its gain, made anew, is the one it stands there with. Rows that were never looked
+at again stand in a queue, sorted by the gain that they had at the start; those that were stand in a heap.
 
 Arithmetic follows one fixed order (ascending labels, values recomputed from the information, never updated by
 differences), so that a naive evaluation of all rows in float64 gives the same bits.
@@ -17,27 +18,28 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mig_selector.selection.greedy import LabelSets
-from mig_selector.selection.problem import Objective, Propagation
+from mig_selector.selection.greedy import Twins
+from mig_selector.selection.problem import LabelledPool, Objective, Propagation
 
 
 _EPSILON = float(np.finfo(np.float64).eps)
+_QUEUED_PER_PICK = 4
+"""Groups that are sorted before the first pick, per row of the budget; more are sorted when those run out."""
+_QUEUED_AT_LEAST = 1_000
 
 
 class Search:
     """The state of one greedy search; `pick` goes on where the last call stopped."""
 
-    def __init__(self, sets: LabelSets, propagation: Propagation, objective: Objective) -> None:
-        """Rank every label set at zero information."""
-        num_labels, num_sets = propagation.num_labels, len(sets.label_offsets) - 1
-        self._sets = (
-            sets.label_offsets,
-            sets.label_ids,
-            sets.group_offsets,
-            sets.scores,
-            sets.row_offsets,
-            sets.rows,
-        )
+    def __init__(
+        self, pool: LabelledPool, twins: Twins, propagation: Propagation, objective: Objective, budget: int
+    ) -> None:
+        """Rank every group of equal rows at zero information."""
+        num_labels, num_groups = propagation.num_labels, len(twins.offsets) - 1
+        firsts = twins.rows[twins.offsets[:-1]]
+        starts = pool.label_offsets[firsts]
+        scores = pool.scores[firsts]
+        self._groups = (starts, pool.label_offsets[firsts + 1], pool.label_ids, scores, twins.offsets, twins.rows)
         self._graph = (propagation.offsets, propagation.labels, propagation.weights)
         self._objective = (
             objective.phi == "pow",
@@ -53,48 +55,69 @@ class Search:
             np.ones(num_labels, np.bool_),  # whether its worth must be made anew
             np.zeros(num_labels),  # spread: scratch row, zero between uses
             np.zeros(num_labels, np.int32),  # reached: scratch list of labels with spread
-            np.zeros(1),  # noise: how far two gains may be off by rounding
         )
-        self._heads = (
-            sets.row_offsets[:-1].copy(),  # next row of each group
-            sets.group_offsets[:-1].copy(),  # first group of each set that has rows left
-        )
+        self._heads = twins.offsets[:-1].copy()  # next row of each group
         self._heap = (
-            np.zeros(num_sets),  # gain
-            np.zeros(num_sets, np.int64),  # row
-            np.arange(num_sets, dtype=np.int64),  # set
-            np.zeros(num_sets, np.int64),  # group, by set
-            np.full(1, num_sets, np.int64),  # size
+            np.zeros(num_groups),  # gain
+            np.zeros(num_groups, np.int64),  # row
+            np.zeros(num_groups, np.int64),  # group
+            np.zeros(1, np.int64),  # size
         )
+        self._initial = np.zeros(num_groups)
+        _rank_all(self._groups, self._graph, self._objective, self._labels, self._initial)
         is_noisy = objective.gain == "marginal" and objective.phi == "pow"
-        self._noise = _rounding_bound(sets, propagation) if is_noisy else 0.0
-        _start(self._sets, self._graph, self._objective, self._labels, self._heads, self._heap)
+        self._noise = _rounding_bound(self._groups, propagation) if is_noisy else 0.0
+        self._top_score = float(scores.max(initial=0.0))
+        self._queued, self._limit = 0, math.inf
+        self._extend_queue(num_groups if is_noisy else _QUEUED_PER_PICK * budget)
 
     def pick(self, rows: NDArray[np.int64], gains: NDArray[np.float64]) -> int:
         """Fill `rows` and `gains`; return how many, fewer when no row that is left gains anything."""
-        return int(
-            _pick(
-                self._sets,
-                self._graph,
-                self._objective,
-                self._labels,
-                self._heads,
-                self._heap,
-                self._noise,
-                rows,
-                gains,
+        made = 0
+        while True:
+            made = int(
+                _pick(
+                    self._groups,
+                    self._graph,
+                    self._objective,
+                    self._labels,
+                    self._heads,
+                    self._heap,
+                    self._initial,
+                    self._queue,
+                    self._cursor,
+                    self._limit,
+                    self._noise,
+                    self._top_score,
+                    rows,
+                    gains,
+                    made,
+                )
             )
-        )
+            if self._cursor[1] == 0:
+                return made
+            self._extend_queue(4 * self._queued)
+
+    def _extend_queue(self, size: int) -> None:
+        """Queue the `size` groups that gained most at the start, less those that were queued before."""
+        total = len(self._initial)
+        size = min(max(size, _QUEUED_AT_LEAST), total)
+        floor = -1.0 if size == total else float(np.partition(self._initial, total - size)[total - size])
+        groups = np.flatnonzero((self._initial >= floor) & (self._initial < self._limit))
+        self._queue = groups[np.argsort(-self._initial[groups], kind="stable")]
+        self._queued, self._limit = size, floor
+        self._cursor = np.zeros(2, np.int64)  # place in the queue, whether more must be queued
 
 
-def _rounding_bound(sets: LabelSets, propagation: Propagation) -> float:
+def _rounding_bound(groups: Any, propagation: Propagation) -> float:
     """Factor on phi(largest information) that bounds the rounding error of a gain made of differences of phi's.
 
     phi(x + e) - phi(x) is off by an absolute amount, so a gain can rise a little although x grew.
     """
+    starts, ends, label_ids = groups[:3]
     degrees = np.diff(propagation.offsets)
-    reach = np.add.reduceat(degrees[sets.label_ids], sets.label_offsets[:-1]) if len(sets.label_ids) else np.zeros(1)
-    return 8.0 * _EPSILON * float(reach.max())
+    reach = np.concatenate((np.zeros(1), np.cumsum(degrees[label_ids])))
+    return 8.0 * _EPSILON * float((reach[ends] - reach[starts]).max(initial=0.0))
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,12 +157,14 @@ def _rise(objective: Any, x: Any, e: Any) -> Any:
 
 
 @_compile
-def _collect(graph: Any, labels: Any, members: Any) -> Any:
-    """Write the rows of P of `members` added up into `spread`; return how many labels are `reached`, ascending."""
+def _collect(groups: Any, graph: Any, labels: Any, group: Any) -> Any:
+    """Write the rows of P of a group's labels added up into `spread`; return how many are `reached`, ascending."""
+    starts, ends, label_ids = groups[0], groups[1], groups[2]
     offsets, columns, weights = graph
     spread, reached = labels[4], labels[5]
     count = 0
-    for member in members:
+    for place in range(starts[group], ends[group]):
+        member = label_ids[place]
         for entry in range(offsets[member], offsets[member + 1]):
             column = columns[entry]
             if spread[column] == 0.0:
@@ -151,170 +176,61 @@ def _collect(graph: Any, labels: Any, members: Any) -> Any:
 
 
 @_compile
-def _worth(graph: Any, labels: Any, label: Any) -> Any:
-    """Return q of a label (q = P phi'): what one unit of score at `label` gains by the gradient rule."""
+def _gradient_gain(groups: Any, graph: Any, labels: Any, group: Any) -> Any:
+    """Eq. 11: the score times the worth q of the labels, q = P phi'(x); one function, as a call would cost more."""
+    starts, ends, label_ids, scores, _, _ = groups
     offsets, columns, weights = graph
-    slope, worth, is_stale = labels[1], labels[2], labels[3]
-    if is_stale[label]:
-        total = 0.0
-        for entry in range(offsets[label], offsets[label + 1]):
-            total += weights[entry] * slope[columns[entry]]
-        worth[label] = total
-        is_stale[label] = False
-    return worth[label]
-
-
-@_compile
-def _best_row(sets: Any, graph: Any, objective: Any, labels: Any, heads: Any, which: Any) -> Any:
-    """Return gain, row and group of the best row left in set `which`; gain -1 if none is left.
-
-    Where several scores round to one gain, the smallest row index among them is the set's best row.
-    """
-    label_offsets, label_ids, group_offsets, scores, row_offsets, rows = sets
-    next_row, first_group = heads
-    information, spread, reached, noise = labels[0], labels[4], labels[5], labels[6][0]
-    members = label_ids[label_offsets[which] : label_offsets[which + 1]]
-    is_gradient = objective[1]
+    _, slope, worth, is_stale, _, _ = labels
     unit = 0.0
-    count = 0
-    if is_gradient:
-        for member in members:
-            unit += _worth(graph, labels, member)
-    else:
-        count = _collect(graph, labels, members)
-    best = -1.0
-    best_row: Any = np.int64(-1)
-    best_group: Any = np.int64(-1)
-    for group in range(first_group[which], group_offsets[which + 1]):
-        if next_row[group] == row_offsets[group + 1]:
-            continue
-        gain = scores[group] * unit
-        if not is_gradient:
-            gain = 0.0
-            for position in range(count):
-                label = reached[position]
-                gain += _rise(objective, information[label], scores[group] * spread[label])
-        row = rows[next_row[group]]
-        if best_row < 0 or gain > best or (gain == best and row < best_row):
-            best, best_row, best_group = gain, row, group
-        elif gain < best - noise:
-            break
-    for position in range(count):
-        spread[reached[position]] = 0.0
-    return best, best_row, best_group
+    for place in range(starts[group], ends[group]):
+        label = label_ids[place]
+        if is_stale[label]:
+            total = 0.0
+            for entry in range(offsets[label], offsets[label + 1]):
+                total += weights[entry] * slope[columns[entry]]
+            worth[label] = total
+            is_stale[label] = False
+        unit += worth[label]
+    return scores[group] * unit
 
 
 @_compile
-def _stands_before(heap: Any, left: Any, right: Any) -> Any:
-    gains, rows = heap[0], heap[1]
-    return gains[left] > gains[right] or (gains[left] == gains[right] and rows[left] < rows[right])
+def _marginal_gain(groups: Any, graph: Any, objective: Any, labels: Any, group: Any) -> Any:
+    """Eq. 9: what E(D) rises by."""
+    information, spread, reached = labels[0], labels[4], labels[5]
+    score = groups[3][group]
+    gain = 0.0
+    for place in range(_collect(groups, graph, labels, group)):
+        label = reached[place]
+        gain += _rise(objective, information[label], score * spread[label])
+        spread[label] = 0.0
+    return gain
 
 
 @_compile
-def _swap(heap: Any, left: Any, right: Any) -> Any:
-    gains, rows, members = heap[0], heap[1], heap[2]
-    gains[left], gains[right] = gains[right], gains[left]
-    rows[left], rows[right] = rows[right], rows[left]
-    members[left], members[right] = members[right], members[left]
+def _gain(groups: Any, graph: Any, objective: Any, labels: Any, group: Any) -> Any:
+    """Return the gain of any row of a group at the present information."""
+    if objective[1]:
+        return _gradient_gain(groups, graph, labels, group)
+    return _marginal_gain(groups, graph, objective, labels, group)
 
 
 @_compile
-def _sink(heap: Any, place: Any) -> Any:
-    size = heap[4][0]
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            return
-        if child + 1 < size and _stands_before(heap, child + 1, child):
-            child += 1
-        if not _stands_before(heap, child, place):
-            return
-        _swap(heap, child, place)
-        place = child
-
-
-@_compile
-def _rise_up(heap: Any, place: Any) -> Any:
-    while place > 0 and _stands_before(heap, place, (place - 1) // 2):
-        _swap(heap, place, (place - 1) // 2)
-        place = (place - 1) // 2
-
-
-@_compile
-def _drop_top(heap: Any) -> Any:
-    """Take the top out of the heap; it stands right behind the heap afterwards."""
-    heap[4][0] -= 1
-    _swap(heap, 0, heap[4][0])
-    _sink(heap, 0)
-
-
-@_compile
-def _start(sets: Any, graph: Any, objective: Any, labels: Any, heads: Any, heap: Any) -> Any:
+def _rank_all(groups: Any, graph: Any, objective: Any, labels: Any, initial: Any) -> Any:
     information, slope = labels[0], labels[1]
     for label in range(len(information)):
         slope[label] = _slope(objective, information[label])
-    for which in range(heap[4][0]):
-        heap[0][which], heap[1][which], heap[3][which] = _best_row(sets, graph, objective, labels, heads, which)
-    for place in range(heap[4][0] // 2 - 1, -1, -1):
-        _sink(heap, place)
+    for group in range(len(initial)):
+        initial[group] = _gain(groups, graph, objective, labels, group)
 
 
 @_compile
-def _refresh_top(sets: Any, graph: Any, objective: Any, labels: Any, heads: Any, heap: Any) -> Any:
-    """Make the top's gain anew; return whether it already was."""
-    which = heap[2][0]
-    gain, row, group = _best_row(sets, graph, objective, labels, heads, which)
-    if row < 0:
-        _drop_top(heap)
-        return False
-    was_fresh = gain == heap[0][0] and row == heap[1][0]
-    heap[0][0], heap[1][0], heap[3][which] = gain, row, group
-    if not was_fresh:
-        _sink(heap, 0)
-    return was_fresh
-
-
-@_compile
-def _settle_top(sets: Any, graph: Any, objective: Any, labels: Any, heads: Any, heap: Any) -> Any:
-    """Bring the true best to the top where gains may rise by rounding: look at all that stand within the noise."""
-    noise = labels[6][0]
-    size = heap[4][0]
-    bound = heap[0][0] - noise
-    while heap[4][0] > 0 and heap[0][0] >= bound:
-        which = heap[2][0]
-        gain, row, group = _best_row(sets, graph, objective, labels, heads, which)
-        heap[0][0], heap[1][0], heap[3][which] = gain, row, group
-        bound = max(bound, gain - noise)
-        _drop_top(heap)
-    while heap[4][0] < size:
-        heap[4][0] += 1
-        _rise_up(heap, heap[4][0] - 1)
-
-
-@_compile
-def _take_top(sets: Any, graph: Any, objective: Any, labels: Any, heads: Any, heap: Any) -> Any:
-    """Choose the top's best row: add its information, mark what it touched."""
-    label_offsets, label_ids, group_offsets, scores, row_offsets, _ = sets
-    next_row, first_group = heads
-    which = heap[2][0]
-    group = heap[3][which]
-    # Rows of a group leave in order; a later group can only have lost its head to a tie.
-    next_row[group] += 1
-    while (
-        first_group[which] < group_offsets[which + 1]
-        and next_row[first_group[which]] == row_offsets[first_group[which] + 1]
-    ):
-        first_group[which] += 1
-    members = label_ids[label_offsets[which] : label_offsets[which + 1]]
-    _add_information(graph, objective, labels, members, scores[group])
-
-
-@_compile
-def _add_information(graph: Any, objective: Any, labels: Any, members: Any, score: Any) -> Any:
+def _add_information(groups: Any, graph: Any, objective: Any, labels: Any, group: Any) -> Any:
     information, slope, is_stale, spread, reached = labels[0], labels[1], labels[3], labels[4], labels[5]
     offsets, columns, _ = graph
-    for position in range(_collect(graph, labels, members)):
-        label = reached[position]
+    score = groups[3][group]
+    for place in range(_collect(groups, graph, labels, group)):
+        label = reached[place]
         information[label] += score * spread[label]
         slope[label] = _slope(objective, information[label])
         spread[label] = 0.0
@@ -323,29 +239,127 @@ def _add_information(graph: Any, objective: Any, labels: Any, members: Any, scor
 
 
 @_compile
-def _measure_noise(objective: Any, labels: Any, noise: Any, top_score: Any) -> Any:
-    """Bound the rounding error of any gain at the present information; one pick adds at most its score to a label."""
-    labels[6][0] = noise * _phi(objective, labels[0].max() + top_score)
+def _sink(heap: Any, gain: Any, row: Any, group: Any) -> Any:
+    """Put an entry into the hole at the top, and let it sink to its place."""
+    gains, rows, groups = heap[0], heap[1], heap[2]
+    size = heap[3][0]
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        other = child + 1
+        if other < size and (
+            gains[other] > gains[child] or (gains[other] == gains[child] and rows[other] < rows[child])
+        ):
+            child = other
+        if gains[child] < gain or (gains[child] == gain and rows[child] > row):
+            break
+        gains[place], rows[place], groups[place] = gains[child], rows[child], groups[child]
+        place = child
+    gains[place], rows[place], groups[place] = gain, row, group
+
+
+@_compile
+def _push(heap: Any, gain: Any, row: Any, group: Any) -> Any:
+    gains, rows, groups = heap[0], heap[1], heap[2]
+    place = heap[3][0]
+    heap[3][0] += 1
+    while place > 0:
+        above = (place - 1) // 2
+        if gains[above] > gain or (gains[above] == gain and rows[above] < row):
+            break
+        gains[place], rows[place], groups[place] = gains[above], rows[above], groups[above]
+        place = above
+    gains[place], rows[place], groups[place] = gain, row, group
+
+
+@_compile
+def _drop_top(heap: Any) -> Any:
+    """Take the top out of the heap; it stands right behind the heap afterwards."""
+    gains, rows, groups = heap[0], heap[1], heap[2]
+    gain, row, group = gains[0], rows[0], groups[0]
+    heap[3][0] -= 1
+    last = heap[3][0]
+    _sink(heap, gains[last], rows[last], groups[last])
+    gains[last], rows[last], groups[last] = gain, row, group
+
+
+@_compile
+def _settle(groups: Any, graph: Any, objective: Any, labels: Any, heap: Any, noise: Any) -> Any:
+    """Bring the true best to the top where gains may rise by rounding: look at all that stand within the noise."""
+    size = heap[3][0]
+    bound = heap[0][0] - noise
+    while heap[3][0] > 0 and heap[0][0] >= bound:
+        _drop_top(heap)
+        last = heap[3][0]
+        heap[0][last] = _gain(groups, graph, objective, labels, heap[2][last])
+        bound = max(bound, heap[0][last] - noise)
+    for last in range(heap[3][0], size):
+        _push(heap, heap[0][last], heap[1][last], heap[2][last])
+
+
+@_compile
+def _take_top(groups: Any, graph: Any, objective: Any, labels: Any, heads: Any, heap: Any) -> Any:
+    """Choose the row at the top: add its information, put the next row of its group in its place."""
+    offsets, rows = groups[4], groups[5]
+    gain, group = heap[0][0], heap[2][0]
+    heads[group] += 1
+    if heads[group] < offsets[group + 1]:
+        _sink(heap, gain, rows[heads[group]], group)
+    else:
+        _drop_top(heap)
+    _add_information(groups, graph, objective, labels, group)
 
 
 @_compile
 def _pick(
-    sets: Any, graph: Any, objective: Any, labels: Any, heads: Any, heap: Any, noise: Any, rows: Any, gains: Any
+    groups: Any,
+    graph: Any,
+    objective: Any,
+    labels: Any,
+    heads: Any,
+    heap: Any,
+    initial: Any,
+    queue: Any,
+    cursor: Any,
+    limit: Any,
+    noise: Any,
+    top_score: Any,
+    chosen: Any,
+    gains: Any,
+    made: Any,
 ) -> Any:
-    made = 0
-    top_score = sets[3].max() if len(sets[3]) else 0.0
-    if noise > 0.0:
-        _measure_noise(objective, labels, noise, top_score)
-    while made < len(rows) and heap[4][0] > 0:
-        if not _refresh_top(sets, graph, objective, labels, heads, heap):
+    """Fill `chosen` and `gains` from `made` on; return how many there are. cursor[1]: more must be queued first.
+
+    `limit` is more than any group gained at the start that is not queued yet; negative where all are.
+    """
+    rows = groups[5]
+    cursor[1] = 0
+    while made < len(chosen):
+        top = heap[0][0] if heap[3][0] > 0 else -1.0
+        if cursor[0] < len(queue):
+            group = queue[cursor[0]]
+            if noise > 0.0 or initial[group] >= top:
+                # The next in the queue may be the best: it moves to the heap with its gain made anew.
+                cursor[0] += 1
+                _push(heap, _gain(groups, graph, objective, labels, group), rows[heads[group]], group)
+                continue
+        elif limit >= 0.0 and top <= limit:
+            cursor[1] = 1
+            break
+        if heap[3][0] == 0:
+            break
+        group = heap[2][0]
+        gain = _gain(groups, graph, objective, labels, group)
+        if gain != top:
+            _sink(heap, gain, heap[1][0], group)
             continue
         if noise > 0.0:
-            _settle_top(sets, graph, objective, labels, heads, heap)
+            _settle(groups, graph, objective, labels, heap, noise * _phi(objective, labels[0].max() + top_score))
         if heap[0][0] <= 0.0:
             break
-        rows[made], gains[made] = heap[1][0], heap[0][0]
+        chosen[made], gains[made] = heap[1][0], heap[0][0]
         made += 1
-        _take_top(sets, graph, objective, labels, heads, heap)
-        if noise > 0.0:
-            _measure_noise(objective, labels, noise, top_score)
+        _take_top(groups, graph, objective, labels, heads, heap)
     return made

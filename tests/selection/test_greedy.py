@@ -1,6 +1,7 @@
 """The compiled lazy search chooses what a naive evaluation of every row at every step chooses, in the same order."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from naive import dense, naive_selection
 
 from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
+from mig_selector.selection import kernel
 from mig_selector.selection.greedy import measure_information, select_rows
 from mig_selector.selection.problem import LabelledPool, Objective, Propagation
 
@@ -67,6 +69,16 @@ def test_lazy_greedy_chooses_what_naive_greedy_chooses(objective, case):
     selection = choose(label_sets, scores, matrix, objective, budget)
     assert selection.rows.tolist() == expected
     assert selection.gains == pytest.approx(gains, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=lambda o: f"{o.phi}-{o.gain}")
+@settings(max_examples=100, deadline=None)
+@given(pools())
+def test_rows_are_queued_as_they_are_needed(objective, case):
+    label_sets, scores, matrix, budget = case
+    expected, _ = naive_selection(label_sets, scores, dense(matrix).tolist(), objective, budget)
+    with patch.object(kernel, "_QUEUED_AT_LEAST", 1), patch.object(kernel, "_QUEUED_PER_PICK", 0):
+        assert choose(label_sets, scores, matrix, objective, budget).rows.tolist() == expected
 
 
 IDENTITY = build_propagation(build_adjacency(np.eye(3), 0.9), 1.0)

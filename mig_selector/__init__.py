@@ -2,7 +2,9 @@
 
 Layers (a module imports only from layers to its right; neighbours do not import each other)::
 
-    cli, hook > pipeline > integration > pool, embedding, graph, selection > store, ranks > arguments > errors
+    cli, hook > pipeline > integration > pool, embedding, graph, selection > store, ranks, console > arguments > errors
+
+`_autoload` stands above them all: Python imports it at every start, and it imports nothing.
 
 Importing this package imports neither torch nor numba: the public names are loaded when first used.
 """

@@ -192,10 +192,5 @@ def _count(value: Any) -> int | None:
     return int(value) if re.fullmatch(r"\d+", str(value)) else None
 
 
-def _number(value: Any) -> int | None:
-    """Read a number; what is none is left to the host to refuse."""
-    return int(str(value)) if str(value).isdecimal() else None
-
-
 def _is_true(value: Any) -> bool:
     return value is True or str(value).lower() in {"true", "1", "yes", "y", "t"}

@@ -80,7 +80,11 @@ def host_settings(
 
 
 def deliver(outcomes: Sequence[Outcome], cache_dir: Path, ranks: Ranks) -> None:
-    """Bring the subsets to nodes that do not see rank 0's files, and register them there."""
+    """Bring the subsets to nodes that do not see rank 0's files, at the same path.
+
+    Their own dataset_info.json stays as it is, and the run's own dataset_dir is not brought along yet: nodes that
+    share no file system cannot train so far.
+    """
     if ranks.local_world_size == ranks.world_size:
         return
     hashes = ContentHashes(cache_dir)

@@ -332,7 +332,7 @@ def _pick(
 ) -> Any:
     """Fill `chosen` and `gains` from `made` on; return how many there are. cursor[1]: more must be queued first.
 
-    `limit` is more than any group gained at the start that is not queued yet; negative where all are.
+    No group that is not queued yet gained more than `limit` at the start; it is negative where all are queued.
     """
     rows = groups[5]
     cursor[1] = 0

@@ -31,7 +31,7 @@ from mig_selector.integration.handover import check_output_is_free, check_same_r
 from mig_selector.pipeline.delivery import Outcome, deliver, host_settings, new_entries, register
 from mig_selector.pipeline.plan import ALGORITHM_VERSION, Plan, make_plan
 from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.reading import Pool, read_pool
+from mig_selector.pool.reading import Extracts, Pool, read_pool
 from mig_selector.pool.subset import write_selection_table, write_subset
 from mig_selector.ranks import Ranks, all_threads
 from mig_selector.selection.greedy import measure_information, select_rows
@@ -151,7 +151,8 @@ class _Job:
         judge = RowJudge(arguments.mig_labels, arguments.mig_score)
         size = sum(source.size for sources in plan.sources for source in sources)
         with self._timed("reading"), progress("reading the pool", size, "B", is_main=True) as bar:
-            self.pool = read_pool(plan.entries, plan.sources, judge, arguments.mig_on_bad_row, bar)
+            extracts = Extracts(arguments.cache_dir, plan.hashes)
+            self.pool = read_pool(plan.entries, plan.sources, judge, arguments.mig_on_bad_row, bar, extracts)
             vocabulary = None
             if arguments.mig_label_vocabulary:
                 vocabulary = read_vocabulary(Path(arguments.mig_label_vocabulary))
@@ -363,7 +364,7 @@ def _write_subsets(
     plan: Plan, pool: Pool, chosen: NDArray[np.int64], folder: Path, on_rows: Any
 ) -> tuple[list[dict[str, Any]], list[str | None]]:
     """Write one file per name of the pool; return what the manifest says of each, and all row ids in order."""
-    owners = np.array(pool.source_entries)[pool.row_sources[chosen]]
+    owners = np.array(pool.source_entries)[pool.locate(chosen)[0]]
     ids: list[str | None] = [None] * len(chosen)
     subsets: list[dict[str, Any]] = []
     for place, entry in enumerate(plan.entries):

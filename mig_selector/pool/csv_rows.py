@@ -9,30 +9,38 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from mig_selector.errors import PoolError
-from mig_selector.pool.fields import LeafDecoder, Unreadable
-from mig_selector.pool.rows import OnBytes, ScannedRow
+from mig_selector.pool.decoder import LeafDecoder
+from mig_selector.pool.leaves import LeafCollector, Leaves, Numbering
+from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
+from mig_selector.pool.verdicts import Unreadable
 
 
 class CsvSource:
     """One row a record; line breaks within quotes are part of a cell."""
 
+    kind = "csv"
+
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
 
-    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
+    def spans(self, size: int) -> list[Span]:
+        """Take the file whole: whether a line break stands within quotes is known only from the beginning on."""
+        del size
+        return [Span(size=self.size)]
+
+    def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the records."""
-        for place, header, cells in self._records():
-            if len(cells) != len(header):
-                values: Any = Unreadable(f"must have the {len(header)} cells of the header, got {len(cells)}")
-            else:
-                values = decoder.of_mapping(dict(zip(header, map(_parsed, cells), strict=True)))
-            text = "\0".join(cells).encode("utf-8", "surrogatepass")
-            on_bytes(len(text))
-            yield ScannedRow(values, place, 0, xxhash.xxh3_64_intdigest(text))
+        del span
+        place = 0
+        for batch in batched(self._records(), BATCH_ROWS):
+            rows = LeafCollector(len(decoder.paths) - 1, numbering)
+            for place, header, cells in batch:
+                text = "\0".join(cells).encode("utf-8", "surrogatepass")
+                rows.add_odd(_values(header, cells, decoder), text, place)
+                on_bytes(len(text))
+            yield rows.collect(place)
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows by passing over the file once more; cells stay text."""
@@ -72,6 +80,12 @@ def _undecodable_line(path: Path) -> int:
             except UnicodeDecodeError:
                 return number
     return 1
+
+
+def _values(header: Sequence[str], cells: Sequence[str], decoder: LeafDecoder) -> tuple[Any, ...] | Unreadable:
+    if len(cells) != len(header):
+        return Unreadable(f"must have the {len(header)} cells of the header, got {len(cells)}")
+    return decoder.of_mapping(dict(zip(header, map(_parsed, cells), strict=True)))
 
 
 def _parsed(cell: str) -> Any:

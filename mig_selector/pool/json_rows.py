@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
-import xxhash
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.fields import LeafDecoder
-from mig_selector.pool.rows import OnBytes, ScannedRow
+from mig_selector.pool.decoder import LeafDecoder
+from mig_selector.pool.leaves import LeafCollector, Leaves, Numbering
+from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WHITE = b" \t\r\n"
-_ROWS_PER_REPORT = 1_000
-
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
 _REST_IS_WHITE = re.compile(rb"[ \t\r\n]*\Z")
@@ -45,27 +44,39 @@ def holds_array(path: Path) -> bool:
 class JsonLinesSource:
     """One JSON object a line."""
 
+    kind = "json lines"
+
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
 
-    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
-        """Pass over the lines, decoding only what is wanted."""
-        position = reported = 0
+    def spans(self, size: int) -> list[Span]:
+        """Cut by bytes; a line belongs to the part in which it begins."""
+        bounds = [*range(0, self.size, size), self.size]
+        return [Span(start, stop, stop - start) for start, stop in itertools.pairwise(bounds)]
+
+    def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
+        """Pass over the lines that begin in a part, decoding only what is wanted."""
         with self.files[0].open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                start = position
-                position += len(line)
-                if number % _ROWS_PER_REPORT == 0:
-                    on_bytes(position - reported)
-                    reported = position
-                if number == 1 and line.startswith(_BYTE_ORDER_MARK):
-                    start += len(_BYTE_ORDER_MARK)
-                    line = line.removeprefix(_BYTE_ORDER_MARK)
-                text = line.strip(_WHITE)
-                if text:
-                    yield ScannedRow(decoder.decode(text), number, start, xxhash.xxh3_64_intdigest(text))
-        on_bytes(position - reported)
+            position = reported = _seek_line(stream, span.start)
+            line_number = 0
+            while position < span.stop:
+                rows = LeafCollector(len(decoder.paths) - 1, numbering)
+                for line in itertools.islice(stream, BATCH_ROWS):
+                    start = position
+                    position += len(line)
+                    line_number += 1
+                    if start == 0 and line.startswith(_BYTE_ORDER_MARK):
+                        start += len(_BYTE_ORDER_MARK)
+                        line = line.removeprefix(_BYTE_ORDER_MARK)
+                    text = line.strip(_WHITE)
+                    if text:
+                        rows.add_line(text, line_number, start, decoder)
+                    if position >= span.stop:
+                        break
+                yield rows.collect(line_number)
+                on_bytes(position - reported)
+                reported = position
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows by their byte offset."""
@@ -75,18 +86,38 @@ class JsonLinesSource:
                 yield project(_decode_whole(stream.readline(), f"{self.name}, row {row + 1}"), columns)
 
 
+def _seek_line(stream: IO[bytes], start: int) -> int:
+    """Go to the first line that begins at `start` or behind it; return where that is."""
+    if start == 0:
+        return 0
+    stream.seek(start - 1)
+    return start - 1 + len(stream.readline())
+
+
 class JsonArraySource:
     """One JSON array of objects; the file is mapped into memory, not read into it."""
+
+    kind = "json array"
 
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
 
-    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
+    def spans(self, size: int) -> list[Span]:
+        """Take the array whole."""
+        del size
+        return [Span(size=self.size)]
+
+    def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the elements."""
-        for line, text in self._elements():
-            on_bytes(len(text))
-            yield ScannedRow(decoder.decode(text), line, 0, xxhash.xxh3_64_intdigest(text))
+        del span
+        line = 0
+        for batch in batched(self._elements(), BATCH_ROWS):
+            rows = LeafCollector(len(decoder.paths) - 1, numbering)
+            for line, text in batch:
+                rows.add_line(text, line, None, decoder)
+                on_bytes(len(text))
+            yield rows.collect(line)
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows by passing over the elements once more."""

@@ -1,24 +1,30 @@
-"""One pass over a pool: labels, scores and where each row stands; the text is not kept."""
+"""One pass over a pool, cached: labels, scores and where each row stands; the text is not kept."""
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.entry import LocalSource, PoolEntry
-from mig_selector.pool.fields import Dropped, LeafDecoder, RowJudge, Unreadable
+from mig_selector.pool.entry import HubSource, PoolEntry
+from mig_selector.pool.extract import LISTED_ROWS, Extract
+from mig_selector.pool.extract_file import read_extract, write_extract
+from mig_selector.pool.fields import RowJudge
+from mig_selector.pool.leaves import Numbering
+from mig_selector.pool.parallel import extract_parts
 from mig_selector.pool.rows import RowSource
+from mig_selector.store.files import locked
+from mig_selector.store.hashing import ContentHashes, fingerprint
 
 
-_LISTED_ROWS = 1_000
-"""Unreadable rows that are listed one by one; more are only counted."""
+_READER_VERSION = 1
+"""Raised when the same bytes would be read as other rows, labels or scores than before."""
 
 
 @dataclass
@@ -40,11 +46,13 @@ class ReadingReport:
 
 @dataclass(frozen=True)
 class Pool:
-    """The kept rows of a pool. N rows; sources in the order of the names in `dataset`."""
+    """The kept rows of a pool. N rows, S sources in the order of the names in `dataset`."""
 
     sources: list[RowSource]
     source_entries: list[int]
     """Which entry each source belongs to."""
+    source_starts: NDArray[np.int64]
+    """How many rows come before each source. Shape (S,)."""
     label_names: list[str]
     """Every label that a kept row names, in order of appearance."""
     label_offsets: NDArray[np.int64]
@@ -54,25 +62,84 @@ class Pool:
     scores: NDArray[np.float64]
     """Shape (N,); NaN throughout where the score is the number of labels."""
     row_indices: NDArray[np.int64]
-    """Place of each kept row among all rows of the pool, from 0 on. Shape (N,)."""
-    row_sources: NDArray[np.int32]
-    """Index in `sources`. Shape (N,)."""
-    source_rows: NDArray[np.int64]
-    """Place among the rows of the source, from 0 on. Shape (N,)."""
-    positions: NDArray[np.int64]
-    """What the source needs to find the row again. Shape (N,)."""
+    """Place of each kept row among all rows of the pool, from 0 on, ascending. Shape (N,)."""
+    positions: NDArray[np.int64] | None
+    """What a source may need to find the row again: its byte offset. Shape (N,), None where no source needs it."""
     report: ReadingReport
 
+    def locate(self, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the source of each of some kept rows, and its place among the rows of that source, from 0 on."""
+        rows = self.row_indices[kept]
+        sources = np.searchsorted(self.source_starts, rows, side="right") - 1
+        return sources, rows - self.source_starts[sources]
 
-class _Columns:
-    """Growing columns of the kept rows."""
+    def positions_of(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions of some kept rows, 0 where a source needs none."""
+        return np.zeros(len(kept), np.int64) if self.positions is None else self.positions[kept]
 
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
-        self.lengths, self.labels = array("q"), array("i")
-        self.scores = array("d")
-        self.indices, self.sources, self.rows, self.positions = array("q"), array("i"), array("q"), array("q")
-        self.digests = array("Q")
+
+class Extracts:
+    """Extracts of pool files, made once and kept in the cache."""
+
+    def __init__(self, cache_dir: Path, hashes: ContentHashes) -> None:
+        """Keep them below `cache_dir`."""
+        self._folder = cache_dir / "pools"
+        self._hashes = hashes
+
+    def get(
+        self, source: RowSource, judge: RowJudge, on_bytes: Callable[[int], object], *, stop_at_unreadable: bool
+    ) -> Extract:
+        """Return the extract of a file, made by several processes where the file is large.
+
+        Raises:
+            PoolError: A row is unreadable and `stop_at_unreadable` is set, the file cannot be read, or it was changed
+                meanwhile.
+        """
+        content = self._content(source)
+        mark = fingerprint({"version": _READER_VERSION, "kind": source.kind, "content": content, **judge.facts})
+        path = self._folder / f"{mark[:32]}.parquet"
+        with locked(path):
+            known = read_extract(path, mark)
+            if known is None:
+                write_extract(path, self._make(source, content, judge, on_bytes, stop_at_unreadable), mark)
+                known = read_extract(path, mark)
+            else:
+                on_bytes(source.size)
+        if known is None:
+            raise PoolError(f"{path} cannot be read, although it was just written; is the disk sound?")
+        if stop_at_unreadable:
+            _refuse_unreadable(source, known, 0)
+        return known
+
+    def _make(
+        self,
+        source: RowSource,
+        content: list[str],
+        judge: RowJudge,
+        on_bytes: Callable[[int], object],
+        stop_at_unreadable: bool,
+    ) -> Iterator[Extract]:
+        places = rows = 0
+        for part in extract_parts(source, judge, on_bytes, stop_at_unreadable=stop_at_unreadable):
+            if stop_at_unreadable:
+                _refuse_unreadable(source, part, places)
+            places, rows = places + part.tally.places, rows + part.tally.rows
+            yield part
+        if rows == 0:
+            raise PoolError(f"{source.name} holds no rows; a pool needs at least one.")
+        if self._content(source) != content:
+            raise PoolError(f"{source.name} was changed while it was read; start again once it is complete.")
+
+    def _content(self, source: RowSource) -> list[str]:
+        return [self._hashes.file(file) for file in source.files]
+
+
+def _refuse_unreadable(source: RowSource, extract: Extract, places_before: int) -> None:
+    for place, reason in extract.tally.listed[:1]:
+        raise PoolError(
+            f"{source.name}:{places_before + place}: {reason}. "
+            "Mend the row, or set mig_on_bad_row: skip to count such rows and go on."
+        )
 
 
 def read_pool(
@@ -81,8 +148,9 @@ def read_pool(
     judge: RowJudge,
     on_bad_row: Literal["error", "skip"],
     on_bytes: Callable[[int], object],
+    extracts: Extracts,
 ) -> Pool:
-    """Read labels and scores of every row.
+    """Read labels and scores of every row, or take them from the cache.
 
     Args:
         entries: The pool, name by name.
@@ -90,133 +158,113 @@ def read_pool(
         judge: What a row must have.
         on_bad_row: Whether an unreadable row ends the reading.
         on_bytes: Called with the number of bytes read since the last call.
+        extracts: The cache.
 
     Returns:
         The kept rows and a report of all.
 
     Raises:
-        PoolError: A row is unreadable and `on_bad_row` is ``error``, or no row is kept.
+        PoolError: A row is unreadable and `on_bad_row` is ``error``, no row is kept, or a file was changed meanwhile.
     """
-    columns, report = _Columns(), ReadingReport()
-    decoder = LeafDecoder(judge.paths)
+    report = ReadingReport()
     flat: list[RowSource] = []
     owners: list[int] = []
-    outside: list[tuple[PoolEntry, NDArray[np.int64]]] = []
+    parts: list[Extract] = []
     for place, (entry, files) in enumerate(zip(entries, sources, strict=True)):
-        first_row = report.read
-        for source in files:
-            _read_source(source, len(flat), judge, decoder, on_bad_row, on_bytes, columns, report)
-            flat.append(source)
-            owners.append(place)
-        if isinstance(entry.source, LocalSource) and entry.split != "train":
-            outside.append((entry, first_row + _rows_outside_split(entry, report.read - first_row)))
-    inside = _drop_outside(columns, outside, report)
-    return _finish(flat, owners, columns, inside, report)
+        found = [extracts.get(file, judge, on_bytes, stop_at_unreadable=on_bad_row == "error") for file in files]
+        for file, part in zip(files, found, strict=True):
+            _count(file, part, report)
+        flat += files
+        owners += [place] * len(files)
+        parts += _inside_split(entry, found, report)
+    report.kept = sum(len(part.scores) for part in parts)
+    if report.kept == 0:
+        lost = report.dropped + report.unreadable
+        raise PoolError(
+            f"none of the {report.read} rows of {', '.join(source.name for source in flat)} can be selected from: "
+            f"{'; '.join(f'{count} {reason}' for reason, count in lost.items())}. Check mig_labels and mig_score."
+        )
+    report.duplicates = _count_duplicates([part.digests for part in parts])
+    return _assemble(flat, owners, parts, report)
 
 
-def _read_source(
-    source: RowSource,
-    place: int,
-    judge: RowJudge,
-    decoder: LeafDecoder,
-    on_bad_row: str,
-    on_bytes: Callable[[int], object],
-    columns: _Columns,
-    report: ReadingReport,
-) -> None:
-    names = columns.names
-    row = -1
-    for row, scanned in enumerate(source.scan(decoder, on_bytes)):
-        index = report.read
-        report.read += 1
-        values = scanned.values
-        verdict = values if isinstance(values, Unreadable) else judge.judge(values)
-        if isinstance(verdict, Unreadable):
-            _note_unreadable(f"{source.name}:{scanned.place}", verdict.reason, on_bad_row, report)
-            continue
-        if isinstance(verdict, Dropped):
-            report.dropped[verdict.reason] += 1
-            continue
-        labels, score = verdict
-        columns.lengths.append(len(labels))
-        columns.labels.extend([names.setdefault(label, len(names)) for label in labels])
-        columns.scores.append(score)
-        columns.indices.append(index)
-        columns.sources.append(place)
-        columns.rows.append(row)
-        columns.positions.append(scanned.position)
-        if scanned.digest is None:
-            report.duplicates = None
-        else:
-            columns.digests.append(scanned.digest)
-    if row < 0:
-        raise PoolError(f"{source.name} holds no rows; a pool needs at least one.")
+def _count(source: RowSource, extract: Extract, report: ReadingReport) -> None:
+    tally = extract.tally
+    report.read += tally.rows
+    report.dropped.update(tally.dropped)
+    report.unreadable.update(tally.unreadable)
+    report.unreadable_rows += [f"{source.name}:{place}: {reason}" for place, reason in tally.listed]
+    del report.unreadable_rows[LISTED_ROWS:]
 
 
-def _note_unreadable(where: str, reason: str, on_bad_row: str, report: ReadingReport) -> None:
-    if on_bad_row == "error":
-        raise PoolError(f"{where}: {reason}. Mend the row, or set mig_on_bad_row: skip to count such rows and go on.")
-    report.unreadable[reason.split(" (")[0].split(", got")[0]] += 1
-    if len(report.unreadable_rows) < _LISTED_ROWS:
-        report.unreadable_rows.append(f"{where}: {reason}")
+def _inside_split(entry: PoolEntry, parts: Sequence[Extract], report: ReadingReport) -> list[Extract]:
+    """Leave out the rows of a local entry that the host would not train on, because they lie outside `split`."""
+    if isinstance(entry.source, HubSource) or entry.split == "train":
+        return list(parts)
+    counts = np.array([part.tally.rows for part in parts])
+    is_inside = _rows_of_split(entry, int(counts.sum()))
+    inside = []
+    for part, start in zip(parts, np.cumsum(counts) - counts, strict=True):
+        keep = is_inside[start + part.rows]
+        report.dropped[f"outside split {entry.split}"] += int(np.count_nonzero(~keep))
+        inside.append(part.take(keep))
+    return inside
 
 
-def _rows_outside_split(entry: PoolEntry, count: int) -> NDArray[np.int64]:
-    """Return which of a local file's rows the host would not train on, because they lie outside `split`."""
+def _rows_of_split(entry: PoolEntry, count: int) -> NDArray[np.bool_]:
     from datasets import ReadInstruction
 
-    is_outside = np.ones(count, np.bool_)
+    is_inside = np.zeros(count, np.bool_)
     try:
         for part in ReadInstruction.from_spec(entry.split).to_absolute({"train": count}):
-            is_outside[part.from_ or 0 : count if part.to is None else part.to] = False
+            is_inside[part.from_ or 0 : count if part.to is None else part.to] = True
     except (ValueError, AssertionError) as error:
         raise PoolError(
             f"dataset {entry.name!r}: split {entry.split!r} of a local file must be a part of train ({error})."
         ) from error
-    return np.flatnonzero(is_outside)
+    return is_inside
 
 
-def _drop_outside(
-    columns: _Columns, outside: Sequence[tuple[PoolEntry, NDArray[np.int64]]], report: ReadingReport
-) -> NDArray[np.bool_]:
-    """Return which of the kept rows lie inside their entry's split; count the others as dropped."""
-    indices = np.frombuffer(columns.indices, np.int64)
-    inside = np.ones(len(indices), np.bool_)
-    for entry, rows in outside:
-        out = np.isin(indices, rows)
-        report.dropped[f"outside split {entry.split}"] += int(out.sum())
-        inside &= ~out
-    return inside
+def _count_duplicates(digests: Sequence[NDArray[np.uint64] | None]) -> int | None:
+    present = [column for column in digests if column is not None]
+    if len(present) < len(digests):
+        return None
+    known = np.concatenate(present)
+    return len(known) - len(np.unique(known))
 
 
-def _finish(
-    sources: list[RowSource],
-    owners: list[int],
-    columns: _Columns,
-    inside: NDArray[np.bool_],
-    report: ReadingReport,
-) -> Pool:
-    report.kept = int(inside.sum())
-    if report.kept == 0:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in (report.dropped + report.unreadable).items())
-        raise PoolError(
-            f"none of the {report.read} rows of {', '.join(source.name for source in sources)} can be selected from: "
-            f"{reasons}. Check mig_labels and mig_score."
-        )
-    if report.duplicates is not None:
-        digests = np.frombuffer(columns.digests, np.uint64)[inside]
-        report.duplicates = len(digests) - len(np.unique(digests))
-    lengths = np.frombuffer(columns.lengths, np.int64)
+def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extract], report: ReadingReport) -> Pool:
+    """Put the extracts one behind the other."""
+    counts = np.array([part.tally.rows for part in parts], np.int64)
+    starts = np.cumsum(counts) - counts
+    numbering = Numbering()
+    renumbered = [numbering.of_all(part.label_names) for part in parts]
+    has_positions = any(part.positions is not None for part in parts)
     return Pool(
         sources=sources,
         source_entries=owners,
-        label_names=list(columns.names),
-        label_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths[inside]))),
-        label_ids=np.frombuffer(columns.labels, np.int32)[np.repeat(inside, lengths)],
-        scores=np.frombuffer(columns.scores, np.float64)[inside],
-        row_indices=np.frombuffer(columns.indices, np.int64)[inside],
-        row_sources=np.frombuffer(columns.sources, np.int32)[inside],
-        source_rows=np.frombuffer(columns.rows, np.int64)[inside],
-        positions=np.frombuffer(columns.positions, np.int64)[inside],
+        source_starts=starts,
+        label_names=list(numbering),
+        label_offsets=_offsets([part.lengths for part in parts]),
+        label_ids=_join([numbers[part.label_ids] for numbers, part in zip(renumbered, parts, strict=True)]),
+        scores=_join([part.scores for part in parts]),
+        row_indices=_join([start + part.rows for start, part in zip(starts, parts, strict=True)]),
+        positions=_join([_positions(part) for part in parts]) if has_positions else None,
         report=report,
     )
+
+
+def _offsets(lengths: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
+    joined = _join(lengths)
+    offsets = np.zeros(len(joined) + 1, np.int64)
+    np.cumsum(joined, out=offsets[1:])
+    return offsets
+
+
+def _positions(part: Extract) -> NDArray[np.int64]:
+    return np.zeros(len(part.rows), np.int64) if part.positions is None else part.positions
+
+
+def _join(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Concatenate; a single array is not copied."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,45 +1,57 @@
-"""What every kind of pool file offers: a pass over all rows for what selection needs, and some rows whole."""
+"""What every kind of pool file offers: a pass over its rows for what selection needs, and some rows whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, TypeVar
 
-from mig_selector.pool.fields import LeafDecoder, Unreadable
+from mig_selector.pool.decoder import LeafDecoder
+from mig_selector.pool.leaves import Leaves, Numbering
 
 
 OnBytes = Callable[[int], object]
 
+Row = TypeVar("Row")
 
-class ScannedRow(NamedTuple):
-    """One row of a pass."""
+BATCH_ROWS = 8_192
+"""Rows that are handed on at once."""
 
-    values: tuple[Any, ...] | Unreadable
-    """What stands at the wanted paths."""
-    place: int
-    """Where it is, for people: line of a text file or row of a table, from 1 on."""
-    position: int
-    """Where it is, for the machine: a byte offset where the format has one, else 0."""
-    digest: int | None
-    """64-bit hash of the row's text, to count duplicates; None for formats that are not read whole."""
+
+@dataclass(frozen=True)
+class Span:
+    """Part of a source that can be passed over on its own."""
+
+    start: int = 0
+    stop: int = 0
+    """In units of the source: bytes, row groups; the source itself knows."""
+    size: int = 0
+    """Bytes, for the progress bar."""
 
 
 class RowSource(Protocol):
-    """One file of a pool."""
+    """One file of a pool. Sources can be pickled, so that several processes can pass over one."""
 
     name: str
     """As messages and selection.parquet name it."""
     size: int
     """Bytes, for the progress bar."""
+    kind: str
+    """How the file is read; together with the bytes of `files` it decides the rows."""
 
     @property
     def files(self) -> list[Path]:
         """The files on this machine that hold the rows."""
         ...
 
-    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
-        """Pass over all rows; blank lines are none."""
+    def spans(self, size: int) -> list[Span]:
+        """Cut the source into parts of about `size` bytes, in order; one part where it can only be read whole."""
+        ...
+
+    def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
+        """Pass over the rows of a part; blank lines are none."""
         ...
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -49,3 +61,10 @@ class RowSource(Protocol):
             Those of `columns` that a row has, in the row's own order.
         """
         ...
+
+
+def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yield `size` rows at a time."""
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

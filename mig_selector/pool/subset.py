@@ -156,13 +156,14 @@ def _read_chosen(
     pool: Pool, chosen: NDArray[np.int64], columns: Sequence[str]
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yield rank, place and columns of the chosen rows, in the order of the pool."""
-    order = np.argsort(pool.row_indices[chosen])
-    owners = pool.row_sources[chosen[order]]
-    for source in np.unique(owners):
-        ranks = order[owners == source]
-        rows, positions = pool.source_rows[chosen[ranks]].tolist(), pool.positions[chosen[ranks]].tolist()
-        records = pool.sources[source].read(rows, positions, columns)
-        for rank, row, record in zip(ranks.tolist(), rows, records, strict=True):
+    order = np.argsort(chosen)
+    sources, rows = pool.locate(chosen[order])
+    positions = pool.positions_of(chosen[order])
+    for source in np.unique(sources):
+        mine = sources == source
+        places = rows[mine].tolist()
+        records = pool.sources[source].read(places, positions[mine].tolist(), columns)
+        for rank, row, record in zip(order[mine].tolist(), places, records, strict=True):
             yield rank, f"{pool.sources[source].name}, row {row + 1}", record
 
 
@@ -237,7 +238,7 @@ def write_selection_table(
         scores: Score before normalisation of each chosen row. Shape (B,).
         row_ids: Identifier of each chosen row. Length B.
     """
-    sources = pool.row_sources[chosen]
+    sources, rows = pool.locate(chosen)
     names = np.array([source.name for source in pool.sources], object)
     owners = np.array([datasets[entry] for entry in pool.source_entries], object)
     table = pa.table(
@@ -246,7 +247,7 @@ def write_selection_table(
             "row_index": pa.array(pool.row_indices[chosen], pa.int64()),
             "dataset": pa.array(owners[sources], pa.string()),
             "source_file": pa.array(names[sources], pa.string()),
-            "source_row": pa.array(pool.source_rows[chosen], pa.int64()),
+            "source_row": pa.array(rows, pa.int64()),
             "row_id": pa.array(row_ids, pa.string()),
             "gain": pa.array(gains, pa.float64()),
             "score": pa.array(scores, pa.float64()),

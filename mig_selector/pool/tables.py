@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mig_selector.errors import PoolError
+from mig_selector.pool.arrow_leaves import take_leaves
+from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.entry import HubSource
-from mig_selector.pool.fields import LeafDecoder
-from mig_selector.pool.rows import OnBytes, ScannedRow
+from mig_selector.pool.leaves import Leaves, Numbering
+from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span
 
 
-_BATCH_ROWS = 4_096
+_LEAF_ROWS = 65_536
+"""Rows of leaves that are looked at together; whole rows can be long, so fewer of those are."""
 
 
 class TableSource(ABC):
@@ -25,14 +30,18 @@ class TableSource(ABC):
     name: str
     size: int
 
-    def scan(self, decoder: LeafDecoder, on_bytes: OnBytes) -> Iterator[ScannedRow]:
-        """Pass over the rows."""
-        number = 0
-        share = self.size / max(self._num_rows(), 1)
-        for batch in self._batches(decoder.columns):
-            for record in batch.to_pylist():
-                number += 1
-                yield ScannedRow(decoder.of_mapping(record), number, 0, None)
+    def spans(self, size: int) -> list[Span]:
+        """Take the table whole, where a format does not know better."""
+        del size
+        return [Span(size=self.size)]
+
+    def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
+        """Pass over the rows of a part."""
+        start = 0
+        share = span.size / max(self._num_rows(span), 1)
+        for batch in self._leaf_batches(span, decoder):
+            yield take_leaves(batch, decoder, numbering, start)
+            start += batch.num_rows
             on_bytes(int(share * batch.num_rows))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -51,39 +60,75 @@ class TableSource(ABC):
                 return
 
     @abstractmethod
-    def _num_rows(self) -> int: ...
+    def _num_rows(self, span: Span) -> int: ...
 
     @abstractmethod
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]: ...
+    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, with those of the top-level `columns` that there are."""
+
+    def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a part with at least what stands at the decoder's paths."""
+        del span
+        return self._batches(decoder.columns)
 
 
 class ParquetSource(TableSource):
     """A Parquet file."""
 
+    kind = "parquet"
+
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
-        try:
-            self._file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise PoolError(f"{name}: is no Parquet file ({error}).") from error
+        with self._open():
+            pass
 
-    def _num_rows(self) -> int:
-        return int(self._file.metadata.num_rows)
+    def spans(self, size: int) -> list[Span]:
+        """Cut by row groups."""
+        with self._open() as file:
+            groups = file.num_row_groups
+        each = max(groups * size // max(self.size, 1), 1)
+        bounds = [*range(0, groups, each), groups]
+        share = self.size / max(groups, 1)
+        return [
+            Span(start, stop, round(stop * share) - round(start * share)) for start, stop in itertools.pairwise(bounds)
+        ]
+
+    def _num_rows(self, span: Span) -> int:
+        with self._open() as file:
+            return sum(file.metadata.row_group(group).num_rows for group in range(span.start, span.stop))
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        present = [column for column in self._file.schema_arrow.names if column in columns]
-        yield from self._file.iter_batches(_BATCH_ROWS, columns=present)
+        with self._open() as file:
+            present = [column for column in file.schema_arrow.names if column in columns]
+            yield from file.iter_batches(BATCH_ROWS, columns=present)
+
+    def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
+        # A dotted name stands for all columns below it: the siblings of a wanted leaf are not read.
+        wanted = [".".join(path) for path in decoder.paths]
+        with self._open() as file:
+            yield from file.iter_batches(_LEAF_ROWS, row_groups=range(span.start, span.stop), columns=wanted)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(self.files[0]) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise PoolError(f"{self.name}: is no Parquet file, or a damaged one ({error}).") from error
 
 
 class ArrowSource(TableSource):
     """An Arrow file, in the file or in the stream format."""
 
+    kind = "arrow"
+
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
 
-    def _num_rows(self) -> int:
+    def _num_rows(self, span: Span) -> int:
+        del span
         return sum(batch.num_rows for batch in self._batches([]))
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -111,7 +156,7 @@ class HubTable(TableSource):
 
     def __init__(self, source: HubSource, split: str, name: str) -> None:
         """Load `source` as the host does; downloads what is not there yet."""
-        self.name = name
+        self.name, self.kind = name, f"hub, split {split}"
         self._table = _load_from_hub(source, split)
         self.size = int(self._table.data.nbytes)
 
@@ -120,14 +165,15 @@ class HubTable(TableSource):
         """The Arrow files that `datasets` prepared."""
         return [Path(file["filename"]) for file in self._table.cache_files]
 
-    def _num_rows(self) -> int:
+    def _num_rows(self, span: Span) -> int:
+        del span
         return len(self._table)
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         present = [column for column in self._table.column_names if column in columns]
         # Without any column `datasets` forgets how many rows there are.
         arrow = self._table.select_columns(present or self._table.column_names[:1]).with_format("arrow")
-        for table in arrow.iter(_BATCH_ROWS):
+        for table in arrow.iter(BATCH_ROWS):
             for batch in table.combine_chunks().to_batches():
                 yield batch.select(present)
 

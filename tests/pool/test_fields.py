@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import make_row
 
-from mig_selector.pool.fields import Dropped, LeafDecoder, RowJudge, Unreadable
+from mig_selector.pool.decoder import LeafDecoder
+from mig_selector.pool.fields import RowJudge
+from mig_selector.pool.verdicts import Dropped, Unreadable
 
 
 LABELS = "annotation.instag.content"

@@ -1,6 +1,9 @@
 import csv
 import json
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,8 +11,9 @@ import pytest
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, LocalSource, PoolEntry
 from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.reading import read_pool
+from mig_selector.pool.reading import Extracts, read_pool
 from mig_selector.pool.sources import open_sources
+from mig_selector.store.hashing import ContentHashes
 
 
 COLUMNS = ("instruction", "input", "output")
@@ -106,7 +110,9 @@ def local(path, split="train"):
 
 
 def read(entry, rule=RULE, on_bad_row="error"):
-    return read_pool([entry], [open_sources(entry)], rule, on_bad_row, lambda count: None)
+    with tempfile.TemporaryDirectory() as cache:
+        extracts = Extracts(Path(cache), ContentHashes(Path(cache)))
+        return read_pool([entry], [open_sources(entry)], rule, on_bad_row, lambda count: None, extracts)
 
 
 def facts(pool):
@@ -130,9 +136,10 @@ def check_reading(pool, empty=""):
     """All kept rows can be read again, or some of them."""
     for wanted in ([0, 1, 2, 3], [1, 3], [2]):
         for place, source in enumerate(pool.sources):
-            mine = [row for row in wanted if pool.row_sources[row] == place]
-            rows, positions = pool.source_rows[mine].tolist(), pool.positions[mine].tolist()
-            found = list(source.read(rows, positions, COLUMNS))
+            sources, rows = pool.locate(np.array(wanted))
+            mine = np.array(wanted)[sources == place]
+            positions = pool.positions_of(mine).tolist()
+            found = list(source.read(rows[sources == place].tolist(), positions, COLUMNS))
             whole = [ROWS[pool.row_indices[row]] for row in mine]
             assert found == [{column: row[column] or empty for column in COLUMNS} for row in whole]
             assert all(list(row) == list(COLUMNS) for row in found)
@@ -143,7 +150,7 @@ def test_the_same_rows_are_read_from_every_kind_of_file(tmp_path, write, name):
     write(tmp_path / name)
     pool = read(local(tmp_path / name))
     assert facts(pool) == EXPECTED
-    assert pool.source_rows.tolist() == [0, 2, 3, 5]
+    assert pool.locate(np.arange(4))[1].tolist() == [0, 2, 3, 5]
     assert pool.sources[0].name == name
     assert pool.sources[0].size == (tmp_path / name).stat().st_size
     check_reading(pool, empty=None if name.endswith("csv") else "")  # an empty cell is null, as `datasets` reads it
@@ -164,8 +171,9 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path, write, en
         {reason: 2 * count for reason, count in EXPECTED[3].items()},
         12,
     )
-    assert pool.source_rows.tolist() == EXPECTED[2] * 2
-    assert pool.row_sources.tolist() == [0] * 4 + [1] * 4
+    sources, rows = pool.locate(np.arange(8))
+    assert rows.tolist() == EXPECTED[2] * 2
+    assert sources.tolist() == [0] * 4 + [1] * 4
 
 
 @pytest.mark.parametrize(("write", "name"), [FILES[0], FILES[6]], ids=["jsonl", "parquet"])

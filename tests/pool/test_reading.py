@@ -8,8 +8,9 @@ from support import SHARED_DATA, make_row
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.reading import read_pool
+from mig_selector.pool.reading import Extracts, read_pool
 from mig_selector.pool.sources import open_sources
+from mig_selector.store.hashing import ContentHashes
 
 
 def entry_of(path, split="train"):
@@ -18,7 +19,13 @@ def entry_of(path, split="train"):
 
 def read(*paths, labels="t", score="s", on_bad_row="error", split="train", on_bytes=lambda count: None):
     entries = [entry_of(path, split) for path in paths]
-    return read_pool(entries, [open_sources(e) for e in entries], RowJudge(labels, score), on_bad_row, on_bytes)
+    return read_entries(entries, RowJudge(labels, score), on_bad_row, on_bytes)
+
+
+def read_entries(entries, judge, on_bad_row="error", on_bytes=lambda count: None):
+    cache = entries[0].source.path.parent / "cache"
+    sources = [open_sources(entry) for entry in entries]
+    return read_pool(entries, sources, judge, on_bad_row, on_bytes, Extracts(cache, ContentHashes(cache)))
 
 
 @pytest.fixture
@@ -45,8 +52,8 @@ def test_rows_become_labels_scores_and_places(pool):
     assert found.label_names == ["a", "b"]
     assert [names_of(found, row) for row in range(2)] == [["a"], ["b", "a"]]
     assert found.scores.tolist() == [1.0, 2.5]
-    assert found.row_indices.tolist() == found.source_rows.tolist() == [0, 2]
-    assert found.row_sources.tolist() == [0, 0]
+    assert found.row_indices.tolist() == [0, 2]
+    assert [places.tolist() for places in found.locate(np.arange(2))] == [[0, 0], [0, 2]]
     assert (found.report.read, found.report.kept) == (3, 2)
     assert found.report.dropped == {"no labels at t": 1}
 
@@ -58,8 +65,6 @@ def test_the_arrays_have_the_promised_types(pool):
         "label_ids": np.int32,
         "scores": np.float64,
         "row_indices": np.int64,
-        "row_sources": np.int32,
-        "source_rows": np.int64,
         "positions": np.int64,
     }
     assert {name: getattr(found, name).dtype for name in types} == types
@@ -115,7 +120,6 @@ def test_a_bad_row_stops_with_file_and_line_or_is_skipped_and_counted(pool, line
     assert "mig_on_bad_row: skip" in str(caught.value)
     found = pool(content, on_bad_row="skip")
     assert found.row_indices.tolist() == [0, 2]  # the bad row has a place, the blank line has none
-    assert found.source_rows.tolist() == [0, 2]
     assert (found.report.read, found.report.kept, found.report.unreadable.total()) == (3, 2, 1)
     assert found.report.dropped == {}
     assert len(found.report.unreadable_rows) == 1
@@ -203,8 +207,7 @@ def test_sources_stand_one_behind_the_other(tmp_path):
     assert [source.name for source in found.sources] == ["b.jsonl", "a.jsonl"]
     assert found.source_entries == [0, 1]
     assert found.row_indices.tolist() == [0, 2, 3]
-    assert found.row_sources.tolist() == [0, 1, 1]
-    assert found.source_rows.tolist() == [0, 0, 1]
+    assert [places.tolist() for places in found.locate(np.arange(3))] == [[0, 1, 1], [0, 0, 1]]
     assert found.report.duplicates == 1
 
 
@@ -240,7 +243,7 @@ def test_a_split_counts_rows_that_lack_something_and_looks_at_one_name_only(tmp_
     (tmp_path / "half.jsonl").write_text(f"{{}}\n{A}\n{A}\n{{}}\n")
     (tmp_path / "whole.jsonl").write_text(f"{B}\n{B}\n")
     entries = [entry_of(tmp_path / "half.jsonl", "train[:50%]"), entry_of(tmp_path / "whole.jsonl")]
-    found = read_pool(entries, [open_sources(e) for e in entries], RowJudge("t", "s"), "error", lambda count: None)
+    found = read_entries(entries, RowJudge("t", "s"))
     assert found.row_indices.tolist() == [1, 4, 5]
     assert found.report.dropped == {"no labels at t": 2, "outside split train[:50%]": 1}
     assert [names_of(found, row) for row in range(3)] == [["a"], ["b", "a"], ["b", "a"]]

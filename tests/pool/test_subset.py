@@ -10,9 +10,10 @@ from support import TAGS, make_row, write_lines
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.reading import read_pool
+from mig_selector.pool.reading import Extracts, read_pool
 from mig_selector.pool.sources import open_sources
 from mig_selector.pool.subset import write_selection_table, write_subset
+from mig_selector.store.hashing import ContentHashes
 
 
 COLUMNS = {"messages": "dialogs", "system": "system", "tools": "tools", "images": "images"}
@@ -29,7 +30,8 @@ class Work:
         ]
         judge = RowJudge("annotation.instag.content", "constant")
         sources = [open_sources(entry) for entry in self.entries]
-        self.pool = read_pool(self.entries, sources, judge, "error", lambda count: None)
+        extracts = Extracts(folder / "cache", ContentHashes(folder / "cache"))
+        self.pool = read_pool(self.entries, sources, judge, "error", lambda count: None, extracts)
 
     def write(self, chosen, place=0, on_rows=lambda count: None):
         rows = np.array(chosen, np.int64)

@@ -1,0 +1,110 @@
+"""The values at the wanted paths of an Arrow record batch, without making Python objects of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mig_selector.pool.decoder import LeafDecoder
+from mig_selector.pool.leaves import Leaves, Numbering, Ragged
+
+
+_NO_VALUES = np.zeros(0)
+
+
+def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numbering, start: int) -> Leaves:
+    """Take what stands at the decoder's paths.
+
+    Args:
+        batch: n rows.
+        decoder: Knows the paths; the first leads to labels, the others to scores.
+        numbering: Numbers the labels.
+        start: Rows that come before the batch.
+
+    Returns:
+        The leaves; rows where something stands at a path that is not what it should be are not plain.
+    """
+    label_path, *score_paths = decoder.paths
+    is_plain = np.ones(batch.num_rows, np.bool_)
+    return Leaves(
+        labels=_labels(_follow(batch, label_path), numbering, is_plain),
+        scores=[_numbers(_follow(batch, path), is_plain) for path in score_paths],
+        is_plain=is_plain,
+        of_row=lambda row: decoder.of_mapping(batch.slice(row, 1).to_pylist()[0]),
+        places=np.arange(start + 1, start + batch.num_rows + 1),
+        end_place=start + batch.num_rows,
+    )
+
+
+def _follow(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array:
+    """Return the array at a path; nulls where the path ends early."""
+    array: Any = batch
+    for key in path:
+        fields = batch.schema if array is batch else array.type
+        if (array is not batch and not pa.types.is_struct(fields)) or fields.get_field_index(key) < 0:
+            return pa.nulls(batch.num_rows)
+        array = batch.column(key) if array is batch else pc.struct_field(array, key)
+    return array
+
+
+def _labels(leaf: pa.Array, numbering: Numbering, is_plain: NDArray[np.bool_]) -> Ragged:
+    if not _is_list(leaf.type) or not _is_text(leaf.type.value_type):
+        return _nothing(leaf, is_plain)
+    texts = leaf.flatten()
+    coded = (texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts).dictionary_encode()
+    numbers = numbering.of_all(coded.dictionary.to_pylist())
+    places = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    return _lists(_lengths(leaf), numbers[places] if len(numbers) else np.zeros(len(places)), texts, is_plain)
+
+
+def _numbers(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
+    is_list = _is_list(leaf.type)
+    if not _is_number(leaf.type.value_type if is_list else leaf.type):
+        return _nothing(leaf, is_plain)
+    numbers = leaf.flatten() if is_list else leaf.drop_null()
+    values = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
+    return _lists(_lengths(leaf) if is_list else _is_there(leaf).astype(np.int64), values, numbers, is_plain)
+
+
+def _lists(lengths: NDArray[np.int64], values: NDArray[Any], array: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
+    """Put lists together; a row with a null among its values is not plain."""
+    if array.null_count:
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        is_plain[owners[~_is_there(array)]] = False
+    return Ragged(np.cumsum(lengths) - lengths, lengths, values)
+
+
+def _nothing(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
+    """Give up on a leaf of another type: only its nulls are plain."""
+    is_plain &= ~_is_there(leaf)
+    zeros = np.zeros(len(leaf), np.int64)
+    return Ragged(zeros, zeros, _NO_VALUES)
+
+
+def _lengths(leaf: pa.Array) -> NDArray[np.int64]:
+    lengths: NDArray[np.int64] = pc.list_value_length(leaf).fill_null(0).to_numpy(zero_copy_only=False)
+    return lengths.astype(np.int64)
+
+
+def _is_there(array: pa.Array) -> NDArray[np.bool_]:
+    is_there: NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
+    return is_there
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind))

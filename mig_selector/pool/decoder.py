@@ -1,0 +1,141 @@
+"""Reading of a JSON line no more than what stands at the wanted paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from mig_selector.pool.verdicts import Unreadable
+
+
+_LABELS = list[str] | None
+_SCORE = list[float] | float | None
+
+
+class LeafDecoder:
+    """Decodes of a JSON line only what stands at some dotted paths, checking the syntax of all of it.
+
+    The first path leads to labels, the others to scores.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        """Prepare the decoder for `paths`."""
+        self.paths = tuple(tuple(path.split(".")) for path in paths)
+        tree = _tree(self.paths)
+        self._has_clash = any(
+            one[: len(other)] == other for one in self.paths for other in self.paths if one is not other
+        )
+        self._decode = msgspec.json.Decoder(_record_type(tree)).decode
+        self._leaves = [_attributes(tree, path) for path in self.paths]
+        self._take = _take_all(self._leaves)
+
+    @property
+    def columns(self) -> list[str]:
+        """Top-level columns on the way to the paths."""
+        return list(dict.fromkeys(path[0] for path in self.paths))
+
+    def decode_plain(self, line: bytes) -> tuple[Any, ...] | None:
+        """Return labels and scores of a row where they are what they should be or absent (None), else None."""
+        if self._has_clash:
+            return None
+        try:
+            record = self._decode(line)
+            if not line.isascii():
+                line.decode("utf-8")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        try:
+            return self._take(record)
+        except AttributeError:  # a path ends early
+            return tuple(_follow(record, leaf) for leaf in self._leaves)
+
+    def decode(self, line: bytes) -> tuple[Any, ...] | Unreadable:
+        """Return the values at the paths, of whatever kind, None where there is none; or what is wrong."""
+        try:
+            record = json.loads(line.decode("utf-8"))
+            json.dumps(record, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return Unreadable("holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
+        except UnicodeDecodeError as error:
+            return Unreadable(f"is not UTF-8 (byte {error.start + 1} of the line)")
+        except RecursionError:
+            return Unreadable("is nested too deeply")
+        except ValueError as error:
+            return Unreadable(f"is not JSON ({error})")
+        if not isinstance(record, dict):
+            return Unreadable(f"must be a JSON object, got {describe_kind(record)}")
+        return self.of_mapping(record)
+
+    def of_mapping(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the values at the paths of a row that is already decoded."""
+        return tuple(look_up(record, path) for path in self.paths)
+
+
+def look_up(record: Any, path: tuple[str, ...]) -> Any:
+    """Follow `path` through nested mappings; None where it ends early."""
+    for key in path:
+        if not isinstance(record, Mapping):
+            return None
+        record = record.get(key)
+    return record
+
+
+def describe_kind(value: Any) -> str:
+    """Name a JSON value for people."""
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"the number {value}"
+
+
+def _tree(paths: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+    """Nest the keys of all paths; what stands at a leaf is the type of its value."""
+    tree: dict[str, Any] = {}
+    for number, path in enumerate(paths):
+        node = tree
+        for key in path[:-1]:
+            below = node.get(key)
+            node[key] = node = below if isinstance(below, dict) else {}
+        node.setdefault(path[-1], _SCORE if number else _LABELS)
+    return tree
+
+
+def _record_type(tree: Mapping[str, Any]) -> Any:
+    """Build a struct type that has just the fields of the tree; the decoder skips all others."""
+    kinds = [_record_type(below) | None if isinstance(below, dict) else below for below in tree.values()]
+    fields = [(f"f{place}", kind, None) for place, kind in enumerate(kinds)]
+    return msgspec.defstruct("Record", fields, rename={f"f{place}": key for place, key in enumerate(tree)})
+
+
+def _attributes(tree: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that the struct type has for the keys of a path."""
+    names = []
+    node: Any = tree
+    for key in path:
+        names.append(f"f{list(node).index(key)}")
+        node = node[key]
+    return tuple(names)
+
+
+def _take_all(leaves: Sequence[tuple[str, ...]]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(leaves) > 1:
+        return attrgetter(*map(".".join, leaves))
+    take = attrgetter(".".join(leaves[0]))
+    return lambda record: (take(record),)
+
+
+def _follow(record: Any, attributes: Sequence[str]) -> Any:
+    for attribute in attributes:
+        if record is None:
+            return None
+        record = getattr(record, attribute)
+    return record

@@ -1,0 +1,139 @@
+"""Extracts on disk: one compact Parquet file for each pool file, so that its text is read once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mig_selector.pool.extract import Extract, Tally
+from mig_selector.pool.leaves import Numbering
+from mig_selector.store.files import whole_file
+
+
+_FACTS = b"mig_selector"
+_SCHEMA = pa.schema(
+    {
+        "labels": pa.list_(pa.int32()),
+        "scores": pa.float64(),
+        "rows": pa.int64(),
+        "positions": pa.int64(),
+        "digests": pa.uint64(),
+    }
+)
+_OPTIONAL = ("positions", "digests")
+_WRITING = {
+    "compression": "zstd",
+    "use_dictionary": ["labels.list.element"],
+    "column_encoding": {"rows": "DELTA_BINARY_PACKED", "positions": "DELTA_BINARY_PACKED"},
+    "write_page_checksum": True,
+}
+
+
+def write_extract(path: Path, parts: Iterable[Extract], mark: str) -> None:
+    """Write the extract of a pool file, part by part; nothing is there under its name before it is whole.
+
+    Args:
+        path: The file.
+        parts: The parts in their order, of which at most one is held in memory.
+        mark: Fingerprint of the pool file and of what is kept of it.
+    """
+    numbering, tally, num_ids = Numbering(), Tally(), 0
+    has: dict[str, bool] = dict.fromkeys(_OPTIONAL, False)
+    with whole_file(path) as stream, pq.ParquetWriter(stream, _SCHEMA, **_WRITING) as writer:
+        for part in parts:
+            writer.write_table(_to_table(part, numbering, tally.rows))
+            tally.add(part.tally)
+            num_ids += len(part.label_ids)
+            has = {name: has[name] or getattr(part, name) is not None for name in _OPTIONAL}
+        facts = {
+            "mark": mark,
+            "label_names": list(numbering),
+            "label_ids": num_ids,
+            "has": has,
+            "tally": vars(tally),
+        }
+        writer.add_key_value_metadata({_FACTS: json.dumps(facts)})
+
+
+def _to_table(part: Extract, numbering: Numbering, first_row: int) -> pa.Table:
+    """Number the labels and rows of a part as those of the whole file."""
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(part.lengths)))
+    ids = numbering.of_all(part.label_names)[part.label_ids] if part.label_names else part.label_ids
+    optional = [
+        pa.nulls(len(part.rows), kind) if column is None else pa.array(column, kind)
+        for column, kind in ((part.positions, pa.int64()), (part.digests, pa.uint64()))
+    ]
+    columns = [
+        pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids, pa.int32())),
+        pa.array(part.scores, pa.float64()),
+        pa.array(first_row + part.rows, pa.int64()),
+        *optional,
+    ]
+    return pa.Table.from_arrays(columns, schema=_SCHEMA)
+
+
+def read_extract(path: Path, mark: str) -> Extract | None:
+    """Read an extract; None where there is none, or none that is whole and made of what `mark` stands for.
+
+    Page checksums are verified.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            facts = json.loads(file.metadata.metadata[_FACTS])
+            return _fill(file, facts) if facts["mark"] == mark else None
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+
+
+def _fill(file: pq.ParquetFile, facts: dict[str, Any]) -> Extract:
+    """Read the columns into arrays, row group by row group."""
+    count = file.metadata.num_rows
+    label_ids = np.empty(facts["label_ids"], np.int32)
+    done = 0
+    lengths = np.empty(count, np.int32)
+    for rows, labels in _column(file, "labels"):
+        lengths[rows] = labels.value_lengths().to_numpy()
+        values = labels.flatten().to_numpy()
+        label_ids[done : done + len(values)] = values
+        done += len(values)
+    tally = facts["tally"]
+    return Extract(
+        label_names=facts["label_names"],
+        lengths=lengths,
+        label_ids=label_ids,
+        scores=_numbers(file, "scores", np.float64, count),
+        rows=_numbers(file, "rows", np.int64, count),
+        positions=_numbers(file, "positions", np.int64, count) if facts["has"]["positions"] else None,
+        digests=_numbers(file, "digests", np.uint64, count) if facts["has"]["digests"] else None,
+        tally=Tally(
+            rows=tally["rows"],
+            places=tally["places"],
+            dropped=Counter(tally["dropped"]),
+            unreadable=Counter(tally["unreadable"]),
+            listed=[(place, reason) for place, reason in tally["listed"]],
+        ),
+    )
+
+
+def _column(file: pq.ParquetFile, name: str) -> Iterator[tuple[slice, pa.Array]]:
+    """Yield a column in pieces, with the rows that each stands for."""
+    start = 0
+    for group in range(file.num_row_groups):
+        for array in file.read_row_group(group, columns=[name]).column(0).chunks:
+            yield slice(start, start + len(array)), array
+            start += len(array)
+
+
+def _numbers(file: pq.ParquetFile, name: str, kind: type[np.generic], count: int) -> NDArray[Any]:
+    numbers = np.empty(count, kind)
+    for rows, array in _column(file, name):
+        numbers[rows] = array.to_numpy()
+    return numbers

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mig_selector.errors import PoolError
 from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.leaves import LeafCollector, Leaves, Numbering
+from mig_selector.pool.leaves import LeafBuilder, Leaves, Numbering
 from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
 from mig_selector.pool.verdicts import Unreadable
 
@@ -33,14 +35,13 @@ class CsvSource:
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the records."""
         del span
-        place = 0
+        builder = LeafBuilder(decoder, numbering)
         for batch in batched(self._records(), BATCH_ROWS):
-            rows = LeafCollector(len(decoder.paths) - 1, numbering)
-            for place, header, cells in batch:
-                text = "\0".join(cells).encode("utf-8", "surrogatepass")
-                rows.add_odd(_values(header, cells, decoder), text, place)
-                on_bytes(len(text))
-            yield rows.collect(place)
+            values = [_values(header, cells, decoder) for _, header, cells in batch]
+            texts = ["\0".join(cells).encode("utf-8", "surrogatepass") for _, _, cells in batch]
+            places = np.array([place for place, _, _ in batch], np.int64)
+            yield builder.of_values(values, texts, places, int(places[-1]))
+            on_bytes(sum(map(len, texts)))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows by passing over the file once more; cells stay text."""

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.leaves import LeafCollector, Leaves, Numbering
+from mig_selector.pool.leaves import LeafBuilder, Leaves, Numbering, holds_utf8
 from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BLOCK_BYTES = 1 << 20
+"""Read at once: few enough to stay in the processor's cache while they are decoded."""
 _WHITE = b" \t\r\n"
+_WHITE_CODES = np.frombuffer(_WHITE, np.uint8)
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
 _REST_IS_WHITE = re.compile(rb"[ \t\r\n]*\Z")
@@ -57,26 +62,25 @@ class JsonLinesSource:
 
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the lines that begin in a part, decoding only what is wanted."""
+        builder = LeafBuilder(decoder, numbering)
+        line_number = 0
         with self.files[0].open("rb") as stream:
-            position = reported = _seek_line(stream, span.start)
-            line_number = 0
-            while position < span.stop:
-                rows = LeafCollector(len(decoder.paths) - 1, numbering)
-                for line in itertools.islice(stream, BATCH_ROWS):
-                    start = position
-                    position += len(line)
-                    line_number += 1
-                    if start == 0 and line.startswith(_BYTE_ORDER_MARK):
-                        start += len(_BYTE_ORDER_MARK)
-                        line = line.removeprefix(_BYTE_ORDER_MARK)
-                    text = line.strip(_WHITE)
-                    if text:
-                        rows.add_line(text, line_number, start, decoder)
-                    if position >= span.stop:
-                        break
-                yield rows.collect(line_number)
-                on_bytes(position - reported)
-                reported = position
+            for position, block in _line_blocks(stream, span):
+                starts, ends = _line_bounds(block)
+                if position == 0 and block.startswith(_BYTE_ORDER_MARK):
+                    starts[0] += len(_BYTE_ORDER_MARK)
+                texts = _strip_lines(block, starts, ends)
+                filled = np.array([len(text) > 0 for text in texts])
+                places = line_number + 1 + np.flatnonzero(filled)
+                line_number += len(texts)
+                yield builder.of_json(
+                    [text for text in texts if text],
+                    places,
+                    line_number,
+                    position + starts[filled],
+                    is_utf8=holds_utf8(block),
+                )
+                on_bytes(len(block))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows by their byte offset."""
@@ -86,12 +90,41 @@ class JsonLinesSource:
                 yield project(_decode_whole(stream.readline(), f"{self.name}, row {row + 1}"), columns)
 
 
-def _seek_line(stream: IO[bytes], start: int) -> int:
-    """Go to the first line that begins at `start` or behind it; return where that is."""
-    if start == 0:
-        return 0
-    stream.seek(start - 1)
-    return start - 1 + len(stream.readline())
+def _line_blocks(stream: IO[bytes], span: Span) -> Iterator[tuple[int, bytes]]:
+    """Yield blocks of whole lines that begin in a part, each with its byte offset."""
+    position = span.start
+    if position:
+        stream.seek(position - 1)
+        position += len(stream.readline()) - 1
+    while position < span.stop:
+        block = stream.read(min(_BLOCK_BYTES, span.stop - position))
+        if not block.endswith(b"\n"):
+            block += stream.readline()
+        if not block:
+            return
+        yield position, block
+        position += len(block)
+
+
+def _line_bounds(block: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each line begins and ends, without its newline."""
+    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+    if not block.endswith(b"\n"):
+        ends = np.append(ends, len(block))
+    return np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1)), ends
+
+
+def _strip_lines(block: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[bytes | memoryview]:
+    """Cut the lines out, without the blanks around them; only lines that have some are copied."""
+    view = memoryview(block)
+    lines: list[bytes | memoryview] = [
+        view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+    codes = np.frombuffer(block + b"\n", np.uint8)
+    has_blank = np.isin(codes[starts], _WHITE_CODES) | np.isin(codes[ends - 1], _WHITE_CODES)
+    for place in np.flatnonzero(has_blank & (ends > starts)):
+        lines[place] = bytes(lines[place]).strip(_WHITE)
+    return lines
 
 
 class JsonArraySource:
@@ -111,13 +144,11 @@ class JsonArraySource:
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the elements."""
         del span
-        line = 0
+        builder = LeafBuilder(decoder, numbering)
         for batch in batched(self._elements(), BATCH_ROWS):
-            rows = LeafCollector(len(decoder.paths) - 1, numbering)
-            for line, text in batch:
-                rows.add_line(text, line, None, decoder)
-                on_bytes(len(text))
-            yield rows.collect(line)
+            lines, texts = zip(*batch, strict=True)
+            yield builder.of_json(texts, np.array(lines, np.int64), lines[-1], is_utf8=False)
+            on_bytes(sum(map(len, texts)))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows by passing over the elements once more."""

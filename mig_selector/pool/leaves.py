@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
@@ -92,65 +93,76 @@ class Numbering(dict[str, int]):
         return np.fromiter(map(self.__getitem__, names), np.int32)
 
 
-class LeafCollector:
-    """Gathers rows that were decoded one by one into `Leaves`."""
+class LeafBuilder:
+    """Makes `Leaves` of rows that were read as text; see there for what places and positions are."""
 
-    def __init__(self, num_scores: int, numbering: Numbering) -> None:
-        """Start with no rows; each has labels and `num_scores` scores."""
+    def __init__(self, decoder: LeafDecoder, numbering: Numbering) -> None:
+        """Take what stands at the decoder's paths, and number its labels."""
+        self._decoder = decoder
         self._numbering = numbering
-        self._columns: list[list[Any]] = [[] for _ in range(1 + num_scores)]
-        self._absent = ((),) * (1 + num_scores)
-        self._odd: dict[int, tuple[Any, ...] | Unreadable] = {}
-        self._places: list[int] = []
-        self._positions: list[int] = []
-        self._digests: list[int] = []
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self._columns[0])
+    def of_json(
+        self,
+        texts: Sequence[bytes | memoryview],
+        places: NDArray[np.int64],
+        end_place: int,
+        positions: NDArray[np.int64] | None = None,
+        *,
+        is_utf8: bool,
+    ) -> Leaves:
+        """Decode rows of JSON; `is_utf8` says that all are known to be UTF-8."""
+        decode = self._decoder.decode_plain
+        rows = [decode(text) if is_utf8 or holds_utf8(text) else None for text in texts]
+        odd = {place: self._decoder.decode(bytes(texts[place])) for place, row in enumerate(rows) if row is None}
+        return self._build(rows, odd, texts, places, end_place, positions)
 
-    def add_line(self, line: bytes, place: int, position: int | None, decoder: LeafDecoder) -> None:
-        """Add a row of JSON; `position` is its byte offset, where that leads back to it."""
-        values = decoder.decode_plain(line)
-        if values is None:
-            self.add_odd(decoder.decode(line), line, place)
-        else:
-            self._add(values, line, place)
-        if position is not None:
-            self._positions.append(position)
+    def of_values(
+        self,
+        values: Sequence[tuple[Any, ...] | Unreadable],
+        texts: Sequence[bytes | memoryview],
+        places: NDArray[np.int64],
+        end_place: int,
+    ) -> Leaves:
+        """Take rows with values of any kind, each to be judged on its own."""
+        return self._build([None] * len(values), dict(enumerate(values)), texts, places, end_place, None)
 
-    def add_odd(self, values: tuple[Any, ...] | Unreadable, text: bytes, place: int) -> None:
-        """Add a row of which arrays cannot tell all."""
-        self._odd[len(self)] = values
-        self._add(self._absent, text, place)
-
-    def _add(self, values: tuple[Any, ...], text: bytes, place: int) -> None:
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
-        self._places.append(place)
-        self._digests.append(xxh3_64_intdigest(text))
-
-    def collect(self, end_place: int) -> Leaves:
-        """Return the rows gathered so far; `end_place` lines have been passed."""
-        labels, *scores = self._columns
-        lists = [row or () for row in labels]
-        is_plain = np.ones(len(self), np.bool_)
-        is_plain[list(self._odd)] = False
+    def _build(
+        self,
+        rows: list[tuple[Any, ...] | None],
+        odd: Mapping[int, tuple[Any, ...] | Unreadable],
+        texts: Sequence[bytes | memoryview],
+        places: NDArray[np.int64],
+        end_place: int,
+        positions: NDArray[np.int64] | None,
+    ) -> Leaves:
+        """Turn rows of labels and scores, each None where absent, into arrays; a row that is None is in `odd`."""
+        absent = (None,) * len(self._decoder.paths)
+        columns = list(zip(*(absent if row is None else row for row in rows), strict=True)) or [()] * len(absent)
+        labels = [row or () for row in columns[0]]
+        is_plain = np.ones(len(rows), np.bool_)
+        is_plain[list(odd)] = False
         return Leaves(
-            labels=Ragged.of_lists(lists, self._numbering.of_all(chain.from_iterable(lists))),
-            scores=[_numbers(column) for column in scores],
+            labels=Ragged.of_lists(labels, self._numbering.of_all(chain.from_iterable(labels))),
+            scores=[_numbers(column) for column in columns[1:]],
             is_plain=is_plain,
-            of_row=self._of_row,
-            places=np.array(self._places, np.int64),
+            of_row=lambda row: odd[row] if row in odd else tuple(column[row] for column in columns),
+            places=places,
             end_place=end_place,
-            positions=np.array(self._positions, np.int64) if self._positions else None,
-            digests=np.array(self._digests, np.uint64),
+            positions=positions,
+            digests=np.fromiter(map(xxh3_64_intdigest, texts), np.uint64, len(texts)),
         )
 
-    def _of_row(self, row: int) -> tuple[Any, ...] | Unreadable:
-        return self._odd[row] if row in self._odd else tuple(column[row] for column in self._columns)
+
+def holds_utf8(text: bytes | memoryview) -> bool:
+    """Check a text many times faster than by decoding it."""
+    offsets = pa.py_buffer(np.array([0, len(text)], np.int64))
+    try:
+        pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(text)).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _numbers(column: Sequence[Any]) -> Ragged:
-    lists = [value if type(value) is list else () if value is None or value == () else (value,) for value in column]
+    lists = [value if type(value) is list else () if value is None else (value,) for value in column]
     return Ragged.of_lists(lists, np.fromiter(chain.from_iterable(lists), np.float64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
+
+
+_BLOCK_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,63 @@ def build_row_labels(
     Returns:
         The rows' labels; a row may be left with none.
     """
-    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    keys = np.unique(rows * np.int64(max(len(names), 1)) + ids)
-    rows, labels = np.divmod(keys, max(len(names), 1))
-    counts = np.bincount(labels, minlength=len(names))
+    order = sorted(range(len(names)), key=names.__getitem__)
+    position = np.empty(len(names), np.int32)
+    position[order] = np.arange(len(names), dtype=np.int32)
+    offsets, ids, counts = _distinct(offsets, ids, position)
+    sorted_names = [names[label] for label in order]
     if vocabulary is None:
-        counts_in = counts >= min_count
+        is_kept = counts >= max(min_count, 1)
     else:
         allowed = frozenset(vocabulary)
-        counts_in = np.fromiter((name in allowed for name in names), np.bool_, len(names)) & (counts > 0)
-    kept_names = sorted(name for name, keep in zip(names, counts_in, strict=True) if keep)
-    position = {name: place for place, name in enumerate(kept_names)}
-    renumber = np.fromiter((position.get(name, -1) for name in names), np.int32, len(names))
-    labels = renumber[labels] if len(names) else labels.astype(np.int32)
-    rows, labels = rows[labels >= 0], labels[labels >= 0]
-    order = np.lexsort((labels, rows))
-    new_offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=len(offsets) - 1))))
-    return RowLabels(kept_names, new_offsets.astype(np.int64), labels[order].astype(np.int32))
+        is_kept = np.fromiter((name in allowed for name in sorted_names), np.bool_, len(names)) & (counts > 0)
+    kept_names = [name for name, keep in zip(sorted_names, is_kept.tolist(), strict=True) if keep]
+    if len(kept_names) < len(names):
+        offsets, ids = _keep(offsets, ids, is_kept)
+    return RowLabels(kept_names, offsets, ids)
+
+
+def _distinct(
+    offsets: NDArray[np.int64], ids: NDArray[np.int32], position: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """Renumber the labels, sort them within each row and take each once; also count the rows that name each."""
+    num_rows, num_labels = len(offsets) - 1, len(position)
+    new_offsets = np.zeros(num_rows + 1, np.int64)
+    new_ids = np.empty(len(ids), np.int32)
+    counts = np.zeros(num_labels, np.int64)
+    end = 0
+    for start, stop in _blocks(num_rows):
+        rows = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
+        keys = rows * np.int64(max(num_labels, 1)) + position[ids[offsets[start] : offsets[stop]]]
+        keys.sort()
+        keys = keys[np.concatenate((keys[:1] >= 0, keys[1:] != keys[:-1]))]
+        rows, labels = np.divmod(keys, max(num_labels, 1))
+        new_ids[end : end + len(labels)] = labels
+        new_offsets[start + 1 : stop + 1] = end + np.cumsum(np.bincount(rows, minlength=stop - start))
+        counts += np.bincount(labels, minlength=num_labels)
+        end += len(labels)
+    return new_offsets, new_ids[:end], counts
+
+
+def _keep(
+    offsets: NDArray[np.int64], ids: NDArray[np.int32], is_kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Leave some labels out and close the gaps in the numbering; what stood in order stays in order."""
+    number = np.cumsum(is_kept, dtype=np.int32) - np.int32(1)
+    new_offsets = np.zeros(len(offsets), np.int64)
+    new_ids = np.empty(len(ids), np.int32)
+    end = 0
+    for start, stop in _blocks(len(offsets) - 1):
+        block = ids[offsets[start] : offsets[stop]]
+        keep = is_kept[block]
+        before = np.concatenate((np.zeros(1, np.int64), np.cumsum(keep)))
+        new_ids[end : end + before[-1]] = number[block[keep]]
+        new_offsets[start + 1 : stop + 1] = end + before[offsets[start + 1 : stop + 1] - offsets[start]]
+        end += int(before[-1])
+    return new_offsets, new_ids[:end]
+
+
+def _blocks(num_rows: int) -> Iterator[tuple[int, int]]:
+    """Cut the rows into blocks, so that what is made on the way stays small beside the pool."""
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        yield start, min(start + _BLOCK_ROWS, num_rows)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 
+_SCALARS = {bool: "bool", int: "int", float: "float", str: "string"}
 _MAX_DEPTH = 100
 """Levels of lists and objects within each other; more would exhaust Python's stack."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class JsonType:
-    """What the values of one place look like, seen over rows; `merge` makes it cover one more value."""
+    """What the values of one place look like; `add` makes it cover one more value."""
 
-    kinds: frozenset[str] = frozenset()
+    kinds: set[str] = field(default_factory=set)
     """Of: bool, int, float, string, list, object."""
     has_null: bool = False
     """A value was null or absent."""
     has_empty: bool = False
     """A list was empty, or an object had no key."""
     varies: bool = False
-    """Objects had different keys, or numbers were now whole and now not."""
+    """Objects had different keys."""
     items: JsonType | None = None
     """Type of a list's items."""
     keys: dict[str, JsonType] = field(default_factory=dict)
@@ -77,43 +78,49 @@ class JsonType:
             case _:
                 return pa.string()
 
+    def add(self, value: Any, depth: int = 0) -> bool:
+        """Cover `value`, too, which stands `depth` levels deep in its column.
 
-def merge(seen: JsonType | None, value: Any, depth: int = 0) -> JsonType:
-    """Make `seen` cover `value`, too, which stands `depth` levels deep in its column.
+        Returns:
+            Whether there is a number with a fraction in it.
 
-    Raises:
-        TypeError: `value` is nothing that JSON can hold, which names its type, or is nested too deeply.
-    """
-    if depth > _MAX_DEPTH:
-        raise TypeError(f"it is nested deeper than {_MAX_DEPTH} levels")
-    seen_before = seen is not None
-    known = seen or JsonType()
-    if value is None:
-        return replace(known, has_null=True)
-    if isinstance(value, dict):
-        return _merge_object(known, value, depth)
-    if isinstance(value, list):
-        items = known.items
+        Raises:
+            TypeError: `value` is nothing that JSON can hold, which names its type, or is nested too deeply.
+        """
+        if depth > _MAX_DEPTH:
+            raise TypeError(f"it is nested deeper than {_MAX_DEPTH} levels")
+        if value is None:
+            self.has_null = True
+            return False
+        if isinstance(value, dict):
+            return self._add_object(value, depth)
+        if isinstance(value, list):
+            return self._add_list(value, depth)
+        name = _SCALARS.get(type(value))
+        if name is None:
+            raise TypeError(f"it holds a value of type {type(value).__name__}, which JSON cannot hold")
+        self.kinds.add(name)
+        return name == "float"
+
+    def _add_list(self, value: list[Any], depth: int) -> bool:
+        self.kinds.add("list")
+        self.has_empty = self.has_empty or not value
+        if value and self.items is None:
+            self.items = JsonType()
+        has_float = False
         for item in value:
-            items = merge(items, item, depth + 1)
-        return replace(known, kinds=known.kinds | {"list"}, items=items, has_empty=known.has_empty or not value)
-    names = {bool: "bool", int: "int", float: "float", str: "string"}
-    if type(value) not in names:
-        raise TypeError(f"it holds a value of type {type(value).__name__}, which JSON cannot hold")
-    kinds = known.kinds | {names[type(value)]}
-    return replace(known, kinds=kinds, varies=known.varies or (seen_before and len(kinds) > 1))
+            has_float |= self.items.add(item, depth + 1)  # type: ignore[union-attr]
+        return has_float
 
-
-def _merge_object(known: JsonType, value: dict[str, Any], depth: int) -> JsonType:
-    keys = dict(known.keys)
-    is_first = "object" not in known.kinds
-    for key in dict.fromkeys((*keys, *value)):
-        part = merge(keys.get(key), value.get(key), depth + 1)
-        keys[key] = part if is_first or key in known.keys else replace(part, has_null=True)
-    return replace(
-        known,
-        kinds=known.kinds | {"object"},
-        keys=keys,
-        has_empty=known.has_empty or not value,
-        varies=known.varies or (not is_first and set(known.keys) != set(value)),
-    )
+    def _add_object(self, value: dict[str, Any], depth: int) -> bool:
+        is_first = "object" not in self.kinds
+        self.kinds.add("object")
+        self.has_empty = self.has_empty or not value
+        if self.keys.keys() != value.keys():
+            self.varies = self.varies or not is_first
+            for key in value:
+                self.keys.setdefault(key, JsonType(has_null=not is_first))
+        has_float = False
+        for key, part in self.keys.items():
+            has_float |= part.add(value.get(key), depth + 1)
+        return has_float

@@ -225,12 +225,19 @@ def _next_element(text: str, end: int) -> int:
 
 def _decode_whole(text: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(text.decode("utf-8"))
+        record = _decode_any(text)
     except (ValueError, RecursionError) as error:
         raise PoolError(f"{where}: cannot be read any more ({error}); did the file change meanwhile?") from error
     if not isinstance(record, dict):
         raise PoolError(f"{where}: is no JSON object any more; did the file change meanwhile?")
     return record
+
+
+def _decode_any(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return json.loads(text.decode("utf-8"))  # NaN, numbers out of range
 
 
 def project(record: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:

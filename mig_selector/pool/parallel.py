@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterator
 
 from mig_selector.pool.extract import Extract, extract_rows
 from mig_selector.pool.fields import RowJudge
@@ -29,31 +30,42 @@ def extract_parts(
         stop_at_unreadable: Whether a part ends at its first unreadable row.
     """
     spans = source.spans(_SPAN_BYTES)
-    if source.size < _PARALLEL_BYTES or len(spans) == 1:
+    processes = _count_processes(source, spans)
+    if processes == 1:
         for span in spans:
             yield extract_rows(source, span, judge, on_bytes, stop_at_unreadable=stop_at_unreadable)
         return
-    for span, part in zip(spans, _in_processes(source, spans, judge, stop_at_unreadable), strict=True):
-        yield part
-        on_bytes(span.size)
+    with contextlib.closing(_in_processes(processes, source, spans, judge, stop_at_unreadable)) as parts:
+        for span, part in zip(spans, parts, strict=True):
+            yield part
+            on_bytes(span.size)
+
+
+def _count_processes(source: RowSource, spans: list[Span]) -> int:
+    if source.size < _PARALLEL_BYTES:
+        return 1
+    from joblib import cpu_count
+
+    return min(int(cpu_count()), len(spans), _MAX_PROCESSES)
 
 
 def _in_processes(
-    source: RowSource, spans: list[Span], judge: RowJudge, stop_at_unreadable: bool
-) -> Iterator[Extract]:
-    """Pass over the parts in as many processes as there are cores for; they end with the generator."""
-    from joblib import Parallel, cpu_count, delayed
+    processes: int, source: RowSource, spans: list[Span], judge: RowJudge, stop_at_unreadable: bool
+) -> Generator[Extract, None, None]:
+    """Pass over the parts in other processes, which end with the generator."""
+    from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    count = min(cpu_count(), len(spans), _MAX_PROCESSES)
     # loky starts fresh interpreters that do not run the main script again: safe beside CUDA, threads and torchrun.
-    parts = Parallel(n_jobs=count, backend="loky", return_as="generator")(
+    parts = Parallel(n_jobs=processes, backend="loky", return_as="generator")(
         delayed(extract_rows)(source, span, judge, _ignore, stop_at_unreadable=stop_at_unreadable) for span in spans
     )
     try:
-        with contextlib.closing(parts):
-            yield from parts
+        yield from parts
     finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that parts are given up is no news when a bad row ends the reading
+            parts.close()
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 

@@ -229,8 +229,8 @@ def _count_duplicates(digests: Sequence[NDArray[np.uint64] | None]) -> int | Non
     present = [column for column in digests if column is not None]
     if len(present) < len(digests):
         return None
-    known = np.concatenate(present)
-    return len(known) - len(np.unique(known))
+    known = np.sort(np.concatenate(present))
+    return int(np.count_nonzero(known[1:] == known[:-1]))
 
 
 def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extract], report: ReadingReport) -> Pool:

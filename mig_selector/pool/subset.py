@@ -6,19 +6,19 @@ import contextlib
 import itertools
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.columns import JsonType, merge
+from mig_selector.pool.columns import JsonType
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.reading import Pool
 from mig_selector.store.files import whole_file
@@ -65,9 +65,10 @@ def write_subset(
     """
     wanted = tuple(dict.fromkeys(entry.columns.values()))
     folder.mkdir(parents=True, exist_ok=True)
-    with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as spool:
-        spans, types, ids = _spool(pool, chosen, wanted, _needed_column(entry), spool, on_rows)
-        kept = {column: kind for column, kind in types.items() if not kind.is_empty}
+    with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as stream:
+        spool = _Spool(stream, len(chosen))
+        ids = _fill(spool, pool, chosen, wanted, _needed_column(entry), on_rows)
+        kept = spool.kept_columns()
         if not kept:
             raise PoolError(
                 f"dataset {entry.name!r}: no chosen row has anything in {', '.join(wanted) or 'any column'}; "
@@ -75,12 +76,13 @@ def write_subset(
             )
         roles = {role: column for role, column in entry.columns.items() if column in kept}
         json_lines = folder / f"{stem}.jsonl"
-        gaps = _write_json_lines(json_lines, _in_order(spool, spans, list(kept)))
+        with whole_file(json_lines) as target:
+            target.writelines(spool.lines(list(kept)))
         trainer_file = json_lines
         if not all(kind.is_uniform for kind in kept.values()):
             trainer_file = folder / f"{stem}.parquet"
-            late = {role: column for role, column in roles.items() if gaps[column] >= _GUESSED_ROWS}
-            _write_parquet(trainer_file, entry, kept, late, _in_order(spool, spans, list(kept)))
+            late = {role: column for role, column in roles.items() if spool.longest_gap(column) >= _GUESSED_ROWS}
+            _write_parquet(trainer_file, entry, kept, late, spool.rows(list(kept)))
     return Subset(json_lines, trainer_file, roles, ids)
 
 
@@ -100,56 +102,96 @@ def _needed_column(entry: PoolEntry) -> str | None:
     return None if entry.formatting == "alpaca" else entry.columns.get("messages")
 
 
-def _write_json_lines(path: Path, rows: Iterator[dict[str, Any]]) -> Counter[str]:
-    """Write the rows; return the longest run of rows in which a column is null or ``[]``, by column."""
-    longest: Counter[str] = Counter()
-    current: Counter[str] = Counter()
-    with whole_file(path) as stream:
-        for row in rows:
-            stream.write(_dump(row))
-            for column, value in row.items():
-                current[column] = current[column] + 1 if value is None or value == [] else 0
-                longest[column] = max(longest[column], current[column])
-    return longest
+class _Spool:
+    """Rows as JSON in a temporary file: put in as they come from the pool, taken out in the order of choice."""
+
+    def __init__(self, stream: IO[bytes], count: int) -> None:
+        self._stream = stream
+        self._starts = np.zeros(count, np.int64)
+        self._shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
+        self._shape_of = np.zeros(count, np.int64)
+        self._types: dict[str, JsonType] = {}
+        self._end = 0
+
+    def put(self, rank: int, row: dict[str, Any]) -> None:
+        """Take a row in.
+
+        Raises:
+            TypeError, ValueError: It holds what JSON cannot hold.
+        """
+        line = _dump(row, has_float=self._learn(row))
+        empty = tuple(column for column, value in row.items() if value is None or value == [])
+        self._shape_of[rank] = self._shapes.setdefault((tuple(row), empty), len(self._shapes))
+        self._starts[rank] = self._end
+        self._stream.write(line)
+        self._end += len(line)
+
+    def _learn(self, row: Mapping[str, Any]) -> bool:
+        """Cover the row by the columns' types; return whether it holds a number with a fraction."""
+        for column in row:
+            if column not in self._types:
+                self._types[column] = JsonType(has_null=self._end > 0)
+        has_float = False
+        for column, kind in self._types.items():
+            has_float |= kind.add(row.get(column))
+        return has_float
+
+    def kept_columns(self) -> dict[str, JsonType]:
+        """Return the columns that hold anything, and their types."""
+        return {column: kind for column, kind in self._types.items() if not kind.is_empty}
+
+    def lines(self, columns: Sequence[str]) -> Iterator[bytes]:
+        """Yield the rows as lines of JSON that all have the same columns."""
+        is_final = np.array([shape == tuple(columns) for shape, _ in self._shapes])[self._shape_of]
+        for start, as_it_is in zip(self._starts.tolist(), is_final.tolist(), strict=True):
+            self._stream.seek(start)
+            line = self._stream.readline()
+            yield line if as_it_is else _dump(_project(json.loads(line), columns), has_float=True)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows with the same columns throughout."""
+        for start in self._starts.tolist():
+            self._stream.seek(start)
+            yield _project(json.loads(self._stream.readline()), columns)
+
+    def longest_gap(self, column: str) -> int:
+        """Return the longest run of rows in which a column is absent, null or ``[]``."""
+        is_gap = np.array([column not in shape or column in empty for shape, empty in self._shapes])[self._shape_of]
+        filled = np.flatnonzero(~is_gap)
+        return int(np.diff(filled, prepend=-1, append=len(is_gap)).max()) - 1
 
 
-def _dump(row: Mapping[str, Any]) -> bytes:
+def _project(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    return {column: row.get(column) for column in columns}
+
+
+def _dump(row: Mapping[str, Any], *, has_float: bool) -> bytes:
+    """Write a row as the `json` module does, without blanks; msgspec writes the same but for fractions."""
+    if not has_float:
+        return msgspec.json.encode(row) + b"\n"
     return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
 
 
-def _spool(
-    pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], needed: str | None, spool: IO[bytes], on_rows: Any
-) -> tuple[NDArray[np.int64], dict[str, JsonType], list[str | None]]:
-    """Copy the rows to a temporary file in the order of the pool; return where each row of choice stands in it."""
-    starts = np.zeros(len(chosen), np.int64)
-    types: dict[str, JsonType] = {}
+def _fill(
+    spool: _Spool, pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], needed: str | None, on_rows: Any
+) -> list[str | None]:
+    """Copy the chosen rows, in the order of the pool; return their identifiers in the order of choice."""
     ids: list[str | None] = [None] * len(chosen)
-    for number, (rank, where, record) in enumerate(_read_chosen(pool, chosen, (*wanted, *_ID_COLUMNS))):
+    for rank, where, record in _read_chosen(pool, chosen, (*wanted, *_ID_COLUMNS)):
         ids[rank] = _row_id(record)
         if needed is not None and record.get(needed) is None:
             raise PoolError(
                 f"{where}: has nothing in {needed!r}, and LLaMA-Factory cannot train on a row without messages; "
                 "take the row out of the pool, or its labels."
             )
-        row = {column: record[column] for column in record if column in wanted}
-        starts[rank] = spool.tell()
         try:
-            _learn(types, row, is_first=number == 0)
-            spool.write(_dump(row))
+            spool.put(rank, {column: record[column] for column in record if column in wanted})
         except (TypeError, ValueError) as error:
             raise PoolError(
                 f"{where}: cannot be copied ({error}); leave the column out of the entry, or mend the row."
             ) from error
         on_rows(1)
-    return starts, types, ids
-
-
-def _learn(types: dict[str, JsonType], row: Mapping[str, Any], *, is_first: bool) -> None:
-    for column in dict.fromkeys((*types, *row)):
-        is_late = column not in types and not is_first
-        types[column] = merge(types.get(column), row.get(column))
-        if is_late:
-            types[column] = merge(types[column], None)
+    return ids
 
 
 def _read_chosen(
@@ -173,13 +215,6 @@ def _row_id(record: Mapping[str, Any]) -> str | None:
         if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value)
     return None
-
-
-def _in_order(spool: IO[bytes], starts: NDArray[np.int64], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for start in starts.tolist():
-        spool.seek(start)
-        row = json.loads(spool.readline())
-        yield {column: row.get(column) for column in columns}
 
 
 def _write_parquet(

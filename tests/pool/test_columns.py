@@ -1,16 +1,18 @@
 import json
-from functools import reduce
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mig_selector.pool.columns import merge
+from mig_selector.pool.columns import JsonType
 
 
 def type_of(*values):
-    return reduce(merge, values, None)
+    found = JsonType()
+    for value in values:
+        found.add(value)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,15 @@ def test_kinds_that_no_type_holds_are_named_with_their_place(values, place):
 @pytest.mark.parametrize("value", [b"bytes", ("a",), {"a": {1}}, [object()]])
 def test_values_that_json_cannot_hold_are_named(value):
     with pytest.raises(TypeError, match=r"a value of type (bytes|tuple|set|object), which JSON cannot hold"):
-        merge(None, value)
+        JsonType().add(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "has_float"),
+    [(1, False), ("1.5", False), (1.0, True), ([1, [2.5]], True), ({"a": {"b": [0.0, "x"]}}, True), ({"a": 2}, False)],
+)
+def test_numbers_with_a_fraction_are_told_from_others(value, has_float):
+    assert JsonType().add(value) is has_float
 
 
 def shaped(kind, value):

@@ -1,0 +1,316 @@
+"""Arrays against rows one by one: an extract is what reading each row with `json` and judging it alone gives."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mig_selector.pool import json_rows, parallel
+from mig_selector.pool.decoder import LeafDecoder
+from mig_selector.pool.extract import extract_rows
+from mig_selector.pool.fields import RowJudge
+from mig_selector.pool.json_rows import JsonLinesSource
+from mig_selector.pool.leaves import holds_utf8
+from mig_selector.pool.tables import ParquetSource
+from mig_selector.pool.verdicts import Dropped, Unreadable
+
+
+def walk(value, path):
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def naive(rows, judge):
+    """Judge rows one by one: kept (place, labels, score), dropped and unreadable reasons in their order."""
+    kept, dropped, unreadable = [], [], []
+    for place, row in enumerate(rows):
+        verdict = row if isinstance(row, Unreadable) else judge.judge(tuple(walk(row, path) for path in judge.paths))
+        if isinstance(verdict, Dropped):
+            dropped.append(verdict.reason)
+        elif isinstance(verdict, Unreadable):
+            unreadable.append((place, verdict.reason))
+        else:
+            kept.append((place, *verdict))
+    return kept, sorted(dropped), unreadable
+
+
+def found(extract):
+    ends = np.cumsum(extract.lengths)
+    kept = [
+        (row, [extract.label_names[label] for label in extract.label_ids[end - length : end]], score)
+        for row, end, length, score in zip(
+            extract.rows.tolist(), ends, extract.lengths, extract.scores.tolist(), strict=True
+        )
+    ]
+    unreadable = [(place - 1, reason) for place, reason in extract.tally.listed]
+    return kept, sorted(extract.tally.dropped.elements()), unreadable
+
+
+def extract_all(source, judge, size=10**9, *, stop=False):
+    """The extracts of all parts, and the whole that they make up."""
+    parts = [
+        extract_rows(source, span, judge, lambda count: None, stop_at_unreadable=stop) for span in source.spans(size)
+    ]
+    kept, dropped, unreadable, rows, places = [], [], [], 0, 0
+    for part in parts:
+        mine = found(part)
+        kept += [(rows + row, *rest) for row, *rest in mine[0]]
+        dropped += mine[1]
+        unreadable += [(places + place, reason) for place, reason in mine[2]]
+        rows, places = rows + part.tally.rows, places + part.tally.places
+    return kept, sorted(dropped), unreadable
+
+
+NUMBERS = st.sampled_from([0, 1, 2.5, 3, -0.0, 1e300, 0.1, 0.7])
+ODD = st.sampled_from([None, -1, True, "x", [], {}, [None], ["a", 1], [1, "a"], [[1.0]], 10**400, {"q": 1}])
+LABELS = st.lists(st.sampled_from(["a", "b", "ü", ""]), max_size=4)
+SCORES = st.lists(NUMBERS, max_size=4) | NUMBERS
+ROWS = st.fixed_dictionaries(
+    {},
+    optional={
+        "t": LABELS | ODD,
+        "d": st.fixed_dictionaries({}, optional={"q": SCORES | ODD, "c": SCORES | ODD}) | ODD,
+    },
+)
+
+
+@pytest.mark.parametrize("score", ["d.q", "constant", "num_labels"])
+@settings(max_examples=150, deadline=None)
+@given(rows=st.lists(ROWS, min_size=1, max_size=12))
+def test_rows_judged_together_are_judged_as_each_alone(tmp_path_factory, score, rows):
+    path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = RowJudge("t", score)
+    assert same(found_in(path, judge), naive(rows, judge))
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(ROWS, min_size=1, max_size=12))
+def test_quality_and_complexity_judged_together_are_judged_as_each_alone(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
+    deita = [{"t": row.get("t"), "annotation": {"deita": renamed(row.get("d"))}} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in deita))
+    judge = RowJudge("t", "deita")
+    assert same(found_in(path, judge), naive(deita, judge))
+
+
+def renamed(deita):
+    names = {"q": "quality_scores", "c": "complexity_scores"}
+    return {names[key]: value for key, value in deita.items()} if isinstance(deita, dict) else deita
+
+
+def found_in(path, judge):
+    return extract_all(JsonLinesSource(path, path.name), judge)
+
+
+def same(left, right):
+    """Equal, where NaN equals NaN and the number in a message may be written as a fraction."""
+
+    def plain(kept, dropped, unreadable):
+        kept = [(row, labels, None if math.isnan(score) else score) for row, labels, score in kept]
+        return kept, dropped, [(place, reason.split(", got")[0]) for place, reason in unreadable]
+
+    return plain(*left) == plain(*right)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "t": st.none() | st.lists(st.none() | st.sampled_from(["a", "b", "ü"]), max_size=3),
+                "d": st.none()
+                | st.fixed_dictionaries({}, optional={"q": st.none() | st.lists(st.none() | NUMBERS, max_size=3)}),
+            },
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    text=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]),
+    number=st.sampled_from([pa.float64(), pa.float32()]),
+    make_list=st.sampled_from([pa.list_, pa.large_list]),
+    group=st.integers(1, 5),
+)
+def test_a_table_is_judged_as_its_rows_alone(tmp_path_factory, rows, text, number, make_list, group):
+    schema = pa.schema({"t": make_list(text), "d": pa.struct({"q": make_list(number), "other": pa.string()})})
+    table = pa.Table.from_pylist(rows, schema)
+    path = tmp_path_factory.mktemp("pool") / "pool.parquet"
+    pq.write_table(table, path, row_group_size=group)
+    judge = RowJudge("t", "d.q")
+    assert extract_all(ParquetSource(path, path.name), judge, size=1) == naive(table.to_pylist(), judge)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "scores"),
+    [
+        (pa.float32(), [1.5, None, 0.25], [1.5, 0.25]),
+        (pa.int64(), [3, None, 0], [3.0, 0.0]),
+        (pa.uint8(), [255, None, 7], [255.0, 7.0]),
+        (pa.int64(), [2**60 + 1, None, 1], [float(2**60 + 1), 1.0]),
+    ],
+)
+def test_a_column_of_single_numbers_is_a_score(tmp_path, kind, values, scores):
+    table = pa.table({"t": [["a"]] * 3, "s": pa.array(values, kind)})
+    pq.write_table(table, tmp_path / "pool.parquet")
+    kept, dropped, _ = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), RowJudge("t", "s"))
+    assert [score for *_, score in kept] == scores
+    assert dropped == ["no score at s"]
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (pa.array([True, None]), "s must be a number or a list of numbers, got true"),
+        (pa.array(["1", None]), "s must be a number or a list of numbers, got the text '1'"),
+        (pa.array([{"a": 1}, None]), "s must be a number or a list of numbers, got an object"),
+        (pa.array([-1.0, None]), "s must be a finite number of 0 or more, got -1.0"),
+        (pa.array([math.nan, None]), "s must be a finite number of 0 or more, got nan"),
+    ],
+)
+def test_a_table_with_another_kind_of_score_says_what_it_found(tmp_path, column, reason):
+    pq.write_table(pa.table({"t": [["a"], ["a"]], "s": column}), tmp_path / "pool.parquet")
+    kept, dropped, unreadable = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), RowJudge("t", "s"))
+    assert (kept, dropped, unreadable) == ([], ["no score at s"], [(0, reason)])
+
+
+TEXT = (
+    '\ufeff{"t":["a"],"s":1}\r\n\n  {"t":["b","ü"],"s":2}\t\n{"t":[],"s":1}\n   \n{"t":["c"],"s":x}\n{"t":["a"],"s":3}'
+)
+WHOLE = (
+    [(0, ["a"], 1.0), (1, ["b", "ü"], 2.0), (4, ["a"], 3.0)],
+    ["no labels at t"],
+    [(5, "is not JSON (Expecting value: line 1 column 16 (char 15))")],
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 16, 22, 23, 24, 25, 26, 40, 60, 100, 1000])
+@pytest.mark.parametrize("block", [1, 10, 1 << 20])
+def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
+    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    path = tmp_path / "pool.jsonl"
+    path.write_bytes(TEXT.encode())
+    assert extract_all(JsonLinesSource(path, "pool.jsonl"), RowJudge("t", "s"), size) == WHOLE
+
+
+@pytest.mark.parametrize("block", [1, 10, 1 << 20])
+def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    path = tmp_path / "pool.jsonl"
+    path.write_bytes(TEXT.encode())
+    source = JsonLinesSource(path, "pool.jsonl")
+    for span in source.spans(20):
+        part = extract_rows(source, span, RowJudge("t", "s"), lambda count: None, stop_at_unreadable=False)
+        positions = [] if part.positions is None else part.positions.tolist()
+        for position, score in zip(positions, part.scores.tolist(), strict=True):
+            assert json.loads(path.read_bytes()[position:].splitlines()[0])["s"] == score
+
+
+def test_names_that_only_rows_without_use_have_are_left_out(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    path.write_text('{"t":["gone"],"s":null}\n{"t":["kept"],"s":1}\n{"t":["wrong"],"s":-1}\n')
+    source = JsonLinesSource(path, "p")
+    part = extract_rows(source, source.spans(100)[0], RowJudge("t", "s"), lambda n: None, stop_at_unreadable=False)
+    assert part.label_names == ["kept"]
+
+
+@given(st.binary(max_size=40) | st.text(max_size=10).map(str.encode))
+def test_a_text_holds_utf8_where_python_can_decode_it(data):
+    try:
+        data.decode("utf-8")
+        expected = True
+    except UnicodeDecodeError:
+        expected = False
+    assert holds_utf8(data) is expected
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"a" * 70 + b"\xff"]
+)
+def test_halves_of_pairs_overlong_and_cut_sequences_are_no_utf8(data):
+    assert not holds_utf8(data)
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from("abc"), _ANY, max_size=3))
+def test_what_the_typed_decoder_takes_for_plain_is_what_json_finds(row):
+    line = json.dumps(row).encode()
+    for paths in (("a", "b"), ("a.b", "a.a", "c"), ("b.a.b",)):
+        plain = LeafDecoder(paths).decode_plain(line)
+        if plain is not None:
+            assert plain == tuple(walk(row, path) for path in paths)
+            assert all(value is None or isinstance(value, list | float) for value in plain)
+            assert all(type(label) is str for label in plain[0] or [])
+
+
+class TestProcesses:
+    """Several processes over the parts of one file."""
+
+    @pytest.fixture
+    def source(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(parallel, "_PARALLEL_BYTES", 0)
+        monkeypatch.setattr(parallel, "_SPAN_BYTES", 4_000)
+        monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+
+        def write(bad_line=None):
+            lines = [json.dumps({"t": [f"label {n % 7}", f"ü{n % 5}"], "s": n / 8}) for n in range(1_000)]
+            if bad_line:
+                lines[bad_line] = "{"
+            path = tmp_path / "pool.jsonl"
+            path.write_text("\n".join(lines) + "\n")
+            return JsonLinesSource(path, "pool.jsonl")
+
+        return write
+
+    def parts_of(self, source, **options):
+        seen = []
+        judge = RowJudge("t", "s")
+        parts = list(parallel.extract_parts(source, judge, seen.append, **{"stop_at_unreadable": False, **options}))
+        assert sum(seen) == source.size
+        return parts
+
+    def test_the_parts_come_in_their_order_and_make_up_the_whole(self, source):
+        pool = source(bad_line=700)
+        parts = self.parts_of(pool)
+        assert len(parts) > 4
+        rows = np.concatenate([part.scores for part in parts])
+        assert rows.tolist() == [n / 8 for n in range(1_000) if n != 700]
+        assert sum(part.tally.rows for part in parts) == 1_000
+
+    def test_they_are_other_processes_and_end_with_the_reading(self, source, monkeypatch):
+        monkeypatch.setattr(parallel, "extract_rows", process_number)
+        numbers = set(parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
+        assert os.getpid() not in numbers
+        assert 1 <= len(numbers) <= 2
+        assert not any(Path(f"/proc/{number}/cmdline").exists() for number in numbers)
+
+    def test_they_end_when_nobody_wants_the_rest(self, source, monkeypatch):
+        monkeypatch.setattr(parallel, "extract_rows", process_number)
+        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+        number = next(parts)
+        parts.close()
+        assert not Path(f"/proc/{number}/cmdline").exists()
+
+    def test_one_core_reads_alone(self, source, monkeypatch):
+        monkeypatch.setattr("joblib.cpu_count", lambda: 1)
+        monkeypatch.setattr(parallel, "extract_rows", process_number)
+        numbers = set(parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
+        assert numbers == {os.getpid()}
+
+
+def process_number(*arguments, **options):
+    return os.getpid()

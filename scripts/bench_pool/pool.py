@@ -23,7 +23,9 @@ POOL_NAME = "bench_pool"
 BYTES_PER_ROW = {"jsonl": 3_300, "parquet": 30}
 """Disk that a row takes, rounded up."""
 
-_MARK = "pool.json"
+MARK = "pool.json"
+"""Written last: a pool with this file is whole."""
+
 _LAYOUT = {
     "formatting": "sharegpt",
     "columns": {"messages": "dialogs"},
@@ -66,7 +68,9 @@ class MadePool:
     """A pool on disk."""
 
     folder: Path
-    """Holds ``dataset_info.json``: the `dataset_dir` of a selection."""
+    """Holds ``dataset_info.json``, too: it may be the `dataset_dir` of a selection."""
+    data: Path
+    """The file, or the folder of files."""
     files: list[Path]
     vectors: Path
     facts: dict[str, Any]
@@ -89,7 +93,7 @@ def make_pool(folder: Path, settings: PoolSettings) -> MadePool:
         The pool; `facts` of an earlier making are those of then.
     """
     wanted = {"version": GENERATOR_VERSION, **asdict(settings)}
-    vectors, mark = folder / "label_vectors.npz", folder / _MARK
+    vectors, mark = folder / "label_vectors.npz", folder / MARK
     facts = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
     files = _paths(folder, settings)
     if facts.get("settings") != wanted or not all(file.exists() for file in (*files, vectors)):
@@ -97,10 +101,14 @@ def make_pool(folder: Path, settings: PoolSettings) -> MadePool:
         files[0].parent.mkdir(parents=True, exist_ok=True)
         facts = {"settings": wanted, **_write(files, settings)}
         np.savez(vectors, **label_vectors(settings.seed, settings.num_labels))
-        entries = {POOL_NAME: {"file_name": settings.file_name, **_LAYOUT}}
-        _write_json(folder / "dataset_info.json", entries)
+        write_dataset_info(folder, settings.file_name)
         _write_json(mark, facts)
-    return MadePool(folder, files, vectors, facts)
+    return MadePool(folder, folder / settings.file_name, files, vectors, facts)
+
+
+def write_dataset_info(folder: Path, file_name: str) -> None:
+    """Write a ``dataset_info.json`` whose one entry is the pool; `file_name` is relative to `folder`, or absolute."""
+    _write_json(folder / "dataset_info.json", {POOL_NAME: {"file_name": file_name, **_LAYOUT}})
 
 
 def _paths(folder: Path, settings: PoolSettings) -> list[Path]:

@@ -1,7 +1,9 @@
 """The benchmarks: what their pools are like, that they are the same everywhere, and that each script runs."""
 
+import functools
 import importlib
 import json
+import operator
 import os
 import shutil
 import sys
@@ -141,6 +143,19 @@ def test_both_kinds_hold_the_same_labels_and_scores(make, records):
     assert table["annotation"].to_pylist() == [record["annotation"] for record in records]
     assert table["_id"].to_pylist() == [record["_id"] for record in records]
     assert [len(dialogs) for dialogs in table["dialogs"].to_pylist()] == [len(each["dialogs"]) for each in records]
+
+
+def test_arrays_hold_what_the_files_hold(bench, records):
+    rows, words = bench("bench_pool.rows"), bench("bench_pool.words")
+    offsets, labels, scores = bench("bench_pool.arrays").draw_arrays(rows.RowModel(0), len(records))
+    place = {name: number for number, name in enumerate(words.name_labels(0, 4_500))}
+    assert offsets[0] == 0
+    assert len(offsets) == len(records) + 1
+    for record, start, end, score in zip(records, offsets[:-1], offsets[1:], scores, strict=True):
+        names, deita = record["annotation"]["instag"]["content"], record["annotation"]["deita"]
+        assert labels[start:end].tolist() == sorted(place[name] for name in names)
+        products = [q * c for q, c in zip(deita["quality_scores"], deita["complexity_scores"], strict=True)]
+        assert score == functools.reduce(operator.add, products) / len(products)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

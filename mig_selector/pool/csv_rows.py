@@ -40,7 +40,8 @@ class CsvSource:
             values = [_values(header, cells, decoder) for _, header, cells in batch]
             texts = ["\0".join(cells).encode("utf-8", "surrogatepass") for _, _, cells in batch]
             places = np.array([place for place, _, _ in batch], np.int64)
-            yield builder.of_values(values, texts, places, int(places[-1]))
+            builder.add_values(values, texts, places)
+            yield builder.build(int(places[-1]))
             on_bytes(sum(map(len, texts)))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ class LeafDecoder:
         """Top-level columns on the way to the paths."""
         return list(dict.fromkeys(path[0] for path in self.paths))
 
-    def decode_plain(self, line: bytes | memoryview) -> tuple[Any, ...] | None:
+    def decode_plain(self, line: bytes) -> tuple[Any, ...] | None:
         """Return labels and scores of a row where they are what they should be or absent (None), else None.
 
         Args:
@@ -115,7 +115,7 @@ def _record_type(tree: Mapping[str, Any]) -> Any:
     """Build a struct type that has just the fields of the tree; the decoder skips all others."""
     kinds = [_record_type(below) | None if isinstance(below, dict) else below for below in tree.values()]
     fields = [(f"f{place}", kind, None) for place, kind in enumerate(kinds)]
-    return msgspec.defstruct("Record", fields, rename={f"f{place}": key for place, key in enumerate(tree)})
+    return msgspec.defstruct("Record", fields, rename={f"f{place}": key for place, key in enumerate(tree)}, gc=False)
 
 
 def _attributes(tree: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from typing import IO, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.decoder import LeafDecoder
@@ -21,10 +20,10 @@ from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 """Read at once: few enough to stay in the processor's cache while they are decoded."""
+_BLOCKS_PER_BATCH = 16
 _WHITE = b" \t\r\n"
-_WHITE_CODES = np.frombuffer(_WHITE, np.uint8)
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
 _REST_IS_WHITE = re.compile(rb"[ \t\r\n]*\Z")
@@ -65,22 +64,11 @@ class JsonLinesSource:
         builder = LeafBuilder(decoder, numbering)
         line_number = 0
         with self.files[0].open("rb") as stream:
-            for position, block in _line_blocks(stream, span):
-                starts, ends = _line_bounds(block)
-                if position == 0 and block.startswith(_BYTE_ORDER_MARK):
-                    starts[0] += len(_BYTE_ORDER_MARK)
-                texts = _strip_lines(block, starts, ends)
-                filled = np.array([len(text) > 0 for text in texts])
-                places = line_number + 1 + np.flatnonzero(filled)
-                line_number += len(texts)
-                yield builder.of_json(
-                    [text for text in texts if text],
-                    places,
-                    line_number,
-                    position + starts[filled],
-                    is_utf8=holds_utf8(block),
-                )
-                on_bytes(len(block))
+            for blocks in batched(_line_blocks(stream, span), _BLOCKS_PER_BATCH):
+                for position, block in blocks:
+                    line_number += _add_lines(builder, block, position, line_number)
+                yield builder.build(line_number)
+                on_bytes(sum(len(block) for _, block in blocks))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows by their byte offset."""
@@ -90,41 +78,40 @@ class JsonLinesSource:
                 yield project(_decode_whole(stream.readline(), f"{self.name}, row {row + 1}"), columns)
 
 
+def _add_lines(builder: LeafBuilder, block: bytes, position: int, lines_before: int) -> int:
+    """Add the lines of a block that begins at a byte offset, blank ones left out; return how many there were."""
+    lines = block.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    lengths = np.fromiter(map(len, lines), np.int64, len(lines)) + 1
+    starts = position + np.cumsum(lengths) - lengths
+    if position == 0 and lines[0].startswith(_BYTE_ORDER_MARK):
+        lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+        starts[0] = len(_BYTE_ORDER_MARK)
+    texts = [line.strip(_WHITE) for line in lines]
+    filled = np.flatnonzero(np.fromiter(map(bool, texts), np.bool_, len(texts)))
+    builder.add_json(
+        [text for text in texts if text], lines_before + 1 + filled, starts[filled], is_utf8=holds_utf8(block)
+    )
+    return len(lines)
+
+
 def _line_blocks(stream: IO[bytes], span: Span) -> Iterator[tuple[int, bytes]]:
-    """Yield blocks of whole lines that begin in a part, each with its byte offset."""
-    position = span.start
-    if position:
-        stream.seek(position - 1)
-        position += len(stream.readline()) - 1
+    """Yield the lines that begin in a part as blocks of whole lines, each with its byte offset."""
+    position = _next_line(stream, span.start)
     while position < span.stop:
-        block = stream.read(min(_BLOCK_BYTES, span.stop - position))
-        if not block.endswith(b"\n"):
-            block += stream.readline()
-        if not block:
-            return
-        yield position, block
-        position += len(block)
+        end = _next_line(stream, min(position + _BLOCK_BYTES, span.stop))
+        stream.seek(position)
+        yield position, stream.read(end - position)
+        position = end
 
 
-def _line_bounds(block: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each line begins and ends, without its newline."""
-    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
-    if not block.endswith(b"\n"):
-        ends = np.append(ends, len(block))
-    return np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1)), ends
-
-
-def _strip_lines(block: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[bytes | memoryview]:
-    """Cut the lines out, without the blanks around them; only lines that have some are copied."""
-    view = memoryview(block)
-    lines: list[bytes | memoryview] = [
-        view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
-    codes = np.frombuffer(block + b"\n", np.uint8)
-    has_blank = np.isin(codes[starts], _WHITE_CODES) | np.isin(codes[ends - 1], _WHITE_CODES)
-    for place in np.flatnonzero(has_blank & (ends > starts)):
-        lines[place] = bytes(lines[place]).strip(_WHITE)
-    return lines
+def _next_line(stream: IO[bytes], position: int) -> int:
+    """Return where the first line begins that begins at `position` or behind it."""
+    if position == 0:
+        return 0
+    stream.seek(position - 1)
+    return position - 1 + len(stream.readline())
 
 
 class JsonArraySource:
@@ -147,7 +134,8 @@ class JsonArraySource:
         builder = LeafBuilder(decoder, numbering)
         for batch in batched(self._elements(), BATCH_ROWS):
             lines, texts = zip(*batch, strict=True)
-            yield builder.of_json(texts, np.array(lines, np.int64), lines[-1], is_utf8=False)
+            builder.add_json(texts, np.array(lines, np.int64), is_utf8=False)
+            yield builder.build(lines[-1])
             on_bytes(sum(map(len, texts)))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -94,66 +94,80 @@ class Numbering(dict[str, int]):
 
 
 class LeafBuilder:
-    """Makes `Leaves` of rows that were read as text; see there for what places and positions are."""
+    """Gathers rows that were read as text, and makes `Leaves` of them."""
 
     def __init__(self, decoder: LeafDecoder, numbering: Numbering) -> None:
         """Take what stands at the decoder's paths, and number its labels."""
         self._decoder = decoder
         self._numbering = numbering
+        self._rows: list[tuple[Any, ...]] = []
+        self._odd: dict[int, tuple[Any, ...] | Unreadable] = {}
+        self._digests: list[int] = []
+        self._places: list[NDArray[np.int64]] = []
+        self._positions: list[NDArray[np.int64]] = []
 
-    def of_json(
+    def add_json(
         self,
-        texts: Sequence[bytes | memoryview],
+        texts: Sequence[bytes],
         places: NDArray[np.int64],
-        end_place: int,
         positions: NDArray[np.int64] | None = None,
         *,
         is_utf8: bool,
-    ) -> Leaves:
+    ) -> None:
         """Decode rows of JSON; `is_utf8` says that all are known to be UTF-8."""
         decode = self._decoder.decode_plain
         rows = [decode(text) if is_utf8 or holds_utf8(text) else None for text in texts]
-        odd = {place: self._decoder.decode(bytes(texts[place])) for place, row in enumerate(rows) if row is None}
-        return self._build(rows, odd, texts, places, end_place, positions)
+        odd = {place: self._decoder.decode(text) for place, text in enumerate(texts) if rows[place] is None}
+        self._add(rows, odd, texts, places)
+        if positions is not None:
+            self._positions.append(positions)
 
-    def of_values(
+    def add_values(
         self,
         values: Sequence[tuple[Any, ...] | Unreadable],
-        texts: Sequence[bytes | memoryview],
+        texts: Sequence[bytes],
         places: NDArray[np.int64],
-        end_place: int,
-    ) -> Leaves:
+    ) -> None:
         """Take rows with values of any kind, each to be judged on its own."""
-        return self._build([None] * len(values), dict(enumerate(values)), texts, places, end_place, None)
+        self._add([None] * len(values), dict(enumerate(values)), texts, places)
 
-    def _build(
+    def _add(
         self,
-        rows: list[tuple[Any, ...] | None],
+        rows: Sequence[tuple[Any, ...] | None],
         odd: Mapping[int, tuple[Any, ...] | Unreadable],
-        texts: Sequence[bytes | memoryview],
+        texts: Sequence[bytes],
         places: NDArray[np.int64],
-        end_place: int,
-        positions: NDArray[np.int64] | None,
-    ) -> Leaves:
-        """Turn rows of labels and scores, each None where absent, into arrays; a row that is None is in `odd`."""
+    ) -> None:
+        """Add rows of labels and scores, each None where absent; a row that is None is in `odd`."""
         absent = (None,) * len(self._decoder.paths)
-        columns = list(zip(*(absent if row is None else row for row in rows), strict=True)) or [()] * len(absent)
+        first = len(self._rows)
+        self._rows += [absent if row is None else row for row in rows]
+        self._odd.update({first + place: values for place, values in odd.items()})
+        self._digests += map(xxh3_64_intdigest, texts)
+        self._places.append(places)
+
+    def build(self, end_place: int) -> Leaves:
+        """Make leaves of the rows, and begin anew; `end_place` lines have been passed."""
+        rows, odd = self._rows, self._odd
+        columns = list(zip(*rows, strict=True)) or [()] * len(self._decoder.paths)
         labels = [row or () for row in columns[0]]
         is_plain = np.ones(len(rows), np.bool_)
         is_plain[list(odd)] = False
-        return Leaves(
+        leaves = Leaves(
             labels=Ragged.of_lists(labels, self._numbering.of_all(chain.from_iterable(labels))),
             scores=[_numbers(column) for column in columns[1:]],
             is_plain=is_plain,
-            of_row=lambda row: odd[row] if row in odd else tuple(column[row] for column in columns),
-            places=places,
+            of_row=lambda row: odd[row] if row in odd else rows[row],
+            places=np.concatenate([np.zeros(0, np.int64), *self._places]),
             end_place=end_place,
-            positions=positions,
-            digests=np.fromiter(map(xxh3_64_intdigest, texts), np.uint64, len(texts)),
+            positions=np.concatenate(self._positions) if self._positions else None,
+            digests=np.array(self._digests, np.uint64),
         )
+        self._rows, self._odd, self._digests, self._places, self._positions = [], {}, [], [], []
+        return leaves
 
 
-def holds_utf8(text: bytes | memoryview) -> bool:
+def holds_utf8(text: bytes) -> bool:
     """Check a text many times faster than by decoding it."""
     offsets = pa.py_buffer(np.array([0, len(text)], np.int64))
     try:

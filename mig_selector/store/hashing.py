@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mig_selector.store.files import read_json, write_json
 
 
+logger = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 64 << 20
+_READ_BYTES = 1 << 20
+_LARGE_BYTES = 10**10
+"""From here on hashing takes seconds, and the log says so."""
 _SETTLED_SECONDS = 2.0
 """A file younger than this could still change without its time stamps showing it; its hash is not remembered."""
 
@@ -28,7 +36,7 @@ class ContentHashes:
         self._memory = cache_dir / "content_hashes"
 
     def file(self, path: Path) -> str:
-        """Return the SHA-256 of a file's bytes, in hexadecimal."""
+        """Return the SHA-256 of a file's bytes, in hexadecimal; of a large file see `hash_file`."""
         real = Path(os.path.realpath(path))
         stat = real.stat()
         stamp = [str(real), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -36,8 +44,7 @@ class ContentHashes:
         known = read_json(note)
         if isinstance(known, dict) and known.get("stamp") == stamp:
             return str(known["sha256"])
-        with real.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hash_file(real)
         if time.time() - max(stat.st_ctime, stat.st_mtime) > _SETTLED_SECONDS:
             _remember(note, {"stamp": stamp, "sha256": digest})
         return digest
@@ -46,6 +53,35 @@ class ContentHashes:
         """Return one hash for all files below a folder: their relative names and contents."""
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return fingerprint({str(file.relative_to(path)): self.file(file) for file in files})
+
+
+def hash_file(path: Path) -> str:
+    """Hash a file on all cores.
+
+    Returns:
+        The SHA-256 of the bytes, in hexadecimal, where there are at most 64 MiB; else ``blocks-64MiB:`` and the
+        SHA-256 of the blocks' SHA-256 digests: one digest after the other would be slower than reading the rows.
+    """
+    size = path.stat().st_size
+    if size <= _BLOCK_BYTES:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    if size > _LARGE_BYTES:
+        logger.info("hashing %s (%.1f GB) once; its hash is remembered", path, size / 1e9)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        digests = threads.map(lambda start: _hash_block(path, start), range(0, size, _BLOCK_BYTES))
+        return "blocks-64MiB:" + hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _hash_block(path: Path, start: int) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        stream.seek(start)
+        left = _BLOCK_BYTES
+        while left and (data := stream.read(min(_READ_BYTES, left))):
+            digest.update(data)
+            left -= len(data)
+    return digest.digest()
 
 
 def _remember(note: Path, value: Any) -> None:

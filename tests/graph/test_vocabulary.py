@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mig_selector.errors import PoolError
 from mig_selector.graph.vocabulary import build_row_labels, read_vocabulary
@@ -55,3 +57,25 @@ def test_other_vocabularies_are_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(PoolError, match=r"mig_label_vocabulary: .*labels\.json"):
         read_vocabulary(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.sampled_from("dbeac"), max_size=6), max_size=12),
+    block=st.integers(1, 5),
+    min_count=st.integers(1, 4),
+    vocabulary=st.none() | st.sets(st.sampled_from("abcz")),
+)
+def test_rows_are_renumbered_block_by_block_as_each_on_its_own(rows, block, min_count, vocabulary):
+    names = list("xdbeac")
+    ids = np.array([names.index(label) for row in rows for label in row], np.int32)
+    offsets = np.cumsum([0, *map(len, rows)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mig_selector.graph.vocabulary._BLOCK_ROWS", block)
+        found = build_row_labels(names, offsets, ids, vocabulary=vocabulary, min_count=min_count)
+    counts = {label: sum(label in row for row in rows) for label in names}
+    counted = {label for label, count in counts.items() if count >= min_count}
+    kept = {label for label, count in counts.items() if count} & vocabulary if vocabulary is not None else counted
+    assert found.names == sorted(kept)
+    assert [found.of_row(row) for row in range(len(rows))] == [sorted(set(row) & kept) for row in rows]
+    assert (found.offsets.dtype, found.ids.dtype) == (np.int64, np.int32)

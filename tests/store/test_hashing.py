@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from mig_selector.store import hashing
 from mig_selector.store.hashing import ContentHashes, fingerprint
 
 
@@ -148,3 +149,27 @@ def test_a_fingerprint_depends_on_every_value_and_on_the_order_of_lists():
 def test_a_fingerprint_stays_the_same_between_versions():
     # sha256 of the text '{"a": [1, 2.5, null, "\u00e9"]}'
     assert fingerprint({"a": [1, 2.5, None, "é"]}) == sha256(b'{"a": [1, 2.5, null, "\\u00e9"]}')
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 11, 20, 25, 1000])
+def test_a_large_file_is_hashed_by_blocks(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(hashing, "_BLOCK_BYTES", 10)
+    monkeypatch.setattr(hashing, "_READ_BYTES", 3)
+    data = bytes(number % 251 for number in range(size))
+    (tmp_path / "file").write_bytes(data)
+    blocks = [hashlib.sha256(data[start : start + 10]).digest() for start in range(0, size, 10)]
+    wanted = sha256(data) if size <= 10 else f"blocks-64MiB:{sha256(b''.join(blocks))}"
+    assert hashing.hash_file(tmp_path / "file") == wanted
+
+
+def test_the_hash_of_a_large_file_shows_in_any_of_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(hashing, "_BLOCK_BYTES", 10)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(35))
+    seen = {hashing.hash_file(path)}
+    for place in range(35):
+        path.write_bytes(bytes(place) + b"\1" + bytes(34 - place))
+        seen.add(hashing.hash_file(path))
+    path.write_bytes(bytes(36))
+    seen.add(hashing.hash_file(path))
+    assert len(seen) == 37

@@ -1,9 +1,11 @@
 """The recipe from settings to a registered subset, without an encoder unless a test is about it."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from naive import dense, naive_selection
@@ -12,6 +14,7 @@ from support import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_comm
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.pipeline.recipe import run_selection
+from mig_selector.pool import parallel
 from mig_selector.selection.problem import Objective
 
 
@@ -46,6 +49,61 @@ def test_rows_are_those_of_a_naive_selection(pool_of_60):
     lines = (Path(outcome.folder) / "selected.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"dialogs": rows[row]["dialogs"]} for row in expected]
     assert manifest(outcome)["information"] == pytest.approx(information(expected, label_sets, scores, matrix))
+
+
+def as_array(path, rows):
+    path.write_text(json.dumps(rows, indent=1))
+
+
+def as_parquet(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=7)
+
+
+def as_arrow(path, rows):
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=9)
+
+
+def as_csv(path, rows):
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(rows[0])
+        writer.writerows(
+            [value if type(value) is str else json.dumps(value) for value in row.values()] for row in rows
+        )
+
+
+@pytest.mark.parametrize("is_parallel", [False, True], ids=["one process", "processes"])
+@pytest.mark.parametrize("gain", ["gradient", "marginal"])
+@pytest.mark.parametrize("write", [write_lines, as_array, as_parquet, as_arrow, as_csv])
+def test_every_way_to_the_rows_leads_to_a_naive_selection(workplace, monkeypatch, write, gain, is_parallel):
+    monkeypatch.setattr(parallel, "_PARALLEL_BYTES", 0 if is_parallel else 10**9)
+    monkeypatch.setattr(parallel, "_SPAN_BYTES", 3_000)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    rows = [
+        {
+            "instruction": f"q{number}",
+            "annotation": {**row["annotation"], "deita": {"quality_scores": [3.0], "complexity_scores": [1.0]}},
+        }
+        if number % 3
+        else {"instruction": f"q{number}", "annotation": row["annotation"]}
+        for number, row in enumerate(make_rows(60, seed=4))
+    ]
+    with np.load(workplace.vectors) as file:
+        matrix = dense(build_propagation(build_adjacency(file["embeddings"], 0.5), 1.0)).tolist()
+    label_sets = [{LABELS.index(label) for label in row["annotation"]["instag"]["content"]} for row in rows]
+    scores = [row["annotation"]["deita"]["quality_scores"][0] for row in rows]
+    expected, _ = naive_selection(label_sets, scores, matrix, Objective(gain=gain), 40)
+
+    ending = {as_array: "json", as_parquet: "parquet", as_arrow: "arrow", as_csv: "csv"}.get(write, "jsonl")
+    workplace.add("pool", file_name=f"pool.{ending}", formatting="alpaca", columns={"prompt": "instruction"})
+    write(workplace.data / f"pool.{ending}", rows)
+    keys = {"mig_edge_threshold": 0.5, "mig_gain": gain}
+    assert table(select(workplace, mig_num_samples=40, **keys))["row_index"] == expected
+    monkeypatch.setattr("mig_selector.pool.reading.extract_parts", None)  # from here on no text is read
+    assert table(select(workplace, mig_num_samples=30, **keys))["row_index"] == expected[:30]
+    assert table(select(workplace, mig_num_samples=40, mig_overwrite=True, **keys))["row_index"] == expected
 
 
 def information(chosen, label_sets, scores, matrix):

@@ -22,6 +22,7 @@ class CsvSource:
     """One row a record; line breaks within quotes are part of a cell."""
 
     kind = "csv"
+    can_seek = False
 
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""

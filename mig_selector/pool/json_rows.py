@@ -49,6 +49,7 @@ class JsonLinesSource:
     """One JSON object a line."""
 
     kind = "json lines"
+    can_seek = True
 
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
@@ -118,6 +119,7 @@ class JsonArraySource:
     """One JSON array of objects; the file is mapped into memory, not read into it."""
 
     kind = "json array"
+    can_seek = False
 
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""

@@ -61,7 +61,8 @@ def _in_processes(
         delayed(extract_rows)(source, span, judge, _ignore, stop_at_unreadable=stop_at_unreadable) for span in spans
     )
     try:
-        yield from parts
+        for part in parts:  # noqa: UP028 "yield from" would close `parts` before the block below
+            yield part
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that parts are given up is no news when a bad row ends the reading

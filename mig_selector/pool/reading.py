@@ -246,12 +246,23 @@ def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extra
         source_starts=starts,
         label_names=list(numbering),
         label_offsets=_offsets([part.lengths for part in parts]),
-        label_ids=_join([numbers[part.label_ids] for numbers, part in zip(renumbered, parts, strict=True)]),
+        label_ids=_join([_renumber(part, numbers) for part, numbers in zip(parts, renumbered, strict=True)]),
         scores=_join([part.scores for part in parts]),
-        row_indices=_join([start + part.rows for start, part in zip(starts, parts, strict=True)]),
+        row_indices=_join(
+            [start + part.rows if start else part.rows for start, part in zip(starts, parts, strict=True)]
+        ),
         positions=_join([_positions(part) for part in parts]) if has_positions else None,
         report=report,
     )
+
+
+def _renumber(part: Extract, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Number a part's labels as the pool's; those of the first part keep their numbers."""
+    return part.label_ids if np.array_equal(numbers, np.arange(len(numbers))) else numbers[part.label_ids]
+
+
+def _shift(rows: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    return rows + start if start else rows
 
 
 def _offsets(lengths: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:

@@ -41,6 +41,9 @@ class RowSource(Protocol):
     kind: str
     """How the file is read; together with the bytes of `files` it decides the rows."""
 
+    can_seek: bool
+    """Whether single rows can be read without passing over those before them."""
+
     @property
     def files(self) -> list[Path]:
         """The files on this machine that hold the rows."""
@@ -55,7 +58,7 @@ class RowSource(Protocol):
         ...
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Read some rows, given in ascending order with the positions found in the scan.
+        """Read some rows, given with the positions found in the scan; in ascending order unless the source can seek.
 
         Yields:
             Those of `columns` that a row has, in the row's own order.

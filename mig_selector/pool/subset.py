@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +19,7 @@ from mig_selector.errors import PoolError
 from mig_selector.pool.columns import JsonType
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.reading import Pool
+from mig_selector.pool.spool import BUFFER_BYTES, Spool
 from mig_selector.store.files import whole_file
 
 
@@ -65,8 +64,8 @@ def write_subset(
     """
     wanted = tuple(dict.fromkeys(entry.columns.values()))
     folder.mkdir(parents=True, exist_ok=True)
-    with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as stream:
-        spool = _Spool(stream, len(chosen))
+    with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder, buffering=BUFFER_BYTES) as stream:
+        spool = Spool(stream, chosen)
         ids = _fill(spool, pool, chosen, wanted, _needed_column(entry), on_rows)
         kept = spool.kept_columns()
         if not kept:
@@ -102,78 +101,8 @@ def _needed_column(entry: PoolEntry) -> str | None:
     return None if entry.formatting == "alpaca" else entry.columns.get("messages")
 
 
-class _Spool:
-    """Rows as JSON in a temporary file: put in as they come from the pool, taken out in the order of choice."""
-
-    def __init__(self, stream: IO[bytes], count: int) -> None:
-        self._stream = stream
-        self._starts = np.zeros(count, np.int64)
-        self._shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
-        self._shape_of = np.zeros(count, np.int64)
-        self._types: dict[str, JsonType] = {}
-        self._end = 0
-
-    def put(self, rank: int, row: dict[str, Any]) -> None:
-        """Take a row in.
-
-        Raises:
-            TypeError, ValueError: It holds what JSON cannot hold.
-        """
-        line = _dump(row, has_float=self._learn(row))
-        empty = tuple(column for column, value in row.items() if value is None or value == [])
-        self._shape_of[rank] = self._shapes.setdefault((tuple(row), empty), len(self._shapes))
-        self._starts[rank] = self._end
-        self._stream.write(line)
-        self._end += len(line)
-
-    def _learn(self, row: Mapping[str, Any]) -> bool:
-        """Cover the row by the columns' types; return whether it holds a number with a fraction."""
-        for column in row:
-            if column not in self._types:
-                self._types[column] = JsonType(has_null=self._end > 0)
-        has_float = False
-        for column, kind in self._types.items():
-            has_float |= kind.add(row.get(column))
-        return has_float
-
-    def kept_columns(self) -> dict[str, JsonType]:
-        """Return the columns that hold anything, and their types."""
-        return {column: kind for column, kind in self._types.items() if not kind.is_empty}
-
-    def lines(self, columns: Sequence[str]) -> Iterator[bytes]:
-        """Yield the rows as lines of JSON that all have the same columns."""
-        is_final = np.array([shape == tuple(columns) for shape, _ in self._shapes])[self._shape_of]
-        for start, as_it_is in zip(self._starts.tolist(), is_final.tolist(), strict=True):
-            self._stream.seek(start)
-            line = self._stream.readline()
-            yield line if as_it_is else _dump(_project(json.loads(line), columns), has_float=True)
-
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the rows with the same columns throughout."""
-        for start in self._starts.tolist():
-            self._stream.seek(start)
-            yield _project(json.loads(self._stream.readline()), columns)
-
-    def longest_gap(self, column: str) -> int:
-        """Return the longest run of rows in which a column is absent, null or ``[]``."""
-        is_gap = np.array([column not in shape or column in empty for shape, empty in self._shapes])[self._shape_of]
-        filled = np.flatnonzero(~is_gap)
-        return int(np.diff(filled, prepend=-1, append=len(is_gap)).max()) - 1
-
-
-def _project(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    return {column: row.get(column) for column in columns}
-
-
-def _dump(row: Mapping[str, Any], *, has_float: bool) -> bytes:
-    """Write a row as the `json` module does, without blanks; msgspec writes the same but for fractions."""
-    if not has_float:
-        return msgspec.json.encode(row) + b"\n"
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
-
-
 def _fill(
-    spool: _Spool, pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], needed: str | None, on_rows: Any
+    spool: Spool, pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], needed: str | None, on_rows: Any
 ) -> list[str | None]:
     """Copy the chosen rows, in the order of the pool; return their identifiers in the order of choice."""
     ids: list[str | None] = [None] * len(chosen)
@@ -197,8 +126,10 @@ def _fill(
 def _read_chosen(
     pool: Pool, chosen: NDArray[np.int64], columns: Sequence[str]
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield rank, place and columns of the chosen rows, in the order of the pool."""
-    order = np.argsort(chosen)
+    """Yield rank, place and columns of the chosen rows, in whatever order they are read fastest."""
+    order = np.argsort(pool.locate(chosen)[0], kind="stable")  # in the order of choice, source by source
+    if not all(source.can_seek for source in pool.sources):
+        order = np.argsort(chosen)
     sources, rows = pool.locate(chosen[order])
     positions = pool.positions_of(chosen[order])
     for source in np.unique(sources):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class TableSource(ABC):
 
     name: str
     size: int
+    can_seek = False
 
     def spans(self, size: int) -> list[Span]:
         """Take the table whole, where a format does not know better."""
@@ -39,23 +41,23 @@ class TableSource(ABC):
         """Pass over the rows of a part."""
         start = 0
         share = span.size / max(self._num_rows(span), 1)
-        for batch in self._leaf_batches(span, decoder):
-            yield take_leaves(batch, decoder, numbering, start)
-            start += batch.num_rows
-            on_bytes(int(share * batch.num_rows))
+        for whole in self._leaf_batches(span, decoder):
+            for offset in range(0, whole.num_rows, _LEAF_ROWS):
+                batch = whole.slice(offset, _LEAF_ROWS)
+                yield take_leaves(batch, decoder, numbering, start)
+                start += batch.num_rows
+                on_bytes(int(share * batch.num_rows))
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows, batch by batch."""
         del positions
-        start, taken = 0, 0
-        for batch in self._batches(columns):
-            local = []
-            while taken < len(rows) and rows[taken] < start + batch.num_rows:
-                local.append(rows[taken] - start)
-                taken += 1
-            if local:
+        taken = 0
+        for start, batch in self._batches_with(rows, columns):
+            end = bisect_left(rows, start + batch.num_rows, taken)
+            if end > taken:
+                local = [row - start for row in rows[taken:end]]
                 yield from batch.take(pa.array(local, pa.int64())).to_pylist()
-            start += batch.num_rows
+            taken = end
             if taken == len(rows):
                 return
 
@@ -65,6 +67,14 @@ class TableSource(ABC):
     @abstractmethod
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield all rows, with those of the top-level `columns` that there are."""
+
+    def _batches_with(self, rows: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield at least the batches that hold some of `rows`, each with the number of rows before it."""
+        del rows
+        start = 0
+        for batch in self._batches(columns):
+            yield start, batch
+            start += batch.num_rows
 
     def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a part with at least what stands at the decoder's paths."""
@@ -100,8 +110,19 @@ class ParquetSource(TableSource):
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
-            present = [column for column in file.schema_arrow.names if column in columns]
-            yield from file.iter_batches(BATCH_ROWS, columns=present)
+            yield from file.iter_batches(BATCH_ROWS, columns=_present(file, columns))
+
+    def _batches_with(self, rows: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        # Row groups in which nothing was chosen are not read.
+        start = 0
+        with self._open() as file:
+            for group in range(file.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                if bisect_left(rows, start) < bisect_left(rows, end):
+                    for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=_present(file, columns)):
+                        yield start, batch
+                        start += batch.num_rows
+                start = end
 
     def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
         # A dotted name stands for all columns below it: the siblings of a wanted leaf are not read.
@@ -116,6 +137,10 @@ class ParquetSource(TableSource):
                 yield file
         except (pa.ArrowException, OSError) as error:
             raise PoolError(f"{self.name}: is no Parquet file, or a damaged one ({error}).") from error
+
+
+def _present(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
+    return [column for column in file.schema_arrow.names if column in columns]
 
 
 class ArrowSource(TableSource):

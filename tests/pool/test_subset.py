@@ -5,17 +5,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import TAGS, make_row, write_lines
 
 from mig_selector.errors import PoolError
+from mig_selector.pool.columns import JsonType
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.reading import Extracts, read_pool
 from mig_selector.pool.sources import open_sources
+from mig_selector.pool.spool import _dump
 from mig_selector.pool.subset import write_selection_table, write_subset
 from mig_selector.store.hashing import ContentHashes
 
 
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 COLUMNS = {"messages": "dialogs", "system": "system", "tools": "tools", "images": "images"}
 
 
@@ -373,3 +378,34 @@ def test_a_subset_of_more_than_20_megabytes_loads_though_columns_first_appear_at
         assert found["_system"] == row.get("system")
         assert [path.rpartition("/")[2] for path in found["_images"] or []] == row.get("images", [])
     assert math.isclose(loaded[-1]["dialogs"][1]["weight"], 1_799 / 2)
+
+
+def test_columns_stand_in_the_order_of_the_pool_whatever_was_chosen_first(pool):
+    rows = [
+        {"system": "s", "dialogs": ["d"], "tools": "t", "images": ["i"]},
+        {"images": ["i"], "dialogs": ["d"], "system": None, "tools": "t"},
+        {"dialogs": ["d"], "tools": "t"},
+    ]
+    for number, row in enumerate(rows):
+        row["annotation"] = talk(number)["annotation"]
+    subset = pool(rows).write([2, 1, 0])
+    assert [list(json.loads(line)) for line in lines_of(subset.json_lines)] == [
+        ["system", "dialogs", "tools", "images"]
+    ] * 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=3), st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=4)
+    )
+)
+def test_rows_are_written_as_the_json_module_writes_them(row):
+    has_float = JsonType().add(row)
+    wanted = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    assert _dump(row, has_float=has_float) == wanted
+
+
+def test_every_character_is_written_as_the_json_module_writes_it():
+    text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    assert _dump({"text": text}, has_float=False) == _dump({"text": text}, has_float=True)

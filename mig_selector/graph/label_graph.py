@@ -44,12 +44,12 @@ def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> LabelMat
     """
     unit = _normalise(vectors)
     num_labels = len(unit)
-    rows, columns, weights = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    rows, columns, weights = [], [], []
     for start in range(0, num_labels, _BLOCK_LABELS):
         cosines = unit[start : start + _BLOCK_LABELS] @ unit[start:].T
-        joined = cosines >= threshold
-        np.fill_diagonal(joined, val=True)
-        low, high = np.nonzero(np.triu(joined))
+        low, high = np.nonzero(cosines >= threshold)
+        itself = np.arange(len(cosines))
+        low, high = np.concatenate((itself, low[low < high])), np.concatenate((itself, high[low < high]))
         rows.append(low + start)
         columns.append(high + start)
         weights.append(cosines[low, high])

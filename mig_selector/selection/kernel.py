@@ -1,365 +1,300 @@
 """The compiled search: gains looked up label by label, and only what a pick touched made anew.
 
-Gains never rise as information grows, so the gain that a row had when last looked at is an upper bound on its gain
-now: the best-looking row is taken if its gain, made anew, is the one it stands there with. Rows that were never looked
-at again stand in a queue, sorted by the gain that they had at the start; those that were stand in a heap.
-
 Arithmetic follows one fixed order (ascending labels, values recomputed from the information, never updated by
 differences), so that a naive evaluation of all rows in float64 gives the same bits.
+
+All of it stands in one file, as the machine code kept on disk is made anew when the file of its function changes, not
+when that of an inlined one does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from mig_selector.selection.greedy import Twins
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+from mig_selector.selection.compiling import compiled, inlined
 
 
-_EPSILON = float(np.finfo(np.float64).eps)
-_QUEUED_PER_PICK = 4
-"""Groups that are sorted before the first pick, per row of the budget; more are sorted when those run out."""
-_QUEUED_AT_LEAST = 1_000
+_STALE = -1.0
+"""Stands for a worth that must be made anew; a true one is 0 or more."""
+_CHILDREN = 4
+"""Of each place in the heap: flatter than a binary one, and the gains of four siblings lie side by side."""
 
 
-class Search:
-    """The state of one greedy search; `pick` goes on where the last call stopped."""
+class Graph(NamedTuple):
+    """The matrix P by rows, as in `Propagation`."""
 
-    def __init__(
-        self, pool: LabelledPool, twins: Twins, propagation: Propagation, objective: Objective, budget: int
-    ) -> None:
-        """Rank every group of equal rows at zero information."""
-        num_labels, num_groups = propagation.num_labels, len(twins.offsets) - 1
-        firsts = twins.rows[twins.offsets[:-1]]
-        starts = pool.label_offsets[firsts]
-        scores = pool.scores[firsts]
-        self._groups = (starts, pool.label_offsets[firsts + 1], pool.label_ids, scores, twins.offsets, twins.rows)
-        self._graph = (propagation.offsets, propagation.labels, propagation.weights)
-        self._objective = (
-            objective.phi == "pow",
-            objective.gain == "gradient",
-            objective.exponent,
-            objective.offset,
-            objective.rate,
-        )
-        self._labels = (
-            np.zeros(num_labels),  # information: what the chosen rows hold at the label
-            np.zeros(num_labels),  # slope: phi' at the label
-            np.zeros(num_labels),  # worth: what one unit of score at the label gains (gradient rule)
-            np.ones(num_labels, np.bool_),  # whether its worth must be made anew
-            np.zeros(num_labels),  # spread: scratch row, zero between uses
-            np.zeros(num_labels, np.int32),  # reached: scratch list of labels with spread
-        )
-        self._heads = twins.offsets[:-1].copy()  # next row of each group
-        self._heap = (
-            np.zeros(num_groups),  # gain
-            np.zeros(num_groups, np.int64),  # row
-            np.zeros(num_groups, np.int64),  # group
-            np.zeros(1, np.int64),  # size
-        )
-        self._initial = np.zeros(num_groups)
-        _rank_all(self._groups, self._graph, self._objective, self._labels, self._initial)
-        is_noisy = objective.gain == "marginal" and objective.phi == "pow"
-        self._noise = _rounding_bound(self._groups, propagation) if is_noisy else 0.0
-        self._top_score = float(scores.max(initial=0.0))
-        self._queued, self._limit = 0, math.inf
-        self._extend_queue(num_groups if is_noisy else _QUEUED_PER_PICK * budget)
-
-    def pick(self, rows: NDArray[np.int64], gains: NDArray[np.float64]) -> int:
-        """Fill `rows` and `gains`; return how many, fewer when no row that is left gains anything."""
-        made = 0
-        while True:
-            made = int(
-                _pick(
-                    self._groups,
-                    self._graph,
-                    self._objective,
-                    self._labels,
-                    self._heads,
-                    self._heap,
-                    self._initial,
-                    self._queue,
-                    self._cursor,
-                    self._limit,
-                    self._noise,
-                    self._top_score,
-                    rows,
-                    gains,
-                    made,
-                )
-            )
-            if self._cursor[1] == 0:
-                return made
-            self._extend_queue(4 * self._queued)
-
-    def _extend_queue(self, size: int) -> None:
-        """Queue the `size` groups that gained most at the start, less those that were queued before."""
-        total = len(self._initial)
-        size = min(max(size, _QUEUED_AT_LEAST), total)
-        floor = -1.0 if size == total else float(np.partition(self._initial, total - size)[total - size])
-        groups = np.flatnonzero((self._initial >= floor) & (self._initial < self._limit))
-        self._queue = groups[np.argsort(-self._initial[groups], kind="stable")]
-        self._queued, self._limit = size, floor
-        self._cursor = np.zeros(2, np.int64)  # place in the queue, whether more must be queued
+    offsets: NDArray[np.int64]
+    columns: NDArray[np.int32]
+    weights: NDArray[np.float64]
 
 
-def _rounding_bound(groups: Any, propagation: Propagation) -> float:
-    """Factor on phi(largest information) that bounds the rounding error of a gain made of differences of phi's.
+class Rule(NamedTuple):
+    """How gains are reckoned, as in `Objective`."""
 
-    phi(x + e) - phi(x) is off by an absolute amount, so a gain can rise a little although x grew.
-    """
-    starts, ends, label_ids = groups[:3]
-    degrees = np.diff(propagation.offsets)
-    reach = np.concatenate((np.zeros(1), np.cumsum(degrees[label_ids])))
-    return 8.0 * _EPSILON * float((reach[ends] - reach[starts]).max(initial=0.0))
-
-
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile, and keep the machine code on disk; where no folder can be written, compile in every run."""
-    compiled: Callable[..., Any]
-    try:
-        compiled = njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        compiled = njit(nogil=True, error_model="numpy")(function)
-    return compiled
+    is_pow: bool
+    is_gradient: bool
+    exponent: float
+    offset: float
+    rate: float
 
 
-@_compile
-def _phi(objective: Any, x: Any) -> Any:
-    is_pow, _, exponent, offset, rate = objective
-    if is_pow:
-        return (x + offset) ** exponent
-    return -math.expm1(-rate * x)
+class Labels(NamedTuple):
+    """What is known of each label at the present selection, and two scratch arrays. All of shape (L,)."""
+
+    information: NDArray[np.float64]
+    """What the chosen rows hold at the label."""
+    local: NDArray[np.float64]
+    """What the rule needs of phi at the label, see `local_value`."""
+    worth: NDArray[np.float64]
+    """q = P phi', what a row gains by the label per unit of its score (gradient rule), or stale."""
+    spread: NDArray[np.float64]
+    """Scratch: rows of P added up; 0 between uses."""
+    reached: NDArray[np.int32]
+    """Scratch: the labels that have spread."""
 
 
-@_compile
-def _slope(objective: Any, x: Any) -> Any:
-    """phi'(x)."""
-    is_pow, _, exponent, offset, rate = objective
-    if is_pow:
-        return exponent * (x + offset) ** (exponent - 1.0)
-    return rate * math.exp(-rate * x)
+class Rows(NamedTuple):
+    """Labels and score of each row, as in `LabelledPool`."""
+
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    scores: NDArray[np.float64]
 
 
-@_compile
-def _rise(objective: Any, x: Any, e: Any) -> Any:
-    """phi(x + e) - phi(x); for exp in the form that falls as x grows, to the last bit."""
-    is_pow, _, exponent, offset, rate = objective
-    if is_pow:
-        return (x + e + offset) ** exponent - (x + offset) ** exponent
-    return math.exp(-rate * x) * -math.expm1(-rate * e)
+class Pool(NamedTuple):
+    """All N rows, and which of them may be chosen next."""
+
+    rows: Rows
+    is_candidate: NDArray[np.bool_]
+    """Whether a row may be the next: not chosen, can gain something, no equal row waits before it. Shape (N,)."""
+    following: NDArray[np.int64]
+    """Row that becomes a candidate when this one is chosen, or -1. Shape (N,), or (0,) where no row waits."""
 
 
-@_compile
-def _collect(groups: Any, graph: Any, labels: Any, group: Any) -> Any:
-    """Write the rows of P of a group's labels added up into `spread`; return how many are `reached`, ascending."""
-    starts, ends, label_ids = groups[0], groups[1], groups[2]
-    offsets, columns, weights = graph
-    spread, reached = labels[4], labels[5]
+class Ranking(NamedTuple):
+    """Entries of the working set by gain, the largest first. Shape (W,) each."""
+
+    gains: NDArray[np.float64]
+    entries: NDArray[np.int64]
+
+
+class WorkingSet(NamedTuple):
+    """The W candidates that are better than all others, copied close together."""
+
+    rows: Rows
+    indices: NDArray[np.int64]
+    """Row of the pool that each entry stands for. Shape (W,)."""
+    queue: Ranking
+    """Entries sorted by the gain that they were drawn with."""
+    heap: Ranking
+    """Entries taken from the queue; ties go by row index."""
+    state: NDArray[np.int64]
+    """Size of the heap, place in the queue, picks made from this set. Shape (3,)."""
+    cut_gain: float
+    """Every candidate outside stood at or below this gain when the set was drawn ..."""
+    cut_row: int
+    """... and those that stood at it come after this row."""
+
+
+@compiled
+def local_value(rule: Any, x: Any) -> Any:
+    """phi'(x) for the gradient rule; for the marginal rule what a gain needs again and again at the same x."""
+    if rule.is_gradient:
+        if rule.is_pow:
+            return rule.exponent * (x + rule.offset) ** (rule.exponent - 1.0)
+        return rule.rate * math.exp(-rule.rate * x)
+    if rule.is_pow:
+        return (x + rule.offset) ** rule.exponent
+    return math.exp(-rule.rate * x)
+
+
+@inlined
+def _collect(graph: Any, labels: Any, rows: Any, row: Any) -> Any:
+    """Write the rows of P of a row's labels added up into `spread`; return how many labels are `reached`."""
     count = 0
-    for place in range(starts[group], ends[group]):
-        member = label_ids[place]
-        for entry in range(offsets[member], offsets[member + 1]):
-            column = columns[entry]
-            if spread[column] == 0.0:
-                reached[count] = column
+    for place in range(rows.offsets[row], rows.offsets[row + 1]):
+        label = rows.labels[place]
+        for entry in range(graph.offsets[label], graph.offsets[label + 1]):
+            column = graph.columns[entry]
+            if labels.spread[column] == 0.0:
+                labels.reached[count] = column
                 count += 1
-            spread[column] += weights[entry]
-    reached[:count].sort()
+            labels.spread[column] += graph.weights[entry]
     return count
 
 
-@_compile
-def _gradient_gain(groups: Any, graph: Any, labels: Any, group: Any) -> Any:
-    """Eq. 11: the score times the worth q of the labels, q = P phi'(x); one function, as a call would cost more."""
-    starts, ends, label_ids, scores, _, _ = groups
-    offsets, columns, weights = graph
-    _, slope, worth, is_stale, _, _ = labels
+@inlined
+def _gradient_gain(graph: Any, labels: Any, rows: Any, row: Any) -> Any:
+    """Eq. 11: the score times the worth of the labels."""
     unit = 0.0
-    for place in range(starts[group], ends[group]):
-        label = label_ids[place]
-        if is_stale[label]:
-            total = 0.0
-            for entry in range(offsets[label], offsets[label + 1]):
-                total += weights[entry] * slope[columns[entry]]
-            worth[label] = total
-            is_stale[label] = False
-        unit += worth[label]
-    return scores[group] * unit
+    for place in range(rows.offsets[row], rows.offsets[row + 1]):
+        label = rows.labels[place]
+        worth = labels.worth[label]
+        if worth == _STALE:
+            worth = 0.0
+            for entry in range(graph.offsets[label], graph.offsets[label + 1]):
+                worth += graph.weights[entry] * labels.local[graph.columns[entry]]
+            labels.worth[label] = worth
+        unit += worth
+    return rows.scores[row] * unit
 
 
-@_compile
-def _marginal_gain(groups: Any, graph: Any, objective: Any, labels: Any, group: Any) -> Any:
-    """Eq. 9: what E(D) rises by."""
-    information, spread, reached = labels[0], labels[4], labels[5]
-    score = groups[3][group]
+@compiled
+def _marginal_gain(graph: Any, rule: Any, labels: Any, rows: Any, row: Any) -> Any:
+    """Eq. 9: what E(D) rises by; for exp in the form that falls as information grows, to the last bit."""
+    score = rows.scores[row]
+    reached = labels.reached[: _collect(graph, labels, rows, row)]
+    if np.any(reached[1:] < reached[:-1]):
+        reached.sort()
     gain = 0.0
-    for place in range(_collect(groups, graph, labels, group)):
-        label = reached[place]
-        gain += _rise(objective, information[label], score * spread[label])
-        spread[label] = 0.0
+    for label in reached:
+        added = score * labels.spread[label]
+        if rule.is_pow:
+            gain += (labels.information[label] + added + rule.offset) ** rule.exponent - labels.local[label]
+        else:
+            gain += labels.local[label] * -math.expm1(-rule.rate * added)
+        labels.spread[label] = 0.0
     return gain
 
 
-@_compile
-def _gain(groups: Any, graph: Any, objective: Any, labels: Any, group: Any) -> Any:
-    """Return the gain of any row of a group at the present information."""
-    if objective[1]:
-        return _gradient_gain(groups, graph, labels, group)
-    return _marginal_gain(groups, graph, objective, labels, group)
+@compiled
+def rank(graph: Any, rule: Any, labels: Any, pool: Any, gains: Any) -> Any:
+    """Write the present gain of every candidate into `gains`, and -1 for all other rows."""
+    for row in range(len(gains)):
+        if not pool.is_candidate[row]:
+            gains[row] = -1.0
+        elif rule.is_gradient:
+            gains[row] = _gradient_gain(graph, labels, pool.rows, row)
+        else:
+            gains[row] = _marginal_gain(graph, rule, labels, pool.rows, row)
 
 
-@_compile
-def _rank_all(groups: Any, graph: Any, objective: Any, labels: Any, initial: Any) -> Any:
-    information, slope = labels[0], labels[1]
-    for label in range(len(information)):
-        slope[label] = _slope(objective, information[label])
-    for group in range(len(initial)):
-        initial[group] = _gain(groups, graph, objective, labels, group)
+@compiled
+def copy_rows(source: Any, indices: Any, target: Any) -> Any:
+    """Copy the rows that `indices` names, one behind the other."""
+    end = 0
+    for entry in range(len(indices)):
+        row = indices[entry]
+        target.offsets[entry] = end
+        target.scores[entry] = source.scores[row]
+        for place in range(source.offsets[row], source.offsets[row + 1]):
+            target.labels[end] = source.labels[place]
+            end += 1
+    target.offsets[len(indices)] = end
 
 
-@_compile
-def _add_information(groups: Any, graph: Any, objective: Any, labels: Any, group: Any) -> Any:
-    information, slope, is_stale, spread, reached = labels[0], labels[1], labels[3], labels[4], labels[5]
-    offsets, columns, _ = graph
-    score = groups[3][group]
-    for place in range(_collect(groups, graph, labels, group)):
-        label = reached[place]
-        information[label] += score * spread[label]
-        slope[label] = _slope(objective, information[label])
-        spread[label] = 0.0
-        for entry in range(offsets[label], offsets[label + 1]):
-            is_stale[columns[entry]] = True
-
-
-@_compile
-def _sink(heap: Any, gain: Any, row: Any, group: Any) -> Any:
-    """Put an entry into the hole at the top, and let it sink to its place."""
-    gains, rows, groups = heap[0], heap[1], heap[2]
-    size = heap[3][0]
+@inlined
+def _sink(heap: Any, indices: Any, size: Any, gain: Any, entry: Any) -> Any:
+    """Put an entry into the hole at the top of a heap of `size`, and let it sink to its place."""
     place = 0
     while True:
-        child = 2 * place + 1
-        if child >= size:
+        first = _CHILDREN * place + 1
+        if first >= size:
             break
-        other = child + 1
-        if other < size and (
-            gains[other] > gains[child] or (gains[other] == gains[child] and rows[other] < rows[child])
-        ):
-            child = other
-        if gains[child] < gain or (gains[child] == gain and rows[child] > row):
+        best = first
+        for child in range(first + 1, min(first + _CHILDREN, size)):
+            if heap.gains[child] > heap.gains[best] or (
+                heap.gains[child] == heap.gains[best] and indices[heap.entries[child]] < indices[heap.entries[best]]
+            ):
+                best = child
+        if heap.gains[best] < gain or (heap.gains[best] == gain and indices[heap.entries[best]] > indices[entry]):
             break
-        gains[place], rows[place], groups[place] = gains[child], rows[child], groups[child]
-        place = child
-    gains[place], rows[place], groups[place] = gain, row, group
+        heap.gains[place], heap.entries[place] = heap.gains[best], heap.entries[best]
+        place = best
+    heap.gains[place], heap.entries[place] = gain, entry
 
 
-@_compile
-def _push(heap: Any, gain: Any, row: Any, group: Any) -> Any:
-    gains, rows, groups = heap[0], heap[1], heap[2]
-    place = heap[3][0]
-    heap[3][0] += 1
+@inlined
+def _rise(heap: Any, indices: Any, size: Any, gain: Any, entry: Any) -> Any:
+    """Put an entry behind a heap of `size`, and let it rise to its place."""
+    place = size
     while place > 0:
-        above = (place - 1) // 2
-        if gains[above] > gain or (gains[above] == gain and rows[above] < row):
+        above = (place - 1) // _CHILDREN
+        if heap.gains[above] > gain or (heap.gains[above] == gain and indices[heap.entries[above]] < indices[entry]):
             break
-        gains[place], rows[place], groups[place] = gains[above], rows[above], groups[above]
+        heap.gains[place], heap.entries[place] = heap.gains[above], heap.entries[above]
         place = above
-    gains[place], rows[place], groups[place] = gain, row, group
+    heap.gains[place], heap.entries[place] = gain, entry
 
 
-@_compile
-def _drop_top(heap: Any) -> Any:
-    """Take the top out of the heap; it stands right behind the heap afterwards."""
-    gains, rows, groups = heap[0], heap[1], heap[2]
-    gain, row, group = gains[0], rows[0], groups[0]
-    heap[3][0] -= 1
-    last = heap[3][0]
-    _sink(heap, gains[last], rows[last], groups[last])
-    gains[last], rows[last], groups[last] = gain, row, group
-
-
-@_compile
-def _settle(groups: Any, graph: Any, objective: Any, labels: Any, heap: Any, noise: Any) -> Any:
+@compiled
+def _settle(graph: Any, rule: Any, labels: Any, drawn: Any, size: Any, noise: Any) -> Any:
     """Bring the true best to the top where gains may rise by rounding: look at all that stand within the noise."""
-    size = heap[3][0]
-    bound = heap[0][0] - noise
-    while heap[3][0] > 0 and heap[0][0] >= bound:
-        _drop_top(heap)
-        last = heap[3][0]
-        heap[0][last] = _gain(groups, graph, objective, labels, heap[2][last])
-        bound = max(bound, heap[0][last] - noise)
-    for last in range(heap[3][0], size):
-        _push(heap, heap[0][last], heap[1][last], heap[2][last])
+    heap, left = drawn.heap, size
+    bound = heap.gains[0] - noise
+    while left > 0 and heap.gains[0] >= bound:
+        entry = heap.entries[0]
+        gain = _marginal_gain(graph, rule, labels, drawn.rows, entry)
+        bound = max(bound, gain - noise)
+        left -= 1
+        _sink(heap, drawn.indices, left, heap.gains[left], heap.entries[left])
+        heap.gains[left], heap.entries[left] = gain, entry
+    for place in range(left, size):
+        _rise(heap, drawn.indices, place, heap.gains[place], heap.entries[place])
 
 
-@_compile
-def _take_top(groups: Any, graph: Any, objective: Any, labels: Any, heads: Any, heap: Any) -> Any:
-    """Choose the row at the top: add its information, put the next row of its group in its place."""
-    offsets, rows = groups[4], groups[5]
-    gain, group = heap[0][0], heap[2][0]
-    heads[group] += 1
-    if heads[group] < offsets[group + 1]:
-        _sink(heap, gain, rows[heads[group]], group)
-    else:
-        _drop_top(heap)
-    _add_information(groups, graph, objective, labels, group)
+@compiled
+def _add_information(graph: Any, rule: Any, labels: Any, rows: Any, row: Any) -> Any:
+    """Add e of a row to the information; what rests on the labels that it reaches becomes stale."""
+    for place in range(_collect(graph, labels, rows, row)):
+        label = labels.reached[place]
+        labels.information[label] += rows.scores[row] * labels.spread[label]
+        labels.local[label] = local_value(rule, labels.information[label])
+        labels.spread[label] = 0.0
+        for entry in range(graph.offsets[label], graph.offsets[label + 1]):
+            labels.worth[graph.columns[entry]] = _STALE
 
 
-@_compile
-def _pick(
-    groups: Any,
-    graph: Any,
-    objective: Any,
-    labels: Any,
-    heads: Any,
-    heap: Any,
-    initial: Any,
-    queue: Any,
-    cursor: Any,
-    limit: Any,
-    noise: Any,
-    top_score: Any,
-    chosen: Any,
-    gains: Any,
-    made: Any,
+@compiled
+def search(
+    graph: Any, rule: Any, labels: Any, pool: Any, drawn: Any, noise: Any, chosen: Any, gains: Any, made: Any
 ) -> Any:
-    """Fill `chosen` and `gains` from `made` on; return how many there are. cursor[1]: more must be queued first.
+    """Choose from the working set as long as its best is better than every candidate outside.
 
-    No group that is not queued yet gained more than `limit` at the start; it is negative where all are queued.
+    Fills `chosen` and `gains` from `made` on; returns how many there are. `noise` bounds what a gain may rise by.
     """
-    rows = groups[5]
-    cursor[1] = 0
+    rows, indices, queue, heap = drawn.rows, drawn.indices, drawn.queue, drawn.heap
+    size, place, picks = drawn.state
     while made < len(chosen):
-        top = heap[0][0] if heap[3][0] > 0 else -1.0
-        if cursor[0] < len(queue):
-            group = queue[cursor[0]]
-            if noise > 0.0 or initial[group] >= top:
-                # The next in the queue may be the best: it moves to the heap with its gain made anew.
-                cursor[0] += 1
-                _push(heap, _gain(groups, graph, objective, labels, group), rows[heads[group]], group)
-                continue
-        elif limit >= 0.0 and top <= limit:
-            cursor[1] = 1
+        bound = heap.gains[0] if size > 0 else -1.0
+        is_queued = place < len(queue.gains) and queue.gains[place] >= bound - noise
+        if not is_queued and size == 0:
             break
-        if heap[3][0] == 0:
-            break
-        group = heap[2][0]
-        gain = _gain(groups, graph, objective, labels, group)
-        if gain != top:
-            _sink(heap, gain, heap[1][0], group)
+        entry = queue.entries[place] if is_queued else heap.entries[0]
+        if rule.is_gradient:
+            gain = _gradient_gain(graph, labels, rows, entry)
+        else:
+            gain = _marginal_gain(graph, rule, labels, rows, entry)
+        if is_queued:
+            _rise(heap, indices, size, gain, entry)
+            size += 1
+            place += 1
+            continue
+        if gain != bound:
+            _sink(heap, indices, size, gain, entry)
             continue
         if noise > 0.0:
-            _settle(groups, graph, objective, labels, heap, noise * _phi(objective, labels[0].max() + top_score))
-        if heap[0][0] <= 0.0:
+            _settle(graph, rule, labels, drawn, size, noise)
+            gain, entry = heap.gains[0], heap.entries[0]
+        row = indices[entry]
+        sure = gain - noise if picks > 0 else gain  # before the first pick, the gains outside are as they were drawn
+        if sure <= 0.0 or sure < drawn.cut_gain or (sure == drawn.cut_gain and row > drawn.cut_row):
             break
-        chosen[made], gains[made] = heap[1][0], heap[0][0]
+        chosen[made], gains[made] = row, gain
         made += 1
-        _take_top(groups, graph, objective, labels, heads, heap)
+        picks += 1
+        _add_information(graph, rule, labels, rows, entry)
+        pool.is_candidate[row] = False
+        if len(pool.following) > 0 and pool.following[row] >= 0:
+            indices[entry] = pool.following[row]
+            pool.is_candidate[indices[entry]] = True
+            _sink(heap, indices, size, gain, entry)
+        else:
+            size -= 1
+            _sink(heap, indices, size, heap.gains[size], heap.entries[size])
+    drawn.state[:] = size, place, picks
     return made

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from naive import dense, naive_selection
 
 from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
-from mig_selector.selection import kernel
+from mig_selector.selection import rounds
 from mig_selector.selection.greedy import measure_information, select_rows
 from mig_selector.selection.problem import LabelledPool, Objective, Propagation
 
@@ -77,7 +77,7 @@ def test_lazy_greedy_chooses_what_naive_greedy_chooses(objective, case):
 def test_rows_are_queued_as_they_are_needed(objective, case):
     label_sets, scores, matrix, budget = case
     expected, _ = naive_selection(label_sets, scores, dense(matrix).tolist(), objective, budget)
-    with patch.object(kernel, "_QUEUED_AT_LEAST", 1), patch.object(kernel, "_QUEUED_PER_PICK", 0):
+    with patch.object(rounds, "_DRAWN_AT_LEAST", 1), patch.object(rounds, "_ROWS_PER_DRAWN", 8):
         assert choose(label_sets, scores, matrix, objective, budget).rows.tolist() == expected
 
 

@@ -45,19 +45,12 @@ def select_rows(
 
     search = Search(pool, propagation, objective)
     rows = np.empty(budget, np.int64)
-    gains = np.zeros(budget, np.float64)
-    done = 0
-    while done < budget:
-        made = search.pick(rows[done : done + _PICKS_PER_CALL], gains[done : done + _PICKS_PER_CALL])
-        if made == 0:
-            break
-        done += made
+    gains = np.empty(budget, np.float64)
+    for done in range(0, budget, _PICKS_PER_CALL):
+        made = slice(done, done + _PICKS_PER_CALL)
+        search.pick(rows[made], gains[made])
         if on_progress:
-            on_progress(made)
-    if done < budget:
-        rows[done:] = _smallest_unchosen(rows[:done], budget - done)
-        if on_progress:
-            on_progress(budget - done)
+            on_progress(len(rows[made]))
     return Selection(rows, gains)
 
 
@@ -87,13 +80,6 @@ def _check(pool: LabelledPool, propagation: Propagation) -> None:
         raise ValueError(f"label_ids must be in [0, {propagation.num_labels})")
     if not np.all(pool.scores >= 0) or not np.isfinite(pool.total_score):
         raise ValueError("scores must be 0 or more, and their sum must be finite")
-
-
-def _smallest_unchosen(chosen: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows that are left when no row gains anything any more: ties at 0, so the smallest indices."""
-    is_free = np.ones(len(chosen) + count, np.bool_)
-    is_free[chosen[chosen < len(is_free)]] = False
-    return np.flatnonzero(is_free)[:count]
 
 
 def _take_labels(pool: LabelledPool, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

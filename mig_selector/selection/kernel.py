@@ -70,7 +70,7 @@ class Pool(NamedTuple):
 
     rows: Rows
     is_candidate: NDArray[np.bool_]
-    """Whether a row may be the next: not chosen, can gain something, no equal row waits before it. Shape (N,)."""
+    """Whether a row may be the next: not chosen, and no equal row waits before it. Shape (N,)."""
     following: NDArray[np.int64]
     """Row that becomes a candidate when this one is chosen, or -1. Shape (N,), or (0,) where no row waits."""
 
@@ -93,7 +93,7 @@ class WorkingSet(NamedTuple):
     heap: Ranking
     """Entries taken from the queue; ties go by row index."""
     state: NDArray[np.int64]
-    """Size of the heap, place in the queue, picks made from this set. Shape (3,)."""
+    """Size of the heap, place in the queue, whether the information changed since the draw. Shape (3,)."""
     cut_gain: float
     """Every candidate outside stood at or below this gain when the set was drawn ..."""
     cut_row: int
@@ -147,11 +147,14 @@ def _gradient_gain(graph: Any, labels: Any, rows: Any, row: Any) -> Any:
 def _marginal_gain(graph: Any, rule: Any, labels: Any, rows: Any, row: Any) -> Any:
     """Eq. 9: what E(D) rises by; for exp in the form that falls as information grows, to the last bit."""
     score = rows.scores[row]
-    reached = labels.reached[: _collect(graph, labels, rows, row)]
-    if np.any(reached[1:] < reached[:-1]):
-        reached.sort()
+    count = _collect(graph, labels, rows, row)
+    for place in range(1, count):
+        if labels.reached[place] < labels.reached[place - 1]:
+            labels.reached[:count].sort()
+            break
     gain = 0.0
-    for label in reached:
+    for place in range(count):
+        label = labels.reached[place]
         added = score * labels.spread[label]
         if rule.is_pow:
             gain += (labels.information[label] + added + rule.offset) ** rule.exponent - labels.local[label]
@@ -163,10 +166,10 @@ def _marginal_gain(graph: Any, rule: Any, labels: Any, rows: Any, row: Any) -> A
 
 @compiled
 def rank(graph: Any, rule: Any, labels: Any, pool: Any, gains: Any) -> Any:
-    """Write the present gain of every candidate into `gains`, and -1 for all other rows."""
+    """Write the present gain of every candidate into `gains`, and -inf for all other rows."""
     for row in range(len(gains)):
         if not pool.is_candidate[row]:
-            gains[row] = -1.0
+            gains[row] = -np.inf
         elif rule.is_gradient:
             gains[row] = _gradient_gain(graph, labels, pool.rows, row)
         else:
@@ -239,14 +242,18 @@ def _settle(graph: Any, rule: Any, labels: Any, drawn: Any, size: Any, noise: An
 
 @compiled
 def _add_information(graph: Any, rule: Any, labels: Any, rows: Any, row: Any) -> Any:
-    """Add e of a row to the information; what rests on the labels that it reaches becomes stale."""
+    """Add e of a row to the information; return whether that changed it. What rests on it becomes stale."""
+    is_changed = False
     for place in range(_collect(graph, labels, rows, row)):
         label = labels.reached[place]
-        labels.information[label] += rows.scores[row] * labels.spread[label]
+        before = labels.information[label]
+        labels.information[label] = before + rows.scores[row] * labels.spread[label]
         labels.local[label] = local_value(rule, labels.information[label])
         labels.spread[label] = 0.0
+        is_changed |= labels.information[label] != before
         for entry in range(graph.offsets[label], graph.offsets[label + 1]):
             labels.worth[graph.columns[entry]] = _STALE
+    return is_changed
 
 
 @compiled
@@ -258,9 +265,9 @@ def search(
     Fills `chosen` and `gains` from `made` on; returns how many there are. `noise` bounds what a gain may rise by.
     """
     rows, indices, queue, heap = drawn.rows, drawn.indices, drawn.queue, drawn.heap
-    size, place, picks = drawn.state
+    size, place, is_changed = drawn.state
     while made < len(chosen):
-        bound = heap.gains[0] if size > 0 else -1.0
+        bound = heap.gains[0] if size > 0 else -np.inf
         is_queued = place < len(queue.gains) and queue.gains[place] >= bound - noise
         if not is_queued and size == 0:
             break
@@ -277,17 +284,16 @@ def search(
         if gain != bound:
             _sink(heap, indices, size, gain, entry)
             continue
-        if noise > 0.0:
-            _settle(graph, rule, labels, drawn, size, noise)
+        doubt = noise if is_changed else 0.0
+        if gain - doubt < drawn.cut_gain or (gain - doubt == drawn.cut_gain and indices[entry] > drawn.cut_row):
+            break
+        if doubt > 0.0:
+            _settle(graph, rule, labels, drawn, size, doubt)
             gain, entry = heap.gains[0], heap.entries[0]
         row = indices[entry]
-        sure = gain - noise if picks > 0 else gain  # before the first pick, the gains outside are as they were drawn
-        if sure <= 0.0 or sure < drawn.cut_gain or (sure == drawn.cut_gain and row > drawn.cut_row):
-            break
         chosen[made], gains[made] = row, gain
         made += 1
-        picks += 1
-        _add_information(graph, rule, labels, rows, entry)
+        is_changed |= _add_information(graph, rule, labels, rows, entry)
         pool.is_candidate[row] = False
         if len(pool.following) > 0 and pool.following[row] >= 0:
             indices[entry] = pool.following[row]
@@ -296,5 +302,5 @@ def search(
         else:
             size -= 1
             _sink(heap, indices, size, heap.gains[size], heap.entries[size])
-    drawn.state[:] = size, place, picks
+    drawn.state[:] = size, place, is_changed
     return made

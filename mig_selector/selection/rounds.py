@@ -30,8 +30,9 @@ from mig_selector.selection.problem import LabelledPool, Objective, Propagation
 from mig_selector.selection.twins import link_equal_rows
 
 
-_ROWS_PER_DRAWN = 32
-"""One row in so many is drawn for a round: then drawing and searching cost about as much as looking at all rows."""
+_ROWS_PER_DRAWN = {"gradient": 32, "marginal": 8}
+"""One row in so many is drawn for a round: then drawing and searching cost about as much as looking at all rows.
+Gains of the gradient rule are looked up, so that a pass is cheap against a search; marginal gains are computed."""
 _DRAWN_AT_LEAST = 2_048
 _SAMPLE = 16_384
 """Rows whose gains tell where the cut lies."""
@@ -59,36 +60,35 @@ class Search:
             spread=np.zeros(num_labels),
             reached=np.zeros(num_labels, np.int32),
         )
-        is_candidate = (pool.label_offsets[1:] > pool.label_offsets[:-1]) & (pool.scores > 0)
+        is_candidate = np.ones(num_rows, np.bool_)
         following = link_equal_rows(pool, is_candidate)
         self._pool = Pool(Rows(pool.label_offsets, pool.label_ids, pool.scores), is_candidate, following)
         self._noise = _rounding_bound(pool, propagation, objective)
         self._gains = np.empty(num_rows)
-        self._width = max(num_rows // _ROWS_PER_DRAWN, _DRAWN_AT_LEAST)
+        self._width = max(num_rows // _ROWS_PER_DRAWN[objective.gain], _DRAWN_AT_LEAST)
         self._sample = np.random.default_rng(0).integers(0, num_rows, min(num_rows, _SAMPLE))
         self._drawn = self._draw()
 
-    def pick(self, rows: NDArray[np.int64], gains: NDArray[np.float64]) -> int:
-        """Fill `rows` and `gains`; return how many, fewer when no row that is left gains anything."""
-        made = 0
-        while len(self._drawn.indices) > 0:
-            made = self._search(rows, gains, made)
-            if made == len(rows):
-                break
+    def pick(self, rows: NDArray[np.int64], gains: NDArray[np.float64]) -> None:
+        """Fill `rows` and `gains`; the pool must have as many rows left."""
+        made = self._search(rows, gains, 0)
+        while made < len(rows):
             self._drawn = self._draw()
-        return made
+            made = self._search(rows, gains, made)
 
     def _search(self, rows: NDArray[np.int64], gains: NDArray[np.float64], made: int) -> int:
         arguments: tuple[Any, ...] = (self._graph, self._rule, self._labels, self._pool, self._drawn, self._noise)
         return int(search(*arguments, rows, gains, made))
 
     def _draw(self) -> WorkingSet:
-        """Look at all candidates anew, and copy the best that gain anything into a working set."""
+        """Look at all candidates anew, and copy the best into a working set."""
         rank(self._graph, self._rule, self._labels, self._pool, self._gains)
-        cut_gain = self._guess_cut()
+        cut_gain, cut_row = self._guess_cut(), -1
         is_drawn = self._gains > cut_gain
-        tied = np.flatnonzero(self._gains == cut_gain)[: self._width] if cut_gain > 0 else np.empty(0, np.int64)
-        is_drawn[tied] = True
+        if cut_gain > -np.inf:
+            tied = np.flatnonzero(self._gains == cut_gain)[: self._width]
+            is_drawn[tied] = True
+            cut_row = int(tied[-1])
         indices = np.flatnonzero(is_drawn)
         gains = self._gains[indices]
         order = np.argsort(-gains)
@@ -99,17 +99,17 @@ class Search:
             heap=Ranking(np.empty(len(indices)), np.empty(len(indices), np.int64)),
             state=np.zeros(3, np.int64),
             cut_gain=cut_gain,
-            cut_row=int(tied[-1]) if len(tied) else -1,
+            cut_row=cut_row,
         )
 
     def _guess_cut(self) -> float:
-        """Return the gain that about `width` rows surpass; the search is exact wherever the cut lies."""
+        """Return a gain that about `width` rows surpass; the search is exact wherever the cut lies."""
         sample = self._gains[self._sample]
         surpassed_by = len(sample) * self._width // len(self._gains)
         if surpassed_by >= len(sample):
-            return 0.0
+            return -np.inf
         place = len(sample) - 1 - surpassed_by
-        return max(0.0, float(np.partition(sample, place)[place]))
+        return float(np.partition(sample, place)[place])
 
     def _copy(self, indices: NDArray[np.int64]) -> Rows:
         offsets = self._pool.rows.offsets

@@ -28,26 +28,25 @@ def link_equal_rows(pool: LabelledPool, is_candidate: NDArray[np.bool_]) -> NDAr
 
     Args:
         pool: N rows.
-        is_candidate: Whether a row can be chosen at all. Shape (N,). Cleared here for the rows that wait.
+        is_candidate: Whether a row may be chosen next; cleared here for the rows that wait. Shape (N,).
 
     Returns:
         The next equal row of each row, -1 where there is none; shape (N,). Shape (0,) where equal rows are rare:
         then it costs more to find them than to look at each.
     """
-    if not _equal_rows_are_frequent(pool, is_candidate):
+    if not _equal_rows_are_frequent(pool):
         return np.empty(0, np.int64)
     following = np.full(len(pool), -1, np.int64)
     slots = 1024
-    while not _link(*_arrays(pool), is_candidate, np.full(slots, -1, np.int64), following):
+    while not _link(*_arrays(pool), np.full(slots, -1, np.int64), following):
         slots *= 4
     is_candidate[following[following >= 0]] = False
     return following
 
 
-def _equal_rows_are_frequent(pool: LabelledPool, is_candidate: NDArray[np.bool_]) -> bool:
+def _equal_rows_are_frequent(pool: LabelledPool) -> bool:
     num_sampled = _SAMPLED * int(np.sqrt(len(pool)))
     sample = np.unique(np.random.default_rng(0).integers(0, len(pool), num_sampled))
-    sample = sample[is_candidate[sample]]
     codes = np.empty(len(sample), np.uint64)
     _hash_rows(*_arrays(pool), sample, codes)
     return len(sample) - len(np.unique(codes)) >= _PAIRS_WORTH_LINKING
@@ -86,7 +85,7 @@ def _are_equal(offsets: Any, labels: Any, scores: Any, left: Any, right: Any) ->
 
 
 @compiled
-def _link(offsets: Any, labels: Any, scores: Any, is_candidate: Any, table: Any, following: Any) -> Any:
+def _link(offsets: Any, labels: Any, scores: Any, table: Any, following: Any) -> Any:
     """Write the next equal row of each row; return False when the hash table is too small.
 
     `table` holds the last row seen of each kind; its length is a power of two.
@@ -94,8 +93,6 @@ def _link(offsets: Any, labels: Any, scores: Any, is_candidate: Any, table: Any,
     mask = np.uint64(len(table) - 1)
     kinds = 0
     for row in range(len(scores)):
-        if not is_candidate[row]:
-            continue
         slot = _hash_row(offsets, labels, scores, row) & mask
         while table[slot] >= 0 and not _are_equal(offsets, labels, scores, table[slot], row):
             slot = (slot + np.uint64(1)) & mask

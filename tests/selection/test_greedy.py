@@ -1,66 +1,18 @@
 """The compiled lazy search chooses what a naive evaluation of every row at every step chooses, in the same order."""
 
 import math
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from naive import dense, naive_selection
+from selection.pools import IDENTITY, OBJECTIVES, as_pool, as_propagation, choose, name_of, pools
 
-from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
-from mig_selector.selection import rounds
 from mig_selector.selection.greedy import measure_information, select_rows
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+from mig_selector.selection.problem import LabelledPool, Objective
 
 
-def as_pool(label_sets, scores):
-    lengths = [len(labels) for labels in label_sets]
-    ids = [label for labels in label_sets for label in sorted(labels)]
-    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-    return LabelledPool(offsets, np.array(ids, np.int32), np.array(scores, np.float64))
-
-
-def as_propagation(matrix: LabelMatrix):
-    return Propagation(matrix.offsets, matrix.columns, matrix.weights)
-
-
-def choose(label_sets, scores, matrix, objective, budget):
-    return select_rows(as_pool(label_sets, scores), as_propagation(matrix), objective, budget)
-
-
-OBJECTIVES = [
-    Objective(phi="pow", gain="gradient"),
-    Objective(phi="exp", gain="gradient"),
-    Objective(phi="pow", gain="marginal"),
-    Objective(phi="exp", gain="marginal", rate=0.7),
-    Objective(phi="pow", gain="marginal", exponent=1.0, offset=0.5),
-]
-
-SCORES = st.one_of(
-    st.sampled_from([0.0, 1.0, 2.0, 2.5, 1e-9, 1e6]),  # many ties, and sizes that round against each other
-    st.floats(0.01, 30.0),
-)
-
-
-@st.composite
-def pools(draw):
-    size = draw(st.integers(1, 6))
-    count = draw(st.integers(1, 22))
-    label_sets = draw(st.lists(st.frozensets(st.integers(0, size - 1), max_size=size), min_size=count, max_size=count))
-    scores = draw(st.lists(SCORES, min_size=count, max_size=count))
-    if draw(st.booleans()):  # mig_normalize: by the labels that a row names, some of which may not count
-        named = [len(labels) + draw(st.integers(0, 2)) for labels in label_sets]
-        scores = [score / max(count_, 1) for score, count_ in zip(scores, named, strict=True)]
-    vectors = np.random.default_rng(draw(st.integers(0, 2**16))).normal(size=(size, 3)) + 0.6
-    threshold = draw(st.sampled_from([0.3, 0.6, 0.9, 1.0]))
-    alpha = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0]))
-    matrix = build_propagation(build_adjacency(vectors, threshold), alpha)
-    return label_sets, scores, matrix, draw(st.integers(1, count))
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.phi}-{o.gain}-{o.exponent}")
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=name_of)
 @settings(max_examples=200, deadline=None)
 @given(pools())
 def test_lazy_greedy_chooses_what_naive_greedy_chooses(objective, case):
@@ -69,19 +21,6 @@ def test_lazy_greedy_chooses_what_naive_greedy_chooses(objective, case):
     selection = choose(label_sets, scores, matrix, objective, budget)
     assert selection.rows.tolist() == expected
     assert selection.gains == pytest.approx(gains, rel=1e-12, abs=0)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=lambda o: f"{o.phi}-{o.gain}")
-@settings(max_examples=100, deadline=None)
-@given(pools())
-def test_rows_are_queued_as_they_are_needed(objective, case):
-    label_sets, scores, matrix, budget = case
-    expected, _ = naive_selection(label_sets, scores, dense(matrix).tolist(), objective, budget)
-    with patch.object(rounds, "_DRAWN_AT_LEAST", 1), patch.object(rounds, "_ROWS_PER_DRAWN", 8):
-        assert choose(label_sets, scores, matrix, objective, budget).rows.tolist() == expected
-
-
-IDENTITY = build_propagation(build_adjacency(np.eye(3), 0.9), 1.0)
 
 
 def test_first_picks_worked_by_hand():

@@ -2,16 +2,18 @@
 
     python scripts/bench_selection.py
     python scripts/bench_selection.py --rows 939000 --picks 50000 --skip-dense
+    python scripts/bench_selection.py --rows 10000000 --picks 100000 --skip-dense
 
 The dense algorithm multiplies a float32 matrix of rows by labels with a vector at every pick (numpy, all cores). Its
 picks and the kernel's are compared with each other and with a float64 run of the dense algorithm. Data are seeded;
-label sets have 1 to 6 labels of Zipf-like frequency, about as the pools that the paper used. Results go to stdout as a
-table, and to a JSON file with ``--json``.
+label sets have 1 to 6 labels of Zipf-like frequency, about as the pools that the paper used. Bytes per row are what the process
+holds at most beyond the pool itself (Linux). Results go to stdout as a table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import time
@@ -26,6 +28,7 @@ from mig_selector.selection.greedy import select_rows
 from mig_selector.selection.problem import LabelledPool, Objective, Propagation
 
 
+ROWS_PER_BLOCK = 1_000_000
 LABELS_PER_ROW = (0.08, 0.15, 0.16, 0.15, 0.14, 0.32)
 """Share of rows with 1, 2, ... 6 labels."""
 
@@ -38,10 +41,12 @@ class Result:
     rows: int
     labels: int
     picks: int
-    distinct_label_sets: int
     first_call_seconds: float
     kernel_seconds: float
+    kernel_bytes_per_row: float
     argsort_seconds: float
+    kernel_by_argsort: float
+    distinct_label_sets: int | None = None
     dense_seconds: float | None = None
     ratio: float | None = None
     same_picks_as_float32: int | None = None
@@ -49,17 +54,27 @@ class Result:
 
 
 def make_pool(rows: int, labels: int, seed: int) -> LabelledPool:
-    """Draw rows with distinct labels of Zipf-like frequency and scores between 1 and 25."""
+    """Draw rows with distinct labels of Zipf-like frequency and scores between 1 and 25, block by block."""
+    starts = range(0, rows, ROWS_PER_BLOCK)
     generator = np.random.default_rng(seed)
+    blocks = [make_block(min(ROWS_PER_BLOCK, rows - start), labels, generator) for start in starts]
+    lengths = np.concatenate([block[0] for block in blocks])
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)))
+    ids, scores = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
+    return LabelledPool(offsets, ids, scores)
+
+
+def make_block(
+    rows: int, labels: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.float64]]:
+    """Draw labels per row, labels and scores of some rows."""
     frequency = 1.0 / (np.arange(labels) + 30.0)
     frequency /= frequency.sum()
     lengths = generator.choice(np.arange(1, 7), rows, p=LABELS_PER_ROW)
     drawn = generator.choice(labels, int(lengths.sum()), p=frequency)
-    keys = np.unique(np.repeat(np.arange(rows, dtype=np.int64), lengths) * labels + drawn)
-    owners, ids = np.divmod(keys, labels)
-    offsets = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=rows)))).astype(np.int64)
+    owners, ids = np.divmod(np.unique(np.repeat(np.arange(rows, dtype=np.int64), lengths) * labels + drawn), labels)
     scores = generator.uniform(1, 5, rows) * generator.uniform(1, 5, rows)
-    return LabelledPool(offsets, ids.astype(np.int32), scores)
+    return np.bincount(owners, minlength=rows).astype(np.int8), ids.astype(np.int32), scores
 
 
 def make_graph(labels: int, seed: int) -> LabelMatrix:
@@ -98,15 +113,31 @@ def dense_picks(
     return chosen, time.perf_counter() - start
 
 
-def timed_kernel(pool: LabelledPool, graph: LabelMatrix, picks: int) -> tuple[list[int], float, float]:
-    """Return the kernel's picks, the seconds of the first call and the best of three later ones."""
+def timed_kernel(pool: LabelledPool, graph: LabelMatrix, picks: int) -> tuple[list[int], float, float, float]:
+    """Return the kernel's picks, the seconds of the first call and of the best of four later ones, and peak bytes."""
     propagation = Propagation(graph.offsets, graph.columns, graph.weights)
     seconds = []
-    for _ in range(4):
+    for _ in range(5):
+        forget_peak()
+        held = resident_bytes("VmRSS")
         start = time.perf_counter()
         selection = select_rows(pool, propagation, Objective(), picks)
         seconds.append(time.perf_counter() - start)
-    return selection.rows.tolist(), seconds[0], min(seconds[1:])
+    return selection.rows.tolist(), seconds[0], min(seconds[1:]), resident_bytes("VmHWM") - held
+
+
+def resident_bytes(field: str) -> float:
+    """Read what this process holds now (VmRSS) or held at most (VmHWM); NaN where Linux does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(field)), float("nan"))
+
+
+def forget_peak() -> None:
+    """Give freed memory back, and let VmHWM begin anew."""
+    if Path("/proc/self/clear_refs").exists():
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def count_label_sets(pool: LabelledPool) -> int:
@@ -116,10 +147,13 @@ def count_label_sets(pool: LabelledPool) -> int:
 
 
 def argsort_seconds(pool: LabelledPool) -> float:
-    """Time a stable sort of the scores, as a measure of the machine."""
-    start = time.perf_counter()
-    np.argsort(pool.scores, kind="stable")
-    return time.perf_counter() - start
+    """Time a stable sort of the scores, best of three, as a measure of the machine."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        np.argsort(pool.scores, kind="stable")
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def agreement(left: NDArray[np.int64] | list[int], right: list[int]) -> int:
@@ -139,17 +173,21 @@ def main() -> None:
     options = parser.parse_args()
 
     pool, graph = make_pool(options.rows, options.labels, options.seed), make_graph(options.labels, options.seed)
-    picks, first, best = timed_kernel(pool, graph, options.picks)
+    picks, first, best, peak = timed_kernel(pool, graph, options.picks)
+    argsort = argsort_seconds(pool)
     result = Result(
         machine=f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
         rows=options.rows,
         labels=options.labels,
         picks=options.picks,
-        distinct_label_sets=count_label_sets(pool),
         first_call_seconds=first,
         kernel_seconds=best,
-        argsort_seconds=argsort_seconds(pool),
+        kernel_bytes_per_row=peak / options.rows,
+        argsort_seconds=argsort,
+        kernel_by_argsort=best / argsort,
     )
+    if options.rows <= ROWS_PER_BLOCK:
+        result.distinct_label_sets = count_label_sets(pool)
     if not options.skip_dense:
         plain, result.dense_seconds = dense_picks(pool, graph, options.picks, np.float32)
         exact, _ = dense_picks(pool, graph, options.picks, np.float64)

@@ -6,8 +6,9 @@
 
 The dense algorithm multiplies a float32 matrix of rows by labels with a vector at every pick (numpy, all cores). Its
 picks and the kernel's are compared with each other and with a float64 run of the dense algorithm. Data are seeded;
-label sets have 1 to 6 labels of Zipf-like frequency, about as the pools that the paper used. Bytes per row are what the process
-holds at most beyond the pool itself (Linux). Results go to stdout as a table, and to a JSON file with ``--json``.
+label sets have 1 to 6 labels of Zipf-like frequency, about as the pools that the paper used. Bytes per row are what
+the process holds at most beyond the pool itself (Linux). Results go to stdout as a table, and to a JSON file with
+``--json``.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ class Search:
         made = self._search(rows, gains, 0)
         while made < len(rows):
             self._drawn = self._draw()
-            made = self._search(rows, gains, made)
+            before, made = made, self._search(rows, gains, made)
+            if made == before:
+                raise RuntimeError("the best of a fresh draw was not chosen; this is a fault of mig_selector")
 
     def _search(self, rows: NDArray[np.int64], gains: NDArray[np.float64], made: int) -> int:
         arguments: tuple[Any, ...] = (self._graph, self._rule, self._labels, self._pool, self._drawn, self._noise)

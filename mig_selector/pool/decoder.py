@@ -38,7 +38,7 @@ class LeafDecoder:
         """Top-level columns on the way to the paths."""
         return list(dict.fromkeys(path[0] for path in self.paths))
 
-    def decode_plain(self, line: bytes) -> tuple[Any, ...] | None:
+    def decode_plain(self, line: bytes | memoryview) -> tuple[Any, ...] | None:
         """Return labels and scores of a row where they are what they should be or absent (None), else None.
 
         Args:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,11 +104,24 @@ def extract_rows(
     """
     numbering, tally = Numbering(), Tally()
     parts: list[Extract] = []
-    for leaves in source.scan(span, LeafDecoder(judge.paths), numbering, on_bytes):
-        parts.append(_keep(leaves, judge, numbering, tally))
-        if stop_at_unreadable and tally.unreadable:
-            break
+    with _paused_garbage_collection():
+        for leaves in source.scan(span, LeafDecoder(judge.paths), numbering, on_bytes):
+            parts.append(_keep(leaves, judge, numbering, tally))
+            if stop_at_unreadable and tally.unreadable:
+                break
     return _join(parts, list(numbering), tally)
+
+
+@contextlib.contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Look for no cycles: decoding makes millions of small objects and no cycle, and each look goes through many."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _keep(leaves: Leaves, judge: RowJudge, numbering: Numbering, tally: Tally) -> Extract:

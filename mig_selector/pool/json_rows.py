@@ -6,6 +6,7 @@ import itertools
 import json
 import mmap
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -81,20 +82,26 @@ class JsonLinesSource:
 
 def _add_lines(builder: LeafBuilder, block: bytes, position: int, lines_before: int) -> int:
     """Add the lines of a block that begins at a byte offset, blank ones left out; return how many there were."""
-    lines = block.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    lengths = np.fromiter(map(len, lines), np.int64, len(lines)) + 1
-    starts = position + np.cumsum(lengths) - lengths
-    if position == 0 and lines[0].startswith(_BYTE_ORDER_MARK):
-        lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
-        starts[0] = len(_BYTE_ORDER_MARK)
-    texts = [line.strip(_WHITE) for line in lines]
-    filled = np.flatnonzero(np.fromiter(map(bool, texts), np.bool_, len(texts)))
-    builder.add_json(
-        [text for text in texts if text], lines_before + 1 + filled, starts[filled], is_utf8=holds_utf8(block)
-    )
-    return len(lines)
+    texts: list[bytes | memoryview] = []
+    places, starts = array("q"), array("q")
+    view = memoryview(block)  # lines are cut out without copying them, unless there is something to strip
+    start, number = 0, lines_before
+    if position == 0 and block.startswith(_BYTE_ORDER_MARK):
+        start = len(_BYTE_ORDER_MARK)
+    while start < len(block):
+        end = block.find(b"\n", start)
+        end = end if end >= 0 else len(block)
+        number += 1
+        is_clean = end > start and block[start] not in _WHITE and block[end - 1] not in _WHITE
+        text = view[start:end] if is_clean else block[start:end].strip(_WHITE)
+        if text:
+            texts.append(text)
+            places.append(number)
+            starts.append(position + start)
+        start = end + 1
+    is_utf8 = holds_utf8(block)
+    builder.add_json(texts, np.frombuffer(places, np.int64), np.frombuffer(starts, np.int64), is_utf8=is_utf8)
+    return number - lines_before
 
 
 def _line_blocks(stream: IO[bytes], span: Span) -> Iterator[tuple[int, bytes]]:

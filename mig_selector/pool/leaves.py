@@ -108,7 +108,7 @@ class LeafBuilder:
 
     def add_json(
         self,
-        texts: Sequence[bytes],
+        texts: Sequence[bytes | memoryview],
         places: NDArray[np.int64],
         positions: NDArray[np.int64] | None = None,
         *,
@@ -117,7 +117,7 @@ class LeafBuilder:
         """Decode rows of JSON; `is_utf8` says that all are known to be UTF-8."""
         decode = self._decoder.decode_plain
         rows = [decode(text) if is_utf8 or holds_utf8(text) else None for text in texts]
-        odd = {place: self._decoder.decode(text) for place, text in enumerate(texts) if rows[place] is None}
+        odd = {place: self._decoder.decode(bytes(text)) for place, text in enumerate(texts) if rows[place] is None}
         self._add(rows, odd, texts, places)
         if positions is not None:
             self._positions.append(positions)
@@ -125,7 +125,7 @@ class LeafBuilder:
     def add_values(
         self,
         values: Sequence[tuple[Any, ...] | Unreadable],
-        texts: Sequence[bytes],
+        texts: Sequence[bytes | memoryview],
         places: NDArray[np.int64],
     ) -> None:
         """Take rows with values of any kind, each to be judged on its own."""
@@ -135,7 +135,7 @@ class LeafBuilder:
         self,
         rows: Sequence[tuple[Any, ...] | None],
         odd: Mapping[int, tuple[Any, ...] | Unreadable],
-        texts: Sequence[bytes],
+        texts: Sequence[bytes | memoryview],
         places: NDArray[np.int64],
     ) -> None:
         """Add rows of labels and scores, each None where absent; a row that is None is in `odd`."""
@@ -167,7 +167,7 @@ class LeafBuilder:
         return leaves
 
 
-def holds_utf8(text: bytes) -> bool:
+def holds_utf8(text: bytes | memoryview) -> bool:
     """Check a text many times faster than by decoding it."""
     offsets = pa.py_buffer(np.array([0, len(text)], np.int64))
     try:

@@ -11,7 +11,7 @@ from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.rows import OnBytes, RowSource, Span
 
 
-_SPAN_BYTES = 16 << 20
+_SPAN_BYTES = 32 << 20
 """Size of a part; a process needs a few times as much memory."""
 _PARALLEL_BYTES = 96 << 20
 """Files below this are read before other processes have started."""

@@ -122,5 +122,9 @@ class JsonType:
                 self.keys.setdefault(key, JsonType(has_null=not is_first))
         has_float = False
         for key, part in self.keys.items():
-            has_float |= part.add(value.get(key), depth + 1)
+            item = value.get(key)
+            if type(item) is str:  # as `add` would do; most values are texts
+                part.kinds.add("string")
+            else:
+                has_float |= part.add(item, depth + 1)
         return has_float

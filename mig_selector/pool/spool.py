@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mig_selector.pool.columns import JsonType
 
 
-BUFFER_BYTES = 1 << 20
+_COPIED_BYTES = 1 << 20
 
 
 class Spool:
@@ -65,7 +65,7 @@ class Spool:
         """Yield the rows as JSON Lines that all have the same columns: lines, or blocks of them."""
         if all(shape == tuple(columns) for shape, _ in self._shapes) and np.all(np.diff(self._starts) > 0):
             self._stream.seek(0)
-            yield from iter(lambda: self._stream.read(BUFFER_BYTES), b"")
+            yield from iter(lambda: self._stream.read(_COPIED_BYTES), b"")
             return
         is_final = np.array([shape == tuple(columns) for shape, _ in self._shapes])[self._shape_of]
         for start, as_it_is in zip(self._starts.tolist(), is_final.tolist(), strict=True):

@@ -19,7 +19,7 @@ from mig_selector.errors import PoolError
 from mig_selector.pool.columns import JsonType
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.reading import Pool
-from mig_selector.pool.spool import BUFFER_BYTES, Spool
+from mig_selector.pool.spool import Spool
 from mig_selector.store.files import whole_file
 
 
@@ -64,7 +64,7 @@ def write_subset(
     """
     wanted = tuple(dict.fromkeys(entry.columns.values()))
     folder.mkdir(parents=True, exist_ok=True)
-    with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder, buffering=BUFFER_BYTES) as stream:
+    with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as stream:
         spool = Spool(stream, chosen)
         ids = _fill(spool, pool, chosen, wanted, _needed_column(entry), on_rows)
         kept = spool.kept_columns()

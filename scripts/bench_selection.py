@@ -5,10 +5,10 @@
     python scripts/bench_selection.py --rows 10000000 --picks 100000 --skip-dense
 
 The dense algorithm multiplies a float32 matrix of rows by labels with a vector at every pick (numpy, all cores). Its
-picks and the kernel's are compared with each other and with a float64 run of the dense algorithm. Data are seeded;
-label sets have 1 to 6 labels of Zipf-like frequency, about as the pools that the paper used. Bytes per row are what
-the process holds at most beyond the pool itself (Linux). Results go to stdout as a table, and to a JSON file with
-``--json``.
+picks and the kernel's are compared with each other and with a float64 run of the dense algorithm. Labels and scores
+are those of ``make_bench_pool.py``. The first call compiles the kernel into an empty cache and is given apart; the
+kernel's seconds are the best of four later calls, ranking of all rows included. Bytes per row are what the process
+holds at most beyond the pool itself (Linux). Results go to stdout as a table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
+import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from bench_pool.arrays import draw_arrays
+from bench_pool.rows import RowModel
+from bench_pool.vectors import draw_vectors
+from bench_workplace import describe_machine
 from numpy.typing import NDArray
 
 from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
@@ -29,16 +35,15 @@ from mig_selector.selection.greedy import select_rows
 from mig_selector.selection.problem import LabelledPool, Objective, Propagation
 
 
-ROWS_PER_BLOCK = 1_000_000
-LABELS_PER_ROW = (0.08, 0.15, 0.16, 0.15, 0.14, 0.32)
-"""Share of rows with 1, 2, ... 6 labels."""
+COUNTED_ROWS = 1_000_000
+"""Distinct label sets are counted in pools of up to this many rows."""
 
 
 @dataclass
 class Result:
     """What one run of this script found."""
 
-    machine: str
+    machine: dict[str, Any]
     rows: int
     labels: int
     picks: int
@@ -54,37 +59,9 @@ class Result:
     same_picks_as_float64: bool | None = None
 
 
-def make_pool(rows: int, labels: int, seed: int) -> LabelledPool:
-    """Draw rows with distinct labels of Zipf-like frequency and scores between 1 and 25, block by block."""
-    starts = range(0, rows, ROWS_PER_BLOCK)
-    generator = np.random.default_rng(seed)
-    blocks = [make_block(min(ROWS_PER_BLOCK, rows - start), labels, generator) for start in starts]
-    lengths = np.concatenate([block[0] for block in blocks])
-    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)))
-    ids, scores = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
-    return LabelledPool(offsets, ids, scores)
-
-
-def make_block(
-    rows: int, labels: int, generator: np.random.Generator
-) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.float64]]:
-    """Draw labels per row, labels and scores of some rows."""
-    frequency = 1.0 / (np.arange(labels) + 30.0)
-    frequency /= frequency.sum()
-    lengths = generator.choice(np.arange(1, 7), rows, p=LABELS_PER_ROW)
-    drawn = generator.choice(labels, int(lengths.sum()), p=frequency)
-    owners, ids = np.divmod(np.unique(np.repeat(np.arange(rows, dtype=np.int64), lengths) * labels + drawn), labels)
-    scores = generator.uniform(1, 5, rows) * generator.uniform(1, 5, rows)
-    return np.bincount(owners, minlength=rows).astype(np.int8), ids.astype(np.int32), scores
-
-
 def make_graph(labels: int, seed: int) -> LabelMatrix:
-    """Draw label vectors of which about one in a hundred has a near twin."""
-    generator = np.random.default_rng(seed)
-    vectors = generator.normal(size=(labels, 64))
-    twins = generator.choice(labels, labels // 100, replace=False)
-    vectors[twins] = vectors[(twins + 1) % labels] + 0.2 * generator.normal(size=(len(twins), 64))
-    return build_propagation(build_adjacency(vectors, 0.9), 1.0)
+    """Join label vectors of which some hundred pairs are near twins."""
+    return build_propagation(build_adjacency(draw_vectors(seed, labels), 0.9), 1.0)
 
 
 def dense_picks(
@@ -173,11 +150,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args()
 
-    pool, graph = make_pool(options.rows, options.labels, options.seed), make_graph(options.labels, options.seed)
-    picks, first, best, peak = timed_kernel(pool, graph, options.picks)
+    pool = LabelledPool(*draw_arrays(RowModel(options.seed, options.labels), options.rows))
+    graph = make_graph(options.labels, options.seed)
+    with tempfile.TemporaryDirectory() as kernel_cache:
+        os.environ["NUMBA_CACHE_DIR"] = kernel_cache
+        picks, first, best, peak = timed_kernel(pool, graph, options.picks)
     argsort = argsort_seconds(pool)
     result = Result(
-        machine=f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        machine=describe_machine(),
         rows=options.rows,
         labels=options.labels,
         picks=options.picks,
@@ -187,7 +167,7 @@ def main() -> None:
         argsort_seconds=argsort,
         kernel_by_argsort=best / argsort,
     )
-    if options.rows <= ROWS_PER_BLOCK:
+    if options.rows <= COUNTED_ROWS:
         result.distinct_label_sets = count_label_sets(pool)
     if not options.skip_dense:
         plain, result.dense_seconds = dense_picks(pool, graph, options.picks, np.float32)

@@ -328,3 +328,13 @@ def test_the_benchmark_of_the_scale_runs(tmp_path, monkeypatch):
     assert -1 < result["growth"]["exponent_least_squares"] < 2
     assert [target["limit"] for target in result["targets"]] == [16, 1.1, 1.1, 1.1]
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_benchmark_of_the_kernel_runs_and_its_picks_are_those_of_the_dense_algorithm(tmp_path):
+    words = ["--rows", 600, "--labels", 200, "--picks", 50, "--json", tmp_path / "result.json"]
+    run_script("bench_selection.py", *words)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["rows"], result["labels"], result["picks"]) == (600, 200, 50)
+    assert 0 < result["kernel_seconds"] < result["first_call_seconds"]
+    assert result["ratio"] == pytest.approx(result["dense_seconds"] / result["kernel_seconds"])
+    assert result["same_picks_as_float64"] is True

@@ -72,26 +72,22 @@ class RowJudge:
 
     def judge_all(self, leaves: Leaves) -> Judgement:
         """Judge the rows of which the arrays tell all, together; each as `judge` would."""
-        is_clear = leaves.is_plain.copy()
-        for scores in leaves.scores:
-            values = scores.flat
-            is_clear[scores.owners[~((values >= 0) & (values < math.inf))]] = False
+        is_clear = leaves.is_plain & ~_has_bad_number(leaves)
         is_kept, dropped = is_clear.copy(), Counter[str]()
         for lack, column in zip(self._lacks, (leaves.labels, *leaves.scores), strict=True):
             is_absent = is_kept & (column.lengths == 0)
             if is_absent.any():
                 dropped[lack] = int(is_absent.sum())
             is_kept &= ~is_absent
-        totals = np.full(len(leaves), math.nan)
+        is_faulty = np.zeros(len(leaves), np.bool_)
         if self._score == "deita":
             quality, complexity = leaves.scores
-            is_unequal = is_kept & (quality.lengths != complexity.lengths)
-            is_kept &= ~is_unequal
-            is_clear &= ~is_unequal
+            is_faulty |= is_kept & (quality.lengths != complexity.lengths)
+        is_kept &= ~is_faulty
+        totals = np.full(len(leaves), math.nan)
         totals[is_kept] = self._total_scores([scores.take(is_kept) for scores in leaves.scores], int(is_kept.sum()))
-        is_kept &= ~np.isinf(totals)
-        is_clear &= ~np.isinf(totals)
-        return Judgement(is_kept, totals, dropped, np.flatnonzero(~is_clear))
+        is_faulty |= np.isinf(totals)
+        return Judgement(is_kept & ~is_faulty, totals, dropped, np.flatnonzero(~is_clear | is_faulty))
 
     def _total_scores(self, scores: list[Ragged], count: int) -> NDArray[np.float64]:
         """Return the scores of `count` rows that lack nothing."""
@@ -130,6 +126,16 @@ class RowJudge:
         else:
             score = 1.0 if self._score == "constant" else math.nan
         return (labels, score) if score < math.inf or math.isnan(score) else Unreadable("the score is infinite")
+
+
+def _has_bad_number(leaves: Leaves) -> NDArray[np.bool_]:
+    """Say of each row whether one of its numbers is below 0 or not finite."""
+    has_bad = np.zeros(len(leaves), np.bool_)
+    for scores in leaves.scores:
+        is_bad = ~((scores.flat >= 0) & (scores.flat < math.inf))
+        if is_bad.any():
+            has_bad[scores.owners[is_bad]] = True
+    return has_bad
 
 
 def _floats(value: Any) -> list[float]:

@@ -106,7 +106,7 @@ def _add_lines(builder: LeafBuilder, block: bytes, position: int, lines_before: 
 
 def _line_blocks(stream: IO[bytes], span: Span) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that begin in a part as blocks of whole lines, each with its byte offset."""
-    position = _next_line(stream, span.start)
+    position = _next_line(stream, span.start, span.stop)
     while position < span.stop:
         end = _next_line(stream, min(position + _BLOCK_BYTES, span.stop))
         stream.seek(position)
@@ -114,12 +114,12 @@ def _line_blocks(stream: IO[bytes], span: Span) -> Iterator[tuple[int, bytes]]:
         position = end
 
 
-def _next_line(stream: IO[bytes], position: int) -> int:
-    """Return where the first line begins that begins at `position` or behind it."""
+def _next_line(stream: IO[bytes], position: int, limit: int | None = None) -> int:
+    """Return where the first line begins that begins at `position` or behind it, or `limit` if that comes first."""
     if position == 0:
         return 0
     stream.seek(position - 1)
-    return position - 1 + len(stream.readline())
+    return position - 1 + len(stream.readline(-1 if limit is None else limit - position + 1))
 
 
 class JsonArraySource:

@@ -248,9 +248,7 @@ def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extra
         label_offsets=_offsets([part.lengths for part in parts]),
         label_ids=_join([_renumber(part, numbers) for part, numbers in zip(parts, renumbered, strict=True)]),
         scores=_join([part.scores for part in parts]),
-        row_indices=_join(
-            [start + part.rows if start else part.rows for start, part in zip(starts, parts, strict=True)]
-        ),
+        row_indices=_join([_shift(part.rows, start) for part, start in zip(parts, starts.tolist(), strict=True)]),
         positions=_join([_positions(part) for part in parts]) if has_positions else None,
         report=report,
     )
@@ -262,6 +260,7 @@ def _renumber(part: Extract, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _shift(rows: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    """Number a part's rows as the pool's; those of the first part keep their numbers."""
     return rows + start if start else rows
 
 

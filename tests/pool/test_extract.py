@@ -214,6 +214,23 @@ def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
             assert json.loads(path.read_bytes()[position:].splitlines()[0])["s"] == score
 
 
+def test_a_line_longer_than_many_parts_is_read_by_the_part_it_begins_in(tmp_path, monkeypatch):
+    path = tmp_path / "pool.jsonl"
+    path.write_text(f'{{"t":["a"],"s":1,"x":"{"y" * 5_000}"}}\n{{"t":["b"],"s":2}}\n')
+    source, judge = JsonLinesSource(path, "p"), RowJudge("t", "s")
+    read = []
+    original = json_rows._next_line
+
+    def watched(stream, position, limit=None):
+        end = original(stream, position, limit)
+        read.append(end - position)
+        return end
+
+    monkeypatch.setattr(json_rows, "_next_line", watched)
+    assert extract_all(source, judge, 10) == ([(0, ["a"], 1.0), (1, ["b"], 2.0)], [], [])
+    assert sum(read) < 3 * source.size  # not once for each of the 500 parts
+
+
 def test_names_that_only_rows_without_use_have_are_left_out(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text('{"t":["gone"],"s":null}\n{"t":["kept"],"s":1}\n{"t":["wrong"],"s":-1}\n')

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -125,8 +124,9 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_half_done(pool_of_60, con
     command = [sys.executable, "-m", "mig_selector", "select", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr
-    while "reading the pool" not in process.stderr.read(40):
-        time.sleep(0.01)
+    seen = ""
+    while "reading the pool" not in seen:
+        seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def as_csv(path, rows):
 def test_every_way_to_the_rows_leads_to_a_naive_selection(workplace, monkeypatch, write, gain, is_parallel):
     monkeypatch.setattr(parallel, "_PARALLEL_BYTES", 0 if is_parallel else 10**9)
     monkeypatch.setattr(parallel, "_SPAN_BYTES", 3_000)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0, 1})
     rows = [
         {
             "instruction": f"q{number}",

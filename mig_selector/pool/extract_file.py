@@ -1,7 +1,8 @@
-"""Extracts on disk: one compact Parquet file for each pool file, so that its text is read once."""
+"""Extracts as files: compact Parquet for each pool file, so that its text is read once; bytes between processes."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ _SCHEMA = pa.schema(
     }
 )
 _OPTIONAL = ("positions", "digests")
+_ARRAYS = ("lengths", "label_ids", "scores", "rows", *_OPTIONAL)
 _WRITING = {
     "compression": "zstd",
     "use_dictionary": ["labels.list.element"],
@@ -104,7 +106,6 @@ def _fill(file: pq.ParquetFile, facts: dict[str, Any]) -> Extract:
         values = labels.flatten().to_numpy()
         label_ids[done : done + len(values)] = values
         done += len(values)
-    tally = facts["tally"]
     return Extract(
         label_names=facts["label_names"],
         lengths=lengths,
@@ -113,13 +114,17 @@ def _fill(file: pq.ParquetFile, facts: dict[str, Any]) -> Extract:
         rows=_numbers(file, "rows", np.int64, count),
         positions=_numbers(file, "positions", np.int64, count) if facts["has"]["positions"] else None,
         digests=_numbers(file, "digests", np.uint64, count) if facts["has"]["digests"] else None,
-        tally=Tally(
-            rows=tally["rows"],
-            places=tally["places"],
-            dropped=Counter(tally["dropped"]),
-            unreadable=Counter(tally["unreadable"]),
-            listed=[(place, reason) for place, reason in tally["listed"]],
-        ),
+        tally=_read_tally(facts["tally"]),
+    )
+
+
+def _read_tally(facts: dict[str, Any]) -> Tally:
+    return Tally(
+        rows=facts["rows"],
+        places=facts["places"],
+        dropped=Counter(facts["dropped"]),
+        unreadable=Counter(facts["unreadable"]),
+        listed=[(place, reason) for place, reason in facts["listed"]],
     )
 
 
@@ -137,3 +142,20 @@ def _numbers(file: pq.ParquetFile, name: str, kind: type[np.generic], count: int
     for rows, array in _column(file, name):
         numbers[rows] = array.to_numpy()
     return numbers
+
+
+def pack_extract(extract: Extract) -> bytes:
+    """Turn an extract into bytes for another process."""
+    arrays = {name: getattr(extract, name) for name in _ARRAYS if getattr(extract, name) is not None}
+    facts = json.dumps({"label_names": extract.label_names, "tally": vars(extract.tally)})
+    stream = io.BytesIO()
+    np.savez(stream, facts=np.frombuffer(facts.encode(), np.uint8), **arrays)
+    return stream.getvalue()
+
+
+def unpack_extract(content: bytes) -> Extract:
+    """Return what `pack_extract` was given."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        facts = json.loads(arrays["facts"].tobytes())
+        columns: dict[str, Any] = {name: arrays.get(name) for name in _ARRAYS}
+    return Extract(label_names=facts["label_names"], tally=_read_tally(facts["tally"]), **columns)

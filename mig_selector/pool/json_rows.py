@@ -110,8 +110,11 @@ def _line_blocks(stream: IO[bytes], span: Span) -> Iterator[tuple[int, bytes]]:
     while position < span.stop:
         end = _next_line(stream, min(position + _BLOCK_BYTES, span.stop))
         stream.seek(position)
-        yield position, stream.read(end - position)
-        position = end
+        block = stream.read(end - position)
+        if not block:  # the file was cut off meanwhile, which whoever asked finds out
+            return
+        yield position, block
+        position += len(block)
 
 
 def _next_line(stream: IO[bytes], position: int, limit: int | None = None) -> int:

@@ -1,14 +1,33 @@
-"""Several processes pass over the parts of one large file."""
+"""Several processes pass over the parts of one large file.
+
+Each is a fresh interpreter that takes tasks from its standard input (a line of JSON each) and answers with extracts on
+its standard output. It never runs the main script, shares nothing with the threads or the CUDA context of the process
+that asked, does not hear Ctrl-C, and ends when its input does: also when the process that asked is killed.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Generator, Iterator
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
+from mig_selector.errors import MigSelectorError, PoolError
 from mig_selector.pool.extract import Extract, extract_rows
+from mig_selector.pool.extract_file import pack_extract, unpack_extract
 from mig_selector.pool.fields import RowJudge
+from mig_selector.pool.json_rows import JsonLinesSource
 from mig_selector.pool.rows import OnBytes, RowSource, Span
+from mig_selector.pool.tables import ParquetSource
 
 
 _SPAN_BYTES = 32 << 20
@@ -16,6 +35,16 @@ _SPAN_BYTES = 32 << 20
 _PARALLEL_BYTES = 96 << 20
 """Files below this are read before other processes have started."""
 _MAX_PROCESSES = 16
+_DIVISIBLE: dict[str, Callable[[Path, str], RowSource]] = {
+    JsonLinesSource.kind: JsonLinesSource,
+    ParquetSource.kind: ParquetSource,
+}
+"""Sources that have parts, by kind."""
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mig_selector.pool import parallel; parallel.serve()"
+)
+_HEADER = struct.Struct("<?q")
+"""Before each answer: whether it is an extract (else a message), and its size."""
 
 
 def extract_parts(
@@ -28,6 +57,9 @@ def extract_parts(
         judge: What a row must have.
         on_bytes: Called with the number of bytes read since the last call.
         stop_at_unreadable: Whether a part ends at its first unreadable row.
+
+    Raises:
+        PoolError: The file cannot be read, or one of the processes ended before its time.
     """
     spans = source.spans(_SPAN_BYTES)
     processes = _count_processes(source, spans)
@@ -41,34 +73,119 @@ def extract_parts(
             on_bytes(span.size)
 
 
-def _count_processes(source: RowSource, spans: list[Span]) -> int:
-    if source.size < _PARALLEL_BYTES:
+def _count_processes(source: RowSource, spans: Sequence[Span]) -> int:
+    if source.size < _PARALLEL_BYTES or source.kind not in _DIVISIBLE:
         return 1
-    from joblib import cpu_count
-
-    return min(int(cpu_count()), len(spans), _MAX_PROCESSES)
+    return min(len(os.sched_getaffinity(0)), len(spans), _MAX_PROCESSES)
 
 
 def _in_processes(
-    processes: int, source: RowSource, spans: list[Span], judge: RowJudge, stop_at_unreadable: bool
+    processes: int, source: RowSource, spans: Sequence[Span], judge: RowJudge, stop_at_unreadable: bool
 ) -> Generator[Extract, None, None]:
-    """Pass over the parts in other processes, which end with the generator."""
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
+    """Pass over the parts in other processes; at most a few parts wait to be taken."""
+    idle: SimpleQueue[_Worker] = SimpleQueue()
 
-    # loky starts fresh interpreters that do not run the main script again: safe beside CUDA, threads and torchrun.
-    parts = Parallel(n_jobs=processes, backend="loky", return_as="generator")(
-        delayed(extract_rows)(source, span, judge, _ignore, stop_at_unreadable=stop_at_unreadable) for span in spans
-    )
+    def work(span: Span) -> Extract:
+        worker = idle.get()
+        try:
+            return worker.extract(source, span, judge, stop_at_unreadable)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(processes) as threads, contextlib.ExitStack() as started:
+        started.callback(threads.shutdown, wait=False, cancel_futures=True)
+        for _ in range(processes):
+            idle.put(started.enter_context(_Worker()))
+        waiting: deque[Future[Extract]] = deque()
+        for span in spans:
+            waiting.append(threads.submit(work, span))
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class _Worker:
+    """Another process, as the one that asks sees it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C in a terminal goes to the group of the process that asks
+        )
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def extract(self, source: RowSource, span: Span, judge: RowJudge, stop_at_unreadable: bool) -> Extract:
+        """Have a part read.
+
+        Raises:
+            PoolError: It cannot be read, or the process has ended.
+        """
+        task = {
+            "kind": source.kind,
+            "path": str(source.files[0]),
+            "name": source.name,
+            "span": astuple(span),
+            **judge.facts,
+            "stop_at_unreadable": stop_at_unreadable,
+        }
+        try:
+            is_extract, answer = self._ask(json.dumps(task).encode() + b"\n")
+        except (OSError, ValueError, struct.error) as error:
+            raise PoolError(
+                f"a process that read {source.name} ended before its time; "
+                "the system may have ended it for want of memory (see its log), or a message stands above."
+            ) from error
+        if not is_extract:
+            raise PoolError(answer.decode())
+        return unpack_extract(answer)
+
+    def _ask(self, task: bytes) -> tuple[bool, bytes]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise ValueError("no pipes")
+        self._process.stdin.write(task)
+        self._process.stdin.flush()
+        is_extract, size = _HEADER.unpack(self._process.stdout.read(_HEADER.size))
+        answer = self._process.stdout.read(size)
+        if len(answer) < size:
+            raise ValueError("the answer was cut off")
+        return is_extract, answer
+
+
+def serve() -> None:
+    """Be one of the other processes: answer tasks until there are no more, or nobody listens."""
+    answers = sys.stdout.buffer
+    sys.stdout = sys.stderr  # nothing else may come between the answers
+    with contextlib.suppress(BrokenPipeError):
+        for line in sys.stdin.buffer:
+            is_extract, content = _work(json.loads(line))
+            answers.write(_HEADER.pack(is_extract, len(content)))
+            answers.write(content)
+            answers.flush()
+
+
+def _work(task: dict[str, Any]) -> tuple[bool, bytes]:
+    """Return an extract, or what is wrong in words."""
     try:
-        for part in parts:  # noqa: UP028 "yield from" would close `parts` before the block below
-            yield part
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that parts are given up is no news when a bad row ends the reading
-            parts.close()
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        return True, pack_extract(_extract(task))
+    except MigSelectorError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename or 'a file'} cannot be used: {error.strerror or error}."
+    return False, message.encode("utf-8", "backslashreplace")
 
 
-def _ignore(num_bytes: int) -> None:
-    """Report nothing: the process that asked counts whole parts."""
+def _extract(task: dict[str, Any]) -> Extract:
+    source = _DIVISIBLE[task["kind"]](Path(task["path"]), task["name"])
+    judge = RowJudge(task["labels"], task["score"])
+    return extract_rows(
+        source, Span(*task["span"]), judge, lambda num_bytes: None, stop_at_unreadable=task["stop_at_unreadable"]
+    )

@@ -19,7 +19,7 @@ from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.leaves import Numbering
 from mig_selector.pool.parallel import extract_parts
 from mig_selector.pool.rows import RowSource
-from mig_selector.store.files import locked
+from mig_selector.store.files import locked, remove_leftovers
 from mig_selector.store.hashing import ContentHashes, fingerprint
 
 
@@ -101,6 +101,7 @@ class Extracts:
         with locked(path):
             known = read_extract(path, mark)
             if known is None:
+                remove_leftovers(path)
                 write_extract(path, self._make(source, content, judge, on_bytes, stop_at_unreadable), mark)
                 known = read_extract(path, mark)
             else:
@@ -125,10 +126,10 @@ class Extracts:
                 _refuse_unreadable(source, part, places)
             places, rows = places + part.tally.places, rows + part.tally.rows
             yield part
-        if rows == 0:
-            raise PoolError(f"{source.name} holds no rows; a pool needs at least one.")
         if self._content(source) != content:
             raise PoolError(f"{source.name} was changed while it was read; start again once it is complete.")
+        if rows == 0:
+            raise PoolError(f"{source.name} holds no rows; a pool needs at least one.")
 
     def _content(self, source: RowSource) -> list[str]:
         return [self._hashes.file(file) for file in source.files]

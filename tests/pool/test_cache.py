@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mig_selector.errors import PoolError
-from mig_selector.pool import reading
+from mig_selector.pool import json_rows, reading
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.extract import extract_rows
 from mig_selector.pool.extract_file import read_extract, write_extract
@@ -147,6 +147,18 @@ def test_a_strict_reading_that_stopped_leaves_nothing_behind(place):
     assert list(place.cache.glob("pools/.*.tmp")) == []
 
 
+def test_what_a_killed_run_left_is_removed(place):
+    place.path.write_text(lines(1, 2))
+    place.read()
+    [name] = [file.name for file in place.cache.glob("pools/*.parquet")]
+    mine, other = place.cache / "pools" / f".{name}.x1y2.tmp", place.cache / "pools" / ".other.parquet.x1y2.tmp"
+    place.file().rename(mine)
+    other.touch()
+    place.read()
+    assert not mine.exists()
+    assert other.exists()  # another run may be writing it
+
+
 def test_a_file_that_is_changed_while_it_is_read_is_refused(place, monkeypatch):
     place.path.write_text(lines(1, 2))
     counted = reading.extract_parts
@@ -158,6 +170,24 @@ def test_a_file_that_is_changed_while_it_is_read_is_refused(place, monkeypatch):
     monkeypatch.setattr(reading, "extract_parts", slow)
     with pytest.raises(PoolError, match=r"pool\.jsonl was changed while it was read"):
         place.read()
+    assert list(place.cache.glob("pools/*.parquet")) == []
+
+
+@pytest.mark.parametrize("left", [0, 1, 30, 32, 33, 64])
+def test_a_file_that_is_cut_off_while_it_is_read_is_refused(place, monkeypatch, left):
+    place.path.write_text(lines(1, 2, 3, 4, 5, 6))
+    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", 16)
+    original = json_rows._line_blocks
+
+    def cut(stream, span):
+        blocks = original(stream, span)
+        yield next(blocks)
+        os.truncate(place.path, left)
+        yield from blocks
+
+    monkeypatch.setattr(json_rows, "_line_blocks", cut)
+    with pytest.raises(PoolError):
+        place.read(on_bad_row="skip")
     assert list(place.cache.glob("pools/*.parquet")) == []
 
 

@@ -1,8 +1,13 @@
 """Arrays against rows one by one: an extract is what reading each row with `json` and judging it alone gives."""
 
+import contextlib
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mig_selector.errors import PoolError
 from mig_selector.pool import json_rows, parallel
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.extract import extract_rows
@@ -281,7 +287,7 @@ class TestProcesses:
     def source(self, tmp_path, monkeypatch):
         monkeypatch.setattr(parallel, "_PARALLEL_BYTES", 0)
         monkeypatch.setattr(parallel, "_SPAN_BYTES", 4_000)
-        monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0, 1})
 
         def write(bad_line=None):
             lines = [json.dumps({"t": [f"label {n % 7}", f"ü{n % 5}"], "s": n / 8}) for n in range(1_000)]
@@ -308,26 +314,90 @@ class TestProcesses:
         assert rows.tolist() == [n / 8 for n in range(1_000) if n != 700]
         assert sum(part.tally.rows for part in parts) == 1_000
 
-    def test_they_are_other_processes_and_end_with_the_reading(self, source, monkeypatch):
-        monkeypatch.setattr(parallel, "extract_rows", process_number)
-        numbers = set(parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
-        assert os.getpid() not in numbers
-        assert 1 <= len(numbers) <= 2
-        assert not any(Path(f"/proc/{number}/cmdline").exists() for number in numbers)
-
-    def test_they_end_when_nobody_wants_the_rest(self, source, monkeypatch):
-        monkeypatch.setattr(parallel, "extract_rows", process_number)
+    def test_they_are_two_and_end_with_the_reading(self, source):
         parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
-        number = next(parts)
+        next(parts)
+        mine = children()
+        assert len(mine) == 2
+        list(parts)
+        assert not children() & mine
+
+    def test_they_end_when_nobody_wants_the_rest(self, source):
+        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+        next(parts)
         parts.close()
-        assert not Path(f"/proc/{number}/cmdline").exists()
+        assert not children()
+
+    def test_one_that_ends_before_its_time_is_an_error(self, source):
+        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+        next(parts)
+        for child in children():
+            os.kill(int(child), signal.SIGKILL)
+        with pytest.raises(PoolError, match=r"a process that read pool\.jsonl ended before its time"):
+            list(parts)
+
+    def test_what_one_of_them_finds_wrong_is_told_as_it_is(self, tmp_path, monkeypatch, source):
+        path = tmp_path / "pool.parquet"
+        table = pa.table({"t": [["a"]] * 50_000, "s": np.arange(50_000.0)})
+        pq.write_table(table, path, row_group_size=5_000, compression="none", use_dictionary=False)
+        source()
+        pool = ParquetSource(path, "pool.parquet")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 100_000] = bytes(100_000)
+        path.write_bytes(data)
+        with pytest.raises(PoolError, match=r"pool\.parquet: is no Parquet file, or a damaged one"):
+            list(parallel.extract_parts(pool, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
+        path.unlink()
+        with pytest.raises(PoolError, match=r"pool\.parquet"):
+            list(parallel.extract_parts(pool, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
+
+    def test_they_end_with_a_process_that_is_killed(self, source):
+        pool = source()
+        code = (
+            "import sys; from pathlib import Path; from mig_selector.pool import parallel\n"
+            "from mig_selector.pool.fields import RowJudge; from mig_selector.pool.json_rows import JsonLinesSource\n"
+            "parallel._PARALLEL_BYTES, parallel._SPAN_BYTES = 0, 4_000\n"
+            "source = JsonLinesSource(Path(sys.argv[1]), 'p')\n"
+            "options = {'stop_at_unreadable': True}\n"
+            "for part in parallel.extract_parts(source, RowJudge('t', 's'), lambda n: None, **options):\n"
+            "    print('reading', flush=True); sys.stdin.read()\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(pool.files[0])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout.readline() == b"reading\n"
+        process.kill()
+        process.communicate(timeout=30)  # its workers hold the pipe, too
+        deadline = time.monotonic() + 20
+        while living(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def test_one_core_reads_alone(self, source, monkeypatch):
-        monkeypatch.setattr("joblib.cpu_count", lambda: 1)
-        monkeypatch.setattr(parallel, "extract_rows", process_number)
-        numbers = set(parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
-        assert numbers == {os.getpid()}
+        monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0})
+        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+        next(parts)
+        assert not children()
 
 
-def process_number(*arguments, **options):
-    return os.getpid()
+def children():
+    """Processes that this one started and that have not ended."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            found |= {path.parent.name} if parent == str(os.getpid()) and state != "Z" else set()
+    return found
+
+
+def living(session):
+    """Processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
+            found += [path.parent.name] if number == str(session) and state != "Z" else []
+    return found

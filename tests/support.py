@@ -93,6 +93,11 @@ class Workplace:
         return json.loads((self.data / "dataset_info.json").read_text())
 
 
+def contents_of(sources, hashes):
+    """The hashes of the files of each source, entry by entry."""
+    return [[[hashes.file(file) for file in source.files] for source in files] for files in sources]
+
+
 def write_vectors(path, labels, seed=0):
     """Random vectors in 8 dimensions: at a threshold of 0.5 some labels are joined."""
     vectors = np.random.default_rng(seed).normal(size=(len(labels), 8)) + 0.5

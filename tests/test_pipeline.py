@@ -14,6 +14,7 @@ from support import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_comm
 
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
+from mig_selector.pipeline import recipe
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pool import parallel
 from mig_selector.selection.problem import Objective
@@ -260,6 +261,26 @@ def test_overwrite_selects_again(pool_of_60):
     again = select(pool_of_60, mig_overwrite=True)
     assert "already selected" not in again.summary[0]
     assert again.folder == first.folder
+
+
+@pytest.mark.parametrize("moment", ["_lock", "select_rows", "write_selection_table"])
+def test_a_pool_that_changes_during_a_run_is_refused_and_nothing_is_kept_of_it(pool_of_60, monkeypatch, moment):
+    pool = pool_of_60.data / "pool.jsonl"
+    before = pool.read_bytes()
+    original = getattr(recipe, moment)
+
+    def changing(*arguments, **options):
+        pool.write_bytes(before.replace(b"question", b"QUESTION"))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(recipe, moment, changing)
+    with pytest.raises(PoolError, match=r"pool\.jsonl was changed while it was in use"):
+        select(pool_of_60)
+    assert list(pool_of_60.entries()) == ["pool"]
+    monkeypatch.undo()
+    pool.write_bytes(before)
+    chosen = Path(select(pool_of_60).folder) / "selected.jsonl"
+    assert b"QUESTION" not in chosen.read_bytes()
 
 
 def test_an_entry_that_is_not_ours_is_never_overwritten(pool_of_60):

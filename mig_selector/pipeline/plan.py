@@ -14,6 +14,7 @@ from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import DatasetInfo, check_name_is_free, read_dataset_info, resolve_entry
 from mig_selector.pool.entry import HubSource, PoolEntry
+from mig_selector.pool.reading import check_unchanged
 from mig_selector.pool.rows import RowSource
 from mig_selector.pool.sources import open_sources
 from mig_selector.store.hashing import ContentHashes, fingerprint
@@ -35,6 +36,8 @@ class Plan:
     info: DatasetInfo
     entries: list[PoolEntry]
     sources: list[list[RowSource]]
+    contents: list[list[list[str]]]
+    """Hashes of the files of each source, as they were when the plan was made."""
     encoder: Encoder | None
     hashes: ContentHashes
     output_dir: Path
@@ -74,11 +77,17 @@ class Plan:
     def describe_pool(self) -> list[dict[str, Any]]:
         """Name every pool file with size and hash."""
         return [
-            {"dataset": entry.name, "file": str(file), "bytes": file.stat().st_size, "sha256": self.hashes.file(file)}
-            for entry, sources in zip(self.entries, self.sources, strict=True)
-            for source in sources
-            for file in source.files
+            {"dataset": entry.name, "file": str(file), "bytes": file.stat().st_size, "sha256": content}
+            for entry, sources, contents in zip(self.entries, self.sources, self.contents, strict=True)
+            for source, hashes in zip(sources, contents, strict=True)
+            for file, content in zip(source.files, hashes, strict=True)
         ]
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with a pool file that was changed since the plan was made."""
+        for sources, contents in zip(self.sources, self.contents, strict=True):
+            for source, content in zip(sources, contents, strict=True):
+                check_unchanged(source, content, self.hashes)
 
 
 def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
@@ -100,6 +109,7 @@ def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
     _check_readable("mig_label_vocabulary", arguments.mig_label_vocabulary)
     _check_readable("mig_label_embeddings", arguments.mig_label_embeddings)
     sources = [open_sources(entry) for entry in entries]
+    contents = [[[hashes.file(file) for file in source.files] for source in files] for files in sources]
     encoder = None
     if arguments.mig_label_embeddings is None:
         encoder = identify_encoder(arguments.mig_embedding_model, arguments.mig_embedding_dtype, hashes)
@@ -112,10 +122,11 @@ def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
         info=info,
         entries=entries,
         sources=sources,
+        contents=contents,
         encoder=encoder,
         hashes=hashes,
         output_dir=_output_dir(arguments, info),
-        facts=_selection_facts(arguments, entries, sources, encoder, hashes),
+        facts=_selection_facts(arguments, entries, contents, encoder, hashes),
     )
     _check_names(plan)
     return plan
@@ -170,7 +181,7 @@ def _private_output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
 def _selection_facts(
     arguments: MigArguments,
     entries: Sequence[PoolEntry],
-    sources: Sequence[Sequence[RowSource]],
+    contents: Sequence[Sequence[Sequence[str]]],
     encoder: Encoder | None,
     hashes: ContentHashes,
 ) -> dict[str, Any]:
@@ -187,9 +198,9 @@ def _selection_facts(
                 **entry.layout,
                 "split": entry.split,
                 "is_hub": isinstance(entry.source, HubSource),
-                "files": [hashes.file(file) for source in files for file in source.files],
+                "files": [content for source in files for content in source],
             }
-            for entry, files in zip(entries, sources, strict=True)
+            for entry, files in zip(entries, contents, strict=True)
         ],
         "labels": arguments.mig_labels,
         "score": arguments.mig_score,

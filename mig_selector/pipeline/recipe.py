@@ -152,7 +152,9 @@ class _Job:
         size = sum(source.size for sources in plan.sources for source in sources)
         with self._timed("reading"), progress("reading the pool", size, "B", is_main=True) as bar:
             extracts = Extracts(arguments.cache_dir, plan.hashes)
-            self.pool = read_pool(plan.entries, plan.sources, judge, arguments.mig_on_bad_row, bar, extracts)
+            self.pool = read_pool(
+                plan.entries, plan.sources, plan.contents, judge, arguments.mig_on_bad_row, bar, extracts
+            )
             vocabulary = None
             if arguments.mig_label_vocabulary:
                 vocabulary = read_vocabulary(Path(arguments.mig_label_vocabulary))
@@ -229,6 +231,7 @@ class _Job:
                 self._scores()[chosen],
                 ids,
             )
+        plan.check_unchanged()  # chosen rows were read again: they must be those that were judged
         names = ["selection.parquet", *(part[kind] for part in subsets for kind in ("json_lines", "file"))]
         files = {file: plan.hashes.file(folder / file) for file in dict.fromkeys(names)}
         manifest = {

@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from xxhash import xxh3_64, xxh3_64_hexdigest
 
 from mig_selector.pool.extract import Extract, Tally
 from mig_selector.pool.leaves import Numbering
 from mig_selector.store.files import whole_file
 
 
-_FACTS = b"mig_selector"
+_FACTS, _FACTS_HASH = b"mig_selector", b"mig_selector_hash"
 _SCHEMA = pa.schema(
     {
         "labels": pa.list_(pa.int32()),
@@ -35,7 +37,6 @@ _WRITING = {
     "compression": "zstd",
     "use_dictionary": ["labels.list.element"],
     "column_encoding": {"rows": "DELTA_BINARY_PACKED", "positions": "DELTA_BINARY_PACKED"},
-    "write_page_checksum": True,
 }
 
 
@@ -48,35 +49,46 @@ def write_extract(path: Path, parts: Iterable[Extract], mark: str) -> None:
         mark: Fingerprint of the pool file and of what is kept of it.
     """
     numbering, tally, num_ids = Numbering(), Tally(), 0
-    has: dict[str, bool] = dict.fromkeys(_OPTIONAL, False)
+    hashes: dict[str, Any] = {}
     with whole_file(path) as stream, pq.ParquetWriter(stream, _SCHEMA, **_WRITING) as writer:
-        for part in parts:
-            writer.write_table(_to_table(part, numbering, tally.rows))
-            tally.add(part.tally)
+        for part in (_renumber(part, numbering, tally) for part in parts):
+            writer.write_table(_to_table(part))
             num_ids += len(part.label_ids)
-            has = {name: has[name] or getattr(part, name) is not None for name in _OPTIONAL}
+            for name, column in _columns(part).items():
+                hashes.setdefault(name, xxh3_64()).update(column.data)
         facts = {
             "mark": mark,
             "label_names": list(numbering),
             "label_ids": num_ids,
-            "has": has,
             "tally": vars(tally),
+            "hashes": {name: column.hexdigest() for name, column in hashes.items()},
         }
-        writer.add_key_value_metadata({_FACTS: json.dumps(facts)})
+        text = json.dumps(facts).encode()
+        writer.add_key_value_metadata({_FACTS: text, _FACTS_HASH: xxh3_64_hexdigest(text)})
 
 
-def _to_table(part: Extract, numbering: Numbering, first_row: int) -> pa.Table:
-    """Number the labels and rows of a part as those of the whole file."""
-    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(part.lengths)))
+def _columns(extract: Extract) -> dict[str, NDArray[Any]]:
+    return {name: getattr(extract, name) for name in _ARRAYS if getattr(extract, name) is not None}
+
+
+def _renumber(part: Extract, numbering: Numbering, tally: Tally) -> Extract:
+    """Number the labels and rows of a part as those of the whole file, and count its rows."""
     ids = numbering.of_all(part.label_names)[part.label_ids] if part.label_names else part.label_ids
+    rows = tally.rows + part.rows
+    tally.add(part.tally)
+    return replace(part, label_ids=ids, rows=rows)
+
+
+def _to_table(part: Extract) -> pa.Table:
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(part.lengths)))
     optional = [
         pa.nulls(len(part.rows), kind) if column is None else pa.array(column, kind)
         for column, kind in ((part.positions, pa.int64()), (part.digests, pa.uint64()))
     ]
     columns = [
-        pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids, pa.int32())),
+        pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(part.label_ids, pa.int32())),
         pa.array(part.scores, pa.float64()),
-        pa.array(first_row + part.rows, pa.int64()),
+        pa.array(part.rows, pa.int64()),
         *optional,
     ]
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
@@ -85,14 +97,19 @@ def _to_table(part: Extract, numbering: Numbering, first_row: int) -> pa.Table:
 def read_extract(path: Path, mark: str) -> Extract | None:
     """Read an extract; None where there is none, or none that is whole and made of what `mark` stands for.
 
-    Page checksums are verified.
+    Everything that is read is held against a hash.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            facts = json.loads(file.metadata.metadata[_FACTS])
-            return _fill(file, facts) if facts["mark"] == mark else None
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        with pq.ParquetFile(path) as file:
+            notes = file.metadata.metadata or {}
+            facts = json.loads(notes[_FACTS])
+            if facts["mark"] != mark or notes[_FACTS_HASH].decode() != xxh3_64_hexdigest(notes[_FACTS]):
+                return None
+            extract = _fill(file, facts)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError, OverflowError, MemoryError):
         return None
+    found = {name: xxh3_64_hexdigest(column.data) for name, column in _columns(extract).items()}
+    return extract if all(facts["hashes"][name] == digest for name, digest in found.items()) else None
 
 
 def _fill(file: pq.ParquetFile, facts: dict[str, Any]) -> Extract:
@@ -112,8 +129,8 @@ def _fill(file: pq.ParquetFile, facts: dict[str, Any]) -> Extract:
         label_ids=label_ids,
         scores=_numbers(file, "scores", np.float64, count),
         rows=_numbers(file, "rows", np.int64, count),
-        positions=_numbers(file, "positions", np.int64, count) if facts["has"]["positions"] else None,
-        digests=_numbers(file, "digests", np.uint64, count) if facts["has"]["digests"] else None,
+        positions=_numbers(file, "positions", np.int64, count) if "positions" in facts["hashes"] else None,
+        digests=_numbers(file, "digests", np.uint64, count) if "digests" in facts["hashes"] else None,
         tally=_read_tally(facts["tally"]),
     )
 
@@ -146,10 +163,10 @@ def _numbers(file: pq.ParquetFile, name: str, kind: type[np.generic], count: int
 
 def pack_extract(extract: Extract) -> bytes:
     """Turn an extract into bytes for another process."""
-    arrays = {name: getattr(extract, name) for name in _ARRAYS if getattr(extract, name) is not None}
     facts = json.dumps({"label_names": extract.label_names, "tally": vars(extract.tally)})
+    arrays: dict[str, Any] = {"facts": np.frombuffer(facts.encode(), np.uint8), **_columns(extract)}
     stream = io.BytesIO()
-    np.savez(stream, facts=np.frombuffer(facts.encode(), np.uint8), **arrays)
+    np.savez(stream, **arrays)
     return stream.getvalue()
 
 

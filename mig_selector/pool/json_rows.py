@@ -163,7 +163,10 @@ class JsonArraySource:
     def _elements(self) -> Iterator[tuple[int, bytes]]:
         """Yield line and text of each element."""
         with self.files[0].open("rb") as stream:
-            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except ValueError as error:  # it was not empty when it was opened as a source
+                raise PoolError(f"{self.name} is empty; was it changed meanwhile?") from error
         begin = len(_BYTE_ORDER_MARK) if data[:3] == _BYTE_ORDER_MARK else 0
         try:
             elements = msgspec.json.decode(memoryview(data)[begin:], type=list[msgspec.Raw])

@@ -87,15 +87,27 @@ class Extracts:
         self._hashes = hashes
 
     def get(
-        self, source: RowSource, judge: RowJudge, on_bytes: Callable[[int], object], *, stop_at_unreadable: bool
+        self,
+        source: RowSource,
+        content: Sequence[str],
+        judge: RowJudge,
+        on_bytes: Callable[[int], object],
+        *,
+        stop_at_unreadable: bool,
     ) -> Extract:
         """Return the extract of a file, made by several processes where the file is large.
 
+        Args:
+            source: The file.
+            content: Hashes that its files are known by.
+            judge: What a row must have.
+            on_bytes: Called with the number of bytes read since the last call.
+            stop_at_unreadable: Whether an unreadable row is an error.
+
         Raises:
-            PoolError: A row is unreadable and `stop_at_unreadable` is set, the file cannot be read, or it was changed
-                meanwhile.
+            PoolError: A row is unreadable and `stop_at_unreadable` is set, the file cannot be read, or it holds
+                something else than `content` says.
         """
-        content = self._content(source)
         mark = fingerprint({"version": _READER_VERSION, "kind": source.kind, "content": content, **judge.facts})
         path = self._folder / f"{mark[:32]}.parquet"
         with locked(path):
@@ -115,7 +127,7 @@ class Extracts:
     def _make(
         self,
         source: RowSource,
-        content: list[str],
+        content: Sequence[str],
         judge: RowJudge,
         on_bytes: Callable[[int], object],
         stop_at_unreadable: bool,
@@ -126,13 +138,20 @@ class Extracts:
                 _refuse_unreadable(source, part, places)
             places, rows = places + part.tally.places, rows + part.tally.rows
             yield part
-        if self._content(source) != content:
-            raise PoolError(f"{source.name} was changed while it was read; start again once it is complete.")
+        check_unchanged(source, content, self._hashes)
         if rows == 0:
             raise PoolError(f"{source.name} holds no rows; a pool needs at least one.")
 
-    def _content(self, source: RowSource) -> list[str]:
-        return [self._hashes.file(file) for file in source.files]
+
+def check_unchanged(source: RowSource, content: Sequence[str], hashes: ContentHashes) -> None:
+    """Refuse a file that no longer holds what it did when the run began; hashes of old files are looked up.
+
+    Raises:
+        PoolError: It was changed, or is gone.
+    """
+    for file, known in zip(source.files, content, strict=True):
+        if not file.exists() or hashes.file(file) != known:
+            raise PoolError(f"{source.name} was changed while it was in use; start again once it is complete.")
 
 
 def _refuse_unreadable(source: RowSource, extract: Extract, places_before: int) -> None:
@@ -146,6 +165,7 @@ def _refuse_unreadable(source: RowSource, extract: Extract, places_before: int) 
 def read_pool(
     entries: Sequence[PoolEntry],
     sources: Sequence[Sequence[RowSource]],
+    contents: Sequence[Sequence[Sequence[str]]],
     judge: RowJudge,
     on_bad_row: Literal["error", "skip"],
     on_bytes: Callable[[int], object],
@@ -156,6 +176,7 @@ def read_pool(
     Args:
         entries: The pool, name by name.
         sources: The files of each entry.
+        contents: The hashes that the files of each source are known by.
         judge: What a row must have.
         on_bad_row: Whether an unreadable row ends the reading.
         on_bytes: Called with the number of bytes read since the last call.
@@ -171,8 +192,11 @@ def read_pool(
     flat: list[RowSource] = []
     owners: list[int] = []
     parts: list[Extract] = []
-    for place, (entry, files) in enumerate(zip(entries, sources, strict=True)):
-        found = [extracts.get(file, judge, on_bytes, stop_at_unreadable=on_bad_row == "error") for file in files]
+    for place, (entry, files, hashes) in enumerate(zip(entries, sources, contents, strict=True)):
+        found = [
+            extracts.get(file, content, judge, on_bytes, stop_at_unreadable=on_bad_row == "error")
+            for file, content in zip(files, hashes, strict=True)
+        ]
         for file, part in zip(files, found, strict=True):
             _count(file, part, report)
         flat += files

@@ -110,7 +110,8 @@ class ParquetSource(TableSource):
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
-            yield from file.iter_batches(BATCH_ROWS, columns=_present(file, columns))
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(BATCH_ROWS, row_groups=[group], columns=_present(file, columns))
 
     def _batches_with(self, rows: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
         # Row groups in which nothing was chosen are not read.
@@ -128,7 +129,8 @@ class ParquetSource(TableSource):
         # A dotted name stands for all columns below it: the siblings of a wanted leaf are not read.
         wanted = [".".join(path) for path in decoder.paths]
         with self._open() as file:
-            yield from file.iter_batches(_LEAF_ROWS, row_groups=range(span.start, span.stop), columns=wanted)
+            for group in range(span.start, span.stop):  # nested dictionaries cannot be read across row groups
+                yield from file.iter_batches(_LEAF_ROWS, row_groups=[group], columns=wanted)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
@@ -136,7 +138,7 @@ class ParquetSource(TableSource):
             with pq.ParquetFile(self.files[0]) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
-            raise PoolError(f"{self.name}: is no Parquet file, or a damaged one ({error}).") from error
+            raise PoolError(f"{self.name}: cannot be read as Parquet ({error}).") from error
 
 
 def _present(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:

@@ -35,6 +35,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         Path(temporary).chmod(mode)
         Path(temporary).replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a full disk does not say where it is full
+        raise
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -155,6 +155,16 @@ def test_a_table_is_judged_as_its_rows_alone(tmp_path_factory, rows, text, numbe
     assert extract_all(ParquetSource(path, path.name), judge, size=1) == naive(table.to_pylist(), judge)
 
 
+def test_labels_kept_as_a_dictionary_are_read_from_every_row_group(tmp_path):
+    labels = pa.array([[f"l{number % 7}", "all"] for number in range(3_000)])
+    coded = pa.ListArray.from_arrays(labels.offsets, labels.values.dictionary_encode())
+    path = tmp_path / "pool.parquet"
+    pq.write_table(pa.table({"t": coded, "s": np.arange(3_000.0)}), path, row_group_size=1_000)
+    kept, dropped, unreadable = extract_all(ParquetSource(path, "p"), RowJudge("t", "s"))
+    assert kept == [(number, [f"l{number % 7}", "all"], float(number)) for number in range(3_000)]
+    assert (dropped, unreadable) == ([], [])
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "scores"),
     [
@@ -345,7 +355,7 @@ class TestProcesses:
         data = bytearray(path.read_bytes())
         data[len(data) // 2 : len(data) // 2 + 100_000] = bytes(100_000)
         path.write_bytes(data)
-        with pytest.raises(PoolError, match=r"pool\.parquet: is no Parquet file, or a damaged one"):
+        with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as Parquet"):
             list(parallel.extract_parts(pool, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
         path.unlink()
         with pytest.raises(PoolError, match=r"pool\.parquet"):

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import contents_of
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, LocalSource, PoolEntry
@@ -111,8 +112,10 @@ def local(path, split="train"):
 
 def read(entry, rule=RULE, on_bad_row="error"):
     with tempfile.TemporaryDirectory() as cache:
-        extracts = Extracts(Path(cache), ContentHashes(Path(cache)))
-        return read_pool([entry], [open_sources(entry)], rule, on_bad_row, lambda count: None, extracts)
+        hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
+        contents = contents_of(sources, hashes)
+        extracts = Extracts(Path(cache), hashes)
+        return read_pool([entry], sources, contents, rule, on_bad_row, lambda count: None, extracts)
 
 
 def facts(pool):
@@ -330,7 +333,7 @@ def test_a_broken_csv_is_an_error_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("pool.parquet", "is no Parquet file"), ("pool.arrow", "is no Arrow file")]
+    ("name", "kind"), [("pool.parquet", "cannot be read as Parquet"), ("pool.arrow", "is no Arrow file")]
 )
 def test_a_broken_table_is_an_error(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"not at all" * 10)

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from support import SHARED_DATA, make_row
+from support import SHARED_DATA, contents_of, make_row
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
@@ -25,7 +25,9 @@ def read(*paths, labels="t", score="s", on_bad_row="error", split="train", on_by
 def read_entries(entries, judge, on_bad_row="error", on_bytes=lambda count: None):
     cache = entries[0].source.path.parent / "cache"
     sources = [open_sources(entry) for entry in entries]
-    return read_pool(entries, sources, judge, on_bad_row, on_bytes, Extracts(cache, ContentHashes(cache)))
+    hashes = ContentHashes(cache)
+    contents = contents_of(sources, hashes)
+    return read_pool(entries, sources, contents, judge, on_bad_row, on_bytes, Extracts(cache, hashes))
 
 
 @pytest.fixture

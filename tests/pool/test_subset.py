@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TAGS, make_row, write_lines
+from support import TAGS, contents_of, make_row, write_lines
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.columns import JsonType
@@ -35,8 +35,9 @@ class Work:
         ]
         judge = RowJudge("annotation.instag.content", "constant")
         sources = [open_sources(entry) for entry in self.entries]
-        extracts = Extracts(folder / "cache", ContentHashes(folder / "cache"))
-        self.pool = read_pool(self.entries, sources, judge, "error", lambda count: None, extracts)
+        hashes = ContentHashes(folder / "cache")
+        extracts, contents = Extracts(folder / "cache", hashes), contents_of(sources, hashes)
+        self.pool = read_pool(self.entries, sources, contents, judge, "error", lambda count: None, extracts)
 
     def write(self, chosen, place=0, on_rows=lambda count: None):
         rows = np.array(chosen, np.int64)

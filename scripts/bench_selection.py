@@ -2,7 +2,7 @@
 
     python scripts/bench_selection.py
     python scripts/bench_selection.py --rows 939000 --picks 50000 --skip-dense
-    python scripts/bench_selection.py --rows 10000000 --picks 100000 --skip-dense
+    python scripts/bench_selection.py --rows 939000 --picks 50000 --skip-dense --gain marginal
 
 The dense algorithm multiplies a float32 matrix of rows by labels with a vector at every pick (numpy, all cores). Its
 picks and the kernel's are compared with each other and with a float64 run of the dense algorithm. Labels and scores
@@ -47,6 +47,7 @@ class Result:
     rows: int
     labels: int
     picks: int
+    objective: str
     first_call_seconds: float
     kernel_seconds: float
     kernel_bytes_per_row: float
@@ -91,7 +92,9 @@ def dense_picks(
     return chosen, time.perf_counter() - start
 
 
-def timed_kernel(pool: LabelledPool, graph: LabelMatrix, picks: int) -> tuple[list[int], float, float, float]:
+def timed_kernel(
+    pool: LabelledPool, graph: LabelMatrix, objective: Objective, picks: int
+) -> tuple[list[int], float, float, float]:
     """Return the kernel's picks, the seconds of the first call and of the best of four later ones, and peak bytes."""
     propagation = Propagation(graph.offsets, graph.columns, graph.weights)
     seconds = []
@@ -99,7 +102,7 @@ def timed_kernel(pool: LabelledPool, graph: LabelMatrix, picks: int) -> tuple[li
         forget_peak()
         held = resident_bytes("VmRSS")
         start = time.perf_counter()
-        selection = select_rows(pool, propagation, Objective(), picks)
+        selection = select_rows(pool, propagation, objective, picks)
         seconds.append(time.perf_counter() - start)
     return selection.rows.tolist(), seconds[0], min(seconds[1:]), resident_bytes("VmHWM") - held
 
@@ -146,21 +149,27 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=4_531)
     parser.add_argument("--picks", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--phi", choices=["pow", "exp"], default="pow")
+    parser.add_argument("--gain", choices=["gradient", "marginal"], default="gradient")
     parser.add_argument("--skip-dense", action="store_true", help="time the kernel alone")
     parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args()
+    objective = Objective(phi=options.phi, gain=options.gain)
+    if objective != Objective() and not options.skip_dense:
+        parser.error("the dense algorithm is that of the published settings; give --skip-dense with others")
 
     pool = LabelledPool(*draw_arrays(RowModel(options.seed, options.labels), options.rows))
     graph = make_graph(options.labels, options.seed)
     with tempfile.TemporaryDirectory() as kernel_cache:
         os.environ["NUMBA_CACHE_DIR"] = kernel_cache
-        picks, first, best, peak = timed_kernel(pool, graph, options.picks)
+        picks, first, best, peak = timed_kernel(pool, graph, objective, options.picks)
     argsort = argsort_seconds(pool)
     result = Result(
         machine=describe_machine(),
         rows=options.rows,
         labels=options.labels,
         picks=options.picks,
+        objective=f"{options.phi}, {options.gain}",
         first_call_seconds=first,
         kernel_seconds=best,
         kernel_bytes_per_row=peak / options.rows,

@@ -106,7 +106,7 @@ def extract_rows(
     parts: list[Extract] = []
     with _paused_garbage_collection():
         for leaves in source.scan(span, LeafDecoder(judge.paths), numbering, on_bytes):
-            parts.append(_keep(leaves, judge, numbering, tally))
+            parts.append(_keep(leaves, judge, numbering, tally, stop_at_unreadable))
             if stop_at_unreadable and tally.unreadable:
                 break
     return _join(parts, list(numbering), tally)
@@ -124,7 +124,7 @@ def _paused_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _keep(leaves: Leaves, judge: RowJudge, numbering: Numbering, tally: Tally) -> Extract:
+def _keep(leaves: Leaves, judge: RowJudge, numbering: Numbering, tally: Tally, stop_at_unreadable: bool) -> Extract:
     """Judge a batch, count its rows, and keep those that are fit; its labels are numbered by `numbering`."""
     judgement = judge.judge_all(leaves)
     is_kept, scores, labels = judgement.is_kept, judgement.scores, leaves.labels
@@ -135,6 +135,8 @@ def _keep(leaves: Leaves, judge: RowJudge, numbering: Numbering, tally: Tally) -
         verdict = values if isinstance(values, Unreadable) else judge.judge(values)
         if isinstance(verdict, Unreadable):
             tally.note(int(leaves.places[row]), verdict.reason)
+            if stop_at_unreadable:
+                break
         elif isinstance(verdict, Dropped):
             tally.dropped[verdict.reason] += 1
         else:

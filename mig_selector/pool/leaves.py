@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Self
 
@@ -101,7 +102,7 @@ class LeafBuilder:
         self._decoder = decoder
         self._numbering = numbering
         self._rows: list[tuple[Any, ...]] = []
-        self._odd: dict[int, tuple[Any, ...] | Unreadable] = {}
+        self._odd: dict[int, Callable[[], tuple[Any, ...] | Unreadable]] = {}
         self._digests: list[int] = []
         self._places: list[NDArray[np.int64]] = []
         self._positions: list[NDArray[np.int64]] = []
@@ -117,7 +118,11 @@ class LeafBuilder:
         """Decode rows of JSON; `is_utf8` says that all are known to be UTF-8."""
         decode = self._decoder.decode_plain
         rows = [decode(text) if is_utf8 or holds_utf8(text) else None for text in texts]
-        odd = {place: self._decoder.decode(bytes(text)) for place, text in enumerate(texts) if rows[place] is None}
+        odd = {
+            place: partial(self._decoder.decode, bytes(text))
+            for place, text in enumerate(texts)
+            if rows[place] is None
+        }
         self._add(rows, odd, texts, places)
         if positions is not None:
             self._positions.append(positions)
@@ -129,16 +134,17 @@ class LeafBuilder:
         places: NDArray[np.int64],
     ) -> None:
         """Take rows with values of any kind, each to be judged on its own."""
-        self._add([None] * len(values), dict(enumerate(values)), texts, places)
+        odd = {place: partial(_identity, value) for place, value in enumerate(values)}
+        self._add([None] * len(values), odd, texts, places)
 
     def _add(
         self,
         rows: Sequence[tuple[Any, ...] | None],
-        odd: Mapping[int, tuple[Any, ...] | Unreadable],
+        odd: Mapping[int, Callable[[], tuple[Any, ...] | Unreadable]],
         texts: Sequence[bytes | memoryview],
         places: NDArray[np.int64],
     ) -> None:
-        """Add rows of labels and scores, each None where absent; a row that is None is in `odd`."""
+        """Add rows of labels and scores, each None where absent; of a row that is None, `odd` tells if asked."""
         absent = (None,) * len(self._decoder.paths)
         first = len(self._rows)
         self._rows += [absent if row is None else row for row in rows]
@@ -157,7 +163,7 @@ class LeafBuilder:
             labels=Ragged.of_lists(labels, self._numbering.of_all(chain.from_iterable(labels))),
             scores=[_numbers(column) for column in columns[1:]],
             is_plain=is_plain,
-            of_row=lambda row: odd[row] if row in odd else rows[row],
+            of_row=lambda row: odd[row]() if row in odd else rows[row],
             places=np.concatenate([np.zeros(0, np.int64), *self._places]),
             end_place=end_place,
             positions=np.concatenate(self._positions) if self._positions else None,
@@ -165,6 +171,10 @@ class LeafBuilder:
         )
         self._rows, self._odd, self._digests, self._places, self._positions = [], {}, [], [], []
         return leaves
+
+
+def _identity(value: tuple[Any, ...] | Unreadable) -> tuple[Any, ...] | Unreadable:
+    return value
 
 
 def holds_utf8(text: bytes | memoryview) -> bool:

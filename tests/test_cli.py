@@ -122,7 +122,14 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_half_done(pool_of_60, con
     write_lines(pool_of_60.data / "pool.jsonl", make_rows(150_000))
     before = (pool_of_60.data / "dataset_info.json").read_bytes()
     command = [sys.executable, "-m", "mig_selector", "select", str(config)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stderr
     seen = ""
     while "reading the pool" not in seen:

@@ -103,7 +103,7 @@ def test_every_way_to_the_rows_leads_to_a_naive_selection(workplace, monkeypatch
     write(workplace.data / f"pool.{ending}", rows)
     keys = {"mig_edge_threshold": 0.5, "mig_gain": gain}
     assert table(select(workplace, mig_num_samples=40, **keys))["row_index"] == expected
-    monkeypatch.setattr("mig_selector.pool.reading.extract_parts", None)  # from here on no text is read
+    monkeypatch.setattr(parallel.Readers, "extract_parts", None)  # from here on no text is read
     assert table(select(workplace, mig_num_samples=30, **keys))["row_index"] == expected[:30]
     assert table(select(workplace, mig_num_samples=40, mig_overwrite=True, **keys))["row_index"] == expected
 

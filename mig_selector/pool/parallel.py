@@ -1,4 +1,4 @@
-"""Several processes pass over the parts of one large file.
+"""Several processes pass over the parts of large files.
 
 Each is a fresh interpreter that takes tasks from its standard input (a line of JSON each) and answers with extracts on
 its standard output. It never runs the main script, shares nothing with the threads or the CUDA context of the process
@@ -14,12 +14,12 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
 from mig_selector.errors import MigSelectorError, PoolError
 from mig_selector.pool.extract import Extract, extract_rows
@@ -31,9 +31,10 @@ from mig_selector.pool.tables import ParquetSource
 
 
 _SPAN_BYTES = 32 << 20
-"""Size of a part; a process needs a few times as much memory."""
+"""Largest part; a process needs a few times as much memory."""
+_LEAST_SPAN_BYTES = 1 << 20
 _PARALLEL_BYTES = 96 << 20
-"""Files below this are read before other processes have started."""
+"""Pools below this are read before other processes have started."""
 _MAX_PROCESSES = 16
 _DIVISIBLE: dict[str, Callable[[Path, str], RowSource]] = {
     JsonLinesSource.kind: JsonLinesSource,
@@ -47,62 +48,80 @@ _HEADER = struct.Struct("<?q")
 """Before each answer: whether it is an extract (else a message), and its size."""
 
 
-def extract_parts(
-    source: RowSource, judge: RowJudge, on_bytes: OnBytes, *, stop_at_unreadable: bool
-) -> Iterator[Extract]:
-    """Yield the extracts of a file's parts, in their order.
+class Readers:
+    """Pass over the files of a pool: in this process, or in as many as there are cores for where the pool is large.
 
-    Args:
-        source: The file.
-        judge: What a row must have.
-        on_bytes: Called with the number of bytes read since the last call.
-        stop_at_unreadable: Whether a part ends at its first unreadable row.
-
-    Raises:
-        PoolError: The file cannot be read, or one of the processes ended before its time.
+    The other processes start when the first file is read that has parts, and end with the `with` block.
     """
-    spans = source.spans(_SPAN_BYTES)
-    processes = _count_processes(source, spans)
-    if processes == 1:
-        for span in spans:
-            yield extract_rows(source, span, judge, on_bytes, stop_at_unreadable=stop_at_unreadable)
-        return
-    with contextlib.closing(_in_processes(processes, source, spans, judge, stop_at_unreadable)) as parts:
-        for span, part in zip(spans, parts, strict=True):
+
+    def __init__(self, pool_bytes: int) -> None:
+        """Prepare to read a pool of about `pool_bytes`."""
+        cores = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
+        self._processes = 1 if pool_bytes < _PARALLEL_BYTES else cores
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
+        self._started = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start nothing yet."""
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        """End the other processes, whatever they are at."""
+        self._started.close()
+
+    def extract_parts(
+        self, source: RowSource, judge: RowJudge, on_bytes: OnBytes, *, stop_at_unreadable: bool
+    ) -> Iterator[Extract]:
+        """Yield the extracts of a file's parts, in their order.
+
+        Args:
+            source: The file.
+            judge: What a row must have.
+            on_bytes: Called with the number of bytes read since the last call.
+            stop_at_unreadable: Whether a part ends at its first unreadable row.
+
+        Raises:
+            PoolError: The file cannot be read, or one of the processes ended before its time.
+        """
+        spans = source.spans(min(_SPAN_BYTES, max(source.size // (2 * self._processes), _LEAST_SPAN_BYTES)))
+        if self._processes == 1 or len(spans) == 1 or source.kind not in _DIVISIBLE:
+            for span in spans:
+                yield extract_rows(source, span, judge, on_bytes, stop_at_unreadable=stop_at_unreadable)
+            return
+        for span, part in zip(spans, self._in_processes(source, spans, judge, stop_at_unreadable), strict=True):
             yield part
             on_bytes(span.size)
 
+    def _in_processes(
+        self, source: RowSource, spans: Sequence[Span], judge: RowJudge, stop_at_unreadable: bool
+    ) -> Iterator[Extract]:
+        """Have the parts read elsewhere; at most a few of them wait to be taken."""
 
-def _count_processes(source: RowSource, spans: Sequence[Span]) -> int:
-    if source.size < _PARALLEL_BYTES or source.kind not in _DIVISIBLE:
-        return 1
-    return min(len(os.sched_getaffinity(0)), len(spans), _MAX_PROCESSES)
+        def work(span: Span) -> Extract:
+            worker = self._idle.get()
+            try:
+                return worker.extract(source, span, judge, stop_at_unreadable)
+            finally:
+                self._idle.put(worker)
 
-
-def _in_processes(
-    processes: int, source: RowSource, spans: Sequence[Span], judge: RowJudge, stop_at_unreadable: bool
-) -> Generator[Extract, None, None]:
-    """Pass over the parts in other processes; at most a few parts wait to be taken."""
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-
-    def work(span: Span) -> Extract:
-        worker = idle.get()
-        try:
-            return worker.extract(source, span, judge, stop_at_unreadable)
-        finally:
-            idle.put(worker)
-
-    with ThreadPoolExecutor(processes) as threads, contextlib.ExitStack() as started:
-        started.callback(threads.shutdown, wait=False, cancel_futures=True)
-        for _ in range(processes):
-            idle.put(started.enter_context(_Worker()))
+        threads = self._start()
         waiting: deque[Future[Extract]] = deque()
         for span in spans:
             waiting.append(threads.submit(work, span))
-            if len(waiting) > 2 * processes:
+            if len(waiting) > 2 * self._processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    def _start(self) -> ThreadPoolExecutor:
+        """Start the other processes, and a thread that waits for each of them."""
+        if self._threads is None:
+            self._threads = self._started.enter_context(ThreadPoolExecutor(self._processes))
+            self._started.callback(self._threads.shutdown, wait=False, cancel_futures=True)
+            for _ in range(self._processes):
+                self._idle.put(self._started.enter_context(_Worker()))
+        return self._threads
 
 
 class _Worker:
@@ -116,7 +135,7 @@ class _Worker:
             process_group=0,  # Ctrl-C in a terminal goes to the group of the process that asks
         )
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:

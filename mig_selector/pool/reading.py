@@ -17,7 +17,7 @@ from mig_selector.pool.extract import LISTED_ROWS, Extract
 from mig_selector.pool.extract_file import read_extract, write_extract
 from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.leaves import Numbering
-from mig_selector.pool.parallel import extract_parts
+from mig_selector.pool.parallel import Readers
 from mig_selector.pool.rows import RowSource
 from mig_selector.store.files import locked, remove_leftovers
 from mig_selector.store.hashing import ContentHashes, fingerprint
@@ -90,16 +90,18 @@ class Extracts:
         self,
         source: RowSource,
         content: Sequence[str],
+        readers: Readers,
         judge: RowJudge,
         on_bytes: Callable[[int], object],
         *,
         stop_at_unreadable: bool,
     ) -> Extract:
-        """Return the extract of a file, made by several processes where the file is large.
+        """Return the extract of a file.
 
         Args:
             source: The file.
             content: Hashes that its files are known by.
+            readers: Who reads it, if it was not read before.
             judge: What a row must have.
             on_bytes: Called with the number of bytes read since the last call.
             stop_at_unreadable: Whether an unreadable row is an error.
@@ -114,7 +116,7 @@ class Extracts:
             known = read_extract(path, mark)
             if known is None:
                 remove_leftovers(path)
-                write_extract(path, self._make(source, content, judge, on_bytes, stop_at_unreadable), mark)
+                write_extract(path, self._make(source, content, readers, judge, on_bytes, stop_at_unreadable), mark)
                 known = read_extract(path, mark)
             else:
                 on_bytes(source.size)
@@ -128,12 +130,13 @@ class Extracts:
         self,
         source: RowSource,
         content: Sequence[str],
+        readers: Readers,
         judge: RowJudge,
         on_bytes: Callable[[int], object],
         stop_at_unreadable: bool,
     ) -> Iterator[Extract]:
         places = rows = 0
-        for part in extract_parts(source, judge, on_bytes, stop_at_unreadable=stop_at_unreadable):
+        for part in readers.extract_parts(source, judge, on_bytes, stop_at_unreadable=stop_at_unreadable):
             if stop_at_unreadable:
                 _refuse_unreadable(source, part, places)
             places, rows = places + part.tally.places, rows + part.tally.rows
@@ -192,16 +195,17 @@ def read_pool(
     flat: list[RowSource] = []
     owners: list[int] = []
     parts: list[Extract] = []
-    for place, (entry, files, hashes) in enumerate(zip(entries, sources, contents, strict=True)):
-        found = [
-            extracts.get(file, content, judge, on_bytes, stop_at_unreadable=on_bad_row == "error")
-            for file, content in zip(files, hashes, strict=True)
-        ]
-        for file, part in zip(files, found, strict=True):
-            _count(file, part, report)
-        flat += files
-        owners += [place] * len(files)
-        parts += _inside_split(entry, found, report)
+    with Readers(sum(source.size for files in sources for source in files)) as readers:
+        for place, (entry, files, hashes) in enumerate(zip(entries, sources, contents, strict=True)):
+            found = [
+                extracts.get(file, content, readers, judge, on_bytes, stop_at_unreadable=on_bad_row == "error")
+                for file, content in zip(files, hashes, strict=True)
+            ]
+            for file, part in zip(files, found, strict=True):
+                _count(file, part, report)
+            flat += files
+            owners += [place] * len(files)
+            parts += _inside_split(entry, found, report)
     report.kept = sum(len(part.scores) for part in parts)
     if report.kept == 0:
         lost = report.dropped + report.unreadable

@@ -10,7 +10,7 @@ import pytest
 from support import contents_of
 
 from mig_selector.errors import PoolError
-from mig_selector.pool import json_rows, reading
+from mig_selector.pool import json_rows, parallel
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.extract import extract_rows
 from mig_selector.pool.extract_file import read_extract, write_extract
@@ -30,13 +30,13 @@ class Place:
 
     def __init__(self, folder, monkeypatch):
         self.path, self.cache, self.readings = folder / "pool.jsonl", folder / "cache", 0
-        original = reading.extract_parts
+        original = parallel.Readers.extract_parts
 
         def counted(*arguments, **options):
             self.readings += 1
             return original(*arguments, **options)
 
-        monkeypatch.setattr(reading, "extract_parts", counted)
+        monkeypatch.setattr(parallel.Readers, "extract_parts", counted)
 
     def read(self, score="s", on_bad_row="error", on_bytes=lambda count: None):
         source = LocalSource(self.path.name, self.path)
@@ -180,13 +180,13 @@ def test_what_a_killed_run_left_is_removed(place):
 
 def test_a_file_that_is_changed_while_it_is_read_is_refused(place, monkeypatch):
     place.path.write_text(lines(1, 2))
-    counted = reading.extract_parts
+    counted = parallel.Readers.extract_parts
 
     def slow(*arguments, **options):
         yield from counted(*arguments, **options)
         place.path.write_text(lines(3, 4, 5))
 
-    monkeypatch.setattr(reading, "extract_parts", slow)
+    monkeypatch.setattr(parallel.Readers, "extract_parts", slow)
     with pytest.raises(PoolError, match=r"pool\.jsonl was changed while it was in use"):
         place.read()
     assert list(place.cache.glob("pools/*.parquet")) == []

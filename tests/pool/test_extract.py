@@ -309,105 +309,104 @@ class TestProcesses:
 
         return write
 
-    def parts_of(self, source, **options):
-        seen = []
+    def parts_of(self, source, seen):
         judge = RowJudge("t", "s")
-        parts = list(parallel.extract_parts(source, judge, seen.append, **{"stop_at_unreadable": False, **options}))
-        assert sum(seen) == source.size
-        return parts
+        with parallel.Readers(source.size) as readers:
+            return list(readers.extract_parts(source, judge, seen.append, stop_at_unreadable=False))
 
     def test_the_parts_come_in_their_order_and_make_up_the_whole(self, source):
         pool = source(bad_line=700)
-        parts = self.parts_of(pool)
+        seen = []
+        parts = self.parts_of(pool, seen)
+        assert sum(seen) == pool.size
         assert len(parts) > 4
         rows = np.concatenate([part.scores for part in parts])
         assert rows.tolist() == [n / 8 for n in range(1_000) if n != 700]
         assert sum(part.tally.rows for part in parts) == 1_000
 
-    def test_they_are_two_and_end_with_the_reading(self, source):
-        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
-        next(parts)
-        mine = children()
-        assert len(mine) == 2
-        list(parts)
-        assert not children() & mine
+    @pytest.fixture
+    def readers(self, source):
+        with parallel.Readers(10**9) as readers:
+            yield readers
 
-    def test_they_end_when_nobody_wants_the_rest(self, source):
-        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
-        next(parts)
-        parts.close()
+    def start(self, readers, source):
+        return readers.extract_parts(source, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+
+    def test_they_are_two_serve_several_files_and_end_with_the_block(self, source):
+        with parallel.Readers(10**9) as readers:
+            assert not children()
+            next(self.start(readers, source()))
+            mine = children()
+            assert len(mine) == 2
+            assert sum(len(part.scores) for part in self.start(readers, source())) == 1_000
+            assert children() == mine
         assert not children()
 
-    def test_one_that_ends_before_its_time_is_an_error(self, source):
-        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+    def test_one_that_ends_before_its_time_is_an_error(self, readers, source):
+        parts = self.start(readers, source())
         next(parts)
         for child in children():
             os.kill(int(child), signal.SIGKILL)
         with pytest.raises(PoolError, match=r"a process that read pool\.jsonl ended before its time"):
             list(parts)
 
-    def test_what_one_of_them_finds_wrong_is_told_as_it_is(self, tmp_path, monkeypatch, source):
+    def test_what_one_of_them_finds_wrong_is_told_as_it_is(self, tmp_path, readers):
         path = tmp_path / "pool.parquet"
         table = pa.table({"t": [["a"]] * 50_000, "s": np.arange(50_000.0)})
         pq.write_table(table, path, row_group_size=5_000, compression="none", use_dictionary=False)
-        source()
         pool = ParquetSource(path, "pool.parquet")
         data = bytearray(path.read_bytes())
         data[len(data) // 2 : len(data) // 2 + 100_000] = bytes(100_000)
         path.write_bytes(data)
         with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as Parquet"):
-            list(parallel.extract_parts(pool, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
+            list(self.start(readers, pool))
         path.unlink()
         with pytest.raises(PoolError, match=r"pool\.parquet"):
-            list(parallel.extract_parts(pool, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True))
+            list(self.start(readers, pool))
 
     def test_they_end_with_a_process_that_is_killed(self, source):
         pool = source()
         code = (
             "import sys; from pathlib import Path; from mig_selector.pool import parallel\n"
             "from mig_selector.pool.fields import RowJudge; from mig_selector.pool.json_rows import JsonLinesSource\n"
-            "parallel._PARALLEL_BYTES, parallel._SPAN_BYTES = 0, 4_000\n"
-            "source = JsonLinesSource(Path(sys.argv[1]), 'p')\n"
-            "options = {'stop_at_unreadable': True}\n"
-            "for part in parallel.extract_parts(source, RowJudge('t', 's'), lambda n: None, **options):\n"
-            "    print('reading', flush=True); sys.stdin.read()\n"
+            "parallel._SPAN_BYTES = 4_000\n"
+            "source, judge = JsonLinesSource(Path(sys.argv[1]), 'p'), RowJudge('t', 's')\n"
+            "parts = parallel.Readers(10**9).extract_parts(source, judge, lambda n: None, stop_at_unreadable=True)\n"
+            "next(parts); print('reading', flush=True); sys.stdin.read()\n"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(pool.files[0])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
+            [sys.executable, "-c", code, str(pool.files[0])], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert process.stdout.readline() == b"reading\n"
+        workers = children(process.pid)
+        assert len(workers) == len(os.sched_getaffinity(process.pid)) or len(workers) == 16
         process.kill()
-        process.communicate(timeout=30)  # its workers hold the pipe, too
+        process.communicate(timeout=30)
         deadline = time.monotonic() + 20
-        while living(process.pid):
+        while any(
+            Path(f"/proc/{worker}/status").exists() and "(zombie)" not in state_of(worker) for worker in workers
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
     def test_one_core_reads_alone(self, source, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0})
-        parts = parallel.extract_parts(source(), RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
-        next(parts)
-        assert not children()
+        with parallel.Readers(10**9) as readers:
+            next(self.start(readers, source()))
+            assert not children()
 
 
-def children():
-    """Processes that this one started and that have not ended."""
+def state_of(process):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/status").read_text()
+    return "(zombie)"
+
+
+def children(parent=None):
+    """Processes that this one, or another, started and that have not ended."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            found |= {path.parent.name} if parent == str(os.getpid()) and state != "Z" else set()
-    return found
-
-
-def living(session):
-    """Processes of a session that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
-            found += [path.parent.name] if number == str(session) and state != "Z" else []
+            state, number = path.read_text().rpartition(")")[2].split()[:2]
+            found |= {path.parent.name} if number == str(parent or os.getpid()) and state != "Z" else set()
     return found

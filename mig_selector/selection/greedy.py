@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from mig_selector.selection.problem import LabelledPool, Objective, Propagation, Selection
 
 
-_PICKS_PER_CALL = 2_000
-"""Picks between two looks at the clock: the progress bar moves and an interrupt is heard."""
+_FIRST_PICKS = 64
+_SECONDS_PER_CALL = 0.25
+"""Compiled code hears no interrupt and moves no bar, so each call makes as many picks as take about this long."""
 
 
 def select_rows(
@@ -46,11 +48,16 @@ def select_rows(
     search = Search(pool, propagation, objective)
     rows = np.empty(budget, np.int64)
     gains = np.empty(budget, np.float64)
-    for done in range(0, budget, _PICKS_PER_CALL):
-        made = slice(done, done + _PICKS_PER_CALL)
+    done, picks = 0, _FIRST_PICKS
+    while done < budget:
+        made = slice(done, min(done + picks, budget))
+        start = time.perf_counter()
         search.pick(rows[made], gains[made])
+        seconds = time.perf_counter() - start
         if on_progress:
-            on_progress(len(rows[made]))
+            on_progress(made.stop - done)
+        done = made.stop
+        picks = max(1, min(8 * picks, int(picks * _SECONDS_PER_CALL / max(seconds, 1e-9))))
     return Selection(rows, gains)
 
 

@@ -1,6 +1,7 @@
 """The compiled lazy search chooses what a naive evaluation of every row at every step chooses, in the same order."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from naive import dense, naive_selection
 from selection.pools import IDENTITY, OBJECTIVES, as_pool, as_propagation, choose, name_of, pools
 
 from mig_selector.selection.greedy import measure_information, select_rows
-from mig_selector.selection.problem import LabelledPool, Objective
+from mig_selector.selection.problem import LabelledPool, Objective, Propagation
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=name_of)
@@ -106,3 +107,16 @@ def test_offsets_that_do_not_fit_are_refused():
     pool = LabelledPool(np.array([0, 1, 3]), np.array([0, 1], np.int32), np.array([1.0, 1.0]))
     with pytest.raises(ValueError, match="3 positions ending at 2, got 3 ending at 3"):
         select_rows(pool, as_propagation(IDENTITY), Objective(), 1)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-9, 1.0, 1e9], ids=["no time", "a moment", "long", "for ever"])
+def test_every_pick_is_reported_however_long_they_take(monkeypatch, seconds):
+    pool = LabelledPool(np.arange(2_001), np.zeros(2_000, np.int32), np.arange(1.0, 2_001.0))
+    matrix = Propagation(np.array([0, 1]), np.zeros(1, np.int32), np.ones(1))
+    ticks = iter(np.arange(100_000) * seconds)
+    monkeypatch.setattr("mig_selector.selection.greedy.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    seen = []
+    selection = select_rows(pool, matrix, Objective(), 500, seen.append)
+    assert sum(seen) == 500
+    assert min(seen) >= 1
+    assert selection.rows.tolist() == list(range(1_999, 1_499, -1))

@@ -50,7 +50,7 @@ def test_small_rounds_choose_what_naive_greedy_chooses(objective, pairs_worth_li
         patch.object(rounds, "_DRAWN_AT_LEAST", 1),
         patch.object(rounds, "_ROWS_PER_DRAWN", {"gradient": 4, "marginal": 4}),
         patch.object(twins, "_PAIRS_WORTH_LINKING", pairs_worth_linking),
-        patch.object(greedy, "_PICKS_PER_CALL", 3),
+        patch.object(greedy, "_FIRST_PICKS", 3),
     ):
         assert_as_naive(*case[:3], objective, case[3])
 

@@ -95,4 +95,7 @@ def test_uninstalling_takes_the_hook_away(demo, checkout):
     assert (site / "mig_selector.pth").exists()
     done = run_command(checkout / ".venv" / "bin" / "python", "-m", "pip", "uninstall", "--yes", "mig_selector")
     assert done.returncode == 0, done.stderr
-    assert not list(site.glob("mig_selector*"))
+    left = [path for top in site.glob("mig_selector*") for path in (top, *top.rglob("*")) if not path.is_dir()]
+    assert {path.suffix for path in left} <= {".nbi", ".nbc"}  # compiled code, which pip does not know of
+    gone = run_command(checkout / ".venv" / "bin" / "python", "-c", "import mig_selector.hook", cwd=checkout.parent)
+    assert "No module named 'mig_selector.hook'" in gone.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -85,16 +86,16 @@ def _read_settings(words: Sequence[str]) -> dict[str, Any]:
 def _select(words: Sequence[str]) -> int:
     from mig_selector.console import show_log
     from mig_selector.pipeline.recipe import run_selection
-    from mig_selector.ranks import connect
+    from mig_selector.ranks.world import connect
 
     if not words:
         print("mig-selector select: give a YAML file, or --key value options", file=sys.stderr)
         return 2
-    ranks = connect()
-    show_log(is_main=ranks.is_main)
-    with contextlib.redirect_stdout(sys.stderr):
+    is_main = os.environ.get("RANK", "0") == "0"
+    show_log(is_main=is_main)
+    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
         outcomes = run_selection(_read_settings(words), ranks)
-    if ranks.is_main:
+    if is_main:
         for outcome in outcomes:
             print(outcome.folder)
     return 0

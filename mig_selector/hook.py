@@ -7,14 +7,18 @@ anything: no process group and no DeepSpeed configuration is alive then. Without
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from mig_selector._autoload import is_disabled
 from mig_selector.arguments import PREFIX
 from mig_selector.errors import MigSelectorError
+
+
+Result = TypeVar("Result")
 
 
 def install(tuner: ModuleType) -> None:
@@ -39,7 +43,7 @@ def install(tuner: ModuleType) -> None:
         if not isinstance(args, Mapping) and {"-h", "--help"} & set(args):
             _print_help()
         elif _names_a_key(args):
-            args, lines = _run(args, _exit_on_error if is_command else _raise_error)
+            args, lines = _as_command(_run, args) if is_command else _run(args)
             callbacks = [*(callbacks or []), _summary_callback(lines)]
         return original(args, callbacks)
 
@@ -53,37 +57,36 @@ def _names_a_key(args: Any) -> bool:
     return any(str(option).startswith(f"--{PREFIX}") for option in args)
 
 
-def _run(args: Any, on_error: Callable[[MigSelectorError], None]) -> tuple[Any, list[str]]:
+def _as_command(work: Callable[[Any], Result], args: Any) -> Result:
+    """Do `work` for a user who started a command: what is wrong is one message, not a traceback."""
+    try:
+        return work(args)
+    except MigSelectorError as error:
+        print(f"[mig_selector] error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("[mig_selector] interrupted", file=sys.stderr, flush=True)  # noqa: T201
+        raise SystemExit(130) from None
+
+
+def _run(args: Any) -> tuple[Any, list[str]]:
     """Select; return the host's arguments with the subset in place of the pool, and what happened."""
     from mig_selector.console import show_log
     from mig_selector.integration.config import check_overrides, drop_options, read_options, to_options
     from mig_selector.pipeline.recipe import run_selection
-    from mig_selector.ranks import connect
+    from mig_selector.ranks.world import connect
 
-    ranks = connect()
-    show_log(is_main=ranks.is_main)
     settings = dict(args) if isinstance(args, Mapping) else read_options(args)
-    try:
-        if isinstance(args, Mapping):
-            check_overrides(settings)
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
+    if isinstance(args, Mapping):
+        check_overrides(settings)
+    with connect() as ranks:
         outcome = run_selection(settings, ranks, training=True)[0]
-    except MigSelectorError as error:
-        on_error(error)
-        raise
     own = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
     if isinstance(args, Mapping):
         host = {key: value for key, value in settings.items() if key not in own}
         return {**host, **outcome.settings}, outcome.summary
     return [*drop_options(args, {**own, **outcome.settings}), *to_options(outcome.settings)], outcome.summary
-
-
-def _exit_on_error(error: MigSelectorError) -> None:
-    print(f"[mig_selector] error: {error}", file=sys.stderr, flush=True)  # noqa: T201  the user started a command
-    raise SystemExit(1) from None
-
-
-def _raise_error(error: MigSelectorError) -> None:
-    raise error
 
 
 def _print_help() -> None:

@@ -8,7 +8,8 @@ with copies): the model sees the same shapes, whoever does the work.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.errors import EmbeddingError
-from mig_selector.ranks import Ranks, all_threads
+from mig_selector.ranks.group import all_threads, process_group
+from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import ContentHashes, fingerprint
+
+
+_ROUND_SECONDS = 15.0
+"""What is embedded in about this time is kept; so much can be lost."""
+_ROUND_GROWTH = 8
+"""A round may hold so many times the batches of the one before."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +100,34 @@ def _hub_commit(model: str) -> str:
     return str(commit)
 
 
+def find_same_encoder(encoder: Encoder, model: str, hashes: ContentHashes) -> Encoder:
+    """Find on this node the encoder that rank 0 uses.
+
+    Args:
+        encoder: That of rank 0, from a folder there.
+        model: The folder here.
+        hashes: Remembers the content of folders.
+
+    Raises:
+        EmbeddingError: There is no such folder, or it holds other files.
+    """
+    if not Path(model).expanduser().is_dir():
+        raise EmbeddingError(f"mig_embedding_model: there is no folder {model} on this node, as there is on rank 0's.")
+    here = identify_encoder(model, encoder.dtype, hashes)
+    if here.content != encoder.content:
+        raise EmbeddingError(
+            f"mig_embedding_model: {here.model} on this node holds other files than {encoder.model} on rank 0's; "
+            "vectors of different models cannot be compared. Copy the folder to every node."
+        )
+    return here
+
+
 def embed_labels(
     labels: Sequence[str], encoder: Encoder, batch_size: int, ranks: Ranks, on_labels: Callable[[int], object]
-) -> NDArray[np.float32]:
-    """Embed labels as plain text, without any instruction; every rank must call this with the same labels.
+) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Embed labels as plain text, without any instruction; every rank must iterate over this with the same labels.
+
+    The work is cut into rounds of some seconds, so that what is done can be kept before all is done.
 
     Args:
         labels: M distinct texts, at least one.
@@ -104,64 +136,87 @@ def embed_labels(
         ranks: Who shares the work.
         on_labels: Called with the number of labels embedded since the last call, by all ranks if they keep step.
 
-    Returns:
-        One vector per label, in the order of `labels`, on every rank. Shape (M, D).
+    Yields:
+        Some of the labels and their vectors, shape (m, D), on every rank; together every label once.
 
     Raises:
         EmbeddingError: The model cannot be loaded, or yields a vector that is zero or not finite.
         RemoteError: Another rank failed.
     """
-    import torch
-    from accelerate.utils import gather
-
-    with all_threads(ranks), ranks.process_group() as state:
-        vectors = ranks.agree(lambda: _embed_share(labels, encoder, batch_size, state, on_labels))
-        # Copies that fill up a batch, and batches that fill up a rank's share, carry the place -1.
-        places = gather(torch.tensor(vectors.places, device=state.device)).cpu().numpy()
-        gathered = gather(vectors.values.to(state.device)).float().cpu().numpy()
-        del vectors
+    with all_threads(ranks), process_group(ranks) as state:
+        model = ranks.agree(lambda: _load(encoder, state.device))
+        batches = _batches(labels, _token_counts(model, labels), batch_size)
+        first, per_rank = 0, 1
+        while first < len(batches):
+            start = time.monotonic()
+            round_ = batches[first : first + per_rank * ranks.world_size]
+            share = _embed_share(model, labels, round_, ranks, per_rank, batch_size, on_labels)
+            vectors = _gather(share, state)
+            _check_vectors(vectors, labels, encoder)
+            yield [labels[place] for place in vectors], np.stack(list(vectors.values()))
+            first += len(round_)
+            per_rank = ranks.decide(lambda: _next_round(per_rank, time.monotonic() - start))  # noqa: B023
+        del model
         _free_memory()
-    result = np.empty((len(labels), gathered.shape[1]), np.float32)
-    result[places[places >= 0]] = gathered[places >= 0]
-    is_bad = ~np.all(np.isfinite(result), axis=1) | ~np.any(result, axis=1)
-    if is_bad.any():
-        raise EmbeddingError(
-            f"mig_embedding_model: {encoder.model!r} gives {int(is_bad.sum())} vectors that are zero or not finite, "
-            f"the first that of {labels[int(np.argmax(is_bad))]!r}; try mig_embedding_dtype: float32."
-        )
-    return result
+
+
+def _next_round(per_rank: int, seconds: float) -> int:
+    """Return how many batches each rank is to embed in the next round, after one that took `seconds`."""
+    return max(min(int(per_rank * _ROUND_SECONDS / max(seconds, 1e-3)), _ROUND_GROWTH * per_rank), 1)
 
 
 @dataclass(frozen=True)
 class _Share:
-    """What one rank embedded."""
+    """What one rank embedded in a round; as many rows on every rank."""
 
+    places: list[int]
+    """Which label each row belongs to; -1 for rows that only fill up."""
     values: Any
     """Tensor of shape (rows, D), on the CPU."""
-    places: list[int]
-    """Which label each row belongs to, or -1. Length rows."""
 
 
 def _embed_share(
-    labels: Sequence[str], encoder: Encoder, batch_size: int, state: Any, on_labels: Callable[[int], object]
+    model: Any,
+    labels: Sequence[str],
+    batches: Sequence[Sequence[int]],
+    ranks: Ranks,
+    per_rank: int,
+    batch_size: int,
+    on_labels: Callable[[int], object],
 ) -> _Share:
+    """Embed this rank's batches of a round; a rank that has none embeds one for nothing, to know the rows' shape."""
     import torch
 
-    model = _load(encoder, state.device)
-    batches = _batches(labels, _token_counts(model, labels), batch_size)
+    mine = batches[ranks.rank :: ranks.world_size]
     places: list[int] = []
     parts = []
-    seen: set[int] = set()
-    with state.split_between_processes(list(range(len(batches))), apply_padding=True) as mine:
-        for done, number in enumerate(mine, 1):
-            batch = batches[number]
-            texts = [labels[place] for place in batch] + [labels[batch[0]]] * (batch_size - len(batch))
-            parts.append(model.encode(texts, prompt="", batch_size=batch_size, convert_to_tensor=True).cpu())
-            fill = [-1] * (batch_size - len(batch))
-            places += [*batch, *fill] if number not in seen else [-1] * batch_size
-            seen.add(number)
-            on_labels(len(labels) * done // len(mine) - len(labels) * (done - 1) // len(mine))
-    return _Share(torch.cat(parts), places)
+    for step, batch in enumerate(mine or batches[:1]):
+        texts = [labels[place] for place in batch] + [labels[batch[0]]] * (batch_size - len(batch))
+        parts.append(model.encode(texts, prompt="", batch_size=batch_size, convert_to_tensor=True).float().cpu())
+        places += [*batch, *[-1] * (batch_size - len(batch))] if mine else [-1] * batch_size
+        on_labels(sum(map(len, batches[step * ranks.world_size : (step + 1) * ranks.world_size])))
+    missing = per_rank * batch_size - len(places)
+    parts.append(torch.zeros((missing, parts[0].shape[1])))
+    return _Share(places + [-1] * missing, torch.cat(parts))
+
+
+def _gather(share: _Share, state: Any) -> dict[int, NDArray[np.float32]]:
+    """Give every rank the rows of all, by label."""
+    import torch
+    from accelerate.utils import gather
+
+    places = gather(torch.tensor(share.places, device=state.device)).cpu().tolist()
+    values = gather(share.values.to(state.device)).cpu().numpy()
+    return {place: row for place, row in zip(places, values, strict=True) if place >= 0}
+
+
+def _check_vectors(vectors: Mapping[int, NDArray[np.float32]], labels: Sequence[str], encoder: Encoder) -> None:
+    bad = [place for place, vector in vectors.items() if not np.all(np.isfinite(vector)) or not np.any(vector)]
+    if bad:
+        raise EmbeddingError(
+            f"mig_embedding_model: {encoder.model!r} gives {len(bad)} vectors that are zero or not finite, "
+            f"the first that of {labels[min(bad)]!r}; try mig_embedding_dtype: float32."
+        )
 
 
 def _load(encoder: Encoder, device: Any) -> Any:

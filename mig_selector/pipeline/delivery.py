@@ -1,22 +1,52 @@
-"""A finished subset to those who use it: dataset_info.json, the training run, other nodes."""
+"""A finished subset to those who use it: dataset_info.json, the training run, nodes that have files of their own."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mig_selector.arguments import MigArguments
+from mig_selector.errors import ArgumentError
+from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import build_entry, register_entries
-from mig_selector.integration.handover import write_own_dataset_dir
+from mig_selector.integration.handover import (
+    check_output_is_free,
+    check_same_rows,
+    leave_marks,
+    write_own_dataset_dir,
+)
 from mig_selector.pipeline.plan import Plan
-from mig_selector.ranks import Ranks
+from mig_selector.pipeline.site import Site, find_site, pool_names
+from mig_selector.ranks.world import Ranks
+from mig_selector.store.files import whole_file
 from mig_selector.store.hashing import ContentHashes
-from mig_selector.store.subsets import pack_subset, read_manifest, unpack_subset
+from mig_selector.store.subsets import MANIFEST, read_manifest, remember_subset
 
 
 logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished subset as rank 0 tells of it: what a node needs to have it, too."""
+
+    fingerprint: str
+    folder: str
+    """Name of its folder in the output folder."""
+    files: list[str]
+    """Names of the files in it, the manifest last."""
+    budget: int
+    names: dict[str, str]
+    """New entry of dataset_info.json by name in the pool; those without a chosen row included."""
+    entries: dict[str, dict[str, Any]]
+    """New entries; `file_name` is the name of a file in the folder."""
+    summary: list[str]
+    """What happened, for people."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +65,71 @@ class Outcome:
     """What happened, for people."""
 
 
-def new_entries(plan: Plan, manifest: Mapping[str, Any], folder: Path, mark: str) -> dict[str, dict[str, Any]]:
-    """Build the new entries, with absolute file names."""
+def tell_of(plan: Plan, mark: str, folder: Path, manifest: Mapping[str, Any], summary: list[str]) -> Finished:
+    """Gather what every node needs to know of a subset that is finished on this one."""
     names = plan.subset_names(manifest["budget"])
-    return {
+    entries = {
         names[part["place"]]: build_entry(
-            plan.info.entries[plan.entries[part["place"]].name],
+            plan.site.info.entries[plan.entries[part["place"]].name],
             plan.entries[part["place"]],
             part["columns"],
-            str(folder / part["file"]),
+            part["file"],
             mark,
         )
         for part in manifest["subsets"]
     }
+    return Finished(
+        fingerprint=mark,
+        folder=folder.name,
+        files=[*manifest["files"], MANIFEST],
+        budget=manifest["budget"],
+        names={entry.name: name for entry, name in zip(plan.entries, names, strict=True)},
+        entries=entries,
+        summary=summary,
+    )
 
 
-def register(plan: Plan, entries: Mapping[str, Mapping[str, Any]]) -> bool:
+def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
+    """Register a subset that is in the site's output folder, and say what training there has to read.
+
+    Raises:
+        ArgumentError: `interleave_probs` is set and a name of the pool has no chosen row.
+        RegistrationError: dataset_info.json cannot be written.
+    """
+    folder = site.output_dir / finished.folder
+    left_out = [name for name, new in finished.names.items() if new not in finished.entries]
+    if left_out and site.host.interleave_probs:
+        raise ArgumentError(
+            f"interleave_probs names a share for each dataset, but no row of {', '.join(left_out)} was chosen; "
+            "raise mig_num_samples, or leave the dataset out."
+        )
+    if left_out:
+        logger.info("no row of %s was chosen; training leaves it out", ", ".join(left_out))
+    entries = {
+        name: {**entry, "file_name": str(folder / entry["file_name"])} for name, entry in finished.entries.items()
+    }
+    is_registered = _register(site, entries)
+    remember_subset(finished.fingerprint, folder, site.arguments.cache_dir)
+    known = "registered as" if is_registered else "not registered, as dataset_dir cannot be written to:"
+    summary = [*finished.summary, f"subset: {folder}, {known} {', '.join(entries)}"]
+    if site.host.max_samples is not None and site.host.max_samples < finished.budget:
+        summary.append(f"max_samples: training sees the first {site.host.max_samples} of the chosen rows only")
+    if training:
+        note = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
+        leave_marks(site.host, note)
+    return Outcome(
+        fingerprint=finished.fingerprint,
+        folder=str(folder),
+        budget=finished.budget,
+        entries={pool: name for pool, name in finished.names.items() if name in entries},
+        settings=_host_settings(site, finished.names, entries, folder),
+        summary=summary,
+    )
+
+
+def _register(site: Site, entries: Mapping[str, Mapping[str, Any]]) -> bool:
     """Write the entries into the user's dataset_info.json; return whether it can be written."""
-    path = plan.info.path
+    path = site.info.path
     if path is None:
         return False
     written = {
@@ -67,36 +144,98 @@ def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def host_settings(
-    plan: Plan, names: Mapping[str, str], entries: Mapping[str, Mapping[str, Any]], folder: Path
+def _host_settings(
+    site: Site, names: Mapping[str, str], entries: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> dict[str, str]:
     """Say what training reads: the subsets in place of the pool's names, from a dataset_dir of its own."""
-    host = plan.host
+    host, info = site.host, site.info
     dataset = [names.get(name, name) for name in host.dataset if names.get(name, name) in entries or name not in names]
-    own = write_own_dataset_dir(folder, plan.info, [*dataset, *host.eval_dataset], entries)
+    own = write_own_dataset_dir(folder, info, [*dataset, *host.eval_dataset], entries)
     settings = {"dataset": ",".join(dataset), "dataset_dir": str(own)}
-    media_dir = host.media_dir or (str(plan.info.folder) if plan.info.folder else None)
+    media_dir = host.media_dir or (str(info.folder) if info.folder else None)
     return {**settings, "media_dir": media_dir} if media_dir else settings
 
 
-def deliver(outcomes: Sequence[Outcome], cache_dir: Path, ranks: Ranks) -> None:
-    """Bring the subsets to nodes that do not see rank 0's files, at the same path.
+def deliver(
+    finished: Sequence[Finished],
+    outcomes: Sequence[Outcome],
+    arguments: MigArguments,
+    host: HostArguments,
+    ranks: Ranks,
+    *,
+    training: bool,
+) -> list[Outcome]:
+    """Bring finished subsets to every node, each into its own output folder and dataset_info.json.
 
-    Their own dataset_info.json stays as it is, and the run's own dataset_dir is not brought along yet: nodes that
-    share no file system cannot train so far.
+    A node that shares the output folder with rank 0 finds them there, and nothing is sent.
+
+    Args:
+        finished: What rank 0 finished.
+        outcomes: The same as settled on rank 0's node.
+        arguments: The ``mig_*`` keys of this node.
+        host: The host's keys of this node.
+        ranks: All ranks must call this.
+        training: Whether training follows.
+
+    Returns:
+        The outcomes on this node.
+
+    Raises:
+        MigSelectorError: A node cannot write, or training there would read other rows; on every rank.
     """
-    if ranks.local_world_size == ranks.world_size:
+    if ranks.are_on_one_node:
+        return list(outcomes)
+    receives = ranks.is_local_main and not ranks.is_main
+    site = _other_site(arguments, host) if receives else None
+    for subset in finished:
+        if site is not None and training:
+            check_output_is_free(host)
+            check_same_rows(host, subset.fingerprint)
+        _send_to_nodes(subset, outcomes, site, ranks)
+
+    def settle_here() -> list[dict[str, Any]]:
+        if site is None:
+            return [asdict(outcome) for outcome in outcomes]
+        return [asdict(settle(subset, site, training=training)) for subset in finished]
+
+    settled = ranks.decide_on_node(settle_here)
+    ranks.exchange(None)  # training starts nowhere before it can start everywhere
+    return [Outcome(**facts) for facts in settled]
+
+
+def _other_site(arguments: MigArguments, host: HostArguments) -> Site:
+    """Find out where this node writes; it needs no pool, for the chosen rows are brought to it."""
+    pool = pool_names(arguments, host)
+    others = [name for name in host.dataset if name not in pool]
+    return find_site(arguments, host, [*others, *host.eval_dataset])
+
+
+def _send_to_nodes(subset: Finished, outcomes: Sequence[Outcome], site: Site | None, ranks: Ranks) -> None:
+    """Copy a subset's files from rank 0 to the nodes that do not see them."""
+    target = None
+    if site is not None:
+        folder = site.output_dir / subset.folder
+        if read_manifest(folder, subset.fingerprint, ContentHashes(site.arguments.cache_dir)) is None:
+            target = folder
+    receivers = [rank for rank, receives in enumerate(ranks.exchange(target is not None)) if receives]
+    if not receivers:
         return
-    hashes = ContentHashes(cache_dir)
-    for outcome in outcomes:
-        folder = Path(outcome.folder)
-        sees = ranks.exchange(
-            lambda: not ranks.is_local_main or read_manifest(folder, outcome.fingerprint, hashes) is not None  # noqa: B023
-        )
-        if all(sees):
-            continue
-        files = ranks.decide(lambda: pack_subset(folder))  # noqa: B023
-        if not sees[ranks.rank]:
-            ranks.agree(lambda: unpack_subset(files, folder))  # noqa: B023
+    logger.info("sending %s to %d more node(s)", subset.folder, len(receivers))
+    source = next(Path(outcome.folder) for outcome in outcomes if outcome.fingerprint == subset.fingerprint)
+    for name in subset.files:
+        chunks = ranks.transfer(_reader(source / name), receivers)
+        if target is None:
+            for _ in chunks:
+                pass
         else:
-            ranks.agree(lambda: None)
+            with whole_file(target / name) as stream:
+                stream.writelines(chunks)
+
+
+def _reader(path: Path) -> Callable[[], Iterator[bytes]]:
+    def read() -> Iterator[bytes]:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+
+    return read

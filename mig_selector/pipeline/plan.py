@@ -12,7 +12,8 @@ from mig_selector.arguments import BUDGET_PLACEHOLDER, NAME_PATTERN, MigArgument
 from mig_selector.embedding.encoder import Encoder, identify_encoder
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
-from mig_selector.integration.dataset_info import DatasetInfo, check_name_is_free, read_dataset_info, resolve_entry
+from mig_selector.integration.dataset_info import check_name_is_free, resolve_entry
+from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.reading import check_unchanged
 from mig_selector.pool.rows import RowSource
@@ -31,18 +32,20 @@ logger = logging.getLogger(__name__)
 class Plan:
     """All that is known before a row is read."""
 
-    arguments: MigArguments
-    host: HostArguments
-    info: DatasetInfo
+    site: Site
     entries: list[PoolEntry]
     sources: list[list[RowSource]]
     contents: list[list[list[str]]]
     """Hashes of the files of each source, as they were when the plan was made."""
     encoder: Encoder | None
     hashes: ContentHashes
-    output_dir: Path
     facts: dict[str, Any]
     """What decides the selection, but for the budget."""
+
+    @property
+    def arguments(self) -> MigArguments:
+        """The ``mig_*`` keys."""
+        return self.site.arguments
 
     def mark(self, budget: float) -> str:
         """Return the fingerprint of the selection with a budget."""
@@ -52,7 +55,7 @@ class Plan:
         """Look for a finished selection that may be used again."""
         if self.arguments.mig_overwrite:
             return None
-        folder = find_subset(mark, self.output_dir, self.arguments.cache_dir, self.hashes)
+        folder = find_subset(mark, self.site.output_dir, self.arguments.cache_dir, self.hashes)
         manifest = read_manifest(folder, mark, self.hashes) if folder else None
         if folder is None or manifest is None:
             return None
@@ -92,8 +95,9 @@ class Plan:
 
 def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
     """Resolve names, files and model; nothing is loaded."""
-    names = _pool_names(arguments, host)
-    info = read_dataset_info(host.dataset_dir, [*host.dataset, *host.eval_dataset])
+    names = pool_names(arguments, host)
+    site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
+    info = site.info
     entries = [
         resolve_entry(
             name,
@@ -117,29 +121,16 @@ def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
         if info.entries[name].get("num_samples") is not None:
             logger.info("dataset %s: num_samples is left aside, the pool is all its rows", name)
     plan = Plan(
-        arguments=arguments,
-        host=host,
-        info=info,
+        site=site,
         entries=entries,
         sources=sources,
         contents=contents,
         encoder=encoder,
         hashes=hashes,
-        output_dir=_output_dir(arguments, info),
         facts=_selection_facts(arguments, entries, contents, encoder, hashes),
     )
     _check_names(plan)
     return plan
-
-
-def _pool_names(arguments: MigArguments, host: HostArguments) -> tuple[str, ...]:
-    names = arguments.pool_names or host.dataset
-    for name in names:
-        if name not in host.dataset:
-            raise ArgumentError(f"mig_pool: {name!r} is not in dataset ({', '.join(host.dataset)}).")
-    if len(set(names)) != len(names):
-        raise ArgumentError(f"dataset: a name of the pool is there twice ({', '.join(names)}).")
-    return tuple(name for name in host.dataset if name in names)
 
 
 def _check_readable(key: str, path: str | None) -> None:
@@ -158,24 +149,7 @@ def _check_names(plan: Plan) -> None:
                     "letters, digits, '_', '.', '+' or '-'."
                 )
             if whole or plan.arguments.mig_dataset_name:
-                check_name_is_free(plan.info, name)
-
-
-def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
-    if arguments.mig_output_dir:
-        folder = Path(arguments.mig_output_dir).expanduser().absolute()
-    elif info.path is not None:
-        folder = info.path.parent / "mig_selections"
-    else:
-        folder = _private_output_dir(arguments, info)
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"mig_output_dir: {folder} is no folder.")
-    return folder
-
-
-def _private_output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
-    home = info.dataset_dir if info.folder is None else str(info.folder)
-    return arguments.cache_dir / "selections" / fingerprint({"dataset_dir": home})[:16]
+                check_name_is_free(plan.site.info, name)
 
 
 def _selection_facts(

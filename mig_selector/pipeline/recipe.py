@@ -14,35 +14,44 @@ from dataclasses import asdict
 from decimal import ROUND_FLOOR, Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.console import progress
-from mig_selector.embedding.encoder import Encoder, embed_labels
+from mig_selector.embedding.encoder import Encoder, embed_labels, find_same_encoder
 from mig_selector.embedding.given import read_given_vectors
 from mig_selector.errors import ArgumentError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
 from mig_selector.graph.vocabulary import RowLabels, build_row_labels, read_vocabulary
 from mig_selector.integration.config import HostArguments
-from mig_selector.integration.handover import check_output_is_free, check_same_rows, leave_marks
-from mig_selector.pipeline.delivery import Outcome, deliver, host_settings, new_entries, register
+from mig_selector.integration.handover import check_output_is_free, check_same_rows
+from mig_selector.pipeline.delivery import Finished, Outcome, deliver, settle, tell_of
 from mig_selector.pipeline.plan import ALGORITHM_VERSION, Plan, make_plan
 from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.reading import Extracts, Pool, read_pool
 from mig_selector.pool.subset import write_selection_table, write_subset
-from mig_selector.ranks import Ranks, all_threads
+from mig_selector.ranks.group import all_threads
+from mig_selector.ranks.world import Ranks
 from mig_selector.selection.greedy import measure_information, select_rows
 from mig_selector.selection.problem import LabelledPool, Objective, Propagation, Selection
 from mig_selector.store.files import locked, write_json
-from mig_selector.store.hashing import fingerprint
-from mig_selector.store.subsets import MANIFEST, copy_subset, remember_subset
+from mig_selector.store.hashing import ContentHashes, fingerprint
+from mig_selector.store.subsets import MANIFEST, copy_subset
 from mig_selector.store.vectors import VectorCache
 
 
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
+
+_PLACES = (
+    *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_embedding_model"),
+    *("mig_embedding_batch_size", "mig_report"),
+)
+"""Keys that may differ between nodes: where things stand, and what rank 0 tells the others anyway."""
 
 
 def run_selection(settings: Mapping[str, Any], ranks: Ranks | None = None, *, training: bool = False) -> list[Outcome]:
@@ -66,22 +75,29 @@ def run_selection(settings: Mapping[str, Any], ranks: Ranks | None = None, *, tr
     with contextlib.ExitStack() as held:
         job = _Job(arguments, host, training, held)
         answer = ranks.decide(lambda: _in_plain_words(job.prepare))
+        if not ranks.are_on_one_node:
+            _check_same_settings(arguments, host, answer["settings"])
         if answer["labels"]:
             start = time.monotonic()
-            vectors = _embed(answer["labels"], Encoder(**answer["encoder"]), arguments, ranks)
-            if ranks.is_main:
-                job.take_vectors(answer["labels"], vectors, time.monotonic() - start)
+            encoder = _encoder_here(Encoder(**answer["encoder"]), arguments, ranks)
+            with progress("embedding labels", len(answer["labels"]), "labels", is_main=ranks.is_main) as bar:
+                embedded = embed_labels(answer["labels"], encoder, answer["batch_size"], ranks, bar)
+                for labels, vectors in embedded:
+                    if ranks.is_main:
+                        _in_plain_words(lambda: job.take_vectors(labels, vectors))  # noqa: B023
+            job.seconds["embedding"] = time.monotonic() - start
         if not answer["outcomes"]:
             answer = ranks.decide(lambda: _in_plain_words(job.finish))
+    finished = [Finished(**facts) for facts in answer["finished"]]
     outcomes = [Outcome(**facts) for facts in answer["outcomes"]]
-    deliver(outcomes, arguments.cache_dir, ranks)
+    outcomes = _in_plain_words(lambda: deliver(finished, outcomes, arguments, host, ranks, training=training))
     for outcome in outcomes:
         for line in outcome.summary:
             logger.info("%s", line)
     return outcomes
 
 
-def _in_plain_words(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _in_plain_words(work: Callable[[], Result]) -> Result:
     """Do `work`; a file or folder that cannot be read or written is something that the user can put right."""
     try:
         return work()
@@ -89,9 +105,31 @@ def _in_plain_words(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         raise RegistrationError(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}.") from error
 
 
-def _embed(labels: Sequence[str], encoder: Encoder, arguments: MigArguments, ranks: Ranks) -> NDArray[np.float32]:
-    with progress("embedding labels", len(labels), "labels", is_main=ranks.is_main) as bar:
-        return embed_labels(labels, encoder, arguments.mig_embedding_batch_size, ranks, bar)
+def _shared_settings(arguments: MigArguments, host: HostArguments) -> dict[str, Any]:
+    """Return the settings that must be the same on every node; folders and files may stand elsewhere on each."""
+    keys = {key: value for key, value in asdict(arguments).items() if key not in _PLACES}
+    return {"dataset": list(host.dataset), **keys}
+
+
+def _check_same_settings(arguments: MigArguments, host: HostArguments, settings: Mapping[str, Any]) -> None:
+    """Refuse a node that was started with other settings than rank 0's: one brain decides for all."""
+    for key, value in _shared_settings(arguments, host).items():
+        if value != settings[key]:
+            raise ArgumentError(
+                f"{key}: {value!r} on this node, but {settings[key]!r} on that of rank 0; "
+                "start every node with the same configuration."
+            )
+
+
+def _encoder_here(encoder: Encoder, arguments: MigArguments, ranks: Ranks) -> Encoder:
+    """Find the encoder of rank 0 on this node; a folder may stand elsewhere, but must hold the same files."""
+    if ranks.are_on_one_node or encoder.revision is not None:
+        return encoder
+
+    def find() -> dict[str, Any]:
+        return asdict(find_same_encoder(encoder, arguments.mig_embedding_model, ContentHashes(arguments.cache_dir)))
+
+    return Encoder(**ranks.decide_on_node(lambda: _in_plain_words(find)))
 
 
 class _Job:
@@ -103,6 +141,8 @@ class _Job:
         self.arguments, self.host, self.training, self.held = arguments, host, training, held
         self.seconds: dict[str, float] = {}
         self.vectors: dict[str, NDArray[np.floating]] = {}
+        self.embedding = held.enter_context(contextlib.ExitStack())
+        """Open while labels are being embedded."""
 
     def prepare(self) -> dict[str, Any]:
         """Find the finished selections; else read the pool and say which labels must be embedded."""
@@ -114,23 +154,27 @@ class _Job:
                 check_same_rows(self.host, marks[0])
             self.held.enter_context(_lock(self.arguments.cache_dir, fingerprint({"marks": marks})))
             found = [plan.find(mark) for mark in marks]
+        settings = _shared_settings(self.arguments, self.host)
         if all(found):
-            return {
-                "labels": [],
-                "outcomes": [self._reuse(mark, *hit) for mark, hit in zip(marks, found, strict=True) if hit],
-            }
+            hits = [self._reuse(mark, *hit) for mark, hit in zip(marks, found, strict=True) if hit]
+            return {"labels": [], "settings": settings, **self._hand_over(hits)}
         self._read()
-        missing = self._unknown_labels()
-        return {"labels": missing, "outcomes": [], "encoder": asdict(plan.encoder) if plan.encoder else {}}
+        return {
+            "labels": self._unknown_labels(),
+            "settings": settings,
+            "encoder": asdict(plan.encoder) if plan.encoder else {},
+            "batch_size": self.arguments.mig_embedding_batch_size,
+            "outcomes": [],
+        }
 
-    def take_vectors(self, labels: Sequence[str], vectors: NDArray[np.float32], seconds: float) -> None:
-        """Keep what the ranks embedded."""
-        self.seconds["embedding"] = seconds
+    def take_vectors(self, labels: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Keep what the ranks embedded so far."""
         self.vectors |= dict(zip(labels, vectors, strict=True))
         self._cache().write(labels, vectors)
 
     def finish(self) -> dict[str, Any]:
         """Select, write, register."""
+        self.embedding.close()
         budgets = [_resolve_budget(budget, self.pool.report.kept) for budget in self.arguments.budgets]
         rows, graph = self._labelled_pool(), self._graph()
         propagation = Propagation(graph.offsets, graph.columns, graph.weights)
@@ -140,11 +184,11 @@ class _Job:
             progress("selecting", max(budgets), "rows", is_main=True) as bar,
         ):
             selection = select_rows(rows, propagation, objective, max(budgets), bar)
-        outcomes = []
+        finished = []
         for asked, budget in zip(self.arguments.budgets, budgets, strict=True):
             value = measure_information(rows, propagation, objective, selection.rows[:budget])
-            outcomes.append(self._write(self.plan.mark(asked), budget, selection, value))
-        return {"labels": [], "outcomes": outcomes}
+            finished.append(self._write(self.plan.mark(asked), budget, selection, value))
+        return self._hand_over(finished)
 
     def _read(self) -> None:
         plan, arguments = self.plan, self.arguments
@@ -186,8 +230,13 @@ class _Job:
             given = read_given_vectors(Path(self.arguments.mig_label_embeddings), self.labels.names)
             self.vectors = dict(zip(self.labels.names, given, strict=True))
             return []
-        self.vectors = self._cache().read(self.labels.names)
-        return [label for label in self.labels.names if label not in self.vectors]
+        cache = self._cache()
+        self.embedding.enter_context(cache.locked())  # another run may be embedding the same labels just now
+        self.vectors = cache.read(self.labels.names)
+        missing = [label for label in self.labels.names if label not in self.vectors]
+        if not missing:
+            self.embedding.close()
+        return missing
 
     def _graph(self) -> LabelMatrix:
         with self._timed("graph"), all_threads(Ranks()):
@@ -212,11 +261,11 @@ class _Job:
             raise PoolError("mig_score: the scores are so large that their sum is no finite number; scale them down.")
         return pool
 
-    def _write(self, mark: str, budget: int, selection: Selection, value: float) -> dict[str, Any]:
+    def _write(self, mark: str, budget: int, selection: Selection, value: float) -> Finished:
         """Write one subset, its table and its manifest."""
         plan, pool = self.plan, self.pool
         name = plan.entry_name(budget)
-        folder = plan.output_dir / f"{name}-{mark[:8]}"
+        folder = plan.site.output_dir / f"{name}-{mark[:8]}"
         chosen, gains = selection.rows[:budget], selection.gains[:budget]
         idle = int(np.count_nonzero(gains <= 0))
         with self._timed("writing"), progress("writing the subset", budget, "rows", is_main=True) as bar:
@@ -253,44 +302,25 @@ class _Job:
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
         }
         write_json(folder / MANIFEST, manifest)
-        summary = _summarise(pool, budget, idle, value, self.seconds)
-        return self._hand_over(mark, folder, manifest, summary)
+        return tell_of(plan, mark, folder, manifest, _summarise(pool, budget, idle, value, self.seconds))
 
-    def _reuse(self, mark: str, found: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    def _reuse(self, mark: str, found: Path, manifest: dict[str, Any]) -> Finished:
         """Take a finished selection; copy it where another name or folder is wanted."""
-        folder = self.plan.output_dir / f"{self.plan.entry_name(manifest['budget'])}-{mark[:8]}"
+        folder = self.plan.site.output_dir / f"{self.plan.entry_name(manifest['budget'])}-{mark[:8]}"
         if folder != found:
             copy_subset(found, folder)
         summary = [
             f"already selected: {manifest['budget']:,} of {manifest['rows']['kept']:,} rows; nothing is computed"
         ]
-        return self._hand_over(mark, folder, manifest, summary)
+        return tell_of(self.plan, mark, folder, manifest, summary)
 
-    def _hand_over(self, mark: str, folder: Path, manifest: dict[str, Any], summary: list[str]) -> dict[str, Any]:
-        plan = self.plan
-        entries = new_entries(plan, manifest, folder, mark)
-        by_pool_name = {
-            entry.name: name for entry, name in zip(plan.entries, plan.subset_names(manifest["budget"]), strict=True)
+    def _hand_over(self, finished: Sequence[Finished]) -> dict[str, Any]:
+        """Register what is finished; return what every rank is to know."""
+        outcomes = [settle(subset, self.plan.site, training=self.training) for subset in finished]
+        return {
+            "finished": [asdict(subset) for subset in finished],
+            "outcomes": [asdict(outcome) for outcome in outcomes],
         }
-        left_out = [name for name in by_pool_name if by_pool_name[name] not in entries]
-        if left_out and self.host.interleave_probs:
-            raise ArgumentError(
-                f"interleave_probs names a share for each dataset, but no row of {', '.join(left_out)} was chosen; "
-                "raise mig_num_samples, or leave the dataset out."
-            )
-        if left_out:
-            logger.info("no row of %s was chosen; training leaves it out", ", ".join(left_out))
-        is_registered = register(plan, entries)
-        remember_subset(mark, folder, self.arguments.cache_dir)
-        settings = host_settings(plan, by_pool_name, entries, folder)
-        known = "registered as" if is_registered else "not registered, as dataset_dir cannot be written to:"
-        summary.append(f"subset: {folder}, {known} {', '.join(entries)}")
-        if self.host.max_samples is not None and self.host.max_samples < manifest["budget"]:
-            summary.append(f"max_samples: training sees the first {self.host.max_samples} of the chosen rows only")
-        if self.training:
-            leave_marks(self.host, {"fingerprint": mark, "subset": str(folder), "dataset": list(entries)})
-        kept = {pool: name for pool, name in by_pool_name.items() if name in entries}
-        return asdict(Outcome(mark, str(folder), manifest["budget"], kept, settings, summary))
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

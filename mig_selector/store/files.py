@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -81,5 +85,13 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock that belongs to `path`, links followed (``.<name>.lock`` beside it), while the block runs."""
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock"), mode=0o666):
+    lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("waiting for another run that holds %s", target)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,16 +82,3 @@ def copy_subset(source: Path, target: Path) -> None:
     for name in names:
         with (source / name).open("rb") as original, whole_file(target / name) as copy:
             shutil.copyfileobj(original, copy)
-
-
-def pack_subset(folder: Path) -> dict[str, str]:
-    """Read a subset's files into text that a store can carry to a node that does not see the folder."""
-    names = [*read_json(folder / MANIFEST)["files"], MANIFEST]
-    return {name: base64.b64encode((folder / name).read_bytes()).decode("ascii") for name in names}
-
-
-def unpack_subset(files: dict[str, str], folder: Path) -> None:
-    """Write what `pack_subset` read; the manifest comes last in it."""
-    for name, data in files.items():
-        with whole_file(folder / name) as stream:
-            stream.write(base64.b64decode(data))

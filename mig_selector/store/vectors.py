@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mig_selector.store.files import whole_file
+from mig_selector.store.files import locked, whole_file
 
 
 class VectorCache:
@@ -21,6 +22,10 @@ class VectorCache:
     def __init__(self, cache_dir: Path, encoder: str) -> None:
         """Keep vectors below `cache_dir`; `encoder` is the hash of all that decides the vectors."""
         self._folder = cache_dir / "embeddings" / encoder[:32]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other runs from embedding for this encoder while the block runs."""
+        return locked(self._folder)
 
     def read(self, labels: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return the vectors, each of shape (D,), of those `labels` that are kept."""

@@ -8,7 +8,7 @@ from support import SHARED_DATA
 
 from mig_selector.embedding.encoder import _batches, embed_labels, identify_encoder
 from mig_selector.errors import EmbeddingError
-from mig_selector.ranks import Ranks
+from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import ContentHashes
 
 
@@ -20,12 +20,21 @@ def hashes(tmp_path):
     return ContentHashes(tmp_path / "cache")
 
 
+def collect(labels, rounds):
+    """Put the rounds together; each label comes once."""
+    known = {}
+    for some, vectors in rounds:
+        assert known.keys().isdisjoint(some)
+        known.update(zip(some, vectors, strict=True))
+    return np.stack([known[label] for label in labels])
+
+
 def embed(minilm, hashes, labels, batch_size=4):
     made = []
     encoder = identify_encoder(minilm, "auto", hashes)
-    vectors = embed_labels(labels, encoder, batch_size, Ranks(), made.append)
+    found = collect(labels, embed_labels(labels, encoder, batch_size, Ranks(), made.append))
     assert sum(made) == len(labels)
-    return vectors
+    return found
 
 
 def test_vectors_are_those_of_the_model_for_the_plain_text(minilm, hashes):
@@ -68,7 +77,7 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path, hashes):
     (folder / "config.json").write_text("{}")
     encoder = identify_encoder(str(folder), "auto", hashes)
     with pytest.raises(EmbeddingError, match=r"mig_embedding_model: '.*empty' cannot be loaded"):
-        embed_labels(["a"], encoder, 4, Ranks(), lambda _: None)
+        next(embed_labels(["a"], encoder, 4, Ranks(), lambda _: None))
 
 
 def test_an_encoder_is_known_by_its_files(minilm, tmp_path, hashes):
@@ -85,13 +94,15 @@ RANK_PROGRAM = """
 import json, sys
 from pathlib import Path
 from mig_selector.embedding.encoder import embed_labels, identify_encoder
-from mig_selector.ranks import connect
+from mig_selector.ranks.world import connect
 from mig_selector.store.hashing import ContentHashes
 model, out, labels = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-ranks = connect()
 encoder = identify_encoder(model, "auto", ContentHashes(out / "cache"))
-vectors = embed_labels(labels, encoder, 4, ranks, lambda _: None)
-(out / f"{ranks.rank}.bin").write_bytes(vectors.tobytes())
+known = {}
+with connect() as ranks:
+    for some, vectors in embed_labels(labels, encoder, 4, ranks, lambda _: None):
+        known |= dict(zip(some, vectors))
+(out / f"{ranks.rank}.bin").write_bytes(b"".join(known[label].tobytes() for label in labels))
 import torch.distributed as dist
 from accelerate.state import PartialState
 assert not dist.is_initialized() and PartialState._shared_state == {}, "something is left behind"

@@ -7,10 +7,8 @@ from mig_selector.store.subsets import (
     MANIFEST,
     copy_subset,
     find_subset,
-    pack_subset,
     read_manifest,
     remember_subset,
-    unpack_subset,
 )
 
 
@@ -125,11 +123,3 @@ def test_a_copy_that_breaks_off_is_no_subset(tmp_path, hashes):
     with pytest.raises(OSError, match=r"selection\.parquet"):
         copy_subset(source, tmp_path / "b-01234567")
     assert not (tmp_path / "b-01234567" / MANIFEST).exists()
-
-
-def test_a_packed_subset_is_text_and_unpacks_to_the_same_files(tmp_path, hashes):
-    source = make_subset(tmp_path / "a-01234567", hashes)
-    packed = json.loads(json.dumps(pack_subset(source)))
-    assert list(packed)[-1] == MANIFEST  # written last: a folder without it is no subset
-    unpack_subset(packed, tmp_path / "node" / "a-01234567")
-    assert read_manifest(tmp_path / "node" / "a-01234567", MARK, hashes) is not None

@@ -129,7 +129,8 @@ def _encoder_here(encoder: Encoder, arguments: MigArguments, ranks: Ranks) -> En
     def find() -> dict[str, Any]:
         return asdict(find_same_encoder(encoder, arguments.mig_embedding_model, ContentHashes(arguments.cache_dir)))
 
-    return Encoder(**ranks.decide_on_node(lambda: _in_plain_words(find)))
+    # All or none go on: a rank that waits for others to join its process group hears of nothing else.
+    return ranks.agree(lambda: Encoder(**ranks.decide_on_node(lambda: _in_plain_words(find))))
 
 
 class _Job:

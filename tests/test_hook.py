@@ -1,7 +1,12 @@
 """The hook in the real LLaMA-Factory, by the real commands, on a tiny random Llama."""
 
 import json
+import os
+import re
+import shutil
 import zipfile
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from support import ROOT, run_command
@@ -9,6 +14,8 @@ from training import num_examples, train, write_yaml
 
 
 pytestmark = pytest.mark.llamafactory
+
+HOST = Path(find_spec("llamafactory").origin).parent
 
 
 def options(settings):
@@ -111,6 +118,54 @@ def test_other_rows_are_not_resumed_on(training, tmp_path):
 def test_one_command_of_our_own_does_the_same(training, tmp_path):
     done = train(write_yaml(tmp_path, training), launcher=("mig-selector", "train"))
     assert num_examples(done) == {10}
+
+
+@pytest.fixture
+def old_host(tmp_path):
+    """The environment in which a copy of the installed LLaMA-Factory, by its own words version 0.8.3, comes first."""
+    copy = tmp_path / "old" / "llamafactory"
+    shutil.copytree(HOST, copy)
+    version = copy / "extras" / "env.py"
+    version.write_text(re.sub(r'^VERSION = ".*"$', 'VERSION = "0.8.3"', version.read_text(), flags=re.MULTILINE))
+    return {"PYTHONPATH": os.pathsep.join([str(copy.parent), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(training, tmp_path, old_host):
+    refused = train(write_yaml(tmp_path, training), env=old_host)
+    assert refused.returncode == 1
+    own = [line for line in refused.stderr.splitlines() if "mig_selector" in line]
+    assert own == [
+        "[mig_selector] error: LLaMA-Factory 0.8.3 is installed, but mig_selector works with "
+        "llamafactory<0.10,>=0.9.3 only; `pip install 'llamafactory<0.10,>=0.9.3'`, or take the mig_ keys out."
+    ]
+    stock = {key: value for key, value in training.items() if not key.startswith("mig_")}
+    unknown = train(write_yaml(tmp_path, {**stock, "unknown": 1}), env=old_host)
+    assert "Some keys are not used by the HfArgumentParser: ['unknown']" in unknown.stderr
+    assert "[mig_selector]" not in unknown.stderr
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
+def test_ray_that_is_not_installed_is_missed_before_the_selection(training, tmp_path):
+    done = train(write_yaml(tmp_path, training), env={"USE_RAY": "1"})
+    assert done.returncode == 1
+    assert "error: USE_RAY asks LLaMA-Factory to train by Ray, but the package ray is not installed;" in done.stderr
+    assert "reading the pool" not in done.stderr
+
+
+@pytest.mark.skipif(not (HOST / "v1").is_dir(), reason="this LLaMA-Factory has no v1 trainer")
+def test_the_other_trainer_never_trains_on_all_rows_in_silence(tiny_llama, tmp_path):
+    settings = {"model": tiny_llama, "train_dataset": "pool.yaml", "mig_num_samples": 5}
+    done = train(write_yaml(tmp_path, settings), env={"USE_V1": "1", "ALLOW_EXTRA_KEYS": "1"})
+    assert done.returncode == 1
+    assert "error: LLaMA-Factory's v1 trainer (USE_V1) is not supported: nothing would be selected." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not (HOST / "v1").is_dir(), reason="this LLaMA-Factory has no v1 trainer")
+def test_the_other_trainer_reads_its_own_keys_as_ever():
+    program = "from llamafactory.v1.config.arg_parser import get_args; print(get_args({'train_dataset': 'x.yaml'}))"
+    done = run_command("python", "-c", program)
+    assert "train_dataset='x.yaml'" in done.stdout
 
 
 def test_a_wheel_carries_the_line_that_starts_the_hook(tmp_path):

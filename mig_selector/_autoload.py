@@ -1,8 +1,8 @@
 """What Python imports at every start, by way of ``mig_selector.pth``: standard library only, and very little of it.
 
-It registers a one-shot finder. When ``llamafactory.train.tuner`` is imported, and only then, the finder lets the real
+It registers a finder. When one of two modules of LLaMA-Factory is imported, and only then, the finder lets the real
 loader do its work and hands the finished module to ``mig_selector.hook``. A program that never imports LLaMA-Factory's
-trainer pays for one attribute lookup per import that Python has to search for.
+trainer pays for one look into a dictionary per import that Python has to search for.
 """
 
 from __future__ import annotations
@@ -16,20 +16,27 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-_HOST_MODULE = "llamafactory.train.tuner"
+_INSTALLERS = {
+    "llamafactory.train.tuner": "install",
+    "llamafactory.v1.config.arg_parser": "install_v1_guard",
+}
+"""What ``mig_selector.hook`` does with a module of the host."""
 
 
-class _TunerFinder:
-    """Meta path finder that sees one module, once."""
+class _HostFinder:
+    """Meta path finder that sees each of the host's modules once."""
+
+    def __init__(self) -> None:
+        """Wait for all of them."""
+        self._awaited = set(_INSTALLERS)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Wrap the loader of the host's tuner; stay out of everything else."""
-        if name != _HOST_MODULE:
+        """Wrap the loader of a module of the host; stay out of everything else."""
+        if name not in self._awaited:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+        self._awaited.remove(name)  # the search below comes by here again
         import importlib.util
 
         spec = importlib.util.find_spec(name)
@@ -39,16 +46,16 @@ class _TunerFinder:
 
         def exec_module(module: ModuleType) -> None:
             run_module(module)
-            _install_hook(module)
+            _install_hook(name, module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _install_hook(module: ModuleType) -> None:
-    from mig_selector.hook import install
+def _install_hook(name: str, module: ModuleType) -> None:
+    from mig_selector import hook
 
-    install(module)
+    getattr(hook, _INSTALLERS[name])(module)
 
 
 def is_disabled() -> bool:
@@ -62,10 +69,11 @@ def start() -> None:
     """Make the hook known to this interpreter; calling it again changes nothing."""
     if is_disabled():
         return
-    if _HOST_MODULE in sys.modules:
-        _install_hook(sys.modules[_HOST_MODULE])
-    elif not any(type(finder) is _TunerFinder for finder in sys.meta_path):
-        sys.meta_path.insert(0, _TunerFinder())
+    for name in _INSTALLERS:
+        if name in sys.modules:
+            _install_hook(name, sys.modules[name])
+    if not any(type(finder) is _HostFinder for finder in sys.meta_path):
+        sys.meta_path.insert(0, _HostFinder())
 
 
 start()

@@ -1,6 +1,7 @@
 """One exception tree: what a user can put right is a ``MigSelectorError`` and prints as one message.
 
 MigSelectorError
+├── HostError          the LLaMA-Factory that is installed, or the way it is started
 ├── ArgumentError      a ``mig_*`` key, or a key of the host that selection needs
 ├── PoolError          dataset_info.json or a pool file
 ├── EmbeddingError     the encoder, or the vectors given in its place
@@ -12,6 +13,10 @@ MigSelectorError
 
 class MigSelectorError(Exception):
     """Something that the user can put right; its text says where, what was found and what to do."""
+
+
+class HostError(MigSelectorError):
+    """The installed LLaMA-Factory, or the way it is started, leaves no place for a selection."""
 
 
 class ArgumentError(MigSelectorError):

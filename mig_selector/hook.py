@@ -6,16 +6,18 @@ anything: no process group and no DeepSpeed configuration is alive then. Without
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from mig_selector._autoload import is_disabled
 from mig_selector.arguments import PREFIX
-from mig_selector.errors import MigSelectorError
+from mig_selector.errors import HostError, MigSelectorError
 
 
 Result = TypeVar("Result")
@@ -23,32 +25,55 @@ Result = TypeVar("Result")
 
 def install(tuner: ModuleType) -> None:
     """Wrap ``run_exp`` of the host's tuner module; doing it again changes nothing."""
-    if not hasattr(tuner, "run_exp") or not hasattr(tuner, "read_args"):
-        print(  # noqa: T201  the host has no log yet
-            "[mig_selector] this version of LLaMA-Factory has no train.tuner.run_exp and read_args: mig_ keys are not "
-            "available; see mig_selector's supported versions.",
-            file=sys.stderr,
-        )
-        return
     original = tuner.run_exp
     if getattr(original, "is_mig_selector", False):
         return
+    # Old versions have no read_args; they are refused, but only where there is a mig_ key.
+    read_args = getattr(tuner, "read_args", _read_args)
 
     @functools.wraps(original)
     def run_exp(args: Any = None, callbacks: Any = None) -> Any:
         if is_disabled():
             return original(args, callbacks)
-        is_command = args is None
-        args = tuner.read_args(args)
-        if not isinstance(args, Mapping) and {"-h", "--help"} & set(args):
+        given = read_args(args)
+        if not isinstance(given, Mapping) and {"-h", "--help"} & set(given):
             _print_help()
-        elif _names_a_key(args):
-            args, lines = _as_command(_run, args) if is_command else _run(args)
+        elif _names_a_key(given):
+            args, lines = _in_one_message(_run, given) if args is None else _run(given)
             callbacks = [*(callbacks or []), _summary_callback(lines)]
         return original(args, callbacks)
 
     run_exp.is_mig_selector = True  # type: ignore[attr-defined]
     tuner.run_exp = run_exp  # type: ignore[attr-defined]
+
+
+def install_v1_guard(arg_parser: ModuleType) -> None:
+    """Refuse ``mig_`` keys in the host's other trainer, which ALLOW_EXTRA_KEYS lets train on all rows in silence."""
+    original = arg_parser.get_args
+    if getattr(original, "is_mig_selector", False):
+        return
+
+    @functools.wraps(original)
+    def get_args(args: Any = None) -> Any:
+        if not is_disabled() and _names_a_key(_read_args(args)):
+            _in_one_message(_refuse_v1, args) if args is None else _refuse_v1(args)
+        return original(args)
+
+    get_args.is_mig_selector = True  # type: ignore[attr-defined]
+    arg_parser.get_args = get_args  # type: ignore[attr-defined]
+
+
+def _read_args(args: Any) -> Any:
+    """Read the command line as the host does; what cannot be read is left to the host to complain about."""
+    from mig_selector.integration.config import read_config
+
+    if args is not None:
+        return args
+    words = sys.argv[1:]
+    if words and words[0].endswith((".yaml", ".yml", ".json")):
+        with contextlib.suppress(MigSelectorError):
+            return read_config(Path(words[0]), words[1:])
+    return words
 
 
 def _names_a_key(args: Any) -> bool:
@@ -57,7 +82,14 @@ def _names_a_key(args: Any) -> bool:
     return any(str(option).startswith(f"--{PREFIX}") for option in args)
 
 
-def _as_command(work: Callable[[Any], Result], args: Any) -> Result:
+def _refuse_v1(args: Any) -> None:
+    raise HostError(
+        "LLaMA-Factory's v1 trainer (USE_V1) is not supported: nothing would be selected. "
+        "Unset USE_V1, or take the mig_ keys out."
+    )
+
+
+def _in_one_message(work: Callable[[Any], Result], args: Any) -> Result:
     """Do `work` for a user who started a command: what is wrong is one message, not a traceback."""
     try:
         return work(args)
@@ -73,14 +105,16 @@ def _run(args: Any) -> tuple[Any, list[str]]:
     """Select; return the host's arguments with the subset in place of the pool, and what happened."""
     from mig_selector.console import show_log
     from mig_selector.integration.config import check_overrides, drop_options, read_options, to_options
+    from mig_selector.integration.host import check_host
     from mig_selector.pipeline.recipe import run_selection
     from mig_selector.ranks.world import connect
 
     settings = dict(args) if isinstance(args, Mapping) else read_options(args)
     show_log(is_main=os.environ.get("RANK", "0") == "0")
-    if isinstance(args, Mapping):
-        check_overrides(settings)
     with connect() as ranks:
+        check_host()
+        if isinstance(args, Mapping):
+            check_overrides(settings)
         outcome = run_selection(settings, ranks, training=True)[0]
     own = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
     if isinstance(args, Mapping):

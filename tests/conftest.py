@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import pytest
 from support import ROOT, Workplace, make_rows, write_lines
+from training import host_settings
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,9 @@ def tiny_llama(tmp_path_factory):
         capture_output=True,
     )
     return str(folder / "model")
+
+
+@pytest.fixture
+def training(pool_of_60, tiny_llama, tmp_path):
+    """Settings of a run of two steps on a pool of 60 rows."""
+    return {**host_settings(tiny_llama, tmp_path / "out"), **pool_of_60.settings()}

@@ -1,57 +1,21 @@
 """The hook in the real LLaMA-Factory, by the real commands, on a tiny random Llama."""
 
 import json
+import os
 import re
+import shutil
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import yaml
 from support import ROOT, run_command
+from training import num_examples, train, write_yaml
 
 
 pytestmark = pytest.mark.llamafactory
 
-EXIT_RACE = "terminate called without an active exception"
-"""Stock LLaMA-Factory, without this plugin, aborts now and then when one of two CPU ranks has finished and exits."""
-
-
-@pytest.fixture
-def training(pool_of_60, tiny_llama, tmp_path):
-    """Settings of a run of two steps on a pool of 60 rows."""
-    return {
-        "stage": "sft",
-        "do_train": True,
-        "model_name_or_path": tiny_llama,
-        "finetuning_type": "full",
-        "template": "llama3",
-        "cutoff_len": 128,
-        "output_dir": str(tmp_path / "out"),
-        "max_steps": 2,
-        "per_device_train_batch_size": 2,
-        "report_to": "none",
-        "save_only_model": True,
-        **pool_of_60.settings(),
-    }
-
-
-def train(*words, env=None, launcher=("llamafactory-cli", "train")):
-    """Run a training command; once more if it fell into the host's race at exit."""
-    done = run_command(*launcher, *words, env=env)
-    if done.returncode != 0 and EXIT_RACE in done.stderr:
-        done = run_command(*launcher, *words, "overwrite_output_dir=true", env=env)
-    return done
-
-
-def write_yaml(tmp_path, settings):
-    path = tmp_path / "train.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def num_examples(done):
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {int(number.replace(",", "")) for number in re.findall(r"Num examples = ([\d,]+)", done.stderr)}
+HOST = Path(find_spec("llamafactory").origin).parent
 
 
 def options(settings):
@@ -98,40 +62,6 @@ def test_python_selects_and_raises_plain_errors(training, tmp_path):
     done = run_command("python", program, json.dumps(training))
     assert num_examples(done) == {10}
     assert "caught: mig_num_samples: 61 rows are asked for, but the pool has 60 rows" in done.stdout
-
-
-@pytest.mark.distributed
-def test_torchrun_of_a_train_script_selects_once_for_two_ranks(training, tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text("from llamafactory.train.tuner import run_exp\n\nrun_exp()\n")
-    launcher = ("torchrun", "--standalone", "--nproc_per_node", "2", script)
-    done = train(write_yaml(tmp_path, training), launcher=launcher)
-    assert num_examples(done) == {10}
-    assert done.stderr.count("chosen: 10 of 60 rows, E(D)") == 1
-
-
-@pytest.mark.distributed
-def test_zero3_on_two_ranks_embeds_selects_and_trains(training, tmp_path, minilm, pool_of_60):
-    del training["mig_label_embeddings"]
-    training |= {
-        "mig_embedding_model": minilm,
-        "deepspeed": str(ROOT / "yaml_configs" / "deepspeed" / "ds_z3_config.json"),
-        "ddp_timeout": 4321,
-    }
-    done = train(write_yaml(tmp_path, training), env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
-    assert num_examples(done) == {10}
-    assert "embedding labels" in done.stderr
-    subset = pool_of_60.data / pool_of_60.entries()["pool_mig_10"]["file_name"]
-    again = run_command(
-        "mig-selector",
-        "select",
-        write_yaml(tmp_path, training),
-        f"mig_output_dir={tmp_path / 'alone'}",
-        f"mig_cache_dir={tmp_path / 'fresh'}",
-        "mig_dataset_name=alone",
-    )
-    assert again.returncode == 0, again.stderr
-    assert (Path(again.stdout.strip()) / "selected.jsonl").read_bytes() == subset.read_bytes()
 
 
 def test_help_shows_the_keys_and_the_hosts_own():
@@ -188,6 +118,54 @@ def test_other_rows_are_not_resumed_on(training, tmp_path):
 def test_one_command_of_our_own_does_the_same(training, tmp_path):
     done = train(write_yaml(tmp_path, training), launcher=("mig-selector", "train"))
     assert num_examples(done) == {10}
+
+
+@pytest.fixture
+def old_host(tmp_path):
+    """The environment in which a copy of the installed LLaMA-Factory, by its own words version 0.8.3, comes first."""
+    copy = tmp_path / "old" / "llamafactory"
+    shutil.copytree(HOST, copy)
+    version = copy / "extras" / "env.py"
+    version.write_text(re.sub(r'^VERSION = ".*"$', 'VERSION = "0.8.3"', version.read_text(), flags=re.MULTILINE))
+    return {"PYTHONPATH": os.pathsep.join([str(copy.parent), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(training, tmp_path, old_host):
+    refused = train(write_yaml(tmp_path, training), env=old_host)
+    assert refused.returncode == 1
+    own = [line for line in refused.stderr.splitlines() if "mig_selector" in line]
+    assert own == [
+        "[mig_selector] error: LLaMA-Factory 0.8.3 is installed, but mig_selector works with "
+        "llamafactory<0.10,>=0.9.3 only; `pip install 'llamafactory<0.10,>=0.9.3'`, or take the mig_ keys out."
+    ]
+    stock = {key: value for key, value in training.items() if not key.startswith("mig_")}
+    unknown = train(write_yaml(tmp_path, {**stock, "unknown": 1}), env=old_host)
+    assert "Some keys are not used by the HfArgumentParser: ['unknown']" in unknown.stderr
+    assert "[mig_selector]" not in unknown.stderr
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
+def test_ray_that_is_not_installed_is_missed_before_the_selection(training, tmp_path):
+    done = train(write_yaml(tmp_path, training), env={"USE_RAY": "1"})
+    assert done.returncode == 1
+    assert "error: USE_RAY asks LLaMA-Factory to train by Ray, but the package ray is not installed;" in done.stderr
+    assert "reading the pool" not in done.stderr
+
+
+@pytest.mark.skipif(not (HOST / "v1").is_dir(), reason="this LLaMA-Factory has no v1 trainer")
+def test_the_other_trainer_never_trains_on_all_rows_in_silence(tiny_llama, tmp_path):
+    settings = {"model": tiny_llama, "train_dataset": "pool.yaml", "mig_num_samples": 5}
+    done = train(write_yaml(tmp_path, settings), env={"USE_V1": "1", "ALLOW_EXTRA_KEYS": "1"})
+    assert done.returncode == 1
+    assert "error: LLaMA-Factory's v1 trainer (USE_V1) is not supported: nothing would be selected." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not (HOST / "v1").is_dir(), reason="this LLaMA-Factory has no v1 trainer")
+def test_the_other_trainer_reads_its_own_keys_as_ever():
+    program = "from llamafactory.v1.config.arg_parser import get_args; print(get_args({'train_dataset': 'x.yaml'}))"
+    done = run_command("python", "-c", program)
+    assert "train_dataset='x.yaml'" in done.stdout
 
 
 def test_a_wheel_carries_the_line_that_starts_the_hook(tmp_path):

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Tests the package with other versions of LLaMA-Factory, each in a virtual environment of its own.
+#
+#   bash scripts/test_versions.sh                # every supported minor version, and the newest that can be installed
+#   bash scripts/test_versions.sh 0.9.4 newest
+#
+# Each environment gets what pip finds for that LLaMA-Factory within this package's requirements. The tests are those of
+# the hook and of every launch form, with one and with two processes. The table at the end names what was installed.
+#
+# PYTHON         the Python to make the environments with, 3.11 to 3.13 (default: the first one found)
+# VERSIONS_DIR   where environments and logs are kept (default: .venvs); an environment takes about 8 GB
+# KEEP           1: keep each environment after its run, and use one that is there (default: removed)
+# TESTS          what pytest runs (default: the tests of the hook and of the launch forms)
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+VERSIONS_DIR="${VERSIONS_DIR:-.venvs}"
+TESTS="${TESTS:-tests/test_hook.py tests/test_launch.py tests/integration/test_host.py tests/embedding}"
+PACKAGES=(llamafactory torch transformers sentence-transformers accelerate deepspeed)
+
+make_environment() { # version, folder
+  [[ -x "$2/bin/python" ]] || "$PYTHON" -m venv "$2"
+  local wanted=("llamafactory[deepspeed]==$1") # up to 0.9.4 this extra says which DeepSpeed it takes: 0.16.9,
+  case "$1" in
+    newest) wanted=(llamafactory) ;;
+    0.9.3 | 0.9.4) wanted+=("torch<2.9") ;; # which cannot train LoRA with torch 2.10, without this package either
+  esac
+  "$2/bin/python" -m pip install --quiet --upgrade pip
+  "$2/bin/python" -m pip install --quiet --editable ".[dev]" "${wanted[@]}"
+}
+
+installed() { # folder, packages; prints the version of each
+  "$1/bin/python" -c 'import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))' "${@:2}"
+}
+
+run_tests() { # folder
+  # shellcheck disable=SC2086  # TESTS are several words
+  PATH="$(cd "$1" && pwd)/bin:$PATH" "$1/bin/python" -m pytest --quiet -p no:cacheprovider --basetemp "$1/tmp" $TESTS
+}
+
+test_version() { # version; prints its line of the table
+  local folder="$VERSIONS_DIR/$1" log="$VERSIONS_DIR/$1.log" found result=passed
+  if ! make_environment "$1" "$folder" >"$log" 2>&1; then
+    echo "$1 cannot be installed, see $log"
+    return
+  fi
+  read -r -a found < <(installed "$folder" "${PACKAGES[@]}")
+  if [[ "$1" == newest ]] && grep -q "^${found[0]} " "$table"; then
+    echo "newest is ${found[0]}"
+    return
+  fi
+  run_tests "$folder" >>"$log" 2>&1 || result=FAILED
+  printf "$ROW" "${found[@]%%+*}" "$result: $(tail -n 1 "$log")"
+}
+
+PYTHON="$(find_python)"
+ROW='%-13s %-8s %-13s %-22s %-11s %-10s %s\n'
+mkdir -p "$VERSIONS_DIR"
+(($# > 0)) || set -- 0.9.3 0.9.4 0.9.5 newest
+table="$VERSIONS_DIR/table.txt"
+printf "$ROW" "${PACKAGES[@]}" result >"$table"
+for version in "$@"; do
+  echo "== $version (log: $VERSIONS_DIR/$version.log)"
+  test_version "$version" | tee -a "$table"
+  [[ "${KEEP:-}" == 1 ]] || rm -rf "${VERSIONS_DIR:?}/$version"
+done
+echo
+cat "$table"
+! grep -q -e FAILED -e "cannot be installed" "$table"

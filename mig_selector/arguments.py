@@ -94,13 +94,21 @@ class MigArguments:
     @property
     def cache_dir(self) -> Path:
         """Absolute path of the cache."""
-        chosen = self.mig_cache_dir or os.environ.get("MIG_SELECTOR_CACHE") or "~/.cache/mig_selector"
-        return Path(chosen).expanduser().absolute()
+        return Path(self.mig_cache_dir).expanduser().absolute() if self.mig_cache_dir else default_cache_dir()
 
 
 _FIELDS = {item.name: item for item in dataclasses.fields(MigArguments)}
 _TYPES = typing.get_type_hints(MigArguments)
 _LISTS = {"mig_num_samples", "mig_pool"}
+
+
+def default_cache_dir() -> Path:
+    """Return the absolute path of the cache where no key names another.
+
+    Raises:
+        RuntimeError: It would lie in a home, and this user has none.
+    """
+    return Path(os.environ.get("MIG_SELECTOR_CACHE") or "~/.cache/mig_selector").expanduser().absolute()
 
 
 def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -75,7 +75,9 @@ class MigArguments:
     )
     mig_output_dir: str | None = _key(None, "Where subsets are kept; default <dataset_dir>/mig_selections.")
     mig_cache_dir: str | None = _key(
-        None, "Where label vectors and content hashes are kept; default $MIG_SELECTOR_CACHE or ~/.cache/mig_selector."
+        None,
+        "Where label vectors, content hashes and what was read of pools are kept; default $MIG_SELECTOR_CACHE or "
+        "~/.cache/mig_selector, where compiled code lies in any case.",
     )
     mig_overwrite: bool = _key(False, "Select again although a valid subset exists.")
     mig_report: Literal["html", "none"] = _key("html", "Accepted for reports to come; writes nothing yet.")

@@ -2,10 +2,9 @@
 
 It registers a one-shot finder. When ``llamafactory.train.tuner`` is imported, and only then, the finder lets the real
 loader do its work and hands the finished module to ``mig_selector.hook``. A program that never imports LLaMA-Factory's
-trainer pays for one attribute lookup per import that Python has to search for.
+trainer pays for one attribute lookup per import that Python has to search for. (Annotations are texts here: the module
+``__future__`` would have to be loaded, a quarter of the cost.)
 """
-
-from __future__ import annotations
 
 import sys
 
@@ -23,8 +22,8 @@ class _TunerFinder:
     """Meta path finder that sees one module, once."""
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         """Wrap the loader of the host's tuner; stay out of everything else."""
         if name != _HOST_MODULE:
             return None
@@ -37,7 +36,7 @@ class _TunerFinder:
             return spec
         run_module = spec.loader.exec_module
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: "ModuleType") -> None:
             run_module(module)
             _install_hook(module)
 
@@ -45,7 +44,7 @@ class _TunerFinder:
         return spec
 
 
-def _install_hook(module: ModuleType) -> None:
+def _install_hook(module: "ModuleType") -> None:
     from mig_selector.hook import install
 
     install(module)

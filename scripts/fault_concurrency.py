@@ -31,6 +31,7 @@ from fault_place import (
     encoded,
     find_encoder,
     given_vectors,
+    kernel_folder,
     make_references,
     make_settled_pool,
 )
@@ -137,7 +138,7 @@ def main() -> int:
         parser.error(f"--folder: {options.folder} is not empty")
     outcomes = []
     with benchmark_folder(options.folder) as folder:
-        pool, kernels = make_settled_pool(folder / "pool", options.rows, options.seed), folder / "kernels"
+        pool, kernels = make_settled_pool(folder / "pool", options.rows, options.seed), kernel_folder(folder)
         wishes = make_wishes(pool, options.encoder, options.processes)
         references = make_references(folder / "undisturbed", pool, kernels, (wish.selection for wish in wishes))
         for number in range(options.repeats):

@@ -54,6 +54,7 @@ from fault_place import (
     encoded,
     find_encoder,
     given_vectors,
+    kernel_folder,
     make_references,
     make_settled_pool,
 )
@@ -339,6 +340,7 @@ def _choices(pool: MadePool, encoder: Path | None, kills: int, workers: int) -> 
     ]
     with_encoder = [encoded(encoder, mig_edge_threshold=threshold) for threshold in (0.7, 0.9)] if encoder else []
     rounds = 2 * kills // workers + 10
+    plain = plain[: 2 + rounds // 30]
     budgets = {plain: rounds // len(plain) + 2 for plain in plain} | {each: rounds // 20 + 2 for each in with_encoder}
     selections = [Selection(settings, 21 + 7 * step) for settings, count in budgets.items() for step in range(count)]
     return selections, with_encoder
@@ -358,7 +360,7 @@ def _work(
 def torture(folder: Path, options: argparse.Namespace) -> Tally:
     """Kill in several places at once."""
     encoder = options.encoder if options.encoder_every else None
-    pool, kernels = make_settled_pool(folder / "pool", options.rows, options.seed), folder / "kernels"
+    pool, kernels = make_settled_pool(folder / "pool", options.rows, options.seed), kernel_folder(folder)
     selections, with_encoder = _choices(pool, encoder, options.kills, options.workers)
     references = make_references(folder / "undisturbed", pool, kernels, selections)
     print(f"{len(references)} selections made without disturbance", flush=True)

@@ -172,6 +172,11 @@ def make_settled_pool(folder: Path, rows: int, seed: int) -> MadePool:
     return pool
 
 
+def kernel_folder(folder: Path) -> Path:
+    """Return where compiled code lies: where the user has numba keep it, else in the folder that is worked in."""
+    return Path(os.environ.get("NUMBA_CACHE_DIR") or folder / "kernels").absolute()
+
+
 def find_encoder() -> Path | None:
     """Return the folder of the small encoder that the demo uses, where it is installed."""
     with contextlib.suppress(AttributeError, TypeError):

@@ -2,10 +2,9 @@
 
 It registers a finder. When one of two modules of LLaMA-Factory is imported, and only then, the finder lets the real
 loader do its work and hands the finished module to ``mig_selector.hook``. A program that never imports LLaMA-Factory's
-trainer pays for one look into a dictionary per import that Python has to search for.
+trainer pays for one look into a set per import that Python has to search for. (Annotations are texts here: the module
+``__future__`` would have to be loaded, a quarter of the cost.)
 """
-
-from __future__ import annotations
 
 import sys
 
@@ -31,8 +30,8 @@ class _HostFinder:
         self._awaited = set(_INSTALLERS)
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         """Wrap the loader of a module of the host; stay out of everything else."""
         if name not in self._awaited:
             return None
@@ -44,7 +43,7 @@ class _HostFinder:
             return spec
         run_module = spec.loader.exec_module
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: "ModuleType") -> None:
             run_module(module)
             _install_hook(name, module)
 
@@ -52,7 +51,7 @@ class _HostFinder:
         return spec
 
 
-def _install_hook(name: str, module: ModuleType) -> None:
+def _install_hook(name: str, module: "ModuleType") -> None:
     from mig_selector import hook
 
     getattr(hook, _INSTALLERS[name])(module)

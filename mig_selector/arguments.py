@@ -75,7 +75,9 @@ class MigArguments:
     )
     mig_output_dir: str | None = _key(None, "Where subsets are kept; default <dataset_dir>/mig_selections.")
     mig_cache_dir: str | None = _key(
-        None, "Where label vectors and content hashes are kept; default $MIG_SELECTOR_CACHE or ~/.cache/mig_selector."
+        None,
+        "Where label vectors, content hashes and what was read of pools are kept; default $MIG_SELECTOR_CACHE or "
+        "~/.cache/mig_selector, where compiled code lies in any case.",
     )
     mig_overwrite: bool = _key(False, "Select again although a valid subset exists.")
     mig_report: Literal["html", "none"] = _key("html", "Accepted for reports to come; writes nothing yet.")
@@ -94,13 +96,21 @@ class MigArguments:
     @property
     def cache_dir(self) -> Path:
         """Absolute path of the cache."""
-        chosen = self.mig_cache_dir or os.environ.get("MIG_SELECTOR_CACHE") or "~/.cache/mig_selector"
-        return Path(chosen).expanduser().absolute()
+        return Path(self.mig_cache_dir).expanduser().absolute() if self.mig_cache_dir else default_cache_dir()
 
 
 _FIELDS = {item.name: item for item in dataclasses.fields(MigArguments)}
 _TYPES = typing.get_type_hints(MigArguments)
 _LISTS = {"mig_num_samples", "mig_pool"}
+
+
+def default_cache_dir() -> Path:
+    """Return the absolute path of the cache where no key names another.
+
+    Raises:
+        RuntimeError: It would lie in a home, and this user has none.
+    """
+    return Path(os.environ.get("MIG_SELECTOR_CACHE") or "~/.cache/mig_selector").expanduser().absolute()
 
 
 def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,21 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from demo_pool.pool import build_pool
+from pool_layout import LAYOUT
 
 
 POOL_NAME = "demo_pool"
-DATASET_ENTRY = {
-    "file_name": f"{POOL_NAME}.jsonl",
-    "formatting": "sharegpt",
-    "columns": {"messages": "dialogs"},
-    "tags": {
-        "role_tag": "role",
-        "content_tag": "content",
-        "user_tag": "user",
-        "assistant_tag": "assistant",
-        "system_tag": "system",
-    },
-}
+DATASET_ENTRY = {"file_name": f"{POOL_NAME}.jsonl", **LAYOUT}
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

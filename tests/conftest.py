@@ -1,12 +1,27 @@
 """Fixtures: an environment without hub or torchrun, workplaces, a real encoder, a tiny random Llama."""
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.resources import files
 
 import pytest
 from support import ROOT, Workplace, make_rows, write_lines
 from training import host_settings
+
+
+def pytest_configure(config):
+    """Compile the search once for the whole session: its processes share one folder, wherever their caches lie."""
+    if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit it
+        config.kernel_folder = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="mig-selector-kernels-")
+
+
+def pytest_unconfigure(config):
+    """Remove the folder."""
+    if hasattr(config, "kernel_folder"):
+        shutil.rmtree(config.kernel_folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +20,10 @@ from filelock import FileLock, Timeout
 logger = logging.getLogger(__name__)
 
 
+_ABANDONED_SECONDS = 60.0
+"""A temporary file that nobody has written to for so long, and nobody holds, was left by a process that was killed."""
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Write a file under a temporary name beside `path` and give it its name once it is on disk.
@@ -26,19 +32,23 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         path: The final name, followed if it is a link; its folder is made if need be.
 
     Yields:
-        The open temporary file. If the block raises, `path` stays as it was and nothing is left behind.
+        The open temporary file. If the block raises, `path` stays as it was and nothing is left behind. What a
+        process that was killed left of `path` is removed.
     """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(target)
+            Path(temporary).chmod(mode)
+            Path(temporary).replace(target)
     except OSError as error:
         error.filename = error.filename or str(target)  # a full disk does not say where it is full
         raise
@@ -48,8 +58,22 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what processes that were killed left of `path`; only for those who hold its lock."""
-    for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for file in _temporary_files(path):
         file.unlink(missing_ok=True)
+
+
+def _temporary_files(path: Path) -> Iterator[Path]:
+    return path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove old temporary files of `path` that no process holds; others may be writing the same file right now."""
+    for file in _temporary_files(path):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
+                with file.open("r+b") as stream:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.unlink()
 
 
 def _umask() -> int:

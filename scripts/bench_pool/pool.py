@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pool_layout import LAYOUT
 
 from bench_pool.json_lines import JsonLines
 from bench_pool.parquet import ParquetPool
@@ -25,18 +26,6 @@ BYTES_PER_ROW = {"jsonl": 3_300, "parquet": 30}
 
 MARK = "pool.json"
 """Written last: a pool with this file is whole."""
-
-_LAYOUT = {
-    "formatting": "sharegpt",
-    "columns": {"messages": "dialogs"},
-    "tags": {
-        "role_tag": "role",
-        "content_tag": "content",
-        "user_tag": "user",
-        "assistant_tag": "assistant",
-        "system_tag": "system",
-    },
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +97,7 @@ def make_pool(folder: Path, settings: PoolSettings) -> MadePool:
 
 def write_dataset_info(folder: Path, file_name: str) -> None:
     """Write a ``dataset_info.json`` whose one entry is the pool; `file_name` is relative to `folder`, or absolute."""
-    _write_json(folder / "dataset_info.json", {POOL_NAME: {"file_name": file_name, **_LAYOUT}})
+    _write_json(folder / "dataset_info.json", {POOL_NAME: {"file_name": file_name, **LAYOUT}})
 
 
 def _paths(folder: Path, settings: PoolSettings) -> list[Path]:

@@ -1,8 +1,12 @@
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
+from support import ROOT
 
 from mig_selector.store.files import locked, read_json, whole_file, write_json, write_text
 
@@ -50,6 +54,51 @@ def test_an_exception_leaves_no_file_where_none_was(tmp_path):
     with pytest.raises(ValueError):  # noqa: PT011  our own
         write()
     assert names_in(tmp_path) == []
+
+
+def start_writing(path):
+    """Start a process that writes a part of `path` and waits."""
+    program = (
+        "import pathlib, sys, time; from mig_selector.store.files import whole_file\n"
+        "with whole_file(pathlib.Path(sys.argv[1])) as stream:\n"
+        "    stream.write(b'half'); stream.flush(); print('written', flush=True); sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout.readline() == b"written\n"
+    return process
+
+
+def age(folder, seconds):
+    for file in folder.glob(".*.tmp"):
+        os.utime(file, (time.time() - seconds,) * 2)
+
+
+def test_what_a_killed_writer_left_is_removed_by_a_later_one(tmp_path):
+    process = start_writing(tmp_path / "file [1].txt")
+    process.kill()
+    process.communicate()
+    (tmp_path / ".other.txt.x1y2.tmp").touch()
+    assert len(names_in(tmp_path)) == 2
+    age(tmp_path, 30)  # whoever made it may be just about to show that it lives
+    write_text(tmp_path / "file [1].txt", "whole")
+    assert len(names_in(tmp_path)) == 3
+    age(tmp_path, 90)
+    write_text(tmp_path / "file [1].txt", "whole")
+    assert sorted(names_in(tmp_path)) == [".other.txt.x1y2.tmp", "file [1].txt"]
+
+
+def test_what_a_living_writer_writes_is_left_alone_however_long_it_takes(tmp_path):
+    process = start_writing(tmp_path / "file.txt")
+    age(tmp_path, 1_000_000)
+    write_text(tmp_path / "file.txt", "from another process")
+    assert len(names_in(tmp_path)) == 2
+    process.communicate()
+    assert process.returncode == 0
+    assert (tmp_path / "file.txt").read_bytes() == b"half"
+    assert names_in(tmp_path) == ["file.txt"]
 
 
 def test_a_link_is_followed(tmp_path):

@@ -1,0 +1,85 @@
+"""Where the machine code of the search is kept."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+import mig_selector.selection
+
+
+IN_TREE = Path(mig_selector.selection.__file__).parent / "__pycache__"
+PROGRAM = """
+import sys
+from numba import config
+from mig_selector.selection.kernel import Rule, local_value
+value = local_value(Rule(False, True, 0.8, 1e-6, 2.0), 0.0)
+stats = local_value.stats
+print(value, stats.cache_path, sum(stats.cache_hits.values()), repr(config.CACHE_DIR))
+"""
+
+
+def run(**variables):
+    """Compile one function in a new process; return its value, where its code is, hits and numba's own setting."""
+    kept = {name: value for name, value in os.environ.items() if name not in {"MIG_SELECTOR_CACHE", "NUMBA_CACHE_DIR"}}
+    environment = {**kept, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in variables.items()}}
+    words = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_package():
+    """The package's own folder is left alone, whatever a test sets."""
+    before = set(IN_TREE.glob("*.nb?"))
+    yield
+    assert set(IN_TREE.glob("*.nb?")) == before
+
+
+def code_below(folder):
+    return [path.name for path in folder.rglob("*") if path.suffix in {".nbi", ".nbc"}]
+
+
+@pytest.mark.parametrize("place", ["variable", "home"])
+def test_code_is_kept_in_the_cache_and_found_there_by_the_next_process(tmp_path, place):
+    kernels = tmp_path / {"variable": "cache", "home": ".cache/mig_selector"}[place] / "kernels"
+    variables = {"variable": {"MIG_SELECTOR_CACHE": tmp_path / "cache"}, "home": {"HOME": tmp_path}}[place]
+    value, path, hits, setting = run(**variables)
+    assert float(value) == 2.0
+    assert Path(path).parent == kernels
+    assert hits == "0"
+    assert setting == "''"  # other packages' functions are kept where they were
+    assert sorted(Path(name).suffix for name in code_below(kernels)) == [".nbc", ".nbi"]
+    assert run(**variables) == ["2.0", path, "1", "''"]
+
+
+def test_the_folder_that_the_user_gave_numba_wins(tmp_path):
+    given = tmp_path / "given"
+    _, path, _, setting = run(NUMBA_CACHE_DIR=given, MIG_SELECTOR_CACHE=tmp_path / "cache")
+    assert Path(path).parent == given
+    assert setting == repr(str(given))
+    assert code_below(given)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("variable", ["MIG_SELECTOR_CACHE", "NUMBA_CACHE_DIR"])
+def test_without_a_folder_to_write_to_it_is_compiled_in_every_run(tmp_path, variable):
+    (tmp_path / "file").write_text("no folder")
+    variables = {"HOME": tmp_path / "home", variable: tmp_path / "file"}
+    assert [run(**variables)[:3] for _ in range(2)] == [["2.0", "None", "0"]] * 2
+    assert not code_below(tmp_path)
+
+
+def test_a_folder_that_numba_cannot_make_its_own_in_is_left_aside(tmp_path):
+    kernels = tmp_path / "cache" / "kernels"
+    _, path, _, _ = run(MIG_SELECTOR_CACHE=tmp_path / "cache")
+    for file in Path(path).iterdir():
+        file.unlink()
+    Path(path).rmdir()
+    Path(path).write_text("no folder")
+    assert run(MIG_SELECTOR_CACHE=tmp_path / "cache")[:3] == ["2.0", "None", "0"]
+    assert not code_below(kernels)

@@ -86,58 +86,39 @@ class Extracts:
         self._folder = cache_dir / "pools"
         self._hashes = hashes
 
-    def get(
-        self,
-        source: RowSource,
-        content: Sequence[str],
-        readers: Readers,
-        judge: RowJudge,
-        on_bytes: Callable[[int], object],
-        *,
-        stop_at_unreadable: bool,
-    ) -> Extract:
+    def get(self, source: RowSource, content: Sequence[str], readers: Readers) -> Extract:
         """Return the extract of a file.
 
         Args:
             source: The file.
             content: Hashes that its files are known by.
             readers: Who reads it, if it was not read before.
-            judge: What a row must have.
-            on_bytes: Called with the number of bytes read since the last call.
-            stop_at_unreadable: Whether an unreadable row is an error.
 
         Raises:
-            PoolError: A row is unreadable and `stop_at_unreadable` is set, the file cannot be read, or it holds
-                something else than `content` says.
+            PoolError: A row is unreadable and `readers` stop at such, the file cannot be read, or it holds something
+                else than `content` says.
         """
-        mark = fingerprint({"version": _READER_VERSION, "kind": source.kind, "content": content, **judge.facts})
+        facts = {"version": _READER_VERSION, "kind": source.kind, "content": content, **readers.judge.facts}
+        mark = fingerprint(facts)
         path = self._folder / f"{mark[:32]}.parquet"
         with locked(path):
             known = read_extract(path, mark)
             if known is None:
                 remove_leftovers(path)
-                write_extract(path, self._make(source, content, readers, judge, on_bytes, stop_at_unreadable), mark)
+                write_extract(path, self._make(source, content, readers), mark)
                 known = read_extract(path, mark)
             else:
-                on_bytes(source.size)
+                readers.on_bytes(source.size)
         if known is None:
             raise PoolError(f"{path} cannot be read, although it was just written; is the disk sound?")
-        if stop_at_unreadable:
+        if readers.stop_at_unreadable:
             _refuse_unreadable(source, known, 0)
         return known
 
-    def _make(
-        self,
-        source: RowSource,
-        content: Sequence[str],
-        readers: Readers,
-        judge: RowJudge,
-        on_bytes: Callable[[int], object],
-        stop_at_unreadable: bool,
-    ) -> Iterator[Extract]:
+    def _make(self, source: RowSource, content: Sequence[str], readers: Readers) -> Iterator[Extract]:
         places = rows = 0
-        for part in readers.extract_parts(source, judge, on_bytes, stop_at_unreadable=stop_at_unreadable):
-            if stop_at_unreadable:
+        for part in readers.extract_parts(source):
+            if readers.stop_at_unreadable:
                 _refuse_unreadable(source, part, places)
             places, rows = places + part.tally.places, rows + part.tally.rows
             yield part
@@ -195,12 +176,10 @@ def read_pool(
     flat: list[RowSource] = []
     owners: list[int] = []
     parts: list[Extract] = []
-    with Readers(sum(source.size for files in sources for source in files)) as readers:
+    size = sum(source.size for files in sources for source in files)
+    with Readers(size, judge, on_bytes, stop_at_unreadable=on_bad_row == "error") as readers:
         for place, (entry, files, hashes) in enumerate(zip(entries, sources, contents, strict=True)):
-            found = [
-                extracts.get(file, content, readers, judge, on_bytes, stop_at_unreadable=on_bad_row == "error")
-                for file, content in zip(files, hashes, strict=True)
-            ]
+            found = [extracts.get(file, content, readers) for file, content in zip(files, hashes, strict=True)]
             for file, part in zip(files, found, strict=True):
                 _count(file, part, report)
             flat += files

@@ -14,30 +14,24 @@ import numpy as np
 from mig_selector.errors import PoolError
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.leaves import LeafBuilder, Leaves, Numbering
-from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
+from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, WholeFile, batched
 from mig_selector.pool.verdicts import Unreadable
 
 
-class CsvSource:
-    """One row a record; line breaks within quotes are part of a cell."""
+_Record = tuple[int, list[str], list[str]]
+"""First line, header and cells."""
+
+
+class CsvSource(WholeFile[_Record]):
+    """One row a record; whether a line break stands within quotes is known only from the beginning on."""
 
     kind = "csv"
-    can_seek = False
-
-    def __init__(self, path: Path, name: str) -> None:
-        """Read `path`, call it `name`."""
-        self.files, self.name, self.size = [path], name, path.stat().st_size
-
-    def spans(self, size: int) -> list[Span]:
-        """Take the file whole: whether a line break stands within quotes is known only from the beginning on."""
-        del size
-        return [Span(size=self.size)]
 
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the records."""
         del span
         builder = LeafBuilder(decoder, numbering)
-        for batch in batched(self._records(), BATCH_ROWS):
+        for batch in batched(self._rows(), BATCH_ROWS):
             values = [_values(header, cells, decoder) for _, header, cells in batch]
             texts = ["\0".join(cells).encode("utf-8", "surrogatepass") for _, _, cells in batch]
             places = np.array([place for place, _, _ in batch], np.int64)
@@ -45,18 +39,13 @@ class CsvSource:
             yield builder.build(int(places[-1]))
             on_bytes(sum(map(len, texts)))
 
-    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Read whole rows by passing over the file once more; cells stay text."""
-        del positions
-        wanted = iter(rows)
-        target = next(wanted, None)
-        for number, (_, header, cells) in enumerate(self._records()):
-            if number == target:
-                yield {key: cell or None for key, cell in zip(header, cells, strict=True) if key in columns}
-                target = next(wanted, None)
+    def _project(self, row: _Record, columns: Sequence[str]) -> dict[str, Any]:
+        """Cells stay text."""
+        _, header, cells = row
+        return {key: cell or None for key, cell in zip(header, cells, strict=True) if key in columns}
 
-    def _records(self) -> Iterator[tuple[int, list[str], list[str]]]:
-        """Yield first line, header and cells; records without any cell are blank lines."""
+    def _rows(self) -> Iterator[_Record]:
+        """Records without any cell are blank lines."""
         csv.field_size_limit(sys.maxsize)
         with self.files[0].open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)

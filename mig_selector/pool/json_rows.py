@@ -17,7 +17,7 @@ import numpy as np
 from mig_selector.errors import PoolError
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.leaves import LeafBuilder, Leaves, Numbering, holds_utf8
-from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
+from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, WholeFile, batched
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -25,6 +25,9 @@ _BLOCK_BYTES = 1 << 18
 """Read at once: few enough to stay in the processor's cache while they are decoded."""
 _BLOCKS_PER_BATCH = 16
 _WHITE = b" \t\r\n"
+
+_Element = tuple[int, bytes]
+"""Line and text."""
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
 _REST_IS_WHITE = re.compile(rb"[ \t\r\n]*\Z")
@@ -125,43 +128,26 @@ def _next_line(stream: IO[bytes], position: int, limit: int | None = None) -> in
     return position - 1 + len(stream.readline(-1 if limit is None else limit - position + 1))
 
 
-class JsonArraySource:
+class JsonArraySource(WholeFile[_Element]):
     """One JSON array of objects; the file is mapped into memory, not read into it."""
 
     kind = "json array"
-    can_seek = False
-
-    def __init__(self, path: Path, name: str) -> None:
-        """Read `path`, call it `name`."""
-        self.files, self.name, self.size = [path], name, path.stat().st_size
-
-    def spans(self, size: int) -> list[Span]:
-        """Take the array whole."""
-        del size
-        return [Span(size=self.size)]
 
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the elements."""
         del span
         builder = LeafBuilder(decoder, numbering)
-        for batch in batched(self._elements(), BATCH_ROWS):
+        for batch in batched(self._rows(), BATCH_ROWS):
             lines, texts = zip(*batch, strict=True)
             builder.add_json(texts, np.array(lines, np.int64), is_utf8=False)
             yield builder.build(lines[-1])
             on_bytes(sum(map(len, texts)))
 
-    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Read whole rows by passing over the elements once more."""
-        del positions
-        wanted = iter(rows)
-        target = next(wanted, None)
-        for number, (line, text) in enumerate(self._elements()):
-            if number == target:
-                yield project(_decode_whole(text, f"{self.name}:{line}"), columns)
-                target = next(wanted, None)
+    def _project(self, row: _Element, columns: Sequence[str]) -> dict[str, Any]:
+        line, text = row
+        return project(_decode_whole(text, f"{self.name}:{line}"), columns)
 
-    def _elements(self) -> Iterator[tuple[int, bytes]]:
-        """Yield line and text of each element."""
+    def _rows(self) -> Iterator[_Element]:
         with self.files[0].open("rb") as stream:
             try:
                 data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -171,7 +157,7 @@ class JsonArraySource:
         try:
             elements = msgspec.json.decode(memoryview(data)[begin:], type=list[msgspec.Raw])
         except (msgspec.MsgspecError, RecursionError):
-            yield from self._elements_slowly(data[begin:])
+            yield from self._rows_slowly(data[begin:])
             return
         line, end = 1, begin
         for element in elements:
@@ -182,7 +168,7 @@ class JsonArraySource:
             line += text.count(b"\n")
             end = start + len(text)
 
-    def _elements_slowly(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+    def _rows_slowly(self, data: bytes) -> Iterator[_Element]:
         """Read an array that holds NaN or is broken, and name the line where it breaks."""
         try:
             text = data.decode("utf-8")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.leaves import Leaves, Numbering
@@ -64,6 +65,39 @@ class RowSource(Protocol):
             Those of `columns` that a row has, in the row's own order.
         """
         ...
+
+
+class WholeFile(ABC, Generic[Row]):
+    """A source that can only be read from its beginning on."""
+
+    can_seek = False
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Read `path`, call it `name`."""
+        self.files, self.name, self.size = [path], name, path.stat().st_size
+
+    def spans(self, size: int) -> list[Span]:
+        """Take the file whole."""
+        del size
+        return [Span(size=self.size)]
+
+    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Read whole rows by passing over the file once more."""
+        del positions
+        wanted = iter(rows)
+        target = next(wanted, None)
+        for number, row in enumerate(self._rows()):
+            if number == target:
+                yield self._project(row, columns)
+                target = next(wanted, None)
+
+    @abstractmethod
+    def _rows(self) -> Iterator[Row]:
+        """Yield all rows as the file holds them."""
+
+    @abstractmethod
+    def _project(self, row: Row, columns: Sequence[str]) -> dict[str, Any]:
+        """Read a row, and keep those of `columns` that it has."""
 
 
 def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

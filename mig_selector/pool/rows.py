@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ OnBytes = Callable[[int], object]
 Row = TypeVar("Row")
 
 BATCH_ROWS = 8_192
-"""Rows that are handed on at once."""
+"""Rows that are handed on at once, at most."""
+BATCH_BYTES = 1 << 22
+"""Text that is handed on at once, about."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,15 @@ class WholeFile(ABC, Generic[Row]):
         """Read a row, and keep those of `columns` that it has."""
 
 
-def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yield `size` rows at a time."""
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+def batched(rows: Iterable[Row], weigh: Callable[[Row], int]) -> Iterator[tuple[list[Row], int]]:
+    """Yield many short rows or few long ones at a time, each time with their bytes as `weigh` counts them."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += weigh(row)
+        if size >= BATCH_BYTES or len(batch) == BATCH_ROWS:
+            yield batch, size
+            batch, size = [], 0
+    if batch:
+        yield batch, size

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_selector.errors import PoolError
-from mig_selector.pool import json_rows, parallel
+from mig_selector.pool import json_rows, parallel, rows
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.extract import extract_rows
 from mig_selector.pool.fields import RowJudge
@@ -212,6 +212,7 @@ WHOLE = (
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
     monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(rows, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
     assert extract_all(JsonLinesSource(path, "pool.jsonl"), RowJudge("t", "s"), size) == WHOLE
@@ -220,6 +221,7 @@ def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block)
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
     monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(rows, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
     source = JsonLinesSource(path, "pool.jsonl")

@@ -78,7 +78,9 @@ def _run(args: Any, on_error: Callable[[MigSelectorError], None]) -> tuple[Any, 
 
 
 def _exit_on_error(error: MigSelectorError) -> None:
-    print(f"[mig_selector] error: {error}", file=sys.stderr, flush=True)  # noqa: T201  the user started a command
+    from mig_selector.console import print_error
+
+    print_error("[mig_selector] error", error)
     raise SystemExit(1) from None
 
 

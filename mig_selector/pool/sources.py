@@ -64,6 +64,7 @@ def _open(path: Path, name: str, kind: str) -> RowSource:
         raise PoolError(f"{path} is no file that can be read, but a folder, a pipe, a device or a broken link.")
     if path.stat().st_size == 0:
         raise PoolError(f"{path} is empty; a pool needs at least one row.")
+    name = name.encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
     match kind:
         case "json":
             return JsonArraySource(path, name) if holds_array(path) else JsonLinesSource(path, name)

@@ -14,7 +14,7 @@ from mig_selector.pool.verdicts import Unreadable
 
 MAX_ROW_BYTES = 64 << 20
 """Longest row of text that is read; decoded it can take twenty times as much memory."""
-_INT_DIGITS = 4_000
+_INT_DIGITS = 4_300
 """Integers with more digits are as good as infinite; Python refuses to read them."""
 
 HALF_PAIR = Unreadable("holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
@@ -100,7 +100,7 @@ def parse_json(text: str) -> Any:
 
 
 def _parse_int(digits: str) -> float:
-    return int(digits) if len(digits) <= _INT_DIGITS else float(digits)
+    return int(digits) if len(digits.lstrip("-")) <= _INT_DIGITS else float(digits)
 
 
 def has_half_pair(value: Any) -> bool:

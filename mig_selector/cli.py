@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.arguments import MigArguments
+from mig_selector.console import print_error
 from mig_selector.errors import MigSelectorError
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _train(words[1:]) if command == "train" else _select(words[1:])
     except MigSelectorError as error:
-        print(f"mig-selector: error: {error}", file=sys.stderr, flush=True)
+        print_error("mig-selector: error", error)
         return 1
     except KeyboardInterrupt:
         print("mig-selector: interrupted", file=sys.stderr)

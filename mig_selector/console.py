@@ -5,17 +5,48 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 
 
 LOGGER_NAME = "mig_selector"
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""Escape what a terminal or a log would act upon instead of showing it: whatever data hold, it is only shown.
+
+    Args:
+        text: Perhaps with text out of data: names, labels, messages of libraries.
+        keep: Characters that stay as they are, such as line ends in a message of several lines.
+
+    Returns:
+        The text with control characters, line ends, marks of direction and halves of surrogate pairs as escapes
+        (``\x1b``, ``\n``, ``\u202e``); letters and spaces of all scripts stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep or _is_space(char) else _escape(char) for char in text)
+
+
+def _is_space(char: str) -> bool:
+    return unicodedata.category(char) == "Zs"
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def print_error(prefix: str, error: Exception) -> None:
+    """Tell people on stderr what they can put right; a library's message may have several lines."""
+    message = printable(str(error), keep="\n\t")
+    print(f"{prefix}: {message}", file=sys.stderr, flush=True)  # noqa: T201  people read this
+
+
 class _StderrHandler(logging.Handler):
-    """Writes to what stderr is at that moment; a stream kept from an earlier call may be closed."""
+    """Writes a line to what stderr is at that moment; a stream kept from an earlier call may be closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201  this is the log
+        print(printable(self.format(record)), file=sys.stderr, flush=True)  # noqa: T201  this is the log
 
 
 def show_log(*, is_main: bool) -> None:

@@ -94,7 +94,9 @@ def _in_one_message(work: Callable[[Any], Result], args: Any) -> Result:
     try:
         return work(args)
     except MigSelectorError as error:
-        print(f"[mig_selector] error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        from mig_selector.console import print_error
+
+        print_error("[mig_selector] error", error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("[mig_selector] interrupted", file=sys.stderr, flush=True)  # noqa: T201

@@ -4,9 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from mig_selector.pool.entry import LocalSource, PoolEntry
+from mig_selector.pool.fields import RowJudge
+from mig_selector.pool.reading import Extracts, read_pool
+from mig_selector.pool.sources import open_sources
+from mig_selector.store.hashing import ContentHashes
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +103,17 @@ class Workplace:
 def contents_of(sources, hashes):
     """The hashes of the files of each source, entry by entry."""
     return [[[hashes.file(file) for file in source.files] for source in files] for files in sources]
+
+
+def read_file(path, on_bad_row="error", labels="labels", score="score"):
+    """Read a file, or a folder of them, as a pool, with a cache of its own."""
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    entry = PoolEntry("pool", "alpaca", columns, {}, False, LocalSource(path.name, path), "train")
+    with tempfile.TemporaryDirectory() as cache:
+        hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
+        contents, extracts = contents_of(sources, hashes), Extracts(Path(cache), hashes)
+        judge = RowJudge(labels, score)
+        return read_pool([entry], sources, contents, judge, on_bad_row, lambda count: None, extracts)
 
 
 def write_vectors(path, labels, seed=0):

@@ -7,6 +7,8 @@ from typing import Any
 from llamafactory.extras.logging import get_logger
 from transformers import TrainerCallback
 
+from mig_selector.console import printable
+
 
 # A child of the host's own logger: its lines go where the host's go.
 logger = get_logger("llamafactory.mig_selector")
@@ -23,4 +25,4 @@ class SelectionSummary(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Log the lines on rank 0."""
         if state.is_world_process_zero:
             for line in self._lines:
-                logger.info_rank0(f"mig_selector: {line}")
+                logger.info_rank0(f"mig_selector: {printable(line)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.errors import PoolError, RegistrationError
+from mig_selector.pool.decoder import describe_kind
 from mig_selector.pool.entry import HubSource, LocalSource, PoolEntry
 from mig_selector.store.files import locked, write_text
 
@@ -33,6 +34,10 @@ _TAG_DEFAULTS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+_ROLES = frozenset((*_COLUMNS, *_TAG_DEFAULTS))
+_MAX_BYTES = 64 << 20
+_LISTED_NAMES = 50
+_TEXTS, _OPTIONAL_TEXTS = ("formatting", "split", "hf_hub_url", "ms_hub_url"), ("subset", "folder")
 _PLACES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 _REDIRECTIONS = (*_PLACES, "num_samples", "split", "subset", "folder")
 """Keys that would resample the subset or read something else; the new entry has none of them."""
@@ -75,20 +80,29 @@ def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
         entries = {name: {"hf_hub_url": name, "ms_hub_url": name, "om_hub_url": name} for name in names}
         return DatasetInfo(dataset_dir, None, entries)
     path = _download(dataset_dir) if dataset_dir.startswith("REMOTE:") else Path(dataset_dir).absolute() / FILE_NAME
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PoolError(f"dataset_dir: {path} does not exist.") from error
-    except (OSError, ValueError) as error:
-        raise PoolError(f"{path} is not JSON: {error}") from error
+    entries = _read_json(path)
     if not _are_entries(entries):
         raise PoolError(f"{path} must hold one object per dataset name.")
     for name in names:
         if name not in entries:
-            raise PoolError(f"dataset: {name!r} is not in {path}; it names {', '.join(sorted(entries)) or 'nothing'}.")
+            known = ", ".join([*sorted(entries)[:_LISTED_NAMES], *["..."][: max(len(entries) - _LISTED_NAMES, 0)]])
+            raise PoolError(f"dataset: {name!r} is not in {path}; it names {known or 'nothing'}.")
     real = path.resolve()
     is_ours_to_write = not _is_remote(dataset_dir) and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
     return DatasetInfo(dataset_dir, path if is_ours_to_write else None, entries)
+
+
+def _read_json(path: Path) -> Any:
+    if not path.exists():
+        raise PoolError(f"dataset_dir: {path} does not exist.")
+    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        raise PoolError(f"{path} must be a file of at most {_MAX_BYTES >> 20} MiB.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PoolError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise PoolError(f"{path} is nested too deeply.") from error
 
 
 def _are_entries(value: Any) -> bool:
@@ -130,6 +144,7 @@ def resolve_entry(
     Raises:
         PoolError: The entry names a place that cannot be selected from.
     """
+    _check_kinds(name, raw)
     columns: Mapping[str, Any] = raw.get("columns", _COLUMN_DEFAULTS)
     tags: Mapping[str, Any] = raw.get("tags", _TAG_DEFAULTS)
     return PoolEntry(
@@ -141,6 +156,22 @@ def resolve_entry(
         source=_source(name, raw, folder, cache_dir, hf_hub_token, ms_hub_token),
         split=raw.get("split", "train"),
     )
+
+
+def _check_kinds(name: str, raw: Mapping[str, Any]) -> None:
+    """Refuse an entry with values of kinds that the host would stumble over."""
+    texts = {key: raw[key] for key in _TEXTS if key in raw}
+    for key in ("columns", "tags"):
+        group = raw.get(key, {})
+        if not isinstance(group, Mapping):
+            raise PoolError(f"dataset {name!r}: {key} must be an object, got {describe_kind(group)}.")
+        texts |= {f"{key}.{role}": value for role, value in group.items() if value and role in _ROLES}
+    for key in _OPTIONAL_TEXTS:
+        if raw.get(key) is not None:
+            texts[key] = raw[key]
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise PoolError(f"dataset {name!r}: {key} must be a text, got {describe_kind(value)}.")
 
 
 def _source(
@@ -229,7 +260,7 @@ def register_entries(
                 known[name] = entry
             if text.encode("utf-8") != path.read_bytes():
                 write_text(path, text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RegistrationError(f"{path} cannot be written: {error}") from error
 
 

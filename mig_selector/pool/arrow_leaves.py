@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.leaves import Leaves, Numbering, Ragged
+from mig_selector.pool.verdicts import Unreadable
 
 
 _NO_VALUES = np.zeros(0)
@@ -35,10 +36,17 @@ def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numberin
         labels=_labels(_follow(batch, label_path), numbering, is_plain),
         scores=[_numbers(_follow(batch, path), is_plain) for path in score_paths],
         is_plain=is_plain,
-        of_row=lambda row: decoder.of_mapping(batch.slice(row, 1).to_pylist()[0]),
+        of_row=lambda row: _values(batch.slice(row, 1), decoder),
         places=np.arange(start + 1, start + batch.num_rows + 1),
         end_place=start + batch.num_rows,
     )
+
+
+def _values(row: pa.RecordBatch, decoder: LeafDecoder) -> tuple[Any, ...] | Unreadable:
+    try:
+        return decoder.of_mapping(row.to_pylist()[0])
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        return Unreadable(f"holds a value that cannot be read ({error})")
 
 
 def _follow(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array:
@@ -46,9 +54,14 @@ def _follow(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array:
     array: Any = batch
     for key in path:
         fields = batch.schema if array is batch else array.type
-        if (array is not batch and not pa.types.is_struct(fields)) or fields.get_field_index(key) < 0:
+        if array is not batch and not pa.types.is_struct(fields):
             return pa.nulls(batch.num_rows)
-        array = batch.column(key) if array is batch else pc.struct_field(array, key)
+        places = fields.get_all_field_indices(key)
+        if len(places) > 1:
+            raise ValueError(f"{len(places)} fields are named {key!r}")
+        if not places:
+            return pa.nulls(batch.num_rows)
+        array = batch.column(places[0]) if array is batch else pc.struct_field(array, places[0])
     return array
 
 

@@ -2,64 +2,55 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.decoder import LeafDecoder
+from mig_selector.pool.decoder import HALF_PAIR, MAX_ROW_BYTES, TOO_DEEP, LeafDecoder, has_half_pair, parse_json
 from mig_selector.pool.leaves import LeafBuilder, Leaves, Numbering
-from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span, batched
+from mig_selector.pool.rows import OnBytes, Span, WholeFile, batched
 from mig_selector.pool.verdicts import Unreadable
 
 
-class CsvSource:
-    """One row a record; line breaks within quotes are part of a cell."""
+_BLOCK_BYTES = 1 << 18
+
+_Record = tuple[int, list[str], list[str]]
+"""First line, header and cells."""
+
+
+class CsvSource(WholeFile[_Record]):
+    """One row a record; whether a line break stands within quotes is known only from the beginning on."""
 
     kind = "csv"
-    can_seek = False
-
-    def __init__(self, path: Path, name: str) -> None:
-        """Read `path`, call it `name`."""
-        self.files, self.name, self.size = [path], name, path.stat().st_size
-
-    def spans(self, size: int) -> list[Span]:
-        """Take the file whole: whether a line break stands within quotes is known only from the beginning on."""
-        del size
-        return [Span(size=self.size)]
 
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the records."""
         del span
         builder = LeafBuilder(decoder, numbering)
-        for batch in batched(self._records(), BATCH_ROWS):
+        for batch, num_bytes in batched(self._rows(), lambda row: sum(map(len, row[2]))):
             values = [_values(header, cells, decoder) for _, header, cells in batch]
             texts = ["\0".join(cells).encode("utf-8", "surrogatepass") for _, _, cells in batch]
             places = np.array([place for place, _, _ in batch], np.int64)
             builder.add_values(values, texts, places)
             yield builder.build(int(places[-1]))
-            on_bytes(sum(map(len, texts)))
+            on_bytes(num_bytes)
 
-    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Read whole rows by passing over the file once more; cells stay text."""
-        del positions
-        wanted = iter(rows)
-        target = next(wanted, None)
-        for number, (_, header, cells) in enumerate(self._records()):
-            if number == target:
-                yield {key: cell or None for key, cell in zip(header, cells, strict=True) if key in columns}
-                target = next(wanted, None)
+    def _project(self, row: _Record, columns: Sequence[str]) -> dict[str, Any]:
+        """Cells stay text."""
+        _, header, cells = row
+        return {column: cell or None for column, cell in _cells_of(columns, header, cells).items()}
 
-    def _records(self) -> Iterator[tuple[int, list[str], list[str]]]:
-        """Yield first line, header and cells; records without any cell are blank lines."""
-        csv.field_size_limit(sys.maxsize)
+    def _rows(self) -> Iterator[_Record]:
+        """Records without any cell are blank lines."""
+        csv.field_size_limit(MAX_ROW_BYTES)
         with self.files[0].open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
+            lines = _Lines(stream)
+            reader = csv.reader(lines, strict=True)
             header: list[str] = []
             line = 1
             try:
@@ -68,27 +59,62 @@ class CsvSource:
                         yield line, header, cells
                     header = header or cells
                     line = reader.line_num + 1
+                    lines.row_size = 0
             except csv.Error as error:
                 raise PoolError(f"{self.name}:{line}: is not CSV ({error}).") from error
             except UnicodeDecodeError as error:
                 raise PoolError(f"{self.name}:{_undecodable_line(self.files[0])}: is not UTF-8.") from error
 
 
+class _Lines(Iterator[str]):
+    """Lines of a file, as long as no row of it is too long: a quote that is never closed takes in all that follows."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.row_size = 0
+        """Characters since the row began."""
+
+    def __next__(self) -> str:
+        line = self._stream.readline(MAX_ROW_BYTES)
+        self.row_size += len(line)
+        if self.row_size >= MAX_ROW_BYTES:
+            raise csv.Error(f"its row is longer than {MAX_ROW_BYTES >> 20} MiB; is a quote left open?")
+        if not line:
+            raise StopIteration
+        return line
+
+
 def _undecodable_line(path: Path) -> int:
-    """Return the first line that is not UTF-8; the decoder itself knows only its place in a block."""
+    """Return the first line that is not UTF-8; the decoder of the text knows only its place in a block."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
     with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
+        for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
             try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 1
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                return line + error.object.count(b"\n", 0, error.start)
+            line += block.count(b"\n")
+    return line
 
 
 def _values(header: Sequence[str], cells: Sequence[str], decoder: LeafDecoder) -> tuple[Any, ...] | Unreadable:
     if len(cells) != len(header):
         return Unreadable(f"must have the {len(header)} cells of the header, got {len(cells)}")
-    return decoder.of_mapping(dict(zip(header, map(_parsed, cells), strict=True)))
+    wanted = _cells_of(decoder.columns, header, cells)
+    values = decoder.of_mapping({column: _parsed(cell) for column, cell in wanted.items()})
+    try:
+        return HALF_PAIR if has_half_pair(values) else values
+    except RecursionError:
+        return TOO_DEEP
+
+
+def _cells_of(columns: Sequence[str], header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Return the cells of those of `columns` that there are; of two by one name the first, as `datasets` does."""
+    found: dict[str, str] = {}
+    for column, cell in zip(header, cells, strict=True):
+        if column in columns:
+            found.setdefault(column, cell)
+    return found
 
 
 def _parsed(cell: str) -> Any:
@@ -96,6 +122,6 @@ def _parsed(cell: str) -> Any:
     if cell == "":
         return None
     try:
-        return json.loads(cell)
+        return parse_json(cell)
     except (ValueError, RecursionError):
         return cell

@@ -12,6 +12,14 @@ import msgspec
 from mig_selector.pool.verdicts import Unreadable
 
 
+MAX_ROW_BYTES = 64 << 20
+"""Longest row of text that is read; decoded it can take twenty times as much memory."""
+_INT_DIGITS = 4_300
+"""Integers with more digits are as good as infinite; Python refuses to read them."""
+
+HALF_PAIR = Unreadable("holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
+TOO_DEEP = Unreadable("is nested too deeply")
+
 _LABELS = list[str] | None
 _SCORE = list[float] | float | None
 
@@ -56,16 +64,21 @@ class LeafDecoder:
             return tuple(_follow(record, leaf) for leaf in self._leaves)
 
     def decode(self, line: bytes) -> tuple[Any, ...] | Unreadable:
-        """Return the values at the paths, of whatever kind, None where there is none; or what is wrong."""
+        """Return the values at the paths, of whatever kind, None where there is none; or what is wrong.
+
+        Args:
+            line: JSON; empty stands for a row that is too long to be read.
+        """
+        if not line:
+            return Unreadable(f"is longer than {MAX_ROW_BYTES >> 20} MiB")
         try:
-            record = json.loads(line.decode("utf-8"))
-            json.dumps(record, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            return Unreadable("holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
+            record = parse_json(line.decode("utf-8"))
+            if has_half_pair(record):
+                return HALF_PAIR
         except UnicodeDecodeError as error:
             return Unreadable(f"is not UTF-8 (byte {error.start + 1} of the line)")
         except RecursionError:
-            return Unreadable("is nested too deeply")
+            return TOO_DEEP
         except ValueError as error:
             return Unreadable(f"is not JSON ({error})")
         if not isinstance(record, dict):
@@ -75,6 +88,28 @@ class LeafDecoder:
     def of_mapping(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the values at the paths of a row that is already decoded."""
         return tuple(look_up(record, path) for path in self.paths)
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON, and NaN and infinity where they stand for numbers.
+
+    Raises:
+        ValueError, RecursionError: It is none, or nested too deeply.
+    """
+    return json.loads(text, parse_int=_parse_int)
+
+
+def _parse_int(digits: str) -> float:
+    return int(digits) if len(digits.lstrip("-")) <= _INT_DIGITS else float(digits)
+
+
+def has_half_pair(value: Any) -> bool:
+    """Whether a JSON value holds half of a surrogate pair, which no file can hold; may raise a RecursionError."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def look_up(record: Any, path: tuple[str, ...]) -> Any:
@@ -96,7 +131,7 @@ def describe_kind(value: Any) -> str:
         return "a list"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return f"the number {value}"
+    return f"the number {value!s:.40}" if isinstance(value, int | float) else f"a value of type {type(value).__name__}"
 
 
 def _tree(paths: Sequence[tuple[str, ...]]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class LeafBuilder:
         *,
         is_utf8: bool,
     ) -> None:
-        """Decode rows of JSON; `is_utf8` says that all are known to be UTF-8."""
+        """Decode rows of JSON; `is_utf8` says that all are known to be UTF-8. Empty is one that is too long."""
         decode = self._decoder.decode_plain
         rows = [decode(text) if is_utf8 or holds_utf8(text) else None for text in texts]
         odd = {

@@ -54,8 +54,16 @@ class Readers:
     The other processes start when the first file is read that has parts, and end with the `with` block.
     """
 
-    def __init__(self, pool_bytes: int) -> None:
-        """Prepare to read a pool of about `pool_bytes`."""
+    def __init__(self, pool_bytes: int, judge: RowJudge, on_bytes: OnBytes, *, stop_at_unreadable: bool) -> None:
+        """Prepare to read a pool.
+
+        Args:
+            pool_bytes: About how large all its files are together.
+            judge: What a row must have.
+            on_bytes: Called with the number of bytes read since the last call.
+            stop_at_unreadable: Whether a part ends at its first unreadable row.
+        """
+        self.judge, self.on_bytes, self.stop_at_unreadable = judge, on_bytes, stop_at_unreadable
         cores = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
         self._processes = 1 if pool_bytes < _PARALLEL_BYTES else cores
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
@@ -70,16 +78,8 @@ class Readers:
         """End the other processes, whatever they are at."""
         self._started.close()
 
-    def extract_parts(
-        self, source: RowSource, judge: RowJudge, on_bytes: OnBytes, *, stop_at_unreadable: bool
-    ) -> Iterator[Extract]:
+    def extract_parts(self, source: RowSource) -> Iterator[Extract]:
         """Yield the extracts of a file's parts, in their order.
-
-        Args:
-            source: The file.
-            judge: What a row must have.
-            on_bytes: Called with the number of bytes read since the last call.
-            stop_at_unreadable: Whether a part ends at its first unreadable row.
 
         Raises:
             PoolError: The file cannot be read, or one of the processes ended before its time.
@@ -87,21 +87,19 @@ class Readers:
         spans = source.spans(min(_SPAN_BYTES, max(source.size // (2 * self._processes), _LEAST_SPAN_BYTES)))
         if self._processes == 1 or len(spans) == 1 or source.kind not in _DIVISIBLE:
             for span in spans:
-                yield extract_rows(source, span, judge, on_bytes, stop_at_unreadable=stop_at_unreadable)
+                yield extract_rows(source, span, self.judge, self.on_bytes, stop_at_unreadable=self.stop_at_unreadable)
             return
-        for span, part in zip(spans, self._in_processes(source, spans, judge, stop_at_unreadable), strict=True):
+        for span, part in zip(spans, self._in_processes(source, spans), strict=True):
             yield part
-            on_bytes(span.size)
+            self.on_bytes(span.size)
 
-    def _in_processes(
-        self, source: RowSource, spans: Sequence[Span], judge: RowJudge, stop_at_unreadable: bool
-    ) -> Iterator[Extract]:
+    def _in_processes(self, source: RowSource, spans: Sequence[Span]) -> Iterator[Extract]:
         """Have the parts read elsewhere; at most a few of them wait to be taken."""
 
         def work(span: Span) -> Extract:
             worker = self._idle.get()
             try:
-                return worker.extract(source, span, judge, stop_at_unreadable)
+                return worker.extract(source, span, self.judge, stop_at_unreadable=self.stop_at_unreadable)
             finally:
                 self._idle.put(worker)
 
@@ -142,7 +140,7 @@ class _Worker:
         self._process.kill()
         self._process.communicate()
 
-    def extract(self, source: RowSource, span: Span, judge: RowJudge, stop_at_unreadable: bool) -> Extract:
+    def extract(self, source: RowSource, span: Span, judge: RowJudge, *, stop_at_unreadable: bool) -> Extract:
         """Have a part read.
 
         Raises:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, PoolEntry
-from mig_selector.pool.extract import LISTED_ROWS, Extract
+from mig_selector.pool.extract import LISTED_ROWS, Extract, Tally
 from mig_selector.pool.extract_file import read_extract, write_extract
 from mig_selector.pool.fields import RowJudge
 from mig_selector.pool.leaves import Numbering
@@ -27,20 +28,20 @@ _READER_VERSION = 1
 """Raised when the same bytes would be read as other rows, labels or scores than before."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReadingReport:
     """What became of the rows."""
 
-    read: int = 0
+    read: int
     """Rows of the pool, blank lines not counted."""
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    kept: int
+    dropped: Counter[str]
     """Readable rows that lack something, by reason."""
-    unreadable: Counter[str] = field(default_factory=Counter)
+    unreadable: Counter[str]
     """Skipped rows, by reason without the values."""
-    unreadable_rows: list[str] = field(default_factory=list)
+    unreadable_rows: list[str]
     """``file:line: reason`` of the first skipped rows."""
-    duplicates: int | None = 0
+    duplicates: int | None
     """Kept rows whose text is that of an earlier kept row; None where a format without text is in the pool."""
 
 
@@ -86,58 +87,39 @@ class Extracts:
         self._folder = cache_dir / "pools"
         self._hashes = hashes
 
-    def get(
-        self,
-        source: RowSource,
-        content: Sequence[str],
-        readers: Readers,
-        judge: RowJudge,
-        on_bytes: Callable[[int], object],
-        *,
-        stop_at_unreadable: bool,
-    ) -> Extract:
+    def get(self, source: RowSource, content: Sequence[str], readers: Readers) -> Extract:
         """Return the extract of a file.
 
         Args:
             source: The file.
             content: Hashes that its files are known by.
             readers: Who reads it, if it was not read before.
-            judge: What a row must have.
-            on_bytes: Called with the number of bytes read since the last call.
-            stop_at_unreadable: Whether an unreadable row is an error.
 
         Raises:
-            PoolError: A row is unreadable and `stop_at_unreadable` is set, the file cannot be read, or it holds
-                something else than `content` says.
+            PoolError: A row is unreadable and `readers` stop at such, the file cannot be read, or it holds something
+                else than `content` says.
         """
-        mark = fingerprint({"version": _READER_VERSION, "kind": source.kind, "content": content, **judge.facts})
+        facts = {"version": _READER_VERSION, "kind": source.kind, "content": content, **readers.judge.facts}
+        mark = fingerprint(facts)
         path = self._folder / f"{mark[:32]}.parquet"
         with locked(path):
             known = read_extract(path, mark)
             if known is None:
                 remove_leftovers(path)
-                write_extract(path, self._make(source, content, readers, judge, on_bytes, stop_at_unreadable), mark)
+                write_extract(path, self._make(source, content, readers), mark)
                 known = read_extract(path, mark)
             else:
-                on_bytes(source.size)
+                readers.on_bytes(source.size)
         if known is None:
             raise PoolError(f"{path} cannot be read, although it was just written; is the disk sound?")
-        if stop_at_unreadable:
+        if readers.stop_at_unreadable:
             _refuse_unreadable(source, known, 0)
         return known
 
-    def _make(
-        self,
-        source: RowSource,
-        content: Sequence[str],
-        readers: Readers,
-        judge: RowJudge,
-        on_bytes: Callable[[int], object],
-        stop_at_unreadable: bool,
-    ) -> Iterator[Extract]:
+    def _make(self, source: RowSource, content: Sequence[str], readers: Readers) -> Iterator[Extract]:
         places = rows = 0
-        for part in readers.extract_parts(source, judge, on_bytes, stop_at_unreadable=stop_at_unreadable):
-            if stop_at_unreadable:
+        for part in readers.extract_parts(source):
+            if readers.stop_at_unreadable:
                 _refuse_unreadable(source, part, places)
             places, rows = places + part.tally.places, rows + part.tally.rows
             yield part
@@ -191,42 +173,46 @@ def read_pool(
     Raises:
         PoolError: A row is unreadable and `on_bad_row` is ``error``, no row is kept, or a file was changed meanwhile.
     """
-    report = ReadingReport()
-    flat: list[RowSource] = []
-    owners: list[int] = []
-    parts: list[Extract] = []
-    with Readers(sum(source.size for files in sources for source in files)) as readers:
-        for place, (entry, files, hashes) in enumerate(zip(entries, sources, contents, strict=True)):
-            found = [
-                extracts.get(file, content, readers, judge, on_bytes, stop_at_unreadable=on_bad_row == "error")
-                for file, content in zip(files, hashes, strict=True)
-            ]
-            for file, part in zip(files, found, strict=True):
-                _count(file, part, report)
-            flat += files
-            owners += [place] * len(files)
-            parts += _inside_split(entry, found, report)
-    report.kept = sum(len(part.scores) for part in parts)
+    flat = [source for files in sources for source in files]
+    size = sum(source.size for source in flat)
+    with Readers(size, judge, on_bytes, stop_at_unreadable=on_bad_row == "error") as readers:
+        found = [
+            [extracts.get(file, content, readers) for file, content in zip(files, hashes, strict=True)]
+            for files, hashes in zip(sources, contents, strict=True)
+        ]
+    parts = [part for entry, whole in zip(entries, found, strict=True) for part in _inside_split(entry, whole)]
+    owners = [place for place, files in enumerate(sources) for _ in files]
+    report = _report(flat, parts)
     if report.kept == 0:
         lost = report.dropped + report.unreadable
         raise PoolError(
             f"none of the {report.read} rows of {', '.join(source.name for source in flat)} can be selected from: "
             f"{'; '.join(f'{count} {reason}' for reason, count in lost.items())}. Check mig_labels and mig_score."
         )
-    report.duplicates = _count_duplicates([part.digests for part in parts])
     return _assemble(flat, owners, parts, report)
 
 
-def _count(source: RowSource, extract: Extract, report: ReadingReport) -> None:
-    tally = extract.tally
-    report.read += tally.rows
-    report.dropped.update(tally.dropped)
-    report.unreadable.update(tally.unreadable)
-    report.unreadable_rows += [f"{source.name}:{place}: {reason}" for place, reason in tally.listed]
-    del report.unreadable_rows[LISTED_ROWS:]
+def _report(sources: Sequence[RowSource], parts: Sequence[Extract]) -> ReadingReport:
+    """Add up what became of the rows of each source."""
+    tally = Tally()
+    for part in parts:
+        tally.add(part.tally)
+    listed = (
+        f"{source.name}:{place}: {reason}"
+        for source, part in zip(sources, parts, strict=True)
+        for place, reason in part.tally.listed
+    )
+    return ReadingReport(
+        read=tally.rows,
+        kept=sum(len(part.scores) for part in parts),
+        dropped=tally.dropped,
+        unreadable=tally.unreadable,
+        unreadable_rows=list(itertools.islice(listed, LISTED_ROWS)),
+        duplicates=_count_duplicates([part.digests for part in parts]),
+    )
 
 
-def _inside_split(entry: PoolEntry, parts: Sequence[Extract], report: ReadingReport) -> list[Extract]:
+def _inside_split(entry: PoolEntry, parts: Sequence[Extract]) -> list[Extract]:
     """Leave out the rows of a local entry that the host would not train on, because they lie outside `split`."""
     if isinstance(entry.source, HubSource) or entry.split == "train":
         return list(parts)
@@ -235,8 +221,8 @@ def _inside_split(entry: PoolEntry, parts: Sequence[Extract], report: ReadingRep
     inside = []
     for part, start in zip(parts, np.cumsum(counts) - counts, strict=True):
         keep = is_inside[start + part.rows]
-        report.dropped[f"outside split {entry.split}"] += int(np.count_nonzero(~keep))
-        inside.append(part.take(keep))
+        dropped = part.tally.dropped + Counter({f"outside split {entry.split}": int(np.count_nonzero(~keep))})
+        inside.append(replace(part.take(keep), tally=replace(part.tally, dropped=dropped)))
     return inside
 
 

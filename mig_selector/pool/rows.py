@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.leaves import Leaves, Numbering
@@ -17,7 +17,9 @@ OnBytes = Callable[[int], object]
 Row = TypeVar("Row")
 
 BATCH_ROWS = 8_192
-"""Rows that are handed on at once."""
+"""Rows that are handed on at once, at most."""
+BATCH_BYTES = 1 << 22
+"""Text that is handed on at once, about."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,48 @@ class RowSource(Protocol):
         ...
 
 
-def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yield `size` rows at a time."""
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+class WholeFile(ABC, Generic[Row]):
+    """A source that can only be read from its beginning on."""
+
+    can_seek = False
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Read `path`, call it `name`."""
+        self.files, self.name, self.size = [path], name, path.stat().st_size
+
+    def spans(self, size: int) -> list[Span]:
+        """Take the file whole."""
+        del size
+        return [Span(size=self.size)]
+
+    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Read whole rows by passing over the file once more."""
+        del positions
+        wanted = iter(rows)
+        target = next(wanted, None)
+        for number, row in enumerate(self._rows()):
+            if number == target:
+                yield self._project(row, columns)
+                target = next(wanted, None)
+
+    @abstractmethod
+    def _rows(self) -> Iterator[Row]:
+        """Yield all rows as the file holds them."""
+
+    @abstractmethod
+    def _project(self, row: Row, columns: Sequence[str]) -> dict[str, Any]:
+        """Read a row, and keep those of `columns` that it has."""
+
+
+def batched(rows: Iterable[Row], weigh: Callable[[Row], int]) -> Iterator[tuple[list[Row], int]]:
+    """Yield many short rows or few long ones at a time, each time with their bytes as `weigh` counts them."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += weigh(row)
+        if size >= BATCH_BYTES or len(batch) == BATCH_ROWS:
+            yield batch, size
+            batch, size = [], 0
+    if batch:
+        yield batch, size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mig_selector.errors import PoolError
@@ -42,7 +43,7 @@ def open_sources(entry: PoolEntry) -> list[RowSource]:
                 "LLaMA-Factory reads a folder only if all its files are of one type."
             )
         return [_open(file, f"{name.rstrip('/')}/{file.name}", _format(entry, file)) for file in files]
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise PoolError(f"dataset {entry.name!r}: the file {path} does not exist.")
     return [_open(path, name, _format(entry, path))]
 
@@ -59,8 +60,11 @@ def _format(entry: PoolEntry, path: Path) -> str:
 
 
 def _open(path: Path, name: str, kind: str) -> RowSource:
+    if not path.is_file():
+        raise PoolError(f"{path} is no file that can be read, but a folder, a pipe, a device or a broken link.")
     if path.stat().st_size == 0:
         raise PoolError(f"{path} is empty; a pool needs at least one row.")
+    name = name.encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
     match kind:
         case "json":
             return JsonArraySource(path, name) if holds_array(path) else JsonLinesSource(path, name)

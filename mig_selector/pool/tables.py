@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from abc import ABC, abstractmethod
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class TableSource(ABC):
 
     name: str
     size: int
+    title: str
+    """What the format is called."""
     can_seek = False
 
     def spans(self, size: int) -> list[Span]:
@@ -40,26 +43,40 @@ class TableSource(ABC):
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
         """Pass over the rows of a part."""
         start = 0
-        share = span.size / max(self._num_rows(span), 1)
-        for whole in self._leaf_batches(span, decoder):
-            for offset in range(0, whole.num_rows, _LEAF_ROWS):
-                batch = whole.slice(offset, _LEAF_ROWS)
-                yield take_leaves(batch, decoder, numbering, start)
-                start += batch.num_rows
-                on_bytes(int(share * batch.num_rows))
+        with self._wrapped_errors():
+            count = self._num_rows(span)
+            for whole in self._leaf_batches(span, decoder):
+                _check(whole, start)
+                for offset in range(0, whole.num_rows, _LEAF_ROWS):
+                    batch = whole.slice(offset, _LEAF_ROWS)
+                    yield take_leaves(batch, decoder, numbering, start)
+                    start += batch.num_rows
+                    on_bytes(int(span.size / count * batch.num_rows))
+            if start != count:
+                raise PoolError(f"{self.name}: says that it holds {count} rows, but holds {start}.")
 
     def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Read whole rows, batch by batch."""
         del positions
         taken = 0
-        for start, batch in self._batches_with(rows, columns):
-            end = bisect_left(rows, start + batch.num_rows, taken)
-            if end > taken:
-                local = [row - start for row in rows[taken:end]]
-                yield from batch.take(pa.array(local, pa.int64())).to_pylist()
-            taken = end
-            if taken == len(rows):
-                return
+        with self._wrapped_errors():
+            for start, batch in self._batches_with(rows, columns):
+                end = bisect_left(rows, start + batch.num_rows, taken)
+                if end > taken:
+                    _check(batch, start)
+                    local = [row - start for row in rows[taken:end]]
+                    yield from batch.take(pa.array(local, pa.int64())).to_pylist()
+                taken = end
+                if taken == len(rows):
+                    return
+
+    @contextlib.contextmanager
+    def _wrapped_errors(self) -> Iterator[None]:
+        """Name the file in what pyarrow finds wrong with it."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, RecursionError) as error:
+            raise PoolError(f"{self.name}: cannot be read as {self.title} ({error}).") from error
 
     @abstractmethod
     def _num_rows(self, span: Span) -> int: ...
@@ -82,10 +99,21 @@ class TableSource(ABC):
         return self._batches(decoder.columns)
 
 
+def _check(batch: pa.RecordBatch, start: int) -> None:
+    """Look at names, offsets and texts before anything relies on them: nothing did when they were read."""
+    for name, times in Counter(batch.schema.names).items():
+        if times > 1:
+            raise ValueError(f"{times} columns are named {name!r}")
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"rows {start + 1} to {start + batch.num_rows}: {error}") from error
+
+
 class ParquetSource(TableSource):
     """A Parquet file."""
 
-    kind = "parquet"
+    kind, title = "parquet", "Parquet"
 
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
@@ -134,21 +162,18 @@ class ParquetSource(TableSource):
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
-        try:
-            with pq.ParquetFile(self.files[0]) as file:
-                yield file
-        except (pa.ArrowException, OSError) as error:
-            raise PoolError(f"{self.name}: cannot be read as Parquet ({error}).") from error
+        with self._wrapped_errors(), pq.ParquetFile(self.files[0]) as file:
+            yield file
 
 
 def _present(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
-    return [column for column in file.schema_arrow.names if column in columns]
+    return [column for column in dict.fromkeys(file.schema_arrow.names) if column in columns]
 
 
 class ArrowSource(TableSource):
     """An Arrow file, in the file or in the stream format."""
 
-    kind = "arrow"
+    kind, title = "arrow", "Arrow"
 
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`, call it `name`."""
@@ -159,12 +184,9 @@ class ArrowSource(TableSource):
         return sum(batch.num_rows for batch in self._batches([]))
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        try:
-            with pa.memory_map(str(self.files[0])) as data:
-                for batch in _open_arrow(data):
-                    yield batch.select([name for name in batch.schema.names if name in columns])
-        except pa.ArrowException as error:
-            raise PoolError(f"{self.name}: is no Arrow file ({error}).") from error
+        with pa.memory_map(str(self.files[0])) as data:
+            for batch in _open_arrow(data):
+                yield batch.select([place for place, name in enumerate(batch.schema.names) if name in columns])
 
 
 def _open_arrow(data: pa.NativeFile) -> Iterator[pa.RecordBatch]:
@@ -180,6 +202,8 @@ def _open_arrow(data: pa.NativeFile) -> Iterator[pa.RecordBatch]:
 
 class HubTable(TableSource):
     """A dataset from a hub, as `datasets` prepared it on this machine."""
+
+    title = "a dataset"
 
     def __init__(self, source: HubSource, split: str, name: str) -> None:
         """Load `source` as the host does; downloads what is not there yet."""

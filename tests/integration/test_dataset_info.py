@@ -272,6 +272,10 @@ def test_the_entries_of_a_folder_are_read(info_file, monkeypatch):
         ('{"a": 1}', [], r"dataset_info\.json must hold one object per dataset name"),
         ('{"b": {}, "a": {}}', ["a", "c"], r"dataset: 'c' is not in .*dataset_info\.json; it names a, b"),
         ("{}", ["c"], "dataset: 'c' is not in .*; it names nothing"),
+        (json.dumps({f"{n:03}": {} for n in range(900)}), ["c"], r"; it names 000, .*, 049, \.\.\.\.$"),
+        ('{"a": ' * 200_000, [], r"dataset_info\.json is nested too deeply"),
+        (f'{{"a": {{"x": {"1" * 5_000}}}}}', [], r"dataset_info\.json is not JSON"),
+        (f'{{"a": {{}}}}{" " * (64 << 20)}', [], r"dataset_info\.json must be a file of at most 64 MiB"),
     ],
 )
 def test_a_dataset_info_that_cannot_serve_is_a_clear_error(tmp_path, content, names, message):
@@ -279,6 +283,41 @@ def test_a_dataset_info_that_cannot_serve_is_a_clear_error(tmp_path, content, na
         (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(PoolError, match=message):
         read_dataset_info(str(tmp_path), names)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_dataset_info_that_is_no_file_is_a_clear_error(tmp_path, make):
+    make(tmp_path / "dataset_info.json")
+    with pytest.raises(PoolError, match=r"dataset_info\.json must be a file"):
+        read_dataset_info(str(tmp_path), [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"columns": "prompt"}, "columns must be an object, got the text 'prompt'"),
+        ({"columns": None}, "columns must be an object, got null"),
+        ({"columns": {"prompt": ["a"]}}, r"columns\.prompt must be a text, got a list"),
+        ({"columns": {"messages": 7}}, r"columns\.messages must be a text, got the number 7"),
+        ({"tags": [1]}, "tags must be an object, got a list"),
+        ({"tags": {"role_tag": {}, "content_tag": {"a": 1}}}, r"tags\.content_tag must be a text, got an object"),
+        ({"formatting": 1}, "formatting must be a text, got the number 1"),
+        ({"split": ["train"]}, "split must be a text, got a list"),
+        ({"subset": 1.5}, r"subset must be a text, got the number 1\.5"),
+        ({"folder": True}, "folder must be a text, got true"),
+        ({"hf_hub_url": {}}, "hf_hub_url must be a text, got an object"),
+        ({"ms_hub_url": None}, "ms_hub_url must be a text, got null"),
+        ({"file_name": 1}, "the entry names no file"),
+    ],
+)
+def test_an_entry_with_a_value_of_another_kind_is_a_clear_error(tmp_path, entry, message):
+    with pytest.raises(PoolError, match=f"dataset 'a': {message}"):
+        resolve_entry("a", {"file_name": "a.jsonl", **entry}, tmp_path)
+
+
+def test_values_that_the_host_does_not_look_at_may_be_anything(tmp_path):
+    entry = {"file_name": "a.jsonl", "columns": {"comment": 5, "system": None}, "tags": {"x": []}, "subset": None}
+    assert resolve_entry("a", {**entry, "note": [1]}, tmp_path).columns == {}
 
 
 def test_online_makes_an_entry_per_name_and_has_no_file():

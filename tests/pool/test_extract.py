@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_selector.errors import PoolError
-from mig_selector.pool import json_rows, parallel
+from mig_selector.pool import json_rows, parallel, rows
 from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.extract import extract_rows
 from mig_selector.pool.fields import RowJudge
@@ -212,6 +212,7 @@ WHOLE = (
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
     monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(rows, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
     assert extract_all(JsonLinesSource(path, "pool.jsonl"), RowJudge("t", "s"), size) == WHOLE
@@ -220,6 +221,7 @@ def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block)
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
     monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(rows, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
     source = JsonLinesSource(path, "pool.jsonl")
@@ -311,8 +313,8 @@ class TestProcesses:
 
     def parts_of(self, source, seen):
         judge = RowJudge("t", "s")
-        with parallel.Readers(source.size) as readers:
-            return list(readers.extract_parts(source, judge, seen.append, stop_at_unreadable=False))
+        with parallel.Readers(source.size, judge, seen.append, stop_at_unreadable=False) as readers:
+            return list(readers.extract_parts(source))
 
     def test_the_parts_come_in_their_order_and_make_up_the_whole(self, source):
         pool = source(bad_line=700)
@@ -324,26 +326,26 @@ class TestProcesses:
         assert rows.tolist() == [n / 8 for n in range(1_000) if n != 700]
         assert sum(part.tally.rows for part in parts) == 1_000
 
+    def strict_readers(self):
+        return parallel.Readers(10**9, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+
     @pytest.fixture
     def readers(self, source):
-        with parallel.Readers(10**9) as readers:
+        with self.strict_readers() as readers:
             yield readers
 
-    def start(self, readers, source):
-        return readers.extract_parts(source, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
-
     def test_they_are_two_serve_several_files_and_end_with_the_block(self, source):
-        with parallel.Readers(10**9) as readers:
+        with self.strict_readers() as readers:
             assert not children()
-            next(self.start(readers, source()))
+            next(readers.extract_parts(source()))
             mine = children()
             assert len(mine) == 2
-            assert sum(len(part.scores) for part in self.start(readers, source())) == 1_000
+            assert sum(len(part.scores) for part in readers.extract_parts(source())) == 1_000
             assert children() == mine
         assert not children()
 
     def test_one_that_ends_before_its_time_is_an_error(self, readers, source):
-        parts = self.start(readers, source())
+        parts = readers.extract_parts(source())
         next(parts)
         for child in children():
             os.kill(int(child), signal.SIGKILL)
@@ -359,10 +361,10 @@ class TestProcesses:
         data[len(data) // 2 : len(data) // 2 + 100_000] = bytes(100_000)
         path.write_bytes(data)
         with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as Parquet"):
-            list(self.start(readers, pool))
+            list(readers.extract_parts(pool))
         path.unlink()
         with pytest.raises(PoolError, match=r"pool\.parquet"):
-            list(self.start(readers, pool))
+            list(readers.extract_parts(pool))
 
     def test_they_end_with_a_process_that_is_killed(self, source):
         pool = source()
@@ -370,8 +372,8 @@ class TestProcesses:
             "import sys; from pathlib import Path; from mig_selector.pool import parallel\n"
             "from mig_selector.pool.fields import RowJudge; from mig_selector.pool.json_rows import JsonLinesSource\n"
             "parallel._SPAN_BYTES = 4_000\n"
-            "source, judge = JsonLinesSource(Path(sys.argv[1]), 'p'), RowJudge('t', 's')\n"
-            "parts = parallel.Readers(10**9).extract_parts(source, judge, lambda n: None, stop_at_unreadable=True)\n"
+            "readers = parallel.Readers(10**9, RowJudge('t', 's'), lambda n: None, stop_at_unreadable=True)\n"
+            "parts = readers.extract_parts(JsonLinesSource(Path(sys.argv[1]), 'p'))\n"
             "next(parts); print('reading', flush=True); sys.stdin.read()\n"
         )
         process = subprocess.Popen(
@@ -391,8 +393,8 @@ class TestProcesses:
 
     def test_one_core_reads_alone(self, source, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0})
-        with parallel.Readers(10**9) as readers:
-            next(self.start(readers, source()))
+        with self.strict_readers() as readers:
+            next(readers.extract_parts(source()))
             assert not children()
 
 

@@ -200,7 +200,7 @@ def test_a_bad_score_counts_more_than_absent_labels_and_bad_labels_more_than_an_
         (b'{"t": ["a"], "s": 1, "\\udfff": 1}', "holds half of a surrogate pair"),
         (b'{"t": ["\\ud800a"], "s": 1}', "holds half of a surrogate pair"),
         (b'{"t": ["a"], "s": 1, "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "is nested too deeply"),
-        (b'{"t": ["a"], "s": 1' + b"0" * 5_000 + b"}", "is not JSON"),
+        (b'{"t": ["a"], "s": 1' + b"0" * 5_000 + b"}", "s must be a finite number of 0 or more, got inf"),
     ],
 )
 def test_a_line_that_is_no_json_object_is_unreadable_wherever_the_fault_stands(line, reason):

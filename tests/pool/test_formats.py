@@ -333,7 +333,7 @@ def test_a_broken_csv_is_an_error_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("pool.parquet", "cannot be read as Parquet"), ("pool.arrow", "is no Arrow file")]
+    ("name", "kind"), [("pool.parquet", "cannot be read as Parquet"), ("pool.arrow", "cannot be read as Arrow")]
 )
 def test_a_broken_table_is_an_error(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"not at all" * 10)

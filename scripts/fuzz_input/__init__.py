@@ -1,0 +1,1 @@
+"""Pool files to fuzz the reader with, and what a naive reader makes of them."""

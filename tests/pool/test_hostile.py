@@ -1,0 +1,374 @@
+"""Pool files made to do harm: what they hold ends in a clear error or is counted, within bounded memory."""
+
+import csv
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import read_file
+
+from mig_selector.errors import PoolError
+
+
+GOOD = '{"labels":["a"],"score":1}'
+OTHER = '{"labels":["b"],"score":2}'
+MEGABYTE = 1 << 20
+LIMIT = 64 * MEGABYTE
+
+_READING = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from support import read_file
+from mig_selector.errors import PoolError
+try:
+    pool = read_file(Path(sys.argv[2]), sys.argv[3])
+    print(pool.row_indices.tolist(), *pool.report.unreadable_rows)
+except PoolError as error:
+    print(str(error).replace("\\n", " "))
+own = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
+print(max(int(own), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1024)
+"""
+
+
+def read_elsewhere(path, on_bad_row="error"):
+    """Read a pool in another process; return what it printed, and the most megabytes that it or a child held."""
+    words = [sys.executable, "-c", _READING, Path(__file__).parents[1], path, on_bad_row]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    line, peak = done.stdout.splitlines()
+    return line, int(peak)
+
+
+def write_hole(path, before, size, after):
+    """Write a file with `size` zero bytes in the middle that take no room on disk."""
+    with path.open("wb") as stream:
+        stream.write(before.encode())
+        stream.truncate(len(before.encode()) + size)
+        stream.seek(0, os.SEEK_END)
+        stream.write(after.encode())
+
+
+@pytest.mark.parametrize("size", [80 * MEGABYTE, 200 * MEGABYTE], ids=["one process", "several"])
+def test_a_line_of_more_than_64_mib_is_unreadable_and_never_held(tmp_path, size):
+    path = tmp_path / "pool.jsonl"
+    write_hole(path, f'{GOOD}\n{{"x": "', size, f'"}}\n\n{OTHER}\n')
+    line, peak = read_elsewhere(path)
+    assert line.startswith("pool.jsonl:2: is longer than 64 MiB. Mend the row")
+    assert peak < 200
+    line, peak = read_elsewhere(path, "skip")
+    assert line == "[0, 2] pool.jsonl:2: is longer than 64 MiB"
+    assert peak < 200
+
+
+@pytest.mark.parametrize(("surplus", "rows"), [(0, [0, 1, 2]), (1, [0, 2])])
+def test_a_line_of_64_mib_is_read_in_both_passes(tmp_path, surplus, rows):
+    path = tmp_path / "pool.jsonl"
+    fill = LIMIT - len('{"labels":["c"],"score":9,"x":""}\n') + surplus
+    path.write_text(f'{GOOD}\n{{"labels":["c"],"score":9,"x":"{"x" * fill}"}}\n{OTHER}\n')
+    pool = read_file(path, "skip")
+    assert pool.row_indices.tolist() == rows
+    found = list(pool.sources[0].read(rows, pool.positions.tolist(), ["score", "x"]))
+    assert [(row["score"], len(row.get("x", ""))) for row in found] == [
+        (score, length) for place, score, length in ((0, 1, 0), (1, 9, fill), (2, 2, 0)) if place in rows
+    ]
+
+
+def test_a_line_that_has_become_too_long_is_not_read_whole(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    path.write_text(f"{GOOD}\n{OTHER}\n")
+    source = read_file(path).sources[0]
+    write_hole(path, '{"x": "', 200 * MEGABYTE, '"}\n')
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: .*did the file change meanwhile"):
+        list(source.read([0], [0], ["x"]))
+
+
+def test_a_first_line_without_end_that_begins_as_an_array_is_no_crash(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    write_hole(path, "[", 200 * MEGABYTE, "")
+    with pytest.raises(PoolError, match=r"pool\.jsonl:1: the element that begins here is not"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("nan", ["", ', "y": NaN'], ids=["JSON", "with NaN"])
+def test_an_element_of_more_than_64_mib_is_unreadable(tmp_path, nan):
+    path = tmp_path / "pool.json"
+    path.write_text(f'[\n{GOOD},\n{{"x": ["{"x" * LIMIT}",\n\n"y"]{nan}}},\n 7,{OTHER}]')
+    with pytest.raises(PoolError, match=r"^pool\.json:3: is longer than 64 MiB\. Mend the row"):
+        read_file(path)
+    pool = read_file(path, "skip")
+    assert pool.row_indices.tolist() == [0, 3]
+    assert pool.report.unreadable_rows == [
+        "pool.json:3: is longer than 64 MiB",
+        "pool.json:6: must be a JSON object, got the number 7",
+    ]
+    assert list(pool.sources[0].read([3], [0], ["score"])) == [{"score": 2}]
+
+
+FILL = "x" * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    "record",
+    [f'1,2,"{FILL * 64}', '1,2,"' + f"{FILL}\n" * 64, "1,2," + f'"{FILL}\n",' * 64, FILL * 64],
+    ids=["one line", "many lines", "many cells", "no quotes"],
+)
+def test_a_csv_row_of_more_than_64_mib_is_an_error_with_its_line(tmp_path, record):
+    path = tmp_path / "pool.csv"
+    path.write_text(f"labels,score,x\n[],1,x\n{record}")
+    for on_bad_row in ("error", "skip"):
+        with pytest.raises(PoolError, match=r"^pool\.csv:3: is not CSV \(its row is longer than 64 MiB"):
+            read_file(path, on_bad_row)
+
+
+def test_an_open_quote_in_a_large_file_is_an_error_in_little_memory(tmp_path):
+    path = tmp_path / "pool.csv"
+    write_hole(path, 'labels,score\n"[', 300 * MEGABYTE, "")
+    line, peak = read_elsewhere(path)
+    assert line.startswith("pool.csv:2: is not CSV (its row is longer than 64 MiB; is a quote left open?)")
+    assert peak < 400
+
+
+def test_a_line_without_end_that_is_no_utf8_is_named_in_little_memory(tmp_path):
+    path = tmp_path / "pool.csv"
+    write_hole(path, 'labels,score\n"[""a""]",1\n', 60 * MEGABYTE, "")
+    with path.open("ab") as stream:
+        stream.write(b"\xff\n")
+    line, peak = read_elsewhere(path)
+    assert line == "pool.csv:3: is not UTF-8."
+    assert peak < 400
+
+
+def as_lines(row):
+    return f"{GOOD}\n{row}\n{OTHER}\n".encode()
+
+
+def as_array(row):
+    return f"[{GOOD},\n{row},\n{OTHER}]".encode()
+
+
+@pytest.mark.parametrize(("write", "name"), [(as_lines, "pool.jsonl"), (as_array, "pool.json")])
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ('"score": 1e400', "score must be a finite number of 0 or more, got inf"),
+        ('"score": -1e400', "score must be a finite number of 0 or more, got -inf"),
+        (f'"score": 1{"0" * 1_000_000}', "score must be a finite number of 0 or more, got inf"),
+        (f'"score": -1{"0" * 1_000_000}', "score must be a finite number of 0 or more, got -inf"),
+        (f'"score": 1{"0" * 400}', f"score must be a finite number of 0 or more, got 1{'0' * 39}"),
+        ('"x": "\\ud800"', "holds half of a surrogate pair"),
+        ('"\\udc00": 1', "holds half of a surrogate pair"),
+        ('"labels": ["\\udfff"]', "holds half of a surrogate pair"),
+        ('"labels": ["b"], "labels": 1', "labels must be a list of strings, got the number 1"),
+        ('"score": 1, "score": "x"', "score must be a number or a list of numbers, got the text 'x'"),
+    ],
+)
+def test_a_value_that_is_no_label_or_score_makes_its_row_unreadable(tmp_path, write, name, more, reason):
+    path = tmp_path / name
+    path.write_bytes(write(f'{{"labels":["a"],"score":1,{more}}}'))
+    with pytest.raises(PoolError) as caught:
+        read_file(path)
+    assert str(caught.value).startswith(f"{name}:2: {reason}")
+    assert len(str(caught.value)) < 300
+    pool = read_file(path, "skip")
+    assert pool.row_indices.tolist() == [0, 2]
+    assert pool.report.unreadable.total() == 1
+
+
+@pytest.mark.parametrize(("write", "name"), [(as_lines, "pool.jsonl"), (as_array, "pool.json")])
+@pytest.mark.parametrize(
+    ("more", "labels", "score"),
+    [
+        (f'"x": {"1" * 1_000_000}', ["a"], 1),
+        (f'"x": [NaN, {"1" * 5_000}]', ["a"], 1),
+        ('"x": [1e400, -1E999]', ["a"], 1),
+        ('"x": "\\u0000", "y\\u0000": 1', ["a"], 1),
+        ('"labels": ["\\u0000", "\\u001b[31m"]', ["\0", "\x1b[31m"], 1),
+        ('"labels": 1, "labels": ["b"]', ["b"], 1),
+        ('"score": -1, "score": 1e-400', ["a"], 0),
+        ('"\\u0073core": 7', ["a"], 7),
+        (f'"score": 1{"0" * 300}', ["a"], 1e300),
+    ],
+)
+def test_the_last_of_equal_keys_counts_and_other_values_may_be_anything(tmp_path, write, name, more, labels, score):
+    path = tmp_path / name
+    path.write_bytes(write(f'{{"labels":["a"],"score":1,{more}}}'))
+    pool = read_file(path)
+    assert [pool.label_names[label] for label in pool.label_ids] == ["a", *labels, "b"]
+    assert pool.scores.tolist() == [1, score, 2]
+
+
+DEPTHS = [200, 2_000, 1_000_000]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")])
+def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth, brackets):
+    nested = f"{brackets[0] * depth}1{brackets[1] * depth}"
+    lines, cells, array = tmp_path / "pool.jsonl", tmp_path / "pool.csv", tmp_path / "pool.json"
+    for path, column in ((lines, "x"), (lines, "labels"), (lines, "score")):
+        path.write_bytes(as_lines(f'{{"labels":["a"],"score":1,"{column}":{nested}}}'))
+        assert set(read_file(path, "skip").row_indices.tolist()) >= {0, 2}
+    lines.write_bytes(as_lines(f'{{"labels":["a"],"score":{nested}}}'))
+    with pytest.raises(PoolError, match=r"^pool\.jsonl:2: (is nested too deeply|score must be a number)"):
+        read_file(lines)
+    array.write_bytes(as_array(f'{{"labels":["a"],"score":{nested}}}'))
+    with pytest.raises(PoolError, match=r"^pool\.json:2: (score must|the element that begins here .*recursion)"):
+        read_file(array)
+    with cells.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["labels", "score"], ['["a"]', nested]])
+    with pytest.raises(PoolError, match=r"^pool\.csv:2: (score must be a number|is nested too deeply)"):
+        read_file(cells)
+
+
+@pytest.mark.parametrize("cell", ['["\\ud800"]', '{"x": 1}', f"1{'0' * 5_000}", "[[1]]", '["a", null]', "\0", "1e400"])
+def test_a_cell_that_is_no_list_of_labels_makes_its_row_unreadable(tmp_path, cell):
+    path = tmp_path / "pool.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["labels", "score"], ['["a"]', 1], [cell, 1], ['["b"]', 2]])
+    with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a list of strings|holds half)"):
+        read_file(path)
+    assert read_file(path, "skip").row_indices.tolist() == [0, 2]
+
+
+def test_of_two_columns_by_one_name_csv_counts_the_first_as_datasets_does(tmp_path):
+    path = tmp_path / "pool.csv"
+    path.write_text('labels,score,labels,,\n"[""a""]",1,"[""b""]",,\n')
+    pool = read_file(path)
+    assert pool.label_names == ["a"]
+    assert list(pool.sources[0].read([0], [0], ["labels"])) == [{"labels": '["a"]'}]
+
+
+def write_table(path, table):
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+
+
+TABLES = pytest.mark.parametrize("name", ["pool.parquet", "pool.arrow"])
+LABELS = [["a"], ["b"], ["c"]]
+
+
+@TABLES
+def test_texts_of_a_table_that_are_no_utf8_are_an_error_with_their_rows(tmp_path, name):
+    path = tmp_path / name
+    data = pa.array([b"fine", b"not \xff", b"fine"]).view(pa.string())
+    write_table(path, pa.table({"labels": LABELS, "score": [1, 2, 3], "x": data}))
+    pool = read_file(path)  # what is not wanted is not looked at
+    with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(rows 1 to 3: .*UTF8"):
+        list(pool.sources[0].read([0], [0], ["x"]))
+    labels = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), data)
+    write_table(path, pa.table({"labels": labels, "score": [1, 2, 3]}))
+    with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(rows 1 to 3: .*UTF8"):
+        read_file(path, "skip")
+
+
+@TABLES
+def test_a_table_with_two_columns_by_one_name_is_an_error(tmp_path, name):
+    columns = [pa.array(LABELS), pa.array([1, 2, 3]), pa.array([1, 2, 3])]
+    path = tmp_path / name
+    write_table(path, pa.Table.from_arrays(columns, ["labels", "score", "score"]))
+    with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(2 columns are named 'score'\)"):
+        read_file(path)
+    pool = read_file(path, score="constant")
+    with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(2 columns are named 'score'\)"):
+        list(pool.sources[0].read([0], [0], ["score"]))
+    fields = [pa.field(key, pa.int64()) for key in "xyx"]
+    nested = pa.StructArray.from_arrays(columns[1:] + columns[1:2], fields=fields)
+    write_table(path, pa.table({"labels": LABELS, "score": nested}))
+    with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(2 fields are named 'x'\)"):
+        read_file(path, score="score.x")
+
+
+@TABLES
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1, 2, 3], pa.timestamp("us")),
+        pa.array([2**62, 2**61, 0], pa.timestamp("us")),
+        pa.array([2**30, 2**31 - 1, 0], pa.date32()),
+        pa.array([b"x", b"", b"\xff"]),
+        pa.array([[("k", 1)], [], []], pa.map_(pa.string(), pa.int32())),
+        pa.array([1, 2, 3], pa.decimal128(5)),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_column_of_a_type_that_is_no_score_makes_rows_unreadable(tmp_path, name, column):
+    write_table(tmp_path / name, pa.table({"labels": LABELS, "score": column}))
+    with pytest.raises(PoolError, match=rf"^{name}:1: (score must be a number|holds a value that cannot be read)"):
+        read_file(tmp_path / name)
+    with pytest.raises(PoolError, match="none of the 3 rows"):
+        read_file(tmp_path / name, "skip")
+
+
+def thrift_list_of_structs(count, struct_bytes):
+    return b"\xfc" + variable_length(count) + struct_bytes
+
+
+def variable_length(number):
+    digits = []
+    while number >= 128:
+        digits.append(number % 128 + 128)
+        number //= 128
+    return bytes([*digits, number])
+
+
+def parquet_with_schema(count, struct_bytes):
+    """A file of nothing but a footer, whose schema says that it has `count` elements."""
+    footer = b"\x15\x02" + b"\x19" + thrift_list_of_structs(count, struct_bytes) + b"\x16\x02\x19\x0c\0"
+    return b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
+ELEMENT = b"\x35\x02\x18\x01a\x15\x02\0"  # optional, named "a", with one child
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        parquet_with_schema(900_000, ELEMENT * 900_000),
+        parquet_with_schema(2**31 - 1, ELEMENT),
+        b"PAR1" + struct.pack("<I", 2**32 - 1) + b"PAR1",
+        b"PAR1" + struct.pack("<I", 0) + b"PAR1",
+        b"PAR1" * 3,
+    ],
+    ids=["nested deeply", "more elements than there are", "large footer", "no footer", "no size"],
+)
+def test_a_footer_made_to_do_harm_is_an_error(tmp_path, content):
+    path = tmp_path / "pool.parquet"
+    path.write_bytes(content)
+    line, peak = read_elsewhere(path)
+    assert line.startswith("pool.parquet: cannot be read as Parquet (")
+    assert peak < 400
+
+
+def test_a_footer_that_counts_other_rows_than_there_are_is_an_error(tmp_path):
+    path = tmp_path / "pool.parquet"
+    pq.write_table(pa.table({"labels": [["a"]] * 100, "score": range(100)}), path)
+    content = path.read_bytes()
+    assert content.count(b"\x16\xc8\x01") >= 2  # 100 as thrift writes it, of the file and of its row group
+    path.write_bytes(content.replace(b"\x16\xc8\x01", b"\x16\xca\x01"))
+    with pytest.raises(PoolError, match=r"^pool\.parquet: "):
+        read_file(path, "skip")
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl", "pool.json", "pool.csv", "pool.parquet", "pool.arrow"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    makers = [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("gone")]
+    for make in makers:
+        path = folder / name
+        make(path)
+        with pytest.raises(PoolError, match=r"is no file that can be read, but a folder, a pipe, a device or"):
+            read_file(folder)
+        if not path.is_dir():
+            with pytest.raises(PoolError, match=r"is no file that can be read"):
+                read_file(path)
+        path.rmdir() if path.is_dir() else path.unlink()

@@ -1,0 +1,126 @@
+"""Whatever text data hold, a terminal and a log only show it."""
+
+import json
+import unicodedata
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from support import LABELS, SHAREGPT, make_rows, run_command, write_vectors
+
+from mig_selector.console import printable
+
+
+EVIL = "\x1b[2J\x1b]0;title\x07\r\x9b31m\u202egnp\u2066\u2028\x85\x00\udcff"
+"""ANSI in both spellings, a carriage return, a bidi override, line ends of Unicode, NUL, a byte that is no UTF-8."""
+LABEL = f"{EVIL[:-1]}!"
+"""The same without half a surrogate pair, which is no label; a NUL at the end is lost on numpy."""
+SHOWN = "\\x1b[2J\\x1b]0;title\\x07\\r\\x9b31m\\u202egnp\\u2066\\u2028\\x85\\x00\\udcff"
+
+
+def test_what_would_act_is_escaped_and_the_rest_stays():
+    assert printable(EVIL) == SHOWN
+    assert printable("a\nb") == "a\\nb"
+    assert printable("a\nb\tc\rd", keep="\n\t") == "a\nb\tc\\rd"
+    plain = "é 答え \u3000\u00a0 🙂 עברית \\n 'quoted'"
+    assert printable(plain) == plain
+
+
+@given(st.text())
+def test_nothing_but_letters_marks_numbers_signs_and_spaces_is_left(text):
+    assert {unicodedata.category(char)[0] for char in printable(text)} <= set("LMNPSZ")
+    assert not {"\u2028", "\u2029"} & set(printable(text))
+
+
+NAME = f"pool {EVIL}\n.jsonl".replace("\0", "")
+SHOWN_NAME = f"pool {SHOWN}\\n.jsonl".replace("\\x00", "")
+
+
+@pytest.fixture
+def evil_pool(workplace):
+    """A workplace whose pool file has a name that a file system allows and no log should show as it is."""
+    rows = make_rows(60)
+    rows[5]["annotation"]["instag"]["content"] = [LABEL] * 2
+    rows[6]["annotation"]["instag"]["content"] = [LABEL]
+    workplace.add("pool", rows, file_name=NAME, **SHAREGPT)
+    return workplace
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A function that runs a command on some settings."""
+
+    def run(*words, settings):
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return run_command(*words, path)
+
+    return run
+
+
+def controls(text):
+    """Characters that a terminal would act upon; a progress bar's return is read as a line end."""
+    return {char for char in text if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}} - {"\n"}
+
+
+def test_a_line_of_the_log_stays_a_line(evil_pool, command):
+    write_vectors(evil_pool.vectors, [*LABELS, LABEL])
+    done = command("mig-selector", "select", settings=evil_pool.settings(mig_num_samples=60))
+    assert done.returncode == 0, done.stderr
+    assert f"[mig_selector] pool: read 60 rows of {SHOWN_NAME}, kept 60\n" in done.stderr
+    assert controls(done.stderr) == set()
+
+
+def test_an_error_of_the_command_is_only_shown(evil_pool, command):
+    with (evil_pool.data / NAME).open("a") as stream:
+        stream.write("{\n")
+    done = command("mig-selector", "select", settings=evil_pool.settings())
+    assert done.returncode == 1
+    shown = SHOWN_NAME.replace("\\n", "\n")  # a message may have several lines
+    assert f"mig-selector: error: {shown}:61: is not JSON" in done.stderr
+    assert controls(done.stderr) == set()
+
+
+def test_skipped_rows_and_labels_without_a_vector_are_only_shown(evil_pool, command):
+    with (evil_pool.data / NAME).open("a") as stream:
+        stream.write(json.dumps({"annotation": {"instag": {"content": LABEL}}}) + "\n")
+    settings = evil_pool.settings(mig_on_bad_row="skip", mig_num_samples=60)
+    done = command("mig-selector", "select", settings=settings)
+    assert done.returncode == 1
+    assert "skipped 1: row annotation.instag.content must be a list of strings" in done.stderr
+    assert controls(done.stderr) == set()
+
+
+def test_several_lines_of_a_librarys_message_stay(workplace, command):
+    (workplace.data / "pool.parquet").write_bytes(b"PAR1\x00\x00\x00\x00PAR1")
+    workplace.add("pool", file_name="pool.parquet", **SHAREGPT)
+    done = command("mig-selector", "select", settings=workplace.settings())
+    assert done.returncode == 1
+    assert "mig-selector: error: pool.parquet: cannot be read as Parquet (" in done.stderr
+    assert "\\n" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.llamafactory
+def test_the_hosts_command_shows_errors_and_its_log_shows_what_was_chosen(evil_pool, command, tiny_llama, tmp_path):
+    training = {
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": tiny_llama,
+        "finetuning_type": "full",
+        "template": "llama3",
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 1,
+        "report_to": "none",
+        "save_only_model": True,
+        **evil_pool.settings(mig_output_dir=str(tmp_path / "out\x1b[31m\n")),
+    }
+    done = command("llamafactory-cli", "train", settings={**training, "mig_num_samples": 61})
+    assert done.returncode == 1
+    assert "[mig_selector] error: mig_num_samples: 61 rows" in done.stderr
+    write_vectors(evil_pool.vectors, [*LABELS, LABEL])
+    done = command("llamafactory-cli", "train", settings=training)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [line] = [line for line in done.stdout.splitlines() if "mig_selector: subset: " in line]
+    assert f"{tmp_path}/out\\x1b[31m\\n/pool_mig_10-" in line

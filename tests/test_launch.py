@@ -108,6 +108,36 @@ def test_two_nodes_that_share_a_dataset_dir_select_once_and_train_with_zero_2(tr
     assert set(pool_of_60.entries()) == {"pool", "pool_mig_10"}
 
 
+def test_two_nodes_with_a_dataset_dir_each_train_on_copies_of_one_subset(tiny_llama, tmp_path):
+    nodes = [tmp_path / "node 0", tmp_path / "node 1"]
+    for node in nodes:
+        Workplace(node).add("pool", make_rows(60))
+        settings = {
+            **host_settings(tiny_llama, "out"),
+            "dataset": "pool",
+            "dataset_dir": "data",
+            "data_shared_file_system": False,
+            "mig_num_samples": 10,
+            "mig_label_embeddings": "vectors.npz",
+        }
+        write_yaml(node, settings)
+    done = train_on_two_nodes(
+        ["train.yaml", "train.yaml"],
+        envs=[{"MIG_SELECTOR_CACHE": str(node / "cache")} for node in nodes],
+        cwds=nodes,
+    )
+    assert [num_examples(one) for one in done] == [{10}, {10}]
+    assert [one.stderr.count("chosen: 10 of 60 rows, E(D)") for one in done] == [1, 0]
+    entries = [json.loads((node / "data" / "dataset_info.json").read_text()) for node in nodes]
+    assert entries[0] == entries[1]
+    assert set(entries[1]) == {"pool", "pool_mig_10"}
+    subsets = [(node / "data" / entries[1]["pool_mig_10"]["file_name"]).read_bytes() for node in nodes]
+    assert len(subsets[1].splitlines()) == 10
+    assert subsets[0] == subsets[1]
+    for node, one in zip(nodes, done, strict=True):  # not on what node 0 has, which both can see here
+        assert f"Loading dataset {node / 'data' / entries[1]['pool_mig_10']['file_name']}" in one.stdout
+
+
 def test_an_elastic_launch_starts_anew_when_rank_0_dies_in_the_selection(training, tmp_path):
     failed = tmp_path / "failed"
     env = {

@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from mig_selector.ranks.signals import STOPPED
+
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +148,7 @@ class Watch:
         """Stop watching and being watched; after a fault give the others the time to hear of it."""
         with contextlib.suppress(RuntimeError):
             self._store.set(f"left/{self._rank}", "1")
-            if self.fault is not None:
+            if self.fault not in (None, STOPPED):  # whoever sends SIGTERM sends it to all
                 self._store.add("heard", 1)
                 self._wait_for("heard", _FAREWELL_SECONDS)
         self._is_over.set()

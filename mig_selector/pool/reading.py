@@ -24,7 +24,7 @@ from mig_selector.store.files import locked, remove_leftovers
 from mig_selector.store.hashing import ContentHashes, fingerprint
 
 
-_READER_VERSION = 1
+_READER_VERSION = 2
 """Raised when the same bytes would be read as other rows, labels or scores than before."""
 
 

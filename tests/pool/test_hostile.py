@@ -358,6 +358,20 @@ def test_a_footer_that_counts_other_rows_than_there_are_is_an_error(tmp_path):
         read_file(path, "skip")
 
 
+def test_a_column_that_ends_before_the_others_is_an_error_when_it_is_wanted(tmp_path):
+    path = tmp_path / "pool.parquet"
+    table = pa.table({"labels": [["a"]] * 100, "score": range(100), "x": range(100)})
+    pq.write_table(table, path, use_dictionary=False, compression="none", write_statistics=False)
+    content = path.read_bytes()
+    place = content.rindex(b"\x2c\x15\xc8\x01")  # in the header of the last page: the page's 100 values
+    path.write_bytes(content[: place + 2] + b"\xe4\x00" + content[place + 4 :])  # 50
+    source = read_file(path).sources[0]
+    with pytest.raises(PoolError, match=r"^pool\.parquet: .* \(row group 1 says that it has 100 rows, but has 50\)"):
+        list(source.read([0, 99], [0, 0], ["x"]))
+    with pytest.raises(PoolError, match=r"^pool\.parquet: cannot be read as Parquet \("):
+        read_file(path, score="x")
+
+
 @pytest.mark.parametrize("name", ["pool.jsonl", "pool.json", "pool.csv", "pool.parquet", "pool.arrow"])
 def test_what_is_no_file_is_refused_at_once(tmp_path, name):
     folder = tmp_path / "parts"

@@ -31,17 +31,21 @@ def install(tuner: ModuleType) -> None:
     # Old versions have no read_args; they are refused, but only where there is a mig_ key.
     read_args = getattr(tuner, "read_args", _read_args)
 
+    def run_host(args: Any, callbacks: Any) -> Any:
+        # The default of an argument is the host's own affair; it changed between versions.
+        return original(args) if callbacks is None else original(args, callbacks)
+
     @functools.wraps(original)
     def run_exp(args: Any = None, callbacks: Any = None) -> Any:
         if is_disabled():
-            return original(args, callbacks)
+            return run_host(args, callbacks)
         given = read_args(args)
         if not isinstance(given, Mapping) and {"-h", "--help"} & set(given):
             _print_help()
         elif _names_a_key(given):
             args, lines = _in_one_message(_run, given) if args is None else _run(given)
             callbacks = [*(callbacks or []), _summary_callback(lines)]
-        return original(args, callbacks)
+        return run_host(args, callbacks)
 
     run_exp.is_mig_selector = True  # type: ignore[attr-defined]
     tuner.run_exp = run_exp  # type: ignore[attr-defined]

@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("--faults", default="", help="names, joined by commas (default: all)")
     parser.add_argument("--given-vectors", action="store_true", help="label vectors from a file instead of an encoder")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
-    parser.add_argument("--output", type=Path, help="write the figures to this file, as JSON")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     with benchmark_folder(arguments.folder) as folder:
         pool = make_pool(folder / "pool", PoolSettings(rows=arguments.rows, kind="jsonl", seed=arguments.seed))
@@ -281,7 +281,7 @@ def main() -> int:
         found = sum(len(result["findings"]) for result in results.values())
         slowest = max(result["seconds"] for result in results.values())
         print(f"{len(names)} faults on {arguments.ranks} ranks: {found} findings, the slowest end {slowest:.1f} s")
-        write_result(arguments.output, {"machine": describe_machine(), "faults": results})
+        write_result(arguments.json, {"machine": describe_machine(), "faults": results})
     return 1 if found else 0
 
 

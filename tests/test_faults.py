@@ -144,11 +144,20 @@ def test_selections_that_are_killed_leave_nothing_half_done_and_can_be_run_again
 
 
 def test_selections_at_the_same_time_write_what_each_would_write_alone(tmp_path):
-    printed = run_script("fault_concurrency.py", "--processes", 5, "--rows", 500, "--json", tmp_path / "json")
+    printed = run_script("fault_concurrency.py", "--processes", 8, "--rows", 500, "--json", tmp_path / "json")
     [outcome] = json.loads((tmp_path / "json").read_text())["repeats"]
     assert outcome["findings"] == []
     assert outcome["embeddings"] == 1
-    assert printed.startswith("5 selections at once, 1 times: 0 findings; an encoder ran 1 times; ")
+    assert printed.startswith("8 selections at once, 1 times: 0 findings; an encoder ran 1 times; ")
+
+
+def test_a_broken_rank_ends_the_others_with_its_message(tmp_path):
+    words = ["--ranks", 3, "--rows", 300, "--given-vectors", "--faults", "bad-row,killed-2"]
+    printed = run_script("fault_ranks.py", *words, "--json", tmp_path / "json")
+    faults = json.loads((tmp_path / "json").read_text())["faults"]
+    assert {name: fault["findings"] for name, fault in faults.items()} == {"bad-row": [], "killed-2": []}
+    assert all(0 < fault["seconds"] < 30 for fault in faults.values())
+    assert printed.startswith("2 faults on 3 ranks: 0 findings, the slowest end ")
 
 
 def test_the_benchmark_of_the_start_compares_a_python_with_the_hook_and_one_without(tmp_path):

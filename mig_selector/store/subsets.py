@@ -27,7 +27,8 @@ def read_manifest(folder: Path, mark: str, hashes: ContentHashes) -> dict[str, A
     if not isinstance(manifest, dict) or manifest.get("fingerprint") != mark:
         return None
     files = manifest.get("files")
-    if not isinstance(files, dict) or not files:
+    # A folder may have been made by somebody else: no name may lead out of it.
+    if not isinstance(files, dict) or not files or any(name != Path(name).name for name in files):
         return None
     try:
         is_whole = all(hashes.file(folder / name) == digest for name, digest in files.items())

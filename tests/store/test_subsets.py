@@ -60,8 +60,16 @@ def odd_manifest(folder):
     (folder / MANIFEST).write_text(json.dumps({"fingerprint": MARK, "files": ["selected.jsonl"]}))
 
 
+def leave_the_folder(folder):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder.parent / "outside").write_bytes((folder / "selected.jsonl").read_bytes())
+    manifest["files"]["../outside"] = manifest["files"].pop("selected.jsonl")
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
-    "spoil", [change_text, remove_file, remove_manifest, break_manifest, empty_manifest, odd_manifest]
+    "spoil",
+    [change_text, remove_file, remove_manifest, break_manifest, empty_manifest, odd_manifest, leave_the_folder],
 )
 def test_a_subset_that_is_not_whole_is_none(tmp_path, hashes, spoil):
     folder = make_subset(tmp_path / "pool_mig_10-01234567", hashes)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from support import ROOT, Workplace, make_rows, run_command
 from training import host_settings, num_examples, train, train_on_two_nodes, write_yaml
 
@@ -90,11 +92,34 @@ def test_two_ranks_embed_and_choose_as_one_process_does(zero_3, tmp_path):
     assert (Path(alone.stdout.strip()) / "selected.jsonl").read_bytes() == zero_3.subset.read_bytes()
 
 
-def test_force_torchrun_selects_once_for_two_ranks(training, tmp_path):
-    path = write_yaml(tmp_path, {**training, "finetuning_type": "lora", "deepspeed": str(ZERO_3)})
+@pytest.fixture
+def slow_registration(pool_of_60, tmp_path):
+    """Another run, which keeps rank 0 from registering for 22 seconds after it has read the pool."""
+
+    def hold():
+        with FileLock(pool_of_60.data / ".dataset_info.json.lock"):
+            is_held.set()
+            while not list((tmp_path / "cache" / "pools").glob("*.parquet")) and not is_over.wait(0.1):
+                pass
+            is_over.wait(22)
+
+    is_held, is_over = threading.Event(), threading.Event()
+    other = threading.Thread(target=hold)
+    other.start()
+    is_held.wait()
+    yield
+    is_over.set()
+    other.join()
+
+
+@pytest.mark.usefixtures("slow_registration")
+def test_force_torchrun_selects_once_for_two_ranks_however_long_rank_0_takes(training, tmp_path):
+    settings = {**training, "finetuning_type": "lora", "deepspeed": str(ZERO_3), "ddp_timeout": 20}
+    path = write_yaml(tmp_path, settings)
     done = train(path, "mig_num_samples=12", env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
     assert num_examples(done) == {12}
     assert done.stderr.count("chosen: 12 of 60 rows, E(D)") == 1
+    assert "waiting for another run that holds" in done.stderr
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 

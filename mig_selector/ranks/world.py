@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from mig_selector.errors import MigSelectorError, RemoteError
 from mig_selector.ranks.signals import STOPPED, Sigterm, Stopped
-from mig_selector.ranks.watch import ARRIVAL_SECONDS, LOST, Watch
+from mig_selector.ranks.watch import ARRIVAL_SECONDS, LOST, Place, Watch
 
 
 Plain = TypeVar("Plain")
@@ -239,14 +239,23 @@ def connect() -> Iterator[Ranks]:
         ranks = Ranks(
             rank=rank,
             world_size=world_size,
-            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-            local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             _session=session,
             _store=PrefixStore(session, store),
             _watch=watch,
         )
         with _shared_fate(ranks, watch, sigterm):
+            _find_place_on_node(ranks)
             yield ranks
+
+
+def _find_place_on_node(ranks: Ranks) -> None:
+    """Fill in the local rank and world size; a launcher that does not tell them has the ranks ask each other."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        ranks.local_rank, ranks.local_world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        return
+    machines = ranks.exchange(Place.here().machine)
+    here = [rank for rank, machine in enumerate(machines) if machine == machines[ranks.rank]]
+    ranks.local_rank, ranks.local_world_size = here.index(ranks.rank), len(here)
 
 
 @contextlib.contextmanager
@@ -302,7 +311,7 @@ def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
     """Agree on a name under which no earlier run has left anything in the store.
 
     A store may outlive the processes: torchrun starts them again after a fault, and a program may train twice. So each
-    rank asks with a word of its own, and rank 0 answers to that word, as long as the block runs.
+    rank asks with a word of its own, and rank 0 answers to that word until all have come.
 
     Yields:
         The name, and the store.

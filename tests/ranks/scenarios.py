@@ -47,6 +47,12 @@ def agreement(ranks, folder):
     assert list(ranks.transfer(lambda: iter([]), [2])) == []
 
 
+def places_untold(ranks, folder):
+    """DeepSpeed's launcher, for one, does not say how many ranks a node has."""
+    assert (ranks.local_rank, ranks.local_world_size, ranks.are_on_one_node) == (ranks.rank, WORLD, True)
+    assert ranks.decide_on_node(lambda: ranks.rank) == 0
+
+
 def two_runs(ranks, folder):
     """The second run of a process must not hear what the first one said."""
     assert ranks.decide(lambda: "first") == "first"
@@ -146,6 +152,7 @@ def sigterm_after_a_kill(ranks, folder):
 
 SCENARIOS = [
     agreement,
+    places_untold,
     two_runs,
     a_second_attempt,
     error_on_rank_0,
@@ -184,6 +191,8 @@ def run_rank(rank, name, folder, port):
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": str(name in SHARED_STORE),
     }
+    if name == "places_untold":
+        del os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stderr = (folder / f"{rank}.txt").open("w", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)

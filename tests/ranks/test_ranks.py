@@ -39,7 +39,7 @@ def messages(ends):
     return [[line.removeprefix("[mig_selector] ") for line in some if "error: " in line] for some in lines]
 
 
-@pytest.mark.parametrize("name", ["agreement", "two_runs", "a_second_attempt"])
+@pytest.mark.parametrize("name", ["agreement", "places_untold", "two_runs", "a_second_attempt"])
 def test_ranks_agree(play, name):
     ends = play(name)
     assert {rank: end["code"] for rank, end in ends.items()} == {0: 0, 1: 0, 2: 0, 3: 0}, ends

@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 
 def install(tuner: ModuleType) -> None:
     """Wrap ``run_exp`` of the host's tuner module; doing it again changes nothing."""
-    original = tuner.run_exp
-    if getattr(original, "is_mig_selector", False):
+    original = getattr(tuner, "run_exp", None)
+    if original is None or getattr(original, "is_mig_selector", False):
         return
     # Old versions have no read_args; they are refused, but only where there is a mig_ key.
     read_args = getattr(tuner, "read_args", _read_args)
@@ -83,7 +83,8 @@ def _read_args(args: Any) -> Any:
 def _names_a_key(args: Any) -> bool:
     if isinstance(args, Mapping):
         return any(str(key).lstrip("-").startswith(PREFIX) for key in args)
-    return any(str(option).startswith(f"--{PREFIX}") for option in args)
+    # The host takes --mig-key for --mig_key.
+    return any(str(option).replace("-", "_").startswith(f"__{PREFIX}") for option in args)
 
 
 def _refuse_v1(args: Any) -> None:

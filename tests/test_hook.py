@@ -90,6 +90,12 @@ def test_wrong_keys_and_values_end_the_command_before_anything_is_loaded(trainin
     assert "reading the pool" not in done.stderr
 
 
+def test_an_option_written_with_dashes_is_a_key_too():
+    done = train("--mig-num-sample", "5")
+    assert done.returncode == 1
+    assert "error: mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?" in done.stderr
+
+
 def test_without_a_key_nothing_changes(training, tmp_path, pool_of_60):
     stock = {key: value for key, value in training.items() if not key.startswith("mig_")}
     done = train(write_yaml(tmp_path, stock))

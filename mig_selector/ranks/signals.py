@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that what it interrupts cleans up behind itself."""
+"""SIGTERM and Ctrl-C as exceptions, so that what they interrupt cleans up behind itself."""
 
 from __future__ import annotations
 
@@ -19,38 +19,40 @@ class Stopped(BaseException):
     """SIGTERM came; like KeyboardInterrupt, nothing but clean-up should hold it up."""
 
 
-class Sigterm:
+class StopSignals:
     """While the block runs SIGTERM raises `Stopped` in it; once the block has cleaned up, it ends the process as ever.
 
-    In another thread than the main one, and where SIGTERM is ignored, nothing changes.
+    Ctrl-C raises KeyboardInterrupt as ever, and once more at the end of the block if a library swallowed it. In
+    another thread than the main one, and where the program handles or ignores a signal, nothing changes.
     """
 
     def __init__(self) -> None:
         """Change nothing yet."""
-        self._before: Any = None
-        self._is_on = self._is_held = self._came_late = False
+        self._before: dict[signal.Signals, Any] = {}
+        self._is_held = self._came_late = self._was_interrupted = False
 
     def __enter__(self) -> Self:
-        """Take SIGTERM over."""
-        self._before = signal.getsignal(signal.SIGTERM)
-        is_ours = self._before not in (None, signal.SIG_IGN)
-        if is_ours and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._stop)
-            self._is_on = True
+        """Take the signals over."""
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGTERM) not in (None, signal.SIG_IGN):
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._stop)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give it back; if it came, let it do what it ever did."""
-        if not self._is_on:
-            return
-        self._is_on = False
+        """Give them back; if SIGTERM came, let it do what it ever did."""
         if kind is Stopped:
             logger.error(STOPPED)
-        signal.signal(signal.SIGTERM, self._before)
+        before, self._before = self._before, {}
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if kind is Stopped or (kind is None and self._came_late):
             signal.raise_signal(signal.SIGTERM)
+        if self._was_interrupted and (kind is None or issubclass(kind, Exception)):
+            raise KeyboardInterrupt from error
 
     def _stop(self, number: int, frame: Any) -> None:
         if self._is_held:
@@ -59,11 +61,15 @@ class Sigterm:
         self._is_held = True
         raise Stopped
 
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self._was_interrupted = True
+        raise KeyboardInterrupt
+
     def hold(self) -> None:
         """Let no SIGTERM interrupt what is done from now on: cleaning up, telling others."""
         self._is_held = True
 
-    def interrupt(self) -> None:
+    def stop_main_thread(self) -> None:
         """Raise `Stopped` in the main thread, if that is where the block runs; for other threads."""
-        if self._is_on:
+        if signal.SIGTERM in self._before:
             _thread.interrupt_main(signal.SIGTERM)

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from mig_selector.errors import MigSelectorError, RemoteError
-from mig_selector.ranks.signals import STOPPED, Sigterm, Stopped
+from mig_selector.ranks.signals import STOPPED, Stopped, StopSignals
 from mig_selector.ranks.watch import ARRIVAL_SECONDS, LOST, Place, Watch
 
 
@@ -228,14 +228,14 @@ def connect() -> Iterator[Ranks]:
         RemoteError: Another rank has failed, with the same message on every rank.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        with Sigterm():
+        with StopSignals():
             yield Ranks()
         return
     from torch.distributed.distributed_c10d import PrefixStore
 
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    with _open_session(rank, world_size) as (session, store), Sigterm() as sigterm:
-        watch = Watch(_open_store(f"{session}/watch"), rank, world_size, sigterm.interrupt)
+    with _open_session(rank, world_size) as (session, store), StopSignals() as signals:
+        watch = Watch(_open_store(f"{session}/watch"), rank, world_size, signals.stop_main_thread)
         ranks = Ranks(
             rank=rank,
             world_size=world_size,
@@ -243,7 +243,7 @@ def connect() -> Iterator[Ranks]:
             _store=PrefixStore(session, store),
             _watch=watch,
         )
-        with _shared_fate(ranks, watch, sigterm):
+        with _shared_fate(ranks, watch, signals):
             _find_place_on_node(ranks)
             yield ranks
 
@@ -259,13 +259,13 @@ def _find_place_on_node(ranks: Ranks) -> None:
 
 
 @contextlib.contextmanager
-def _shared_fate(ranks: Ranks, watch: Watch, sigterm: Sigterm) -> Iterator[None]:
+def _shared_fate(ranks: Ranks, watch: Watch, signals: StopSignals) -> Iterator[None]:
     """Tell the other ranks of what goes wrong here, and stop here for what goes wrong there."""
     watch.start()
     try:
         yield
     except BaseException as error:
-        sigterm.hold()
+        signals.hold()
         told = watch.publish(_describe(error, ranks, watch))
         if isinstance(error, KeyboardInterrupt) or told in (STOPPED, str(error)):
             raise
@@ -273,7 +273,7 @@ def _shared_fate(ranks: Ranks, watch: Watch, sigterm: Sigterm) -> Iterator[None]
             raise  # a fault of this program: whoever mends it wants the traceback
         raise RemoteError(told) from (None if isinstance(error, Stopped | RemoteError) else error)
     finally:
-        sigterm.hold()
+        signals.hold()
         watch.leave()
 
 

@@ -1,0 +1,68 @@
+"""What stops a block, and what becomes of the process."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+PROGRAM = """
+import os, signal, sys
+from mig_selector.console import show_log
+from mig_selector.ranks.signals import StopSignals
+show_log(is_main=True)
+signal.signal(signal.SIGINT, {handler})
+try:
+    with StopSignals() as signals:
+        {body}
+        print("on", flush=True)
+except KeyboardInterrupt as error:
+    print("interrupted", repr(error.__cause__))
+print("after")
+"""
+SWALLOWED = """
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            {then}
+"""
+
+
+def run(body, handler="signal.default_int_handler"):
+    words = [sys.executable, "-c", PROGRAM.format(body=body, handler=handler)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.split("\n")[:-1], done.stderr
+
+
+def kill(name):
+    return f"os.kill(os.getpid(), signal.{name})"
+
+
+def test_sigterm_ends_the_process_after_the_block_has_cleaned_up():
+    body = f"try:\n            {kill('SIGTERM')}\n        finally:\n            print('cleaned', flush=True)"
+    assert run(body) == (-signal.SIGTERM, ["cleaned"], "[mig_selector] stopped (SIGTERM)\n")
+
+
+def test_sigterm_while_others_are_told_takes_effect_afterwards():
+    assert run(f"signals.hold(); {kill('SIGTERM')}") == (-signal.SIGTERM, ["on"], "")
+
+
+@pytest.mark.parametrize(
+    ("then", "cause"), [("pass", "None"), ("raise AttributeError('half imported')", "AttributeError('half imported')")]
+)
+def test_an_interrupt_that_a_library_swallows_is_raised_at_the_end(then, cause):
+    code, lines, _ = run(SWALLOWED.format(then=then))
+    assert code == 0
+    assert lines[-2:] == [f"interrupted {cause}", "after"]
+
+
+def test_an_interrupt_is_raised_where_it_comes():
+    assert run(kill("SIGINT")) == (0, ["interrupted None", "after"], "")
+
+
+@pytest.mark.parametrize(
+    ("handler", "lines"), [("signal.SIG_IGN", []), ("lambda *_: print('handled', flush=True)", ["handled"])]
+)
+def test_a_program_that_handles_an_interrupt_itself_goes_on_doing_so(handler, lines):
+    assert run(kill("SIGINT"), handler) == (0, [*lines, "on", "after"], "")

@@ -92,11 +92,10 @@ def _select(words: Sequence[str]) -> int:
     if not words:
         print("mig-selector select: give a YAML file, or --key value options", file=sys.stderr)
         return 2
-    is_main = os.environ.get("RANK", "0") == "0"
-    show_log(is_main=is_main)
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
         outcomes = run_selection(_read_settings(words), ranks)
-    if is_main:
+    if ranks.is_local_main:
         for outcome in outcomes:
             print(outcome.folder)
     return 0

@@ -3,6 +3,8 @@
 #
 #   bash scripts/test.sh
 #
+# Two workers share the test files; what stands behind the command goes to pytest: `bash scripts/test.sh -n 8`.
+#
 # PYTHON, VENV  see scripts/environment.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -13,4 +15,4 @@ python -m pip install --quiet --editable ".[dev]"
 ruff check .
 ruff format --check .
 mypy
-pytest --durations=10 "$@"
+pytest -n 2 --dist loadfile --durations=10 "$@"

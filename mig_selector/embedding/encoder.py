@@ -73,7 +73,15 @@ def identify_encoder(model: str, dtype: str, hashes: ContentHashes) -> Encoder:
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser().absolute()
         return Encoder(str(folder), None, dtype, fingerprint({"files": hashes.folder(folder)}))
-    revision = _cached_commit(model) or _hub_commit(model)
+    try:
+        revision = _cached_commit(model) or _hub_commit(model)
+    except Exception as error:  # from a name that is none, to a hub that does not answer
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise EmbeddingError(
+            f"mig_embedding_model: {model!r} is no folder here and cannot be found on the hub "
+            f"({type(error).__name__}: {reason}). Give a folder, a hub id that this machine can reach, or "
+            "mig_label_embeddings."
+        ) from error
     return Encoder(model, revision, dtype, fingerprint({"model": model, "revision": revision}))
 
 
@@ -88,16 +96,7 @@ def _cached_commit(model: str) -> str | None:
 def _hub_commit(model: str) -> str:
     from huggingface_hub import HfApi
 
-    try:
-        commit = HfApi().model_info(model).sha
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise EmbeddingError(
-            f"mig_embedding_model: {model!r} is no folder here and cannot be found on the hub "
-            f"({type(error).__name__}: {reason}). Give a folder, a hub id that this machine can reach, or "
-            "mig_label_embeddings."
-        ) from error
-    return str(commit)
+    return str(HfApi().model_info(model).sha)
 
 
 def find_same_encoder(encoder: Encoder, model: str, hashes: ContentHashes) -> Encoder:

@@ -99,7 +99,9 @@ def _read_json(path: Path) -> Any:
         raise PoolError(f"{path} must be a file of at most {_MAX_BYTES >> 20} MiB.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise PoolError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
         raise PoolError(f"{path} is not JSON: {error}") from error
     except RecursionError as error:
         raise PoolError(f"{path} is nested too deeply.") from error

@@ -102,7 +102,10 @@ def _in_plain_words(work: Callable[[], Result]) -> Result:
     try:
         return work()
     except OSError as error:
-        raise RegistrationError(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}.") from error
+        raise RegistrationError(
+            f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. "
+            "Make room or grant access there, or set mig_output_dir or mig_cache_dir to another folder."
+        ) from error
 
 
 def _shared_settings(arguments: MigArguments, host: HostArguments) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def open_sources(entry: PoolEntry) -> list[RowSource]:
         return [HubTable(entry.source, entry.split, entry.source.repository)]
     path, name = entry.source.path, entry.source.file_name
     if path.is_dir():
-        files = sorted(path.iterdir())
+        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # locks, for one
         if not files:
             raise PoolError(f"dataset {entry.name!r}: the folder {path} is empty.")
         kinds = {_format(entry, file) for file in files}

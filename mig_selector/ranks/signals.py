@@ -22,14 +22,15 @@ class Stopped(BaseException):
 class StopSignals:
     """While the block runs SIGTERM raises `Stopped` in it; once the block has cleaned up, it ends the process as ever.
 
-    Ctrl-C raises KeyboardInterrupt as ever, and once more at the end of the block if a library swallowed it. In
-    another thread than the main one, and where the program handles or ignores a signal, nothing changes.
+    Ctrl-C raises KeyboardInterrupt as ever. What a library swallows (an import that is interrupted may end with any
+    error) takes effect at the end of the block. In another thread than the main one, and where the program handles or
+    ignores a signal, nothing changes.
     """
 
     def __init__(self) -> None:
         """Change nothing yet."""
         self._before: dict[signal.Signals, Any] = {}
-        self._is_held = self._came_late = self._was_interrupted = False
+        self._is_held = self._came_late = self._was_interrupted = self._was_stopped = False
 
     def __enter__(self) -> Self:
         """Take the signals over."""
@@ -44,12 +45,13 @@ class StopSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give them back; if SIGTERM came, let it do what it ever did."""
-        if kind is Stopped:
+        is_stopped = kind is Stopped or self.is_swallowed(error)
+        if is_stopped:
             logger.error(STOPPED)
         before, self._before = self._before, {}
         for number, handler in before.items():
             signal.signal(number, handler)
-        if kind is Stopped or (kind is None and self._came_late):
+        if is_stopped or (kind is None and self._came_late):
             signal.raise_signal(signal.SIGTERM)
         if self._was_interrupted and (kind is None or issubclass(kind, Exception)):
             raise KeyboardInterrupt from error
@@ -58,8 +60,12 @@ class StopSignals:
         if self._is_held:
             self._came_late = True
             return
-        self._is_held = True
+        self._is_held = self._was_stopped = True
         raise Stopped
+
+    def is_swallowed(self, error: BaseException | None) -> bool:
+        """Whether SIGTERM came and a library made something else, `error` or nothing, of the exception it raised."""
+        return self._was_stopped and (error is None or isinstance(error, Exception))
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self._was_interrupted = True
@@ -68,6 +74,10 @@ class StopSignals:
     def hold(self) -> None:
         """Let no SIGTERM interrupt what is done from now on: cleaning up, telling others."""
         self._is_held = True
+
+    def settle(self) -> None:
+        """Hold, and let the error that leaves the block speak for a SIGTERM that came before."""
+        self._is_held, self._was_stopped = True, False
 
     def stop_main_thread(self) -> None:
         """Raise `Stopped` in the main thread, if that is where the block runs; for other threads."""

@@ -36,6 +36,8 @@ LOST = (
 _PERIOD_SECONDS = 1.0
 _SILENT_PERIODS = 15
 """So long may a machine be silent before it counts as dead."""
+_NOTICE_PERIODS = 60
+"""After so long a silence of one rank people are told."""
 _GRACE_SECONDS = 8.0
 """So long may the main thread take to hear of a fault and clean up."""
 _FAREWELL_SECONDS = 8.0
@@ -89,7 +91,7 @@ class Watch:
         self._interrupt = interrupt
         self._here = Place.here()
         self._places: dict[int, Place] = {}
-        self._silence: dict[str, tuple[list[bytes], int]] = {}
+        self._silence: dict[int, tuple[bytes, int]] = {}
         self._started = time.monotonic()
         self._silent: str | None = None
         self._has_warned = False
@@ -101,8 +103,8 @@ class Watch:
 
     def start(self) -> Self:
         """Show that this rank is here, and begin."""
-        self._store.set(f"place/{self._rank}", json.dumps(asdict(self._here)))
         self._beat(0)
+        self._store.set(f"place/{self._rank}", json.dumps(asdict(self._here)))
         self._listener.start()
         self._guard.start()
         return self
@@ -198,19 +200,14 @@ class Watch:
         return any(self._store.check([f"left/{rank}"]) for rank in ranks)
 
     def _silent_machine(self) -> str | None:
-        """Say which machine is silent; rank 0 looks after all, the others after rank 0's."""
+        """Say which other machine is silent; rank 0 looks after all, the others after rank 0's."""
+        self._count_silence()
         machines: dict[str, list[int]] = defaultdict(list)
-        for rank, place in self._places.items():
-            machines[place.machine].append(rank)
-        first = self._places[0].machine if 0 in self._places else None
+        for rank in self._silence:
+            machines[self._places[rank].machine].append(rank)
         for machine, ranks in machines.items():
-            if machine == self._here.machine or (self._rank != 0 and machine != first):
-                continue
-            pulses = self._store.multi_get([f"pulse/{rank}" for rank in ranks])
-            before, periods = self._silence.get(machine, ([], 0))
-            periods = periods + 1 if pulses == before else 0
-            self._silence[machine] = (pulses, periods)
-            if periods >= _SILENT_PERIODS and not self._has_left(ranks):
+            is_silent = all(self._silence[rank][1] >= _SILENT_PERIODS for rank in ranks)
+            if is_silent and machine != self._here.machine and not self._has_left(ranks):
                 self._silent = machine
                 return (
                     f"{self._places[ranks[0]].host} with rank {ranks[0]}"
@@ -218,6 +215,20 @@ class Watch:
                     f"{_SILENT_PERIODS} seconds; it has gone down, or its processes were ended"
                 )
         return None
+
+    def _count_silence(self) -> None:
+        """Count for how many periods a rank has been silent; rank 0 tells of those that may be stopped or stuck."""
+        first = self._places[0].machine if 0 in self._places else None
+        watched = [rank for rank, place in self._places.items() if self._rank == 0 or place.machine == first]
+        for rank, pulse in zip(watched, self._store.multi_get([f"pulse/{rank}" for rank in watched]), strict=True):
+            before, periods = self._silence.get(rank, (b"", 0))
+            self._silence[rank] = (pulse, periods + 1 if pulse == before else 0)
+            if self._rank == 0 and self._silence[rank][1] == _NOTICE_PERIODS and not self._has_left([rank]):
+                place = self._places[rank]
+                logger.warning(
+                    "rank %d (process %d on %s) has not been heard of for %d seconds, but is alive; waiting for it",
+                    *(rank, place.pid, place.host, _NOTICE_PERIODS),
+                )
 
     def _missing_ranks(self) -> str | None:
         """Say on rank 0 which ranks do not come."""

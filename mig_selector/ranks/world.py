@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,8 @@ from mig_selector.ranks.signals import STOPPED, Stopped, StopSignals
 from mig_selector.ranks.watch import ARRIVAL_SECONDS, LOST, Place, Watch
 
 
+logger = logging.getLogger(__name__)
+
 Plain = TypeVar("Plain")
 Result = TypeVar("Result")
 
@@ -33,6 +36,7 @@ _CHUNKS_AHEAD = 8
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _GREETING_SECONDS = 0.05
 _CLOSING_SECONDS = 1.0
+_NOTICE_SECONDS = 20.0
 
 _kept_stores: list[Any] = []
 """Without torchrun's agent rank 0 hosts the store itself; it must outlive the last reader."""
@@ -264,10 +268,13 @@ def _shared_fate(ranks: Ranks, watch: Watch, signals: StopSignals) -> Iterator[N
     watch.start()
     try:
         yield
-    except BaseException as error:
-        signals.hold()
+    except BaseException as raised:
+        error = Stopped() if signals.is_swallowed(raised) else raised
+        signals.settle()
         told = watch.publish(_describe(error, ranks, watch))
-        if isinstance(error, KeyboardInterrupt) or told in (STOPPED, str(error)):
+        if told == STOPPED:
+            raise Stopped from None
+        if isinstance(error, KeyboardInterrupt) or told == str(error):
             raise
         if told == _text_of(error, ranks) and not isinstance(error, MigSelectorError):
             raise  # a fault of this program: whoever mends it wants the traceback
@@ -316,6 +323,11 @@ def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
     Yields:
         The name, and the store.
     """
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    notice = threading.Timer(
+        _NOTICE_SECONDS, logger.warning, ("rank %d of %d waits for the others at %s", rank, world_size, address)
+    )
+    notice.start()
     try:
         store = _open_store("mig_selector")
         if rank == 0:
@@ -325,10 +337,9 @@ def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
         else:
             session = _ask(store, rank)
     except RuntimeError as error:
-        raise RemoteError(
-            f"the ranks do not find each other at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} "
-            f"({error})"
-        ) from error
+        raise RemoteError(f"the ranks do not find each other at {address} ({error})") from error
+    finally:
+        notice.cancel()
     try:
         yield session, store
     finally:

@@ -66,9 +66,11 @@ def test_batches_hold_labels_of_one_length():
     assert _batches(labels, np.array([2, 1, 2, 2, 1]), 2) == [[1, 4], [3, 2], [0]]
 
 
-def test_a_model_that_is_nowhere_is_named(hashes):
-    with pytest.raises(EmbeddingError, match=r"mig_embedding_model: 'no/such-model' is no folder here and cannot"):
-        identify_encoder("no/such-model", "auto", hashes)
+@pytest.mark.parametrize("model", ["no/such-model", "/nowhere/encoder", "./encoder", "a/b/c"])
+def test_a_model_that_is_nowhere_is_named(hashes, monkeypatch, tmp_path, model):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EmbeddingError, match=f"mig_embedding_model: '{model}' is no folder here and cannot be found"):
+        identify_encoder(model, "auto", hashes)
 
 
 def test_a_folder_that_holds_no_model_is_named(tmp_path, hashes):

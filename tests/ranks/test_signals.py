@@ -57,6 +57,12 @@ def test_an_interrupt_that_a_library_swallows_is_raised_at_the_end(then, cause):
     assert lines[-2:] == [f"interrupted {cause}", "after"]
 
 
+@pytest.mark.parametrize("then", ["pass", "raise AttributeError('half imported')"])
+def test_sigterm_that_a_library_swallows_ends_the_process(then):
+    code, _, text = run(SWALLOWED.format(then=then).replace("SIGINT", "SIGTERM"))
+    assert (code, text) == (-signal.SIGTERM, "[mig_selector] stopped (SIGTERM)\n")
+
+
 def test_an_interrupt_is_raised_where_it_comes():
     assert run(kill("SIGINT")) == (0, ["interrupted None", "after"], "")
 

@@ -10,7 +10,7 @@
 # PYTHON         the Python to make the environments with, 3.11 to 3.13 (default: the first one found)
 # VERSIONS_DIR   where environments and logs are kept (default: .venvs); an environment takes about 8 GB
 # KEEP           1: keep each environment after its run, and use one that is there (default: removed)
-# TESTS          what pytest runs (default: the tests of the hook and of the launch forms)
+# TESTS          what pytest runs (default: those of the hook, the launch forms and the encoder)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -34,8 +34,12 @@ installed() { # folder, packages; prints the version of each
 }
 
 run_tests() { # folder
+  local here
+  here="$(cd "$1" && pwd)"
+  # DeepSpeed compiles for the torch that it finds, and would take what it compiled for another one.
   # shellcheck disable=SC2086  # TESTS are several words
-  PATH="$(cd "$1" && pwd)/bin:$PATH" "$1/bin/python" -m pytest --quiet -p no:cacheprovider --basetemp "$1/tmp" $TESTS
+  PATH="$here/bin:$PATH" TORCH_EXTENSIONS_DIR="$here/torch_extensions" \
+    python -m pytest --quiet -p no:cacheprovider --basetemp "$here/tmp" $TESTS
 }
 
 test_version() { # version; prints its line of the table

@@ -131,7 +131,8 @@ class Watch:
             self._meet()
             while True:
                 for rank, place in list(self._places.items()):
-                    if self._is_dead(rank, place) and place.machine == self._here.machine:
+                    is_gone = place.machine == self._here.machine and not place.is_alive
+                    if is_gone and not self._has_left([rank]):  # in this order: whoever leaves says so, then ends
                         return (
                             f"rank {rank} (process {place.pid} on {place.host}) was ended before its time; its own "
                             "messages, or the system's log if it was for want of memory, say why"
@@ -141,8 +142,10 @@ class Watch:
                 time.sleep(0.05)
         return None
 
-    def _is_dead(self, rank: int, place: Place) -> bool:
-        if self._has_left([rank]):
+    def _ended(self, rank: int) -> bool:
+        """Whether a rank that had come is no more, as far as this one can see."""
+        place = self._places.get(rank)
+        if place is None:
             return False
         return not place.is_alive if place.machine == self._here.machine else place.machine == self._silent
 
@@ -151,22 +154,21 @@ class Watch:
         with contextlib.suppress(RuntimeError):
             self._store.set(f"left/{self._rank}", "1")
             if self.fault not in (None, STOPPED):  # whoever sends SIGTERM sends it to all
-                self._store.add("heard", 1)
+                self._store.set(f"heard/{self._rank}", "1")
                 self._wait_for("heard", _FAREWELL_SECONDS)
         self._is_over.set()
         self._listener.join()
         with contextlib.suppress(RuntimeError):
-            self._store.add("gone", 1)
+            self._store.set(f"gone/{self._rank}", "1")
             if self._rank == 0:  # the store may be this process's own: nobody may need it any more
                 self._wait_for("gone", ARRIVAL_SECONDS if self.fault is None else _FAREWELL_SECONDS / 2)
 
-    def _wait_for(self, counter: str, seconds: float) -> None:
-        """Wait until every rank that is alive has counted."""
+    def _wait_for(self, sign: str, seconds: float) -> None:
+        """Wait until every rank that has not ended has given a sign."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            dead = sum(self._is_dead(rank, place) for rank, place in list(self._places.items()))
-            if self._store.add(counter, 0) >= self._world_size - dead:
-                return
+        waiting = set(range(self._world_size))
+        while waiting and time.monotonic() < end:
+            waiting = {rank for rank in waiting if not self._store.check([f"{sign}/{rank}"]) and not self._ended(rank)}
             time.sleep(0.05)
 
     def _listen(self) -> None:

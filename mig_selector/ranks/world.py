@@ -350,15 +350,16 @@ def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
 
 def _greet(store: Any, session: str, world_size: int, is_over: threading.Event) -> None:
     """Tell every rank that asks the name of the session, until all have come."""
-    others = range(1, world_size)
-    answered: set[bytes] = set()
+    missing = set(range(1, world_size))
     with contextlib.suppress(RuntimeError):  # the watches notice that the connection is lost
-        # Who asks again once all have come asks for another session.
-        while not store.check([f"{session}/came/{rank}" for rank in others]):
-            for rank in others:
-                if store.check([f"word/{rank}"]) and (word := store.get(f"word/{rank}")) not in answered:
-                    store.set(f"answer/{word.decode()}", session)
-                    answered.add(word)
+        while missing:
+            for rank in sorted(missing):
+                word = store.get(f"word/{rank}").decode() if store.check([f"word/{rank}"]) else None
+                # Looked up after the word: a rank that has come and asks again asks for another session.
+                if store.check([f"{session}/came/{rank}"]):
+                    missing.remove(rank)
+                elif word is not None:
+                    store.set(f"answer/{word}", session)
             if is_over.wait(_GREETING_SECONDS):
                 return
 

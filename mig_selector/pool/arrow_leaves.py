@@ -49,8 +49,10 @@ def _values(row: pa.RecordBatch, decoder: LeafDecoder) -> tuple[Any, ...] | Unre
         return Unreadable(f"holds a value that cannot be read ({error})")
 
 
-def _follow(batch: pa.RecordBatch, path: Sequence[str]) -> pa.Array:
-    """Return the array at a path; nulls where the path ends early."""
+def _follow(batch: pa.RecordBatch, path: Sequence[str] | None) -> pa.Array:
+    """Return the array at a path; nulls where the path ends early, or where there is none to follow."""
+    if path is None:
+        return pa.nulls(batch.num_rows)
     array: Any = batch
     for key in path:
         fields = batch.schema if array is batch else array.type

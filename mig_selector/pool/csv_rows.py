@@ -40,7 +40,7 @@ class CsvSource(WholeFile[_Record]):
             yield builder.build(int(places[-1]))
             on_bytes(num_bytes)
 
-    def _project(self, row: _Record, columns: Sequence[str]) -> dict[str, Any]:
+    def _project(self, row: _Record, columns: Sequence[str] | None) -> dict[str, Any]:
         """Cells stay text."""
         _, header, cells = row
         return {column: cell or None for column, cell in _cells_of(columns, header, cells).items()}
@@ -108,11 +108,11 @@ def _values(header: Sequence[str], cells: Sequence[str], decoder: LeafDecoder) -
         return TOO_DEEP
 
 
-def _cells_of(columns: Sequence[str], header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
-    """Return the cells of those of `columns` that there are; of two by one name the first, as `datasets` does."""
+def _cells_of(columns: Sequence[str] | None, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Return the cells of those of `columns` that there are, all if None; of two by one name the first."""
     found: dict[str, str] = {}
     for column, cell in zip(header, cells, strict=True):
-        if column in columns:
+        if columns is None or column in columns:
             found.setdefault(column, cell)
     return found
 

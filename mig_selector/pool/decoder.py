@@ -30,12 +30,13 @@ class LeafDecoder:
     The first path leads to labels, the others to scores.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        """Prepare the decoder for `paths`."""
-        self.paths = tuple(tuple(path.split(".")) for path in paths)
+    def __init__(self, paths: Sequence[str | None]) -> None:
+        """Prepare the decoder for `paths`; what None stands for is not wanted, and always absent."""
+        self.paths = tuple(tuple(path.split(".")) if path is not None else None for path in paths)
+        self.wanted = [path for path in self.paths if path is not None]
         tree = _tree(self.paths)
         self._has_clash = any(
-            one[: len(other)] == other for one in self.paths for other in self.paths if one is not other
+            one[: len(other)] == other for one in self.wanted for other in self.wanted if one is not other
         )
         self._decode = msgspec.json.Decoder(_record_type(tree)).decode
         self._leaves = [_attributes(tree, path) for path in self.paths]
@@ -44,7 +45,7 @@ class LeafDecoder:
     @property
     def columns(self) -> list[str]:
         """Top-level columns on the way to the paths."""
-        return list(dict.fromkeys(path[0] for path in self.paths))
+        return list(dict.fromkeys(path[0] for path in self.wanted))
 
     def decode_plain(self, line: bytes | memoryview) -> tuple[Any, ...] | None:
         """Return labels and scores of a row where they are what they should be or absent (None), else None.
@@ -112,8 +113,10 @@ def has_half_pair(value: Any) -> bool:
     return False
 
 
-def look_up(record: Any, path: tuple[str, ...]) -> Any:
-    """Follow `path` through nested mappings; None where it ends early."""
+def look_up(record: Any, path: tuple[str, ...] | None) -> Any:
+    """Follow `path` through nested mappings; None where it ends early, or where there is none to follow."""
+    if path is None:
+        return None
     for key in path:
         if not isinstance(record, Mapping):
             return None
@@ -134,10 +137,12 @@ def describe_kind(value: Any) -> str:
     return f"the number {value!s:.40}" if isinstance(value, int | float) else f"a value of type {type(value).__name__}"
 
 
-def _tree(paths: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+def _tree(paths: Sequence[tuple[str, ...] | None]) -> dict[str, Any]:
     """Nest the keys of all paths; what stands at a leaf is the type of its value."""
     tree: dict[str, Any] = {}
     for number, path in enumerate(paths):
+        if path is None:
+            continue
         node = tree
         for key in path[:-1]:
             below = node.get(key)
@@ -153,8 +158,10 @@ def _record_type(tree: Mapping[str, Any]) -> Any:
     return msgspec.defstruct("Record", fields, rename={f"f{place}": key for place, key in enumerate(tree)}, gc=False)
 
 
-def _attributes(tree: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+def _attributes(tree: Mapping[str, Any], path: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Return the names that the struct type has for the keys of a path."""
+    if path is None:
+        return None
     names = []
     node: Any = tree
     for key in path:
@@ -163,14 +170,17 @@ def _attributes(tree: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ..
     return tuple(names)
 
 
-def _take_all(leaves: Sequence[tuple[str, ...]]) -> Callable[[Any], tuple[Any, ...]]:
-    if len(leaves) > 1:
-        return attrgetter(*map(".".join, leaves))
-    take = attrgetter(".".join(leaves[0]))
-    return lambda record: (take(record),)
+def _take_all(leaves: Sequence[tuple[str, ...] | None]) -> Callable[[Any], tuple[Any, ...]]:
+    wanted = [".".join(leaf) for leaf in leaves if leaf is not None]
+    if len(wanted) == len(leaves) > 1:
+        return attrgetter(*wanted)
+    getters = [None if leaf is None else attrgetter(".".join(leaf)) for leaf in leaves]
+    return lambda record: tuple(None if getter is None else getter(record) for getter in getters)
 
 
-def _follow(record: Any, attributes: Sequence[str]) -> Any:
+def _follow(record: Any, attributes: Sequence[str] | None) -> Any:
+    if attributes is None:
+        return None
     for attribute in attributes:
         if record is None:
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,48 +45,74 @@ class Judgement:
 class RowJudge:
     """Turns the values of a row into its labels and score, or says why there are none."""
 
-    def __init__(self, labels: str, score: str) -> None:
-        """Judge by the keys ``mig_labels`` and ``mig_score``."""
-        self._labels = labels
-        self._score = score
-        self._score_paths = SCORE_PATHS.get(score, (score,))
-        self.paths: tuple[str, ...] = (labels, *self._score_paths)
-        self._lacks = (f"no labels at {labels}", *(f"no score at {path}" for path in self._score_paths))
+    def __init__(
+        self,
+        labels: str | None,
+        score: str,
+        *,
+        turns: str = "mean",
+        is_signed: bool = False,
+        required: Sequence[str] = (),
+    ) -> None:
+        """Judge by what a selection needs.
+
+        Args:
+            labels: Where the labels stand; None where none are needed.
+            score: A name in `SCORE_PATHS`, or where the score stands.
+            turns: Whether the products of ``deita`` are joined to their ``mean`` or to their ``sum``.
+            is_signed: Whether a score may be negative.
+            required: Where a row must have further numbers, of either sign, that are not looked at.
+        """
+        self._labels, self._score, self._turns, self._is_signed = labels, score, turns, is_signed
+        score_paths = SCORE_PATHS.get(score, (score,))
+        self._num_scores = len(score_paths)
+        self._required = [path for path in dict.fromkeys(required) if path not in score_paths]
+        self._number_paths = (*score_paths, *self._required)
+        self._lowest = [-math.inf if is_signed else 0.0] * self._num_scores + [-math.inf] * len(self._required)
+        self.paths: tuple[str | None, ...] = (labels, *self._number_paths)
+        self._lacks = (f"no labels at {labels}", *(f"no score at {path}" for path in self._number_paths))
 
     @property
-    def facts(self) -> dict[str, str]:
-        """What decides the verdicts."""
-        return {"labels": self._labels, "score": self._score}
+    def facts(self) -> dict[str, Any]:
+        """What decides the verdicts: the arguments that make an equal judge."""
+        return {
+            "labels": self._labels,
+            "score": self._score,
+            "turns": self._turns,
+            "is_signed": self._is_signed,
+            "required": self._required,
+        }
 
     def judge(self, values: tuple[Any, ...]) -> tuple[list[str], float] | Dropped | Unreadable:
         """Judge the values that stand at `paths`; the score is NaN where it is the number of labels."""
         labels, *scores = values
         fault = self._label_fault(labels)
-        for path, value in zip(self._score_paths, scores, strict=True):
-            fault = fault or _score_fault(path, value)
+        for path, value, lowest in zip(self._number_paths, scores, self._lowest, strict=True):
+            fault = fault or _score_fault(path, value, lowest)
         if fault:
             return Unreadable(fault)
-        for lack, value in zip(self._lacks, values, strict=True):
-            if value is None or value == []:
+        for wanted, lack, value in zip(self.paths, self._lacks, values, strict=True):
+            if wanted is not None and (value is None or value == []):
                 return Dropped(lack)
-        return self._with_score(labels, [_floats(value) for value in scores])
+        return self._with_score(labels or [], [_floats(value) for value in scores[: self._num_scores]])
 
     def judge_all(self, leaves: Leaves) -> Judgement:
         """Judge the rows of which the arrays tell all, together; each as `judge` would."""
-        is_clear = leaves.is_plain & ~_has_bad_number(leaves)
+        is_clear = leaves.is_plain & ~_has_bad_number(leaves, self._lowest)
         is_kept, dropped = is_clear.copy(), Counter[str]()
-        for lack, column in zip(self._lacks, (leaves.labels, *leaves.scores), strict=True):
-            is_absent = is_kept & (column.lengths == 0)
+        for path, lack, column in zip(self.paths, self._lacks, (leaves.labels, *leaves.scores), strict=True):
+            is_absent = is_kept & (column.lengths == 0) & (path is not None)
             if is_absent.any():
                 dropped[lack] = int(is_absent.sum())
             is_kept &= ~is_absent
         is_faulty = np.zeros(len(leaves), np.bool_)
         if self._score == "deita":
-            quality, complexity = leaves.scores
+            quality, complexity, *_ = leaves.scores
             is_faulty |= is_kept & (quality.lengths != complexity.lengths)
         is_kept &= ~is_faulty
         totals = np.full(len(leaves), math.nan)
-        totals[is_kept] = self._total_scores([scores.take(is_kept) for scores in leaves.scores], int(is_kept.sum()))
+        scores = [numbers.take(is_kept) for numbers in leaves.scores[: self._num_scores]]
+        totals[is_kept] = self._total_scores(scores, int(is_kept.sum()))
         is_faulty |= np.isinf(totals)
         return Judgement(is_kept & ~is_faulty, totals, dropped, np.flatnonzero(~is_clear | is_faulty))
 
@@ -96,10 +123,11 @@ class RowJudge:
             lengths = quality.lengths
             with np.errstate(over="ignore"):
                 products = quality.flat * complexity.flat
-                return _means(Ragged(np.cumsum(lengths) - lengths, lengths, products))
+                totals = _sums(Ragged(np.cumsum(lengths) - lengths, lengths, products))
+                return totals if self._turns == "sum" else totals / lengths
         if scores:
             with np.errstate(over="ignore"):
-                return _means(scores[0])
+                return _sums(scores[0]) / scores[0].lengths
         return np.full(count, 1.0 if self._score == "constant" else math.nan)
 
     def _label_fault(self, labels: Any) -> str | None:
@@ -120,19 +148,20 @@ class RowJudge:
                     "must have as many quality as complexity scores, one of each a turn, "
                     f"got {len(quality)} and {len(complexity)}"
                 )
-            score = _mean([q * c for q, c in zip(quality, complexity, strict=True)])
+            score = _sum([q * c for q, c in zip(quality, complexity, strict=True)])
+            score /= 1 if self._turns == "sum" else len(quality)
         elif scores:
-            score = _mean(scores[0])
+            score = _sum(scores[0]) / len(scores[0])
         else:
             score = 1.0 if self._score == "constant" else math.nan
-        return (labels, score) if score < math.inf or math.isnan(score) else Unreadable("the score is infinite")
+        return (labels, score) if not math.isinf(score) else Unreadable("the score is infinite")
 
 
-def _has_bad_number(leaves: Leaves) -> NDArray[np.bool_]:
-    """Say of each row whether one of its numbers is below 0 or not finite."""
+def _has_bad_number(leaves: Leaves, lowest: Sequence[float]) -> NDArray[np.bool_]:
+    """Say of each row whether one of its numbers is below what is allowed there, or not finite."""
     has_bad = np.zeros(len(leaves), np.bool_)
-    for scores in leaves.scores:
-        is_bad = ~((scores.flat >= 0) & (scores.flat < math.inf))
+    for scores, least in zip(leaves.scores, lowest, strict=True):
+        is_bad = ~((scores.flat >= least) & np.isfinite(scores.flat))
         if is_bad.any():
             has_bad[scores.owners[is_bad]] = True
     return has_bad
@@ -142,32 +171,32 @@ def _floats(value: Any) -> list[float]:
     return [float(number) for number in (value if isinstance(value, list) else [value])]
 
 
-def _mean(numbers: list[float]) -> float:
-    """Add up from left to right, as every version of Python and numpy does for short lists, and divide."""
+def _sum(numbers: list[float]) -> float:
+    """Add up from left to right, as every version of Python and numpy does for short lists."""
     total = 0.0
     for number in numbers:
         total += number
-    return total / len(numbers)
+    return total
 
 
-def _score_fault(path: str, value: Any) -> str | None:
+def _score_fault(path: str, value: Any, lowest: float) -> str | None:
     for number in value if isinstance(value, list) else [value]:
         if number is None and not isinstance(value, list):
             return None
         if isinstance(number, bool) or not isinstance(number, int | float):
             return f"{path} must be a number or a list of numbers, got {describe_kind(number)}"
-        if not 0 <= number <= sys.float_info.max:
-            return f"{path} must be a finite number of 0 or more, got {number!s:.40}"
+        if not lowest <= number <= sys.float_info.max or number < -sys.float_info.max:
+            least = " of 0 or more" if lowest == 0 else ""
+            return f"{path} must be a finite number{least}, got {number!s:.40}"
     return None
 
 
-def _means(numbers: Ragged) -> NDArray[np.float64]:
-    """Return the mean of each row's numbers, added up in the order of `_mean`."""
+def _sums(numbers: Ragged) -> NDArray[np.float64]:
+    """Return the sum of each row's numbers, added up in the order of `_sum`."""
     totals = np.zeros(len(numbers.lengths))
     rows, place = np.arange(len(totals)), 0
     while len(rows):
         totals[rows] += numbers.values[numbers.starts[rows] + place]
         place += 1
         rows = rows[numbers.lengths[rows] > place]
-    means: NDArray[np.float64] = totals / numbers.lengths
-    return means
+    return totals

@@ -81,7 +81,9 @@ class JsonLinesSource:
                 yield builder.build(line_number)
                 on_bytes(num_bytes)
 
-    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(
+        self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
         """Read whole rows by their byte offset."""
         with self.files[0].open("rb") as stream:
             for row, position in zip(rows, positions, strict=True):
@@ -188,7 +190,7 @@ class JsonArraySource(WholeFile[_Element]):
             yield builder.build(lines[-1])
             on_bytes(num_bytes)
 
-    def _project(self, row: _Element, columns: Sequence[str]) -> dict[str, Any]:
+    def _project(self, row: _Element, columns: Sequence[str] | None) -> dict[str, Any]:
         line, text = row
         return project(_decode_whole(text, f"{self.name}:{line}"), columns)
 
@@ -288,6 +290,6 @@ def _decode_any(text: bytes) -> Any:
         return parse_json(text.decode("utf-8"))  # NaN, numbers out of range
 
 
-def project(record: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Keep `columns`, in the record's own order."""
-    return {key: value for key, value in record.items() if key in columns}
+def project(record: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    """Keep `columns`, all if None, in the record's own order."""
+    return record if columns is None else {key: value for key, value in record.items() if key in columns}

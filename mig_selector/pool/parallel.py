@@ -151,7 +151,7 @@ class _Worker:
             "path": str(source.files[0]),
             "name": source.name,
             "span": astuple(span),
-            **judge.facts,
+            "judge": judge.facts,
             "stop_at_unreadable": stop_at_unreadable,
         }
         try:
@@ -202,7 +202,10 @@ def _work(task: dict[str, Any]) -> tuple[bool, bytes]:
 
 def _extract(task: dict[str, Any]) -> Extract:
     source = _DIVISIBLE[task["kind"]](Path(task["path"]), task["name"])
-    judge = RowJudge(task["labels"], task["score"])
     return extract_rows(
-        source, Span(*task["span"]), judge, lambda num_bytes: None, stop_at_unreadable=task["stop_at_unreadable"]
+        source,
+        Span(*task["span"]),
+        RowJudge(**task["judge"]),
+        lambda num_bytes: None,
+        stop_at_unreadable=task["stop_at_unreadable"],
     )

@@ -46,6 +46,17 @@ class ReadingReport:
 
 
 @dataclass(frozen=True)
+class PoolRow:
+    """A row that was read whole, or some columns of it."""
+
+    entry: int
+    """Which entry of the pool it belongs to."""
+    where: str
+    """Where it stands, for messages."""
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Pool:
     """The kept rows of a pool. N rows, S sources in the order of the names in `dataset`."""
 
@@ -77,6 +88,32 @@ class Pool:
     def positions_of(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions of some kept rows, 0 where a source needs none."""
         return np.zeros(len(kept), np.int64) if self.positions is None else self.positions[kept]
+
+    def rows(self, columns: Sequence[str] | None) -> Iterator[PoolRow]:
+        """Read the kept rows again, in the order of the pool: those of `columns` that a row has, or all it has."""
+        sources, rows = self.locate(np.arange(len(self.row_indices)))
+        for number, source in enumerate(self.sources):
+            mine = slice(*np.searchsorted(sources, [number, number + 1]))
+            places = rows[mine].tolist()
+            positions = self.positions[mine].tolist() if self.positions is not None else [0] * len(places)
+            for place, record in zip(places, source.read(places, positions, columns), strict=True):
+                yield PoolRow(self.source_entries[number], f"{source.name}, row {place + 1}", record)
+
+    def without(self, is_dropped: NDArray[np.bool_], reason: str) -> Pool:
+        """Drop some of the kept rows, shape (N,), and count them."""
+        keep = ~is_dropped
+        lengths = np.diff(self.label_offsets)
+        report = self.report
+        dropped = report.dropped + Counter({reason: int(is_dropped.sum())})
+        return replace(
+            self,
+            label_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths[keep]))),
+            label_ids=self.label_ids[np.repeat(keep, lengths)],
+            scores=self.scores[keep],
+            row_indices=self.row_indices[keep],
+            positions=None if self.positions is None else self.positions[keep],
+            report=replace(report, kept=int(keep.sum()), dropped=dropped),
+        )
 
 
 class Extracts:

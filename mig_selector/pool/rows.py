@@ -59,11 +59,13 @@ class RowSource(Protocol):
         """Pass over the rows of a part; blank lines are none."""
         ...
 
-    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(
+        self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
         """Read some rows, given with the positions found in the scan; in ascending order unless the source can seek.
 
         Yields:
-            Those of `columns` that a row has, in the row's own order.
+            Those of `columns` that a row has, all if None, in the row's own order.
         """
         ...
 
@@ -82,7 +84,9 @@ class WholeFile(ABC, Generic[Row]):
         del size
         return [Span(size=self.size)]
 
-    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(
+        self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
         """Read whole rows by passing over the file once more."""
         del positions
         wanted = iter(rows)
@@ -97,8 +101,8 @@ class WholeFile(ABC, Generic[Row]):
         """Yield all rows as the file holds them."""
 
     @abstractmethod
-    def _project(self, row: Row, columns: Sequence[str]) -> dict[str, Any]:
-        """Read a row, and keep those of `columns` that it has."""
+    def _project(self, row: Row, columns: Sequence[str] | None) -> dict[str, Any]:
+        """Read a row, and keep those of `columns` that it has, all if None."""
 
 
 def batched(rows: Iterable[Row], weigh: Callable[[Row], int]) -> Iterator[tuple[list[Row], int]]:

@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ class TableSource(ABC):
                     start += batch.num_rows
                     on_bytes(int(share * batch.num_rows))
 
-    def read(self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(
+        self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
         """Read whole rows, batch by batch."""
         del positions
         taken = 0
@@ -80,10 +82,12 @@ class TableSource(ABC):
     def _num_rows(self, span: Span) -> int: ...
 
     @abstractmethod
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         """Yield all rows, with those of the top-level `columns` that there are."""
 
-    def _batches_with(self, rows: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def _batches_with(
+        self, rows: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield at least the batches that hold some of `rows`, each with the number of rows before it."""
         del rows
         start = 0
@@ -134,12 +138,14 @@ class ParquetSource(TableSource):
         with self._open() as file:
             return sum(file.metadata.row_group(group).num_rows for group in range(span.start, span.stop))
 
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
             for group in range(file.num_row_groups):
                 yield from _read_group(file, group, _present(file, columns), BATCH_ROWS)
 
-    def _batches_with(self, rows: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def _batches_with(
+        self, rows: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
         # Row groups in which nothing was chosen are not read.
         start = 0
         with self._open() as file:
@@ -153,7 +159,7 @@ class ParquetSource(TableSource):
 
     def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
         # A dotted name stands for all columns below it: the siblings of a wanted leaf are not read.
-        wanted = [".".join(path) for path in decoder.paths]
+        wanted = [".".join(path) for path in decoder.wanted]
         with self._open() as file:
             for group in range(span.start, span.stop):  # nested dictionaries cannot be read across row groups
                 yield from _read_group(file, group, wanted, _LEAF_ROWS)
@@ -174,8 +180,13 @@ def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: 
         raise ValueError(f"row group {group + 1} says that it has {count} rows, but has {found}")
 
 
-def _present(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
-    return [column for column in dict.fromkeys(file.schema_arrow.names) if column in columns]
+def _present(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
+    return _chosen(dict.fromkeys(file.schema_arrow.names), columns)
+
+
+def _chosen(names: Iterable[str], columns: Sequence[str] | None) -> list[str]:
+    """Return those of `names` that are among `columns`; all if None."""
+    return [name for name in names if columns is None or name in columns]
 
 
 class ArrowSource(TableSource):
@@ -191,10 +202,11 @@ class ArrowSource(TableSource):
         del span
         return sum(batch.num_rows for batch in self._batches([]))
 
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(self.files[0])) as data:
             for batch in _open_arrow(data):
-                yield batch.select([place for place, name in enumerate(batch.schema.names) if name in columns])
+                names = batch.schema.names
+                yield batch.select([place for place, name in enumerate(names) if columns is None or name in columns])
 
 
 def _open_arrow(data: pa.NativeFile) -> Iterator[pa.RecordBatch]:
@@ -228,8 +240,8 @@ class HubTable(TableSource):
         del span
         return len(self._table)
 
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        present = [column for column in self._table.column_names if column in columns]
+    def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        present = _chosen(self._table.column_names, columns)
         # Without any column `datasets` forgets how many rows there are.
         arrow = self._table.select_columns(present or self._table.column_names[:1]).with_format("arrow")
         for table in arrow.iter(BATCH_ROWS):

@@ -16,10 +16,10 @@ QUALITY = "annotation.deita.quality_scores"
 COMPLEXITY = "annotation.deita.complexity_scores"
 
 
-def judge(row, labels=LABELS, score="deita"):
+def judge(row, labels=LABELS, score="deita", **more):
     """Judge a row as it stands in a JSON Lines file."""
     line = row if isinstance(row, bytes) else json.dumps(row).encode()
-    rule = RowJudge(labels, score)
+    rule = RowJudge(labels, score, **more)
     values = LeafDecoder(rule.paths).decode(line)
     return values if isinstance(values, Unreadable) else rule.judge(values)
 
@@ -35,6 +35,37 @@ def with_labels(labels):
 
 def test_deita_is_the_mean_over_turns_of_quality_times_complexity():
     assert judge(with_deita([2.0, 3.0], [4.0, 5.0])) == (["a"], (2 * 4 + 3 * 5) / 2)
+
+
+def test_deita_can_be_the_sum_over_turns():
+    assert judge(with_deita([2.0, 3.0], [4.0, 5.0]), turns="sum") == (["a"], 2 * 4 + 3 * 5)
+
+
+def test_where_no_labels_are_needed_what_stands_there_does_not_matter():
+    for labels in ({"content": "no list"}, {"content": []}, None, 7):
+        assert judge(with_labels(labels), labels=None) == ([], 6.0)
+
+
+@pytest.mark.parametrize("row", [{}, {"a": [1]}, {"annotation": "text"}])
+def test_a_row_of_which_nothing_is_needed_is_kept(row):
+    assert judge(row, labels=None, score="constant") == ([], 1.0)
+    assert isinstance(judge(b"[1]", labels=None, score="constant"), Unreadable)
+
+
+def test_a_score_may_be_negative_only_where_that_is_said():
+    row = with_deita([1.0], [1.0], iqs=[-0.25, 0.75])
+    assert judge(row, score="iqs", is_signed=True) == (["a"], 0.25)
+    assert judge(row, score="iqs") == Unreadable("iqs must be a finite number of 0 or more, got -0.25")
+    for number in ("-Infinity", "1e999", "NaN"):
+        fault = judge(f'{{"iqs": {number}}}'.encode(), labels=None, score="iqs", is_signed=True)
+        assert fault.reason.startswith("iqs must be a finite number, got ")
+
+
+def test_further_numbers_must_be_there_but_are_not_looked_at():
+    row = with_deita([2.0], [3.0], iqs=[-1.5], ifd_score={"content": 0.5})
+    assert judge(row, required=["iqs", "ifd_score.content", QUALITY]) == (["a"], 6.0)
+    assert judge(row, required=["iqs", "other"]) == Dropped("no score at other")
+    assert judge({**row, "iqs": ["x"]}, required=["iqs"]).reason.startswith("iqs must be a number")
 
 
 def test_deita_takes_single_numbers_as_one_turn():

@@ -2,6 +2,8 @@ import json
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support import SHARED_DATA, contents_of, make_row
 
@@ -277,3 +279,49 @@ def test_the_third_line_of_the_published_example_is_malformed():
         products = [q * c for q, c in zip(deita["quality_scores"], deita["complexity_scores"], strict=True)]
         assert found.scores[place] == sum(products) / len(products)
         assert names_of(found, place) == row["annotation"]["instag"]["content"]
+
+
+ODD_ROWS = [
+    {"t": ["a"], "s": 1, "many": 123456789012345678901234567890, "half": 0.1},
+    {"s": 2, "t": ["b"], "deep": [{"x": None, "y": [True, 1.5e-300, "\u2028 é"]}]},
+    {"s": 2, "t": ["b"], "half": -0.0, "text": 'it\'s "quoted"', "last": {}},
+]
+
+
+def test_kept_rows_are_read_whole_as_the_json_module_reads_them(tmp_path):
+    lines = [json.dumps(row) for row in ODD_ROWS]
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join([lines[0], '{"t":[],"s":1}', '{"s":9,"t":["z"],"s":3,"n":NaN}', lines[1]])
+    )
+    (tmp_path / "b.json").write_text(f"[{lines[2]}]")
+    found = read_entries([entry_of(tmp_path / "a.jsonl"), entry_of(tmp_path / "b.json")], RowJudge("t", "s"))
+    rows = list(found.rows(None))
+    expected = [ODD_ROWS[0], json.loads('{"s":9,"t":["z"],"s":3,"n":NaN}'), *ODD_ROWS[1:]]
+    assert [repr(row.record) for row in rows] == [repr(row) for row in expected]
+    assert [row.entry for row in rows] == [0, 0, 0, 1]
+    assert [row.where for row in rows] == ["a.jsonl, row 1", "a.jsonl, row 3", "a.jsonl, row 4", "b.json, row 1"]
+    assert [row.record for row in found.rows(["half"])] == [{"half": 0.1}, {}, {}, {"half": -0.0}]
+
+
+def test_rows_can_be_dropped_and_are_counted(pool):
+    found = pool(f'{A}\n{B}\n{{"t":["c","c"],"s":4}}\n')
+    less = found.without(np.array([False, True, False]), "no luck")
+    assert [names_of(less, row) for row in range(2)] == [["a"], ["c", "c"]]
+    assert less.scores.tolist() == [1.0, 4.0]
+    assert less.row_indices.tolist() == [0, 2]
+    assert (less.report.read, less.report.kept, less.report.dropped) == (3, 2, {"no luck": 1})
+    assert [row.record["s"] for row in less.rows(["s"])] == [1, 4]
+    assert found.report.kept == 3
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl", "pool.csv", "pool.parquet"])
+def test_without_labels_and_scores_every_readable_row_is_kept(tmp_path, name):
+    if name == "pool.parquet":
+        pq.write_table(pa.table({"t": ["no list", None, "x"], "u": [1, 2, 3]}), tmp_path / name)
+    else:
+        text = "t,u\nno list,1\n,2\nx,3\n" if name == "pool.csv" else '{"t":"no list"}\n{}\n{"t":[],"s":-1}\n'
+        (tmp_path / name).write_text(text)
+    found = read_entries([entry_of(tmp_path / name)], RowJudge(None, "constant"))
+    assert found.row_indices.tolist() == [0, 1, 2]
+    assert found.label_names == []
+    assert found.report.dropped == {}

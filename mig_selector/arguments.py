@@ -36,14 +36,24 @@ class MigArguments:
     mig_pool: str | None = _key(
         None, "Which of the names in `dataset` form the pool (comma-separated); the others are trained on whole."
     )
-    mig_method: Literal["mig"] = _key("mig", "Selection method.")
-    mig_labels: str = _key(
-        "annotation.instag.content", "Where a row's labels stand: a dotted path to a list of strings."
+    mig_method: str = _key(
+        "mig",
+        "Selection method: mig, random, zip, ifd, instag, deita, car, qdit, longest, top_score, or one of your own "
+        "as package.module.function.",
     )
-    mig_score: str = _key(
-        "deita",
-        "Quality of a row: deita (mean over turns of quality x complexity), ifd, num_labels, constant, or a dotted "
-        "path to a number or a list of numbers.",
+    mig_labels: str | None = _key(
+        None,
+        "Where a row's labels stand: a dotted path to a list of strings; default annotation.instag.content. Once set, "
+        "a row must have labels whatever the method.",
+    )
+    mig_score: str | None = _key(
+        None,
+        "Quality of a row: deita (quality x complexity of its turns), ifd, response_tokens, num_labels, constant, or "
+        "a dotted path to a number or a list of numbers; default deita, ifd for ifd, response_tokens for longest. "
+        "Once set, a row must have that score whatever the method.",
+    )
+    mig_deita_turns: Literal["mean", "sum"] | None = _key(
+        None, "How deita joins the turns of a row; default sum for the method deita, mean for the others."
     )
     mig_label_vocabulary: str | None = _key(None, "JSON list or text file (one a line) of the labels that count.")
     mig_min_label_count: int = _key(2, "Without a vocabulary: labels seen in fewer rows are dropped.")
@@ -52,7 +62,7 @@ class MigArguments:
     )
     mig_embedding_batch_size: int = _key(64, "Labels embedded at once on each rank.")
     mig_embedding_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _key(
-        "auto", "Precision of the encoder: auto is bfloat16 on a GPU and float32 on a CPU."
+        "auto", "Precision of all encoders and of the IFD model: auto is bfloat16 on a GPU and float32 on a CPU."
     )
     mig_label_embeddings: str | None = _key(
         None, "An .npz file with `labels` (L,) and `embeddings` (L, D): then no encoder is loaded."
@@ -82,6 +92,52 @@ class MigArguments:
     mig_overwrite: bool = _key(False, "Select again although a valid subset exists.")
     mig_report: Literal["html", "none"] = _key("html", "Accepted for reports to come; writes nothing yet.")
     mig_seed: int = _key(42, "Seed of methods that draw.")
+    mig_fill: Literal["error", "top_score"] = _key(
+        "error",
+        "Where a method yields fewer rows than asked for: error, or the remaining rows by score, then by place.",
+    )
+    mig_row_embeddings: str | None = _key(
+        None, "An .npy file with a vector for every row of the pool, in order, (N, D): then no row is embedded."
+    )
+    mig_row_embedding_model: str | None = _key(
+        None,
+        "Model that embeds rows: hub id or folder; default mistralai/Mistral-7B-v0.1 for deita, "
+        "sentence-transformers/all-mpnet-base-v2 for car and qdit.",
+    )
+    mig_turns: Literal["all", "first", "last"] = _key(
+        "all",
+        "What counts as question and answer of a conversation, for embeddings, IFD and length: all turns, the first "
+        "question and its answer, or the last answer and all before it.",
+    )
+    mig_ifd_model: str | None = _key(
+        None,
+        "Causal language model that computes IFD (hub id or folder, such as gpt2); without it IFD is read from "
+        "ifd_score.content.",
+    )
+    mig_ifd_max_tokens: int = _key(1024, "Tokens of a row that the IFD model reads.")
+    mig_ifd_filter: Literal["mig", "superfiltering"] = _key(
+        "mig", "Which IFD may be chosen: mig from 0 to 1, both included; superfiltering below 1."
+    )
+    mig_tokenizer: str | None = _key(
+        None, "Tokenizer that counts response_tokens: hub id or folder; default model_name_or_path."
+    )
+    mig_deita_threshold: float = _key(
+        0.9, "deita: a row is left out if its cosine with a chosen one is above this, in [-1, 1]."
+    )
+    mig_qdit_alpha: float = _key(0.7, "qdit: weight of quality against diversity, in [0, 1].")
+    mig_qdit_scale: Literal["none", "mean", "minmax"] = _key(
+        "none",
+        "qdit: none adds quality to the sum of similarities as published, mean to their mean, minmax likewise with "
+        "quality scaled to [0, 1].",
+    )
+    mig_qdit_sample: int = _key(
+        0, "qdit: rows of a random sample by which diversity is measured, for large pools; 0 measures it by all rows."
+    )
+    mig_car_ratio: str = _key("1000:161", "car: rows chosen by score against rows chosen as best of their cluster.")
+    mig_iqs: str = _key("annotation.CaR", "car: where a row's instruction quality score stands, a dotted path.")
+    mig_zip_k1: int = _key(10_000, "zip: candidates looked at again in each round.")
+    mig_zip_k2: int = _key(200, "zip: candidates kept of them.")
+    mig_zip_k3: int = _key(100, "zip: rows chosen in each round.")
 
     @property
     def budgets(self) -> tuple[int | float, ...]:
@@ -196,13 +252,13 @@ def _read_budget(text: str) -> int | float:
 
 def _convert(raw: Any, declared: Any) -> Any:
     """Read `raw` as the declared type; a ValueError says what was expected."""
+    if typing.get_origin(declared) in (types.UnionType, typing.Union):
+        declared = next(kind for kind in typing.get_args(declared) if kind is not type(None))
     if typing.get_origin(declared) is Literal:
         allowed = typing.get_args(declared)
         if raw not in allowed:
             raise ValueError(f"expected {' or '.join(allowed)}")
         return raw
-    if isinstance(declared, types.UnionType):
-        declared = next(kind for kind in typing.get_args(declared) if kind is not type(None))
     return {bool: _to_bool, int: _to_int, float: _to_float, str: _to_text}[declared](raw)
 
 
@@ -237,6 +293,10 @@ def _to_text(raw: Any) -> str:
     return str(raw)
 
 
+def _is_path(value: str) -> bool:
+    return all(value.split("."))
+
+
 _RANGES: dict[str, tuple[typing.Callable[[Any], bool], str]] = {
     "mig_edge_threshold": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "mig_propagation_weight": (lambda value: value >= 0, "0 or more"),
@@ -246,8 +306,18 @@ _RANGES: dict[str, tuple[typing.Callable[[Any], bool], str]] = {
     "mig_min_label_count": (lambda value: value >= 1, "1 or more"),
     "mig_embedding_batch_size": (lambda value: value >= 1, "1 or more"),
     "mig_seed": (lambda value: value >= 0, "0 or more"),
-    "mig_labels": (lambda value: all(value.split(".")), "a dotted path without empty parts"),
-    "mig_score": (lambda value: all(value.split(".")), "a name or a dotted path without empty parts"),
+    "mig_ifd_max_tokens": (lambda value: value >= 2, "2 or more"),
+    "mig_deita_threshold": (lambda value: -1 <= value <= 1, "between -1 and 1"),
+    "mig_qdit_alpha": (lambda value: 0 <= value <= 1, "between 0 and 1"),
+    "mig_qdit_sample": (lambda value: value >= 0, "0 or more"),
+    "mig_car_ratio": (
+        lambda value: bool(re.fullmatch(r"\d+:\d+", value)) and any(map(int, value.split(":"))),
+        "two numbers of rows with a colon between them, not both 0 (in quotes in a YAML)",
+    ),
+    **dict.fromkeys(("mig_zip_k1", "mig_zip_k2", "mig_zip_k3"), (lambda value: value >= 1, "1 or more")),
+    **dict.fromkeys(("mig_labels", "mig_iqs"), (_is_path, "a dotted path without empty parts")),
+    "mig_score": (_is_path, "a name or a dotted path without empty parts"),
+    "mig_method": (_is_path, "a name or a dotted path without empty parts"),
 }
 
 

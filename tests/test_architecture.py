@@ -16,19 +16,22 @@ LAYERS = [
     {"__main__"},
     {"cli", "hook"},
     {"pipeline"},
-    {"integration"},
-    {"pool", "embedding", "graph", "selection"},
+    {"integration", "report"},
+    {"pool", "annotation", "embedding", "graph", "selection"},
     {"store", "ranks", "console"},
     {"arguments"},
     {"errors"},
 ]
 HOMES = {
-    "torch": {"embedding", "ranks"},
+    "torch": {"annotation", "embedding", "ranks"},
     "accelerate": {"embedding", "ranks"},
     "sentence_transformers": {"embedding"},
     "llamafactory": {"hook", "cli", "integration"},
-    "transformers": {"hook", "integration", "embedding"},
+    "transformers": {"hook", "integration", "annotation", "embedding"},
     "numba": {"selection"},
+    "sklearn": {"selection"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
 }
 
 

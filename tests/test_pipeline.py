@@ -14,7 +14,7 @@ from support import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_comm
 
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
-from mig_selector.pipeline import recipe
+from mig_selector.pipeline import recipe, writing
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pool import parallel
 from mig_selector.selection.problem import Objective
@@ -195,8 +195,8 @@ def test_a_pool_on_a_hub_is_read_as_the_host_reads_it(workplace, tmp_path, monke
 
 def test_a_second_run_reads_neither_rows_nor_vectors(pool_of_60, monkeypatch):
     first = select(pool_of_60)
-    monkeypatch.setattr("mig_selector.pipeline.recipe.read_pool", None)
-    monkeypatch.setattr("mig_selector.pipeline.recipe.read_given_vectors", None)
+    monkeypatch.setattr("mig_selector.pipeline.material.read_pool", None)
+    monkeypatch.setattr("mig_selector.pipeline.material.read_given_vectors", None)
     again = select(pool_of_60)
     assert (again.fingerprint, again.folder, again.settings) == (first.fingerprint, first.folder, first.settings)
     assert "already selected" in again.summary[0]
@@ -263,17 +263,23 @@ def test_overwrite_selects_again(pool_of_60):
     assert again.folder == first.folder
 
 
-@pytest.mark.parametrize("moment", ["_lock", "select_rows", "write_selection_table"])
-def test_a_pool_that_changes_during_a_run_is_refused_and_nothing_is_kept_of_it(pool_of_60, monkeypatch, moment):
+@pytest.mark.parametrize(
+    ("module", "moment"),
+    [(recipe, "_lock"), (recipe, "choose_for_budgets"), (writing, "write_selection_table")],
+    ids=["before reading", "before choosing", "after writing the rows"],
+)
+def test_a_pool_that_changes_during_a_run_is_refused_and_nothing_is_kept_of_it(
+    pool_of_60, monkeypatch, module, moment
+):
     pool = pool_of_60.data / "pool.jsonl"
     before = pool.read_bytes()
-    original = getattr(recipe, moment)
+    original = getattr(module, moment)
 
     def changing(*arguments, **options):
         pool.write_bytes(before.replace(b"question", b"QUESTION"))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(recipe, moment, changing)
+    monkeypatch.setattr(module, moment, changing)
     with pytest.raises(PoolError, match=r"pool\.jsonl was changed while it was in use"):
         select(pool_of_60)
     assert list(pool_of_60.entries()) == ["pool"]
@@ -438,7 +444,7 @@ def test_labels_are_embedded_once_and_kept(workplace, minilm, monkeypatch):
     settings = {key: value for key, value in workplace.settings().items() if key != "mig_label_embeddings"}
     settings["mig_embedding_model"] = minilm
     first = run_selection(settings)[0]
-    monkeypatch.setattr("mig_selector.pipeline.recipe.embed_labels", None)
+    monkeypatch.setattr("mig_selector.pipeline.tasks.embed_labels", None)
     again = run_selection({**settings, "mig_overwrite": True})[0]  # the selection is made again, the vectors are not
     assert table(again)["row_index"] == table(first)["row_index"]
     assert manifest(first)["encoder"]["model"] == minilm

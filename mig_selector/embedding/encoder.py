@@ -7,7 +7,6 @@ with copies): the model sees the same shapes, whoever does the work.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ from numpy.typing import NDArray
 
 from mig_selector.errors import EmbeddingError
 from mig_selector.ranks.group import all_threads, process_group
+from mig_selector.ranks.models import dtype_argument, free_memory, loading, resolve_dtype
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import ContentHashes, fingerprint
 
 
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
+"""Endings of files that hold them."""
 _ROUND_SECONDS = 15.0
 """What is embedded in about this time is kept; so much can be lost."""
 _ROUND_GROWTH = 8
@@ -49,20 +51,20 @@ class Encoder:
 
     def resolve_dtype(self) -> str:
         """Return the precision on this machine: auto is bfloat16 on a GPU and float32 on a CPU."""
-        import torch
-
-        if self.dtype != "auto":
-            return self.dtype
-        return "bfloat16" if torch.cuda.is_available() else "float32"
+        return resolve_dtype(self.dtype)
 
 
-def identify_encoder(model: str, dtype: str, hashes: ContentHashes) -> Encoder:
+def identify_encoder(
+    model: str, dtype: str, hashes: ContentHashes, key: str = "mig_embedding_model", *, weights: bool = True
+) -> Encoder:
     """Find out which weights `model` stands for, without loading them.
 
     Args:
         model: A folder, or the id of a model on the Hugging Face hub.
         dtype: Precision asked for.
         hashes: Remembers the content of folders.
+        key: Names the model in the configuration.
+        weights: Whether the weights matter; for a tokenizer they do not.
 
     Returns:
         The encoder; for a hub id the commit that the local cache holds, else the one that the hub names now.
@@ -72,17 +74,23 @@ def identify_encoder(model: str, dtype: str, hashes: ContentHashes) -> Encoder:
     """
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser().absolute()
-        return Encoder(str(folder), None, dtype, fingerprint({"files": hashes.folder(folder)}))
+        files = hashes.folder(folder, without=() if weights else _WEIGHTS)
+        return Encoder(str(folder), None, dtype, fingerprint({"files": files}))
     try:
         revision = _cached_commit(model) or _hub_commit(model)
     except Exception as error:  # from a name that is none, to a hub that does not answer
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise EmbeddingError(
-            f"mig_embedding_model: {model!r} is no folder here and cannot be found on the hub "
-            f"({type(error).__name__}: {reason}). Give a folder, a hub id that this machine can reach, or "
-            "mig_label_embeddings."
+            f"{key}: {model!r} is no folder here and cannot be found on the hub ({type(error).__name__}: {reason}). "
+            f"Give a folder{_alternatives(key)}."
         ) from error
     return Encoder(model, revision, dtype, fingerprint({"model": model, "revision": revision}))
+
+
+def _alternatives(key: str) -> str:
+    given = {"mig_embedding_model": "mig_label_embeddings", "mig_row_embedding_model": "mig_row_embeddings"}
+    reachable = "a hub id that this machine can reach"
+    return f", {reachable}, or {given[key]}" if key in given else f" or {reachable}"
 
 
 def _cached_commit(model: str) -> str | None:
@@ -99,23 +107,26 @@ def _hub_commit(model: str) -> str:
     return str(HfApi().model_info(model).sha)
 
 
-def find_same_encoder(encoder: Encoder, model: str, hashes: ContentHashes) -> Encoder:
+def find_same_encoder(
+    encoder: Encoder, model: str, hashes: ContentHashes, key: str = "mig_embedding_model"
+) -> Encoder:
     """Find on this node the encoder that rank 0 uses.
 
     Args:
         encoder: That of rank 0, from a folder there.
         model: The folder here.
         hashes: Remembers the content of folders.
+        key: Names the model in the configuration.
 
     Raises:
         EmbeddingError: There is no such folder, or it holds other files.
     """
     if not Path(model).expanduser().is_dir():
-        raise EmbeddingError(f"mig_embedding_model: there is no folder {model} on this node, as there is on rank 0's.")
-    here = identify_encoder(model, encoder.dtype, hashes)
+        raise EmbeddingError(f"{key}: there is no folder {model} on this node, as there is on rank 0's.")
+    here = identify_encoder(model, encoder.dtype, hashes, key)
     if here.content != encoder.content:
         raise EmbeddingError(
-            f"mig_embedding_model: {here.model} on this node holds other files than {encoder.model} on rank 0's; "
+            f"{key}: {here.model} on this node holds other files than {encoder.model} on rank 0's; "
             "vectors of different models cannot be compared. Copy the folder to every node."
         )
     return here
@@ -156,7 +167,7 @@ def embed_labels(
             first += len(round_)
             per_rank = ranks.decide(lambda: _next_round(per_rank, time.monotonic() - start))  # noqa: B023
         del model
-        _free_memory()
+        free_memory()
 
 
 def _next_round(per_rank: int, seconds: float) -> int:
@@ -219,26 +230,12 @@ def _check_vectors(vectors: Mapping[int, NDArray[np.float32]], labels: Sequence[
 
 
 def _load(encoder: Encoder, device: Any) -> Any:
-    import torch
     from sentence_transformers import SentenceTransformer
 
-    dtype = getattr(torch, encoder.resolve_dtype())
-    try:
+    with loading("mig_embedding_model", encoder.model, EmbeddingError):
         return SentenceTransformer(
-            encoder.model, revision=encoder.revision, device=str(device), model_kwargs={_dtype_key(): dtype}
+            encoder.model, revision=encoder.revision, device=str(device), model_kwargs=dtype_argument(encoder.dtype)
         )
-    except Exception as error:  # loaders raise anything, from missing files to device errors
-        raise EmbeddingError(
-            f"mig_embedding_model: {encoder.model!r} cannot be loaded ({type(error).__name__}: {error})."
-        ) from error
-
-
-def _dtype_key() -> str:
-    """Name of the argument that sets a model's precision; transformers 4.56 renamed it."""
-    import transformers
-    from packaging.version import Version
-
-    return "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
 
 
 def _token_counts(model: Any, labels: Sequence[str]) -> NDArray[np.int64]:
@@ -260,12 +257,3 @@ def _batches(labels: Sequence[str], token_counts: NDArray[np.int64], batch_size:
         else:
             last.append(place)
     return batches
-
-
-def _free_memory() -> None:
-    """Give back what the model held: training starts with an empty GPU."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

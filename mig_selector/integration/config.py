@@ -123,6 +123,7 @@ class HostArguments:
     tokenized_path: Path | None
     interleave_probs: bool
     max_samples: int | None
+    model_name_or_path: str | None
     do_train: bool
     cache_dir: str | None
     hf_hub_token: str | None
@@ -158,6 +159,7 @@ class HostArguments:
             tokenized_path=_path(settings.get("tokenized_path")),
             interleave_probs=settings.get("interleave_probs") is not None,
             max_samples=_count(settings.get("max_samples")),
+            model_name_or_path=_text(settings.get("model_name_or_path")),
             do_train=_is_true(settings.get("do_train")),
             cache_dir=_text(settings.get("cache_dir")),
             hf_hub_token=_text(settings.get("hf_hub_token")),

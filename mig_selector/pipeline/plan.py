@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mig_selector.embedding.encoder import Encoder, identify_encoder
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import check_name_is_free, resolve_entry
+from mig_selector.pipeline.needs import RESPONSE_TOKENS, Needs, resolve_needs
 from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.reading import check_unchanged
@@ -29,6 +30,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Models:
+    """The models that a selection may have to run; None where it needs none."""
+
+    labels: Encoder | None = None
+    rows: Encoder | None = None
+    ifd: Encoder | None = None
+    tokenizer: Encoder | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides what they yield."""
+        named = {name: getattr(self, name) for name in ("labels", "rows", "ifd", "tokenizer")}
+        return {name: encoder.facts for name, encoder in named.items() if encoder is not None}
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that is known before a row is read."""
 
@@ -37,7 +54,8 @@ class Plan:
     sources: list[list[RowSource]]
     contents: list[list[list[str]]]
     """Hashes of the files of each source, as they were when the plan was made."""
-    encoder: Encoder | None
+    needs: Needs
+    models: Models
     hashes: ContentHashes
     facts: dict[str, Any]
     """What decides the selection, but for the budget."""
@@ -46,6 +64,18 @@ class Plan:
     def arguments(self) -> MigArguments:
         """The ``mig_*`` keys."""
         return self.site.arguments
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The ``mig_*`` keys with every default filled in, for the manifest."""
+        filled = {
+            "mig_labels": self.needs.labels,
+            "mig_score": self.needs.score,
+            "mig_deita_turns": self.needs.turns,
+            "mig_row_embedding_model": self.needs.embedding.model if self.needs.embedding else None,
+            "mig_tokenizer": self.models.tokenizer.model if self.models.tokenizer else None,
+        }
+        return {**asdict(self.arguments), **filled}
 
     def mark(self, budget: float) -> str:
         """Return the fingerprint of the selection with a budget."""
@@ -67,7 +97,7 @@ class Plan:
         """Return the name of the selection: as configured, else made of pool, method and budget."""
         short = f"{budget // 1000}k" if budget % 1000 == 0 else str(budget)
         pools = "+".join(entry.name for entry in self.entries)
-        name = self.arguments.mig_dataset_name or f"{pools}_{self.arguments.mig_method}_{short}"
+        name = self.arguments.mig_dataset_name or f"{pools}_{self.needs.method.short_name}_{short}"
         return name.replace(BUDGET_PLACEHOLDER, short)
 
     def subset_names(self, budget: int) -> list[str]:
@@ -93,8 +123,15 @@ class Plan:
                 check_unchanged(source, content, self.hashes)
 
 
-def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
-    """Resolve names, files and model; nothing is loaded."""
+def make_plan(arguments: MigArguments, host: HostArguments, required: Collection[str] = ()) -> Plan:
+    """Resolve names, files and models; nothing is loaded.
+
+    Args:
+        arguments: The ``mig_*`` keys.
+        host: The host's keys.
+        required: Where a row must have numbers, whatever the method.
+    """
+    needs = resolve_needs(arguments, required)
     names = pool_names(arguments, host)
     site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
     info = site.info
@@ -110,13 +147,11 @@ def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
         for name in names
     ]
     hashes = ContentHashes(arguments.cache_dir)
-    _check_readable("mig_label_vocabulary", arguments.mig_label_vocabulary)
-    _check_readable("mig_label_embeddings", arguments.mig_label_embeddings)
+    for key in ("mig_label_vocabulary", "mig_label_embeddings", "mig_row_embeddings"):
+        _check_readable(key, getattr(arguments, key))
     sources = [open_sources(entry) for entry in entries]
     contents = [[[hashes.file(file) for file in source.files] for source in files] for files in sources]
-    encoder = None
-    if arguments.mig_label_embeddings is None:
-        encoder = identify_encoder(arguments.mig_embedding_model, arguments.mig_embedding_dtype, hashes)
+    models = _identify_models(arguments, host, needs, hashes)
     for name in names:
         if info.entries[name].get("num_samples") is not None:
             logger.info("dataset %s: num_samples is left aside, the pool is all its rows", name)
@@ -125,12 +160,32 @@ def make_plan(arguments: MigArguments, host: HostArguments) -> Plan:
         entries=entries,
         sources=sources,
         contents=contents,
-        encoder=encoder,
+        needs=needs,
+        models=models,
         hashes=hashes,
-        facts=_selection_facts(arguments, entries, contents, encoder, hashes),
+        facts=_selection_facts(arguments, needs, entries, contents, models, hashes),
     )
     _check_names(plan)
     return plan
+
+
+def _identify_models(arguments: MigArguments, host: HostArguments, needs: Needs, hashes: ContentHashes) -> Models:
+    dtype = arguments.mig_embedding_dtype
+    labels = rows = ifd = tokenizer = None
+    if needs.has("propagation") and arguments.mig_label_embeddings is None:
+        labels = identify_encoder(arguments.mig_embedding_model, dtype, hashes)
+    if needs.embedding is not None:
+        rows = identify_encoder(needs.embedding.model, dtype, hashes, "mig_row_embedding_model")
+    if needs.score == "ifd" and arguments.mig_ifd_model is not None:
+        ifd = identify_encoder(arguments.mig_ifd_model, dtype, hashes, "mig_ifd_model")
+    if needs.score == RESPONSE_TOKENS:
+        name = arguments.mig_tokenizer or host.model_name_or_path
+        if name is None:
+            raise ArgumentError(
+                "mig_tokenizer is missing; response_tokens are counted by a tokenizer (hub id or folder)."
+            )
+        tokenizer = identify_encoder(name, "auto", hashes, "mig_tokenizer", weights=False)
+    return Models(labels, rows, ifd, tokenizer)
 
 
 def _check_readable(key: str, path: str | None) -> None:
@@ -154,19 +209,17 @@ def _check_names(plan: Plan) -> None:
 
 def _selection_facts(
     arguments: MigArguments,
+    needs: Needs,
     entries: Sequence[PoolEntry],
     contents: Sequence[Sequence[Sequence[str]]],
-    encoder: Encoder | None,
+    models: Models,
     hashes: ContentHashes,
 ) -> dict[str, Any]:
     """Gather what decides which rows are chosen and how they are written; no names, folders or batch sizes."""
-    vocabulary, vectors = arguments.mig_label_vocabulary, arguments.mig_label_embeddings
-    phi = {"rate": arguments.mig_phi_rate}
-    if arguments.mig_phi == "pow":
-        phi = {"exponent": arguments.mig_phi_exponent, "offset": arguments.mig_phi_offset}
-    return {
+    facts: dict[str, Any] = {
         "algorithm": ALGORITHM_VERSION,
-        "method": arguments.mig_method,
+        "method": needs.method.name,
+        "settings": needs.method.facts(needs.settings),
         "pool": [
             {
                 **entry.layout,
@@ -176,13 +229,28 @@ def _selection_facts(
             }
             for entry, files in zip(entries, contents, strict=True)
         ],
-        "labels": arguments.mig_labels,
-        "score": arguments.mig_score,
-        "normalize": arguments.mig_normalize,
-        "vocabulary": hashes.file(Path(vocabulary)) if vocabulary else arguments.mig_min_label_count,
-        "vectors": hashes.file(Path(vectors)) if vectors else encoder.facts if encoder else None,
-        "edge_threshold": arguments.mig_edge_threshold,
-        "propagation_weight": arguments.mig_propagation_weight,
-        "phi": {"kind": arguments.mig_phi, **phi},
-        "gain": arguments.mig_gain,
+        "judge": needs.judge().facts,
+        "score": needs.score,
+        "models": models.facts,
     }
+    if needs.method.declaration.may_fall_short:
+        facts["fill"] = arguments.mig_fill
+    if needs.labels is not None:
+        vocabulary = arguments.mig_label_vocabulary
+        facts["vocabulary"] = hashes.file(Path(vocabulary)) if vocabulary else arguments.mig_min_label_count
+        facts["normalize"] = arguments.mig_normalize
+    if needs.has("propagation"):
+        facts["graph"] = [arguments.mig_edge_threshold, arguments.mig_propagation_weight]
+        facts["label_vectors"] = _file_facts(arguments.mig_label_embeddings, hashes)
+    if needs.has("embeddings"):
+        facts["row_vectors"] = _file_facts(arguments.mig_row_embeddings, hashes)
+        facts["row_text"] = asdict(replace(needs.embedding, model="")) if needs.embedding else None
+    if needs.is_score_computed:
+        facts["ifd_max_tokens"] = arguments.mig_ifd_max_tokens if models.ifd else None
+    if needs.embedding is not None or needs.is_score_computed or needs.has("texts"):
+        facts["turns"] = arguments.mig_turns
+    return facts
+
+
+def _file_facts(path: str | None, hashes: ContentHashes) -> str | None:
+    return hashes.file(Path(path)) if path else None

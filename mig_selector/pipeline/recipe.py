@@ -1,46 +1,37 @@
-"""The recipe, top to bottom: pool, label vectors, graph, selection, subset, registration.
+"""The recipe, top to bottom: pool, what the method needs to know of it, selection, subset, registration.
 
-`run_selection` is called on every rank. Rank 0 reads, selects and writes; the others only embed and wait.
+`run_selection` is called on every rank. Rank 0 goes through `_Job.steps`; where a model has to run it yields a task
+that every rank does, and then goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import asdict
 from decimal import ROUND_FLOOR, Decimal
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.console import progress
-from mig_selector.embedding.encoder import Encoder, embed_labels, find_same_encoder
-from mig_selector.embedding.given import read_given_vectors
-from mig_selector.errors import ArgumentError, PoolError, RegistrationError
-from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
-from mig_selector.graph.vocabulary import RowLabels, build_row_labels, read_vocabulary
+from mig_selector.errors import ArgumentError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_output_is_free, check_same_rows
 from mig_selector.pipeline.delivery import Finished, Outcome, deliver, settle, tell_of
-from mig_selector.pipeline.plan import ALGORITHM_VERSION, Plan, make_plan
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.reading import Extracts, Pool, read_pool
-from mig_selector.pool.subset import write_selection_table, write_subset
+from mig_selector.pipeline.material import Material, Seconds
+from mig_selector.pipeline.plan import Plan, make_plan
+from mig_selector.pipeline.tasks import Task, do_task, pack_task
+from mig_selector.pipeline.writing import Chosen, summarise, write_files, write_manifest
 from mig_selector.ranks.group import all_threads
 from mig_selector.ranks.world import Ranks
-from mig_selector.selection.greedy import measure_information, select_rows
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation, Selection
-from mig_selector.store.files import locked, write_json
-from mig_selector.store.hashing import ContentHashes, fingerprint
-from mig_selector.store.subsets import MANIFEST, copy_subset
-from mig_selector.store.vectors import VectorCache
+from mig_selector.selection.budgets import choose_for_budgets
+from mig_selector.selection.greedy import measure_information
+from mig_selector.selection.problem import LabelledPool, Objective, Selection
+from mig_selector.store.files import locked
+from mig_selector.store.hashing import fingerprint
+from mig_selector.store.subsets import copy_subset
 
 
 Result = TypeVar("Result")
@@ -48,19 +39,27 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 _PLACES = (
-    *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_embedding_model"),
+    *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_row_embeddings"),
+    *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer"),
     *("mig_embedding_batch_size", "mig_report"),
 )
 """Keys that may differ between nodes: where things stand, and what rank 0 tells the others anyway."""
 
 
-def run_selection(settings: Mapping[str, Any], ranks: Ranks | None = None, *, training: bool = False) -> list[Outcome]:
+def run_selection(
+    settings: Mapping[str, Any],
+    ranks: Ranks | None = None,
+    *,
+    training: bool = False,
+    required: Collection[str] = (),
+) -> list[Outcome]:
     """Select as a configuration says, register the subset, and say what training has to read.
 
     Args:
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML.
         ranks: This process among those of the run; alone if None.
         training: Whether training follows: then there is one budget, and runs that would read other rows are refused.
+        required: Where a row must have numbers to be kept, whatever the method: dotted paths.
 
     Returns:
         One outcome per budget, in the order given; the same on every rank.
@@ -73,21 +72,14 @@ def run_selection(settings: Mapping[str, Any], ranks: Ranks | None = None, *, tr
     arguments = parse_arguments(own_settings, training=training)
     host = HostArguments.read(host_settings)
     with contextlib.ExitStack() as held:
-        job = _Job(arguments, host, training, held)
-        answer = ranks.decide(lambda: _in_plain_words(job.prepare))
+        job = _Job(arguments, host, training, required, held)
+        steps = job.steps()
+        answer = ranks.decide(lambda: _in_plain_words(lambda: job.tell(steps)))
         if not ranks.are_on_one_node:
             _check_same_settings(arguments, host, answer["settings"])
-        if answer["labels"]:
-            start = time.monotonic()
-            encoder = _encoder_here(Encoder(**answer["encoder"]), arguments, ranks)
-            with progress("embedding labels", len(answer["labels"]), "labels", is_main=ranks.is_main) as bar:
-                embedded = embed_labels(answer["labels"], encoder, answer["batch_size"], ranks, bar)
-                for labels, vectors in embedded:
-                    if ranks.is_main:
-                        _in_plain_words(lambda: job.take_vectors(labels, vectors))  # noqa: B023
-            job.seconds["embedding"] = time.monotonic() - start
-        if not answer["outcomes"]:
-            answer = ranks.decide(lambda: _in_plain_words(job.finish))
+        while "task" in answer:
+            _in_plain_words(lambda: do_task(answer["task"], lambda: job.material, arguments, ranks))  # noqa: B023
+            answer = ranks.decide(lambda: _in_plain_words(lambda: job.tell(steps)))
     finished = [Finished(**facts) for facts in answer["finished"]]
     outcomes = [Outcome(**facts) for facts in answer["outcomes"]]
     outcomes = _in_plain_words(lambda: deliver(finished, outcomes, arguments, host, ranks, training=training))
@@ -124,189 +116,96 @@ def _check_same_settings(arguments: MigArguments, host: HostArguments, settings:
             )
 
 
-def _encoder_here(encoder: Encoder, arguments: MigArguments, ranks: Ranks) -> Encoder:
-    """Find the encoder of rank 0 on this node; a folder may stand elsewhere, but must hold the same files."""
-    if ranks.are_on_one_node or encoder.revision is not None:
-        return encoder
-
-    def find() -> dict[str, Any]:
-        return asdict(find_same_encoder(encoder, arguments.mig_embedding_model, ContentHashes(arguments.cache_dir)))
-
-    # All or none go on: a rank that waits for others to join its process group hears of nothing else.
-    return ranks.agree(lambda: Encoder(**ranks.decide_on_node(lambda: _in_plain_words(find))))
-
-
 class _Job:
-    """The work of rank 0, cut at the one place where the other ranks take part: the embedding of labels."""
+    """The work of rank 0."""
+
+    plan: Plan
+    material: Material
+    """What is known of the pool once it is read; only on rank 0, as all else."""
 
     def __init__(
-        self, arguments: MigArguments, host: HostArguments, training: bool, held: contextlib.ExitStack
+        self,
+        arguments: MigArguments,
+        host: HostArguments,
+        training: bool,
+        required: Collection[str],
+        held: contextlib.ExitStack,
     ) -> None:
-        self.arguments, self.host, self.training, self.held = arguments, host, training, held
-        self.seconds: dict[str, float] = {}
-        self.vectors: dict[str, NDArray[np.floating]] = {}
-        self.embedding = held.enter_context(contextlib.ExitStack())
-        """Open while labels are being embedded."""
+        self.arguments, self.host, self.training, self.required = arguments, host, training, required
+        self.held = held
+        self.seconds = Seconds()
 
-    def prepare(self) -> dict[str, Any]:
-        """Find the finished selections; else read the pool and say which labels must be embedded."""
-        with self._timed("finding"):
-            self.plan = plan = make_plan(self.arguments, self.host)
+    def tell(self, steps: Generator[Task, None, list[Finished]]) -> dict[str, Any]:
+        """Go on to the next task for all ranks, or to the end; return what they have to know."""
+        settings = _shared_settings(self.arguments, self.host)
+        try:
+            return {"settings": settings, "task": pack_task(next(steps))}
+        except StopIteration as end:
+            outcomes = [settle(subset, self.plan.site, training=self.training) for subset in end.value]
+            return {
+                "settings": settings,
+                "finished": [asdict(subset) for subset in end.value],
+                "outcomes": [asdict(outcome) for outcome in outcomes],
+            }
+
+    def steps(self) -> Generator[Task, None, list[Finished]]:
+        """Find the finished selections; else read, learn what the method needs to know, choose and write."""
+        with self.seconds.timed("finding"):
+            self.plan = plan = make_plan(self.arguments, self.host, self.required)
             marks = [plan.mark(budget) for budget in self.arguments.budgets]
             if self.training:
                 check_output_is_free(self.host)
                 check_same_rows(self.host, marks[0])
             self.held.enter_context(_lock(self.arguments.cache_dir, fingerprint({"marks": marks})))
             found = [plan.find(mark) for mark in marks]
-        settings = _shared_settings(self.arguments, self.host)
         if all(found):
-            hits = [self._reuse(mark, *hit) for mark, hit in zip(marks, found, strict=True) if hit]
-            return {"labels": [], "settings": settings, **self._hand_over(hits)}
-        self._read()
-        return {
-            "labels": self._unknown_labels(),
-            "settings": settings,
-            "encoder": asdict(plan.encoder) if plan.encoder else {},
-            "batch_size": self.arguments.mig_embedding_batch_size,
-            "outcomes": [],
-        }
+            return [self._reuse(mark, *hit) for mark, hit in zip(marks, found, strict=True) if hit]
+        self.material = material = Material(plan, self.seconds)
+        material.read()
+        self._resolve_budgets(material)
+        yield from material.score()
+        material.label()
+        yield from material.link_labels()
+        yield from material.embed()
+        return [
+            self._write(mark, material, chosen) for mark, chosen in zip(marks, self._choose(material), strict=True)
+        ]
 
-    def take_vectors(self, labels: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Keep what the ranks embedded so far."""
-        self.vectors |= dict(zip(labels, vectors, strict=True))
-        self._cache().write(labels, vectors)
+    def _resolve_budgets(self, material: Material) -> list[int]:
+        return [_resolve_budget(budget, material.pool.report.kept) for budget in self.arguments.budgets]
 
-    def finish(self) -> dict[str, Any]:
-        """Select, write, register."""
-        self.embedding.close()
-        budgets = [_resolve_budget(budget, self.pool.report.kept) for budget in self.arguments.budgets]
-        rows, graph = self._labelled_pool(), self._graph()
-        propagation = Propagation(graph.offsets, graph.columns, graph.weights)
-        objective = _objective(self.arguments)
+    def _choose(self, material: Material) -> list[Chosen]:
+        """Choose rows for each budget."""
+        needs, budgets = self.plan.needs, self._resolve_budgets(material)
         with (
-            self._timed("selecting"),
+            self.seconds.timed("selecting"),
+            all_threads(Ranks()),
             progress("selecting", max(budgets), "rows", is_main=True) as bar,
         ):
-            selection = select_rows(rows, propagation, objective, max(budgets), bar)
-        finished = []
-        for asked, budget in zip(self.arguments.budgets, budgets, strict=True):
-            value = measure_information(rows, propagation, objective, selection.rows[:budget])
-            finished.append(self._write(self.plan.mark(asked), budget, selection, value))
-        return self._hand_over(finished)
-
-    def _read(self) -> None:
-        plan, arguments = self.plan, self.arguments
-        judge = RowJudge(arguments.mig_labels, arguments.mig_score)
-        size = sum(source.size for sources in plan.sources for source in sources)
-        with self._timed("reading"), progress("reading the pool", size, "B", is_main=True) as bar:
-            extracts = Extracts(arguments.cache_dir, plan.hashes)
-            self.pool = read_pool(
-                plan.entries, plan.sources, plan.contents, judge, arguments.mig_on_bad_row, bar, extracts
+            selections, filled = choose_for_budgets(
+                needs.method, material.candidates(), budgets, needs.settings, self.arguments.mig_fill, bar
             )
-            vocabulary = None
-            if arguments.mig_label_vocabulary:
-                vocabulary = read_vocabulary(Path(arguments.mig_label_vocabulary))
-            self.labels = build_row_labels(
-                self.pool.label_names,
-                self.pool.label_offsets,
-                self.pool.label_ids,
-                vocabulary=vocabulary,
-                min_count=arguments.mig_min_label_count,
-            )
-        if not self.labels.names:
-            raise PoolError(
-                f"none of the {len(self.pool.label_names)} labels in the pool counts; "
-                "check mig_label_vocabulary and mig_min_label_count."
-            )
-        _log_reading(self.pool, self.labels)
-        for budget in arguments.budgets:
-            _resolve_budget(budget, self.pool.report.kept)
+        return [
+            Chosen(selection, number, self._information(material, selection), material.num_edges)
+            for selection, number in zip(selections, filled, strict=True)
+        ]
 
-    def _cache(self) -> VectorCache:
-        encoder = self.plan.encoder
-        if encoder is None:
-            raise ValueError("vectors that the user gave are not cached")
-        return VectorCache(self.arguments.cache_dir, fingerprint({**encoder.facts, "dtype": encoder.resolve_dtype()}))
+    def _information(self, material: Material, selection: Selection) -> float | None:
+        """Return E(D), where the method saw a label graph and scores."""
+        if material.propagation is None or material.scores is None:
+            return None
+        pool = material.candidates()
+        rows = LabelledPool(pool.labels.offsets, pool.labels.ids, pool.scores)
+        return measure_information(rows, material.propagation, _objective(self.arguments), selection.rows)
 
-    def _unknown_labels(self) -> list[str]:
-        """Return the labels without a vector, taking what the user gave or the cache holds."""
-        if self.arguments.mig_label_embeddings:
-            given = read_given_vectors(Path(self.arguments.mig_label_embeddings), self.labels.names)
-            self.vectors = dict(zip(self.labels.names, given, strict=True))
-            return []
-        cache = self._cache()
-        self.embedding.enter_context(cache.locked())  # another run may be embedding the same labels just now
-        self.vectors = cache.read(self.labels.names)
-        missing = [label for label in self.labels.names if label not in self.vectors]
-        if not missing:
-            self.embedding.close()
-        return missing
-
-    def _graph(self) -> LabelMatrix:
-        with self._timed("graph"), all_threads(Ranks()):
-            vectors = np.stack([self.vectors[label] for label in self.labels.names])
-            adjacency = build_adjacency(vectors, self.arguments.mig_edge_threshold)
-            logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
-            self.num_edges = adjacency.num_edges
-            return build_propagation(adjacency, self.arguments.mig_propagation_weight)
-
-    def _scores(self) -> NDArray[np.float64]:
-        """Scores before normalisation."""
-        if self.arguments.mig_score == "num_labels":
-            return np.diff(self.labels.offsets).astype(np.float64)
-        return self.pool.scores
-
-    def _labelled_pool(self) -> LabelledPool:
-        scores = self._scores()
-        if self.arguments.mig_normalize:
-            scores = scores / np.diff(self.pool.label_offsets)
-        pool = LabelledPool(self.labels.offsets, self.labels.ids, scores)
-        if not math.isfinite(pool.total_score):
-            raise PoolError("mig_score: the scores are so large that their sum is no finite number; scale them down.")
-        return pool
-
-    def _write(self, mark: str, budget: int, selection: Selection, value: float) -> Finished:
+    def _write(self, mark: str, material: Material, chosen: Chosen) -> Finished:
         """Write one subset, its table and its manifest."""
-        plan, pool = self.plan, self.pool
-        name = plan.entry_name(budget)
-        folder = plan.site.output_dir / f"{name}-{mark[:8]}"
-        chosen, gains = selection.rows[:budget], selection.gains[:budget]
-        idle = int(np.count_nonzero(gains <= 0))
-        with self._timed("writing"), progress("writing the subset", budget, "rows", is_main=True) as bar:
-            subsets, ids = _write_subsets(plan, pool, chosen, folder, bar)
-            write_selection_table(
-                folder / "selection.parquet",
-                pool,
-                [entry.name for entry in plan.entries],
-                chosen,
-                gains,
-                [self.labels.of_row(row) for row in chosen],
-                self._scores()[chosen],
-                ids,
-            )
-        plan.check_unchanged()  # chosen rows were read again: they must be those that were judged
-        names = ["selection.parquet", *(part[kind] for part in subsets for kind in ("json_lines", "file"))]
-        files = {file: plan.hashes.file(folder / file) for file in dict.fromkeys(names)}
-        manifest = {
-            "fingerprint": mark,
-            "dataset_name": name,
-            "algorithm_version": ALGORITHM_VERSION,
-            "budget": budget,
-            "rows_without_gain": idle,
-            "information": value,
-            "labels": len(self.labels.names),
-            "edges": self.num_edges,
-            "rows": vars(pool.report),
-            "subsets": subsets,
-            "files": files,
-            "pool": plan.describe_pool(),
-            "settings": asdict(self.arguments),
-            "encoder": asdict(plan.encoder) if plan.encoder else None,
-            "versions": _versions(),
-            "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
-        }
-        write_json(folder / MANIFEST, manifest)
-        return tell_of(plan, mark, folder, manifest, _summarise(pool, budget, idle, value, self.seconds))
+        plan = self.plan
+        folder = plan.site.output_dir / f"{plan.entry_name(chosen.budget)}-{mark[:8]}"
+        with self.seconds.timed("writing"):
+            written = write_files(plan, material, chosen, folder)
+        manifest = write_manifest(plan, mark, material, chosen, folder, written)
+        return tell_of(plan, mark, folder, manifest, summarise(material, chosen))
 
     def _reuse(self, mark: str, found: Path, manifest: dict[str, Any]) -> Finished:
         """Take a finished selection; copy it where another name or folder is wanted."""
@@ -317,20 +216,6 @@ class _Job:
             f"already selected: {manifest['budget']:,} of {manifest['rows']['kept']:,} rows; nothing is computed"
         ]
         return tell_of(self.plan, mark, folder, manifest, summary)
-
-    def _hand_over(self, finished: Sequence[Finished]) -> dict[str, Any]:
-        """Register what is finished; return what every rank is to know."""
-        outcomes = [settle(subset, self.plan.site, training=self.training) for subset in finished]
-        return {
-            "finished": [asdict(subset) for subset in finished],
-            "outcomes": [asdict(outcome) for outcome in outcomes],
-        }
-
-    @contextlib.contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
 
 
 def _objective(arguments: MigArguments) -> Objective:
@@ -365,77 +250,3 @@ def _lock(cache_dir: Path, name: str) -> Iterator[None]:
                 f"mig_cache_dir: {cache_dir} cannot be written ({error}); give another folder."
             ) from error
         yield
-
-
-def _log_reading(pool: Pool, labels: RowLabels) -> None:
-    report = pool.report
-    logger.info(
-        "pool: read %s rows of %s, kept %s",
-        f"{report.read:,}",
-        ", ".join(s.name for s in pool.sources[:5]),
-        f"{report.kept:,}",
-    )
-    for reason, count in report.dropped.items():
-        logger.info("  dropped %s: %s", f"{count:,}", reason)
-    for reason, count in report.unreadable.items():
-        logger.info("  skipped %s: row %s", f"{count:,}", reason)
-    for row in report.unreadable_rows[:20]:
-        logger.info("    %s", row.encode("unicode_escape").decode("ascii"))
-    if report.duplicates:
-        logger.info("  %s rows are there more than once; all copies stay in the pool", f"{report.duplicates:,}")
-    logger.info("  %s of %s labels count", f"{len(labels.names):,}", f"{len(pool.label_names):,}")
-
-
-def _summarise(pool: Pool, budget: int, idle: int, value: float, seconds: Mapping[str, float]) -> list[str]:
-    report = pool.report
-    lost = f"{report.dropped.total():,} dropped, {report.unreadable.total():,} skipped"
-    without = f", {idle:,} of them without any gain (nothing better was left)" if idle else ""
-    return [
-        f"pool: {report.read:,} rows read, {lost}",
-        f"chosen: {budget:,} of {report.kept:,} rows, E(D) {value:.6g}{without}",
-        f"seconds: {', '.join(f'{stage} {spent:.1f}' for stage, spent in seconds.items())}",
-    ]
-
-
-def _write_subsets(
-    plan: Plan, pool: Pool, chosen: NDArray[np.int64], folder: Path, on_rows: Any
-) -> tuple[list[dict[str, Any]], list[str | None]]:
-    """Write one file per name of the pool; return what the manifest says of each, and all row ids in order."""
-    owners = np.array(pool.source_entries)[pool.locate(chosen)[0]]
-    ids: list[str | None] = [None] * len(chosen)
-    subsets: list[dict[str, Any]] = []
-    for place, entry in enumerate(plan.entries):
-        ranks = np.flatnonzero(owners == place)
-        if len(ranks) == 0:
-            continue
-        stem = "selected" if len(plan.entries) == 1 else f"selected__{entry.name}"
-        subset = write_subset(pool, entry, chosen[ranks], folder, stem, on_rows)
-        subsets.append(
-            {
-                "dataset": entry.name,
-                "place": place,
-                "rows": len(ranks),
-                "json_lines": subset.json_lines.name,
-                "file": subset.trainer_file.name,
-                "columns": subset.columns,
-            }
-        )
-        for rank, row_id in zip(ranks.tolist(), subset.row_ids, strict=True):
-            ids[rank] = row_id
-    return subsets, ids
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in (
-        "mig_selector",
-        "llamafactory",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "numpy",
-        "numba",
-    ):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

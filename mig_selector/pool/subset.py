@@ -188,8 +188,8 @@ def write_selection_table(
     datasets: Sequence[str],
     chosen: NDArray[np.int64],
     gains: NDArray[np.float64],
-    labels: Sequence[Sequence[str]],
-    scores: NDArray[np.float64],
+    labels: Sequence[Sequence[str]] | None,
+    scores: NDArray[np.float64] | None,
     row_ids: Sequence[str | None],
 ) -> None:
     """Write selection.parquet: which rows were chosen, in which order, and what they were worth.
@@ -199,9 +199,9 @@ def write_selection_table(
         pool: The pool that was read.
         datasets: Name of each entry.
         chosen: Kept rows in the order of choice. Shape (B,).
-        gains: Gain at the moment of choice. Shape (B,).
-        labels: Sorted distinct labels of each chosen row. Length B.
-        scores: Score before normalisation of each chosen row. Shape (B,).
+        gains: Gain at the moment of choice, NaN where there is none. Shape (B,).
+        labels: Sorted distinct labels of each chosen row, length B; None where none were read.
+        scores: Score before normalisation of each chosen row, shape (B,); None where there are none.
         row_ids: Identifier of each chosen row. Length B.
     """
     sources, rows = pool.locate(chosen)
@@ -215,9 +215,9 @@ def write_selection_table(
             "source_file": pa.array(names[sources], pa.string()),
             "source_row": pa.array(rows, pa.int64()),
             "row_id": pa.array(row_ids, pa.string()),
-            "gain": pa.array(gains, pa.float64()),
-            "score": pa.array(scores, pa.float64()),
-            "labels": pa.array(labels, pa.list_(pa.string())),
+            "gain": pa.array(gains, pa.float64(), from_pandas=True),
+            "score": pa.nulls(len(chosen), pa.float64()) if scores is None else pa.array(scores, pa.float64()),
+            "labels": pa.array([None] * len(chosen) if labels is None else labels, pa.list_(pa.string())),
         }
     )
     with whole_file(path) as stream:

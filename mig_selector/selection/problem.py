@@ -5,11 +5,24 @@ Dimension letters: N rows of the pool, L labels, E entries of the propagation ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """The labels of each row, ascending and distinct. N rows, L labels."""
+
+    names: Sequence[str]
+    """Length L, sorted."""
+    offsets: NDArray[np.int64]
+    """Where each row's labels begin in `ids`. Shape (N + 1,)."""
+    ids: NDArray[np.int32]
+    """Positions in `names`, one row after the other."""
 
 
 @dataclass(frozen=True)
@@ -77,4 +90,4 @@ class Selection:
     rows: NDArray[np.int64]
     """Index of each chosen row in the pool that was given. Shape (B,)."""
     gains: NDArray[np.float64]
-    """Gain of each row at the moment of its choice. Shape (B,)."""
+    """What each row was worth to the method at the moment of its choice; NaN where it weighs nothing. Shape (B,)."""

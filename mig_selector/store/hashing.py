@@ -49,9 +49,9 @@ class ContentHashes:
             _remember(note, {"stamp": stamp, "sha256": digest})
         return digest
 
-    def folder(self, path: Path) -> str:
-        """Return one hash for all files below a folder: their relative names and contents."""
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+    def folder(self, path: Path, without: tuple[str, ...] = ()) -> str:
+        """Return one hash for all files below a folder, but for those of some endings: relative names and contents."""
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.endswith(without))
         return fingerprint({str(file.relative_to(path)): self.file(file) for file in files})
 
 

@@ -1,0 +1,50 @@
+"""A comparison as one HTML file that needs nothing else: no script, no network, light and dark, good to print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from mig_selector.console import printable
+from mig_selector.report.comparison import COLUMNS, Comparison
+from mig_selector.report.picture import FAINT, INK, MOSTLY_BLUE, PAPER
+
+
+_TEMPLATE = "comparison.html.jinja"
+
+
+def build_page(comparison: Comparison, svg: str) -> str:
+    """Lay a comparison out as HTML.
+
+    Args:
+        comparison: What to show. Its texts may hold anything: they are shown, never obeyed.
+        svg: Its picture, an ``<svg>`` element that is taken as it is.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(shown=printable, count="{:,}".format, percent=lambda share: f"{100 * share:.1f}")
+    return environment.get_template(_TEMPLATE).render(
+        comparison=comparison,
+        columns=COLUMNS,
+        picture=Markup(svg),
+        by_lot=comparison.budget / comparison.kept_rows,
+        made_with=list(_made_with(comparison)),
+        ink=INK,
+        faint=FAINT,
+        paper=PAPER,
+        mostly=MOSTLY_BLUE,
+    )
+
+
+def _made_with(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    for name, value in (*comparison.settings.items(), *comparison.versions.items()):
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

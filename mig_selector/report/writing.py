@@ -1,0 +1,95 @@
+"""A comparison in files: tables and everything for programs, a picture and a page for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mig_selector.console import printable
+from mig_selector.report.comparison import COLUMNS, Comparison, MethodFigures
+from mig_selector.report.page import build_page
+from mig_selector.report.picture import draw_png, draw_svg
+from mig_selector.store.files import whole_file, write_json, write_text
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
+    """Write a comparison; the same comparison gives the same bytes.
+
+    Args:
+        folder: Made if need be; files of these names in it are replaced.
+        comparison: What to write.
+
+    Returns:
+        What was written: ``comparison.csv`` (one row a method), ``overlaps.csv`` (the matrix), ``sources.csv`` (one
+        row for each method and source), ``comparison.json`` (everything, texts unchanged), ``comparison.png``,
+        ``comparison.html``.
+    """
+    tables = {"comparison.csv": _figures, "overlaps.csv": _overlaps, "sources.csv": _sources}
+    for name, rows in tables.items():
+        write_text(folder / name, _csv(rows(comparison)))
+    write_json(folder / "comparison.json", _everything(comparison))
+    with whole_file(folder / "comparison.png") as stream:
+        stream.write(draw_png(comparison))
+    write_text(folder / "comparison.html", build_page(comparison, draw_svg(comparison)))
+    return [folder / name for name in (*tables, "comparison.json", "comparison.png", "comparison.html")]
+
+
+def _figures(comparison: Comparison) -> Iterator[list[Any]]:
+    yield ["method", *(column.key for column in COLUMNS), "folder", "note"]
+    for each in comparison.figures:
+        yield [each.method, *(column.value(each) for column in COLUMNS), each.folder, each.note]
+
+
+def _overlaps(comparison: Comparison) -> Iterator[list[Any]]:
+    yield ["method", *comparison.methods]
+    for method, shares in zip(comparison.methods, comparison.overlaps, strict=True):
+        yield [method, *map(float, shares)]
+
+
+def _sources(comparison: Comparison) -> Iterator[list[Any]]:
+    yield ["method", "source", "rows"]
+    for each in comparison.figures:
+        for source in comparison.sources:
+            yield [each.method, source, each.sources.get(source, 0)]
+
+
+def _csv(rows: Iterable[list[Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    for row in rows:
+        writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in row])
+    return stream.getvalue()
+
+
+def _harmless(text: str) -> str:
+    """Escape control characters; an apostrophe keeps a spreadsheet from taking a text for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _everything(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "pool": comparison.pool,
+        "budget": comparison.budget,
+        "kept_rows": comparison.kept_rows,
+        "read_rows": comparison.read_rows,
+        "score": comparison.score,
+        "tokenizer": comparison.tokenizer,
+        "methods": [_method(figures) for figures in comparison.figures],
+        "overlaps": [[float(share) for share in shares] for shares in comparison.overlaps],
+        "settings": dict(comparison.settings),
+        "versions": dict(comparison.versions),
+    }
+
+
+def _method(figures: MethodFigures) -> dict[str, Any]:
+    return {
+        "method": figures.method,
+        **{column.key: column.value(figures) for column in COLUMNS},
+        "sources": dict(figures.sources),
+        "folder": figures.folder,
+        "note": figures.note,
+    }

@@ -1,0 +1,139 @@
+"""Rows in clusters of similar vectors: PCA, then k-means; by blocks and batches where there are many rows.
+
+All of it runs on one thread. Sums of many threads round differently, and k-means makes other clusters of that: on one
+thread the clusters do not depend on how many cores a machine has.
+
+Dimension letters: N rows, D dimensions of a row's vector, R dimensions that PCA keeps, K clusters.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.errors import EmbeddingError
+
+
+logger = logging.getLogger(__name__)
+
+EXACT_ROWS = 65_536
+"""Up to here k-means looks at all rows in every iteration, which takes minutes for the 52,002 rows of Alpaca. With K
+growing as the square root of N its cost grows as N^1.5: a million rows would take hours."""
+_VARIANCE = 0.95
+_STARTS = 10
+"""Of that many runs of k-means the best counts; the default of scikit-learn 0.24, with which CaR was published."""
+_BATCH_ROWS_PER_CLUSTER = 32
+"""Twice or four times as many bring rows hardly nearer to their centres (0.3 % of the squared distances)."""
+_BLOCK_ROWS = 8_192
+
+Embeddings = NDArray[np.floating[Any]]
+
+
+def cluster_rows(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
+    """Cluster rows exactly up to `EXACT_ROWS`, else by batches.
+
+    Args:
+        embeddings: One vector a row; may be mapped from a file. Shape (N, D).
+        num_clusters: K, in [1, N].
+        seed: Where k-means begins.
+
+    Returns:
+        The cluster of each row, in [0, K); a cluster may be empty. Shape (N,). The same on every run and with any
+        number of cores; another processor, or another version of numpy or scikit-learn, may yield other clusters.
+
+    Raises:
+        EmbeddingError: A vector holds NaN or infinity.
+
+    Source: CaR (arXiv 2402.18191) and its published code.
+    """
+    _check(embeddings)
+    if num_clusters == 1:
+        return np.zeros(len(embeddings), np.int32)
+    is_exact = len(embeddings) <= EXACT_ROWS
+    logger.info(
+        "clusters: %s of %s rows, by k-means %s",
+        f"{num_clusters:,}",
+        f"{len(embeddings):,}",
+        "on all rows" if is_exact else f"in mini-batches, as there are more than {EXACT_ROWS:,} rows",
+    )
+    cluster = cluster_exactly if is_exact else cluster_by_batches
+    return cluster(embeddings, num_clusters, seed)
+
+
+def cluster_exactly(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
+    """Cluster rows by PCA and k-means as published: on all rows, the best of ten starts."""
+    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+    from sklearn.decomposition import PCA  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        reduced = PCA(_VARIANCE, svd_solver="full").fit_transform(np.asarray(embeddings))
+        means = KMeans(num_clusters, n_init=_STARTS, random_state=_as_state(seed))
+        clusters: NDArray[np.int32] = means.fit_predict(reduced)
+    return clusters
+
+
+def cluster_by_batches(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
+    """Cluster rows by PCA, exact up to rounding, and mini-batch k-means (Sculley 2010), one start."""
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        means = MiniBatchKMeans(
+            num_clusters, n_init=1, batch_size=_BATCH_ROWS_PER_CLUSTER * num_clusters, random_state=_as_state(seed)
+        )
+        clusters: NDArray[np.int32] = means.fit_predict(reduce_by_blocks(embeddings))
+    return clusters
+
+
+def reduce_by_blocks(embeddings: Embeddings) -> NDArray[np.float32]:
+    """Project rows on the directions that hold 95 % of their variance (PCA), reading them block by block.
+
+    Returns:
+        Coordinates along the directions, that of the greatest variance first. Shape (N, R).
+    """
+    mean = np.zeros(embeddings.shape[1])
+    for _, block in _blocks(embeddings):
+        mean += block.sum(axis=0) / len(embeddings)
+    scatter = np.zeros((len(mean), len(mean)))
+    for _, block in _blocks(embeddings):
+        centred = block - mean
+        scatter += centred.T @ centred
+    directions = _main_directions(scatter)
+    reduced = np.empty((len(embeddings), directions.shape[1]), np.float32)
+    for start, block in _blocks(embeddings):
+        reduced[start : start + len(block)] = (block - mean) @ directions
+    return reduced
+
+
+def _main_directions(scatter: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the fewest eigenvectors, largest eigenvalue first, with more than 95 % of the sum. Shape (D, R)."""
+    variances, directions = np.linalg.eigh(scatter)
+    held = np.cumsum(variances[::-1])
+    num_kept = int(np.searchsorted(held, _VARIANCE * held[-1], side="right")) + 1
+    return directions[:, ::-1][:, :num_kept]
+
+
+def _check(embeddings: Embeddings) -> None:
+    for start, block in _blocks(embeddings):
+        faulty = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if len(faulty):
+            raise EmbeddingError(
+                f"row {start + faulty[0]} of the pool (counted from 0) has a vector with NaN or infinity. Put the row "
+                "right in the file that mig_row_embeddings names or, without that key, choose another "
+                "mig_row_embedding_model."
+            )
+
+
+def _blocks(embeddings: Embeddings) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    for start in range(0, len(embeddings), _BLOCK_ROWS):
+        yield start, embeddings[start : start + _BLOCK_ROWS].astype(np.float64)
+
+
+def _as_state(seed: int) -> int:
+    """Return what scikit-learn takes as a seed."""
+    return seed % 2**32

@@ -1,0 +1,163 @@
+"""What a selection method is: a function from the rows to choose from to the rows chosen, in order.
+
+    @method(needs={"labels", "scores"})
+    def my_method(pool: Candidates, budget: int, *, seed: int) -> list[int]: ...
+
+It says what it needs to know of a pool, and only that is read or computed. A keyword-only parameter gets the value of
+the key of that name (`seed` that of ``mig_seed``); `on_progress` gets a function to call with the number of rows
+chosen since the last call.
+
+Dimension letters: N rows to choose from, L labels, D dimensions of a row's vector, B chosen rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.selection.problem import LabelSets, Propagation, Selection
+
+
+Need = Literal["labels", "propagation", "scores", "embeddings", "records", "texts"]
+OnProgress = Callable[[int], object]
+Choice = Selection | Sequence[int] | NDArray[np.integer[Any]]
+Choose = TypeVar("Choose", bound=Callable[..., Choice])
+
+
+@dataclass(frozen=True)
+class RowEmbedding:
+    """How a method wants rows embedded where the user gives no vectors (``mig_row_embeddings``)."""
+
+    model: str
+    """Default of ``mig_row_embedding_model``: hub id or folder."""
+    template: str
+    """The text of a row: `str.format` with ``{instruction}``, ``{input}``, ``{response}`` or ``{conversation}``."""
+    pooling: Literal["mean", "lasttoken"] = "mean"
+    """How token vectors become one, for models that are no sentence-transformers models and so do not say it."""
+    max_tokens: int | None = None
+    """Longer texts are cut off; the model's own limit if None."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a method says of itself."""
+
+    needs: frozenset[Need]
+    score: str
+    """Default of ``mig_score``."""
+    score_key: str
+    """The key that says where the score stands."""
+    turns: Literal["mean", "sum"]
+    """Default of ``mig_deita_turns``."""
+    embedding: RowEmbedding | None
+    is_nested: bool
+    """Whether a smaller selection is the beginning of every larger one."""
+    may_fall_short: bool
+    """Whether it may choose fewer rows than it is asked for."""
+    unused: Mapping[tuple[str, str], Collection[str]]
+    """Settings that have no effect where another setting has some value."""
+
+
+def method(
+    *,
+    needs: Collection[Need],
+    score: str = "deita",
+    score_key: str = "mig_score",
+    turns: Literal["mean", "sum"] = "mean",
+    embedding: RowEmbedding | None = None,
+    nested: bool = False,
+    may_fall_short: bool = False,
+    unused: Mapping[tuple[str, str], Collection[str]] | None = None,
+) -> Callable[[Choose], Choose]:
+    """Make a function a selection method.
+
+    Args:
+        needs: What it needs to know of the rows: attributes of `Candidates`.
+        score: Default of ``mig_score`` for this method.
+        score_key: The key that says where the score stands, if it is another than ``mig_score``.
+        turns: Default of ``mig_deita_turns`` for this method.
+        embedding: How rows are embedded; needed with ``embeddings``, unless the user must always give the vectors.
+        nested: Whether its choice for a smaller budget is always the beginning of that for a larger one.
+        may_fall_short: Whether it may choose fewer rows than it is asked for; ``mig_fill`` says what happens then.
+        unused: By name and value of a setting, those that have no effect then; a change of them selects nothing anew.
+    """
+    declaration = Declaration(
+        frozenset(needs), score, score_key, turns, embedding, nested, may_fall_short, unused or {}
+    )
+
+    def declare(choose: Choose) -> Choose:
+        choose.declaration = declaration  # type: ignore[attr-defined]
+        return choose
+
+    return declare
+
+
+class Candidates:
+    """The N rows to choose from, in the order of the pool, and what the method asked to know of them."""
+
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        labels: LabelSets | None = None,
+        propagation: Propagation | None = None,
+        scores: NDArray[np.float64] | None = None,
+        embeddings: NDArray[np.floating[Any]] | None = None,
+        records: Callable[[], Iterator[dict[str, Any]]] | None = None,
+        texts: Callable[[], Iterator[tuple[str, str]]] | None = None,
+    ) -> None:
+        """Offer `num_rows` rows; what a method does not need is None."""
+        self._num_rows = num_rows
+        self._labels, self._propagation, self._scores = labels, propagation, scores
+        self._embeddings, self._records, self._texts = embeddings, records, texts
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self._num_rows
+
+    @property
+    def labels(self) -> LabelSets:
+        """The labels of each row."""
+        return _given(self._labels, "labels")
+
+    @property
+    def propagation(self) -> Propagation:
+        """How information spreads among the L labels."""
+        return _given(self._propagation, "propagation")
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Quality of each row, 0 or more for all kinds but IQS and paths of one's own; never NaN. Shape (N,)."""
+        return _given(self._scores, "scores")
+
+    @property
+    def embeddings(self) -> NDArray[np.floating[Any]]:
+        """One vector a row, of any length above 0; may be mapped from a file, so take it in blocks. Shape (N, D)."""
+        return _given(self._embeddings, "embeddings")
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Read the rows whole, as `json.loads` gives them, in the order of the pool."""
+        return _given(self._records, "records")()
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Read what was asked and what was answered in each row (``mig_turns``), in the order of the pool."""
+        return _given(self._texts, "texts")()
+
+
+Given = TypeVar("Given")
+
+
+def _given(value: Given | None, need: str) -> Given:
+    if value is None:
+        raise ValueError(f"the method did not say that it needs {need!r}; add it to @method(needs=...)")
+    return value
+
+
+def best_first(values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return the rows from the highest value to the lowest; equal values in the order of the pool. Shape (N,)."""
+    order: NDArray[np.int64] = np.argsort(-values, kind="stable")
+    return order

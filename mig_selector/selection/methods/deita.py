@@ -1,0 +1,110 @@
+"""DEITA (arXiv 2312.15685): the best rows first, but none that resembles a row already kept (its "Repr Filter").
+
+Dimension letters: N rows to choose from, B rows to keep, C candidates looked at together, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, best_first, method
+from mig_selector.selection.problem import Selection
+from mig_selector.selection.unit_rows import cosines, product_error, unit_rows
+
+
+_CANDIDATES = 512
+_KEPT_AT_ONCE = 8192
+"""Candidates and kept rows of one matrix product: large enough for BLAS, small enough to stay in the cache (16 MB)."""
+
+
+@method(
+    needs={"scores", "embeddings"},
+    embedding=RowEmbedding(
+        model="mistralai/Mistral-7B-v0.1", template="{conversation}", pooling="lasttoken", max_tokens=2048
+    ),
+    turns="sum",
+    nested=True,
+    may_fall_short=True,
+)
+def deita(pool: Candidates, budget: int, *, deita_threshold: float, on_progress: OnProgress) -> Selection:
+    """Go through the rows from the highest score to the lowest; keep those that no kept row resembles.
+
+    Args:
+        pool: N rows; equal scores go in the order of the pool.
+        budget: Rows to keep at most.
+        deita_threshold: Rows resemble each other if the cosine of their vectors is above this; at 1 none do.
+        on_progress: Called with the number of rows kept since the last call.
+
+    Returns:
+        The rows kept, fewer than `budget` where the others resemble them. Gains are scores.
+
+    Raises:
+        EmbeddingError: A vector that was looked at has no direction.
+
+    Source: arXiv 2312.15685, the data selection by score and diversity; batches of one row.
+    """
+    kept = _Kept(pool.embeddings, deita_threshold, budget)
+    order = best_first(pool.scores)
+    for start in range(0, len(order), _CANDIDATES):
+        before = len(kept.rows)
+        kept.add(order[start : start + _CANDIDATES])
+        on_progress(len(kept.rows) - before)
+        if len(kept.rows) == budget:
+            break
+    return Selection(kept.rows, pool.scores[kept.rows])
+
+
+class _Kept:
+    """The rows kept so far."""
+
+    def __init__(self, embeddings: NDArray[np.floating[Any]], threshold: float, capacity: int) -> None:
+        self._embeddings, self._threshold = embeddings, threshold
+        dimensions = embeddings.shape[1]
+        self._error = product_error(dimensions)
+        self._rows = np.empty(capacity, np.int64)
+        self._units = np.empty((capacity, dimensions), np.float32)
+        self._count = 0
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The rows in the order in which they were kept."""
+        return self._rows[: self._count]
+
+    def add(self, candidates: NDArray[np.int64]) -> None:
+        """Keep, in the order given, each candidate that resembles no row kept before it, as long as there is room."""
+        self._add(candidates, unit_rows(self._embeddings, candidates).astype(np.float32), 0)
+
+    def _add(self, candidates: NDArray[np.int64], units: NDArray[np.float32], compared: int) -> None:
+        """Add candidates that are known not to resemble the first `compared` kept rows.
+
+        What the first half of them adds is all that the second half has still to be compared with.
+        """
+        for start in range(compared, self._count, _KEPT_AT_ONCE):
+            stays = ~self._find_similar(candidates, units, slice(start, min(start + _KEPT_AT_ONCE, self._count)))
+            candidates, units = candidates[stays], units[stays]
+        compared, half = self._count, len(candidates) // 2
+        if half:
+            self._add(candidates[:half], units[:half], compared)
+            self._add(candidates[half:], units[half:], compared)
+        elif len(candidates) and self._count < len(self._rows):
+            self._rows[self._count], self._units[self._count] = candidates[0], units[0]
+            self._count += 1
+
+    def _find_similar(
+        self, candidates: NDArray[np.int64], units: NDArray[np.float32], span: slice
+    ) -> NDArray[np.bool_]:
+        """Say which of C candidates resemble any of the rows kept from `span.start` to `span.stop`. Shape (C,)."""
+        product = units @ self._units[span].T
+        highest = product.max(axis=1).astype(np.float64)
+        is_similar: NDArray[np.bool_] = highest > self._threshold
+        for place in np.flatnonzero(np.abs(highest - self._threshold) <= self._error):
+            doubtful = self._rows[span][product[place] >= self._threshold - self._error]
+            is_similar[place] = self._resembles(candidates[place], doubtful)
+        return is_similar
+
+    def _resembles(self, candidate: np.int64, rows: NDArray[np.int64]) -> bool:
+        unit = unit_rows(self._embeddings, np.array([candidate]))[0]
+        return bool(np.any(cosines(unit_rows(self._embeddings, rows), unit) > self._threshold))

@@ -1,0 +1,205 @@
+"""ZIP: the rows that compress worst together repeat each other least.
+
+N rows, B chosen rows. A list of rows is measured by its ratio: the bytes of `str(rows)` by those that zlib makes of it
+at level 9, rounded to float32. The lower, the less redundant; of equal ratios the smallest row index goes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.selection.method import Candidates, OnProgress, method
+from mig_selector.selection.problem import Selection
+
+
+_LEVEL = 9
+_WINDOW = 1 << 15
+"""How far back deflate looks for repetitions, in bytes."""
+_LOOKAHEAD = 262
+"""How many bytes deflate wants to see before it encodes the first of them (MIN_LOOKAHEAD in zlib)."""
+_BLOCK_ROWS = 8
+"""Measuring fewer rows takes no longer than handing them to another thread and back."""
+_MOST_BLOCKS = 1024
+
+
+@method(needs={"records"}, nested=True)
+def least_redundant(
+    pool: Candidates, budget: int, *, zip_k1: int, zip_k2: int, zip_k3: int, on_progress: OnProgress
+) -> Selection:
+    """Choose in rounds, each from the rows whose ratios were lowest when they were last measured.
+
+    First each row is measured alone. A round measures the `zip_k1` rows of lowest ratio anew, each together with all
+    that is chosen so far, and takes the `zip_k2` lowest of them out of the pool for good. Of these it chooses
+    `zip_k3`, one after the other: the row that has the lowest ratio together with the choices of this round alone.
+
+    The texts of all rows lie in a temporary file (in ``TMPDIR``), about as large as the pool.
+
+    Args:
+        pool: N rows, at least ``2 * budget + zip_k1``, more if `zip_k2` is more than twice `zip_k3`.
+        budget: Rows to choose.
+        zip_k1: Rows that a round measures.
+        zip_k2: Rows that a round takes out of the pool, at most `zip_k1`.
+        zip_k3: Rows that a round chooses, at most `zip_k2`; the last round ends at the budget.
+        on_progress: Called with 1 after each choice.
+
+    Returns:
+        The rows that the published algorithm chooses, cut to the budget. A gain is the ratio of the round's choices up
+        to and with this one: low is good.
+
+    Raises:
+        ArgumentError: The settings contradict each other, or the pool is too small for them.
+        PoolError: The temporary file cannot be written.
+
+    Source: ZIP (arXiv 2407.06645), Algorithm 1, and the defaults of its published code, which leaves ties open, and
+    chooses rows again when fewer than `zip_k1` are left.
+    """
+    _check(len(pool), budget, zip_k1, zip_k2, zip_k3)
+    rows, gains = np.empty(budget, np.int64), np.empty(budget)
+    cores = len(os.sched_getaffinity(0))
+    with _kept_texts(pool.records()) as texts, ThreadPoolExecutor(cores) as threads:
+        choices = _choose(_Meter(texts, threads), len(pool), zip_k1, zip_k2, zip_k3)
+        for rank, (row, ratio) in enumerate(islice(choices, budget)):
+            rows[rank], gains[rank] = row, ratio
+            on_progress(1)
+    return Selection(rows, gains)
+
+
+def _check(num_rows: int, budget: int, k1: int, k2: int, k3: int) -> None:
+    if not k1 >= k2 >= k3 >= 1:
+        raise ArgumentError(
+            f"mig_zip_k1, mig_zip_k2, mig_zip_k3: {k1}, {k2}, {k3} are not allowed together; "
+            "expected mig_zip_k1 >= mig_zip_k2 >= mig_zip_k3 >= 1."
+        )
+    taken_out = (budget - 1) // k3 * k2
+    needed = max(2 * budget, taken_out) + k1
+    if num_rows < needed:
+        raise ArgumentError(
+            f"mig_num_samples: to choose {budget} rows with mig_zip_k1 {k1}, mig_zip_k2 {k2} and mig_zip_k3 {k3}, zip "
+            f"needs a pool of {needed} rows, but this one has {num_rows} to choose from; "
+            "choose fewer, or lower mig_zip_k1 or mig_zip_k2."
+        )
+
+
+def _choose(meter: _Meter, num_rows: int, k1: int, k2: int, k3: int) -> Iterator[tuple[int, float]]:
+    """Yield rows and their ratios, round after round, for as long as the pool lasts."""
+    chosen = CompressedList()
+    ratios = meter.measure(chosen, np.arange(num_rows))
+    while True:
+        measured = _lowest(ratios, k1)
+        ratios[measured] = meter.measure(chosen, measured)
+        taken_out = measured[_lowest(ratios[measured], k2)]
+        ratios[taken_out] = np.inf
+        for row, ratio in _choose_greedily(meter, taken_out, k3):
+            yield row, ratio
+            chosen.append(meter.texts[row])
+
+
+def _choose_greedily(meter: _Meter, rows: NDArray[np.int64], count: int) -> Iterator[tuple[int, float]]:
+    chosen = CompressedList()
+    for _ in range(count):
+        ratios = meter.measure(chosen, rows)
+        place = int(np.argmin(ratios))
+        yield int(rows[place]), float(ratios[place])
+        chosen.append(meter.texts[int(rows[place])])
+        rows = np.delete(rows, place)
+
+
+def _lowest(ratios: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return where the `count` lowest ratios stand, ascending; the first ones of those that equal the last of them."""
+    limit = np.partition(ratios, count - 1)[count - 1]
+    below, equal = np.flatnonzero(ratios < limit), np.flatnonzero(ratios == limit)
+    return np.sort(np.concatenate((below, equal[: count - len(below)])))
+
+
+class CompressedList:
+    """`str` of a growing list of rows, compressed as far as it is settled whatever row comes next.
+
+    So a further row costs the compression of that row, however long the list is, and yields the size that
+    `zlib.compress` makes of the whole text.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no row."""
+        self._stream = zlib.compressobj(_LEVEL)
+        self._num_given = self._num_made = 0
+        self._held_back = b"["
+
+    def ratio_with(self, text: bytes) -> float:
+        """Return the ratio of the list with one row more, not yet rounded to float32.
+
+        Args:
+            text: `str` of the row as UTF-8.
+        """
+        stream, ending = self._stream.copy(), self._held_back + text + b"]"
+        size = self._num_made + len(stream.compress(ending)) + len(stream.flush())
+        return (self._num_given + len(ending)) / size
+
+    def append(self, text: bytes) -> None:
+        """Add a row."""
+        settled = self._held_back + text + b", "
+        # zlib moves its window on when it stands _LOOKAHEAD bytes before the window's end. Were it to wait for input
+        # there, it would move too early, and miss a match that it finds when the whole text is at hand.
+        surplus = (self._num_given + len(settled)) % _WINDOW - (_WINDOW - _LOOKAHEAD)
+        end = len(settled) - max(surplus, 0)
+        self._num_made += len(self._stream.compress(settled[:end]))
+        self._num_given += end
+        self._held_back = settled[end:]
+
+
+class _RowTexts:
+    """`str` of each row as UTF-8, in a file: together they may be larger than memory."""
+
+    def __init__(self, stream: IO[bytes], records: Iterable[dict[str, Any]]) -> None:
+        """Write the rows to `stream`, which is empty and stays open."""
+        lengths = np.fromiter((stream.write(str(record).encode()) for record in records), np.int64)
+        stream.flush()
+        self._file = stream.fileno()
+        self._bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+
+    def __getitem__(self, row: int) -> bytes:
+        start, end = self._bounds[row : row + 2].tolist()
+        return os.pread(self._file, end - start, start)
+
+
+@contextlib.contextmanager
+def _kept_texts(records: Iterable[dict[str, Any]]) -> Iterator[_RowTexts]:
+    try:
+        with tempfile.TemporaryFile() as stream:
+            yield _RowTexts(stream, records)
+    except OSError as error:
+        if error.filename is not None:  # a file of the pool
+            raise
+        raise PoolError(
+            f"{tempfile.gettempdir()}: the texts of the pool's rows cannot be kept here ({error.strerror}); zip needs "
+            "about as much room as the pool takes. Make room, or name another folder in TMPDIR."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Meter:
+    """Measures rows on all cores: zlib works without the interpreter's lock."""
+
+    texts: _RowTexts
+    threads: ThreadPoolExecutor
+
+    def measure(self, together_with: CompressedList, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the ratio of a list with each of some rows added alone. Shape of `rows`."""
+
+        def measure_block(block: NDArray[np.int64]) -> list[float]:
+            return [together_with.ratio_with(self.texts[row]) for row in block.tolist()]
+
+        blocks = np.array_split(rows, min(-(-len(rows) // _BLOCK_ROWS), _MOST_BLOCKS))
+        ratios = chain.from_iterable(self.threads.map(measure_block, blocks))
+        return np.fromiter(ratios, np.float32, len(rows))

@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mig_selector.ranks import share
+from mig_selector.ranks.share import cut_batches, fill_matrix
+from mig_selector.ranks.world import Ranks
+from mig_selector.store.matrix import MatrixFile
+
+
+CHUNK, BUDGET = 16, 40
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from mig_selector.errors import EmbeddingError, MigSelectorError
+from mig_selector.ranks import share
+from mig_selector.ranks.world import connect
+from mig_selector.store.matrix import MatrixFile
+sys.path.insert(0, sys.argv[1])
+from test_share import CHUNK, Widths, all_items, fill
+share.CHUNK_ITEMS = CHUNK
+out = Path(sys.argv[2])
+with connect() as ranks:
+    for count in json.loads(sys.argv[3]):
+        model, told = Widths(), []
+        fill(out / f"{count}.npy", count, model, ranks=ranks, on_items=told.append)
+        (out / f"{count}-{ranks.rank}.json").write_text(json.dumps([model.computed, model.counted, sum(told)]))
+import torch.distributed as dist
+from accelerate.state import PartialState
+assert not dist.is_initialized() and PartialState._shared_state == {}, "something is left behind"
+
+
+class Breaks(Widths):
+    def compute(self, items):
+        if ranks.rank == 1:
+            raise EmbeddingError("the model has had enough")
+        return super().compute(items)
+
+
+try:
+    with connect() as ranks:
+        fill(out / "broken.npy", 70, Breaks(), ranks=ranks)
+except MigSelectorError as error:
+    message = str(error)
+(out / f"broken-{ranks.rank}.txt").write_text(message)
+"""
+
+
+class Widths:
+    """Tells of each item its length, and in which company it was computed: rows of the batch, and the longest."""
+
+    width, batch_tokens = 3, BUDGET
+
+    def __init__(self):
+        self.computed, self.counted, self.batches = [], [], []
+
+    def count_tokens(self, items):
+        self.counted += [place for place, _ in items]
+        return np.array([len(text) for _, text in items])
+
+    def compute(self, items):
+        import torch
+
+        self.computed += [place for place, _ in items]
+        lengths = [len(text) for _, text in items]
+        self.batches.append(lengths)
+        return torch.tensor([[length, len(items), max(lengths)] for length in lengths], dtype=torch.float32)
+
+
+def all_items(count):
+    """Numbered texts of any length, some without a letter, one longer than a batch."""
+    lengths = np.random.default_rng(count).integers(0, 25, count)
+    return [(place, "é" * int(length if place != 5 else 2 * BUDGET)) for place, length in enumerate(lengths)]
+
+
+def fill(path, count, model, *, ranks=None, on_items=lambda _: None, items=all_items):
+    fill_matrix(MatrixFile(path, count), lambda: iter(items(count)), lambda _: model, ranks or Ranks(), on_items)
+    return np.load(path) if path.exists() else None
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(share, "CHUNK_ITEMS", CHUNK)
+
+
+def naive(count):
+    """Chunk by chunk, longest first, as many as fit: what each item must have been computed with."""
+    rows = [None] * count
+    for start in range(0, count, CHUNK):
+        left = sorted(all_items(count)[start : start + CHUNK], key=lambda item: (-len(item[1]), item[0]))
+        while left:
+            batch = [left.pop(0)]
+            while left and len(batch[0][1]) * (len(batch) + 1) <= BUDGET:
+                batch.append(left.pop(0))
+            for place, text in batch:
+                rows[place] = [len(text), len(batch), len(batch[0][1])]
+    return np.array(rows, np.float32)
+
+
+@given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 60))
+def test_batches_hold_every_item_once_and_no_more_tokens_than_allowed(lengths, budget):
+    counts = np.array(lengths, np.int64)
+    batches = [batch.tolist() for batch in cut_batches(counts, budget)]
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(max(counts[batch]), 1) <= budget
+    order = [place for batch in batches for place in batch]
+    assert order == sorted(order, key=lambda place: (-counts[place], place))
+    for batch in batches[:-1]:
+        assert (len(batch) + 1) * max(counts[batch[0]], 1) > budget, "the first of the next batch would have fitted"
+
+
+@pytest.mark.parametrize("count", [1, CHUNK, CHUNK + 1, 70])
+def test_results_come_in_the_order_of_the_items(tmp_path, count):
+    model, told = Widths(), []
+    found = fill(tmp_path / "m.npy", count, model, on_items=told.append)
+    assert np.array_equal(found, naive(count))
+    assert sorted(model.computed) == list(range(count))
+    assert sum(told) == count
+
+
+def test_a_matrix_that_is_whole_loads_no_model(tmp_path):
+    fill(tmp_path / "m.npy", 20, Widths())
+    fill_matrix(MatrixFile(tmp_path / "m.npy", 20), lambda: pytest.fail("read"), pytest.fail, Ranks(), pytest.fail)
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_an_interrupted_run_goes_on_with_the_same_batches(tmp_path, chunks):
+    path, told = tmp_path / "m.npy", []
+
+    def some_items(count):
+        yield from all_items(count)[: chunks * CHUNK + 3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, 70, Widths(), items=some_items)
+    model = Widths()
+    found = fill(path, 70, model, on_items=told.append)
+    assert np.array_equal(found, naive(70))
+    assert sorted(model.computed) == list(range(chunks * CHUNK, 70))
+    assert (told[0], sum(told)) == (chunks * CHUNK, 70)
+
+
+@pytest.mark.parametrize(("given", "words"), [(19, "has 19 of 20 rows"), (21, "do not fit behind 16 of 20 rows")])
+def test_another_number_of_items_than_was_said_is_a_fault_of_the_caller(tmp_path, given, words):
+    with pytest.raises(ValueError, match=words):
+        fill(tmp_path / "m.npy", 20, Widths(), items=lambda _: all_items(given))
+
+
+@pytest.mark.distributed
+def test_two_ranks_share_the_work_and_the_model_sees_what_one_would_see(tmp_path):
+    program = tmp_path / "rank.py"
+    program.write_text(PROGRAM)
+    counts = [1, 2, CHUNK + 1, 70]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    here = __file__.rpartition("/")[0]
+    done = subprocess.run(
+        [sys.executable, *torchrun, program, here, tmp_path, json.dumps(counts)], check=False, timeout=120
+    )
+    assert done.returncode == 0
+    for count in counts:
+        assert np.array_equal(np.load(tmp_path / f"{count}.npy"), naive(count))
+        computed, counted, told = zip(
+            *(json.loads((tmp_path / f"{count}-{rank}.json").read_text()) for rank in range(2)), strict=True
+        )
+        for shares in (computed, counted):
+            assert sorted(shares[0] + shares[1]) == list(range(count))
+            assert min(map(len, shares)) > 0 or count <= 2
+        assert told[0] == count
+    said = {(tmp_path / f"broken-{rank}.txt").read_text() for rank in range(2)}
+    assert len(said) == 1
+    assert said.pop().startswith("the model has had enough (rank 1 on ")
+    assert not (tmp_path / "broken.npy").exists()

@@ -1,0 +1,440 @@
+"""A comparison in all its forms: what is read back is what was given; texts out of data are shown, never obeyed."""
+
+import csv
+import json
+import re
+import struct
+import subprocess
+import sys
+import unicodedata
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import pytest
+from support import ROOT
+
+from mig_selector.report.comparison import COLUMNS, Comparison, MethodFigures, format_table
+from mig_selector.report.picture import FAINT, INK
+from mig_selector.report.writing import write_comparison
+
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # what matplotlib says of letters that it lacks
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def method_figures(method, **changes):
+    figures = MethodFigures(
+        method=method,
+        rows=2000,
+        seconds=1235.6,
+        peak_memory_bytes=3 * 2**30,
+        information=5678.25,
+        label_coverage=0.875,
+        mean_score=4.5,
+        tokens=1_200_300,
+        sources={"code": 500, "math": 1500},
+        folder=f"/data/{method}",
+    )
+    return replace(figures, **changes)
+
+
+def compared(*figures, **changes):
+    size = range(len(figures))
+    comparison = Comparison(
+        pool="tulu",
+        budget=2000,
+        kept_rows=8000,
+        read_rows=8200,
+        score="deita",
+        tokenizer="llama",
+        figures=figures,
+        overlaps=[[1.0 if a == b else 1 / (2 + a + b) for b in size] for a in size],
+        settings={"mig_num_samples": 2000, "mig_labels": "a.b"},
+        versions={"numpy": "1.26.4"},
+    )
+    return replace(comparison, **changes)
+
+
+NOTHING = {"peak_memory_bytes": None, "information": None, "label_coverage": None, "mean_score": None, "tokens": None}
+MIG = method_figures("mig", note="1,203 rows filled up by score")
+RANDOM = method_figures("random", seconds=0.02, sources={"math": 2000}, **NOTHING)
+ONE, TWO = compared(MIG), compared(MIG, RANDOM)
+TEN = compared(*(method_figures(f"method_{n}", sources={f"s{i:02}": 100 - i for i in range(20)}) for n in range(10)))
+
+EVIL = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\"' onmouseover='alert(1)",
+    "--> ]]> </style></svg></title><b>",
+    "{{ 7 * 7 }}{% raw %}",
+    "\x1b[2J\x00\r\n\u202egnp\u2066\x85",
+    "$x^2$ \\frac{1}{2}",
+    "_hidden in a legend",
+    "答え 🙂 עברית العربية é",
+    "half a pair \udcff",
+    "e" + "\u0301" * 5000,
+    "long" * 5000,
+    "",
+    "=HYPERLINK('http://evil')",
+]
+SOURCES = {text: 100 + place % 2 for place, text in enumerate(EVIL)}
+"""Half of the texts name methods, and the picture names the others, of which there are more rows."""
+HOSTILE = compared(
+    *(method_figures(text, folder=f"/data/\udcff{text}", note=text, sources=SOURCES) for text in EVIL[::2]),
+    **dict.fromkeys(("pool", "score", "tokenizer"), "".join(EVIL[:10])),
+    settings={text: text for text in EVIL[:10]},
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A function that writes a comparison, once for all tests, and returns the folder."""
+    folders = {}
+
+    def write(comparison):
+        if id(comparison) not in folders:
+            folders[id(comparison)] = tmp_path_factory.mktemp("comparison")
+            write_comparison(folders[id(comparison)], comparison)
+        return folders[id(comparison)]
+
+    return write
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: tags, which must be in balance, attributes, texts, and tables by their class."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.tables, self._open = [], [], [], {}, []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag != "meta":
+            self._open.append(tag)
+        if tag == "table":
+            self._rows = self.tables[dict(attrs)["class"]] = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("th", "td"):
+            self._rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if {"th", "td"} & set(self._open):
+            self._rows[-1][-1] += data
+
+
+def svg_of(folder):
+    page = (folder / "comparison.html").read_text(encoding="utf-8")
+    return ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + len("</svg>")])
+
+
+def panel(folder, number):
+    return svg_of(folder).find(f".//*[@id='axes_{number}']")
+
+
+def texts_in(element):
+    return [text.text for text in element.iter(f"{SVG}text")]
+
+
+def widths_of(element, colour):
+    """Return how wide the boxes of a colour are, in the order drawn."""
+    boxes = [path.get("d") for path in element.iter(f"{SVG}path") if f"fill: {colour}" in path.get("style")]
+    corners = [[float(x) for x in re.findall(r"[ML] (\S+)", box)] for box in boxes]
+    return [max(xs) - min(xs) for xs in corners]
+
+
+def csv_rows(path):
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.reader(stream))
+
+
+def test_the_table_for_a_terminal_is_aligned_and_says_what_it_does_not_know():
+    assert format_table(TWO).split("\n") == [
+        "tulu: 2,000 of 8,000 rows (8,200 read)",
+        "",
+        "method   rows      E(D)  labels (%)  mean score     tokens  time (s)  memory (MiB)",
+        "----------------------------------------------------------------------------------",
+        "mig     2,000  5,678.25        87.5       4.500  1,200,300     1,236         3,072",
+        "random  2,000         -           -           -          -    0.0200             -",
+        "",
+        "score: deita",
+        "tokens: counted with llama",
+        "mig: 1,203 rows filled up by score",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.00123, "0.00123"),
+        (0.000012, "1.2e-05"),
+        (9.996, "10.00"),
+        (99.94, "99.9"),
+        (432.1, "432"),
+        (86400.0, "86,400"),
+        (1e300, "1e+300"),
+        (float("nan"), "-"),
+        (float("inf"), "-"),
+    ],
+)
+def test_seconds_are_shown_with_three_digits_that_count(value, text):
+    seconds = next(column for column in COLUMNS if column.key == "seconds")
+    assert seconds.text(method_figures("mig", seconds=value)) == text
+
+
+def test_names_of_any_kind_keep_the_table_within_its_width_and_its_lines():
+    def columns(line):
+        marks = sum(unicodedata.category(char) == "Mn" for char in line)
+        return len(line) + sum(unicodedata.east_asian_width(char) in "WF" for char in line) - marks
+
+    lines = format_table(HOSTILE).split("\n")
+    assert len({columns(line) for line in lines[2 : 4 + len(EVIL[::2])]}) == 1
+    assert max(map(columns, lines[: 4 + len(EVIL[::2])])) <= 120
+    assert all(char.isprintable() for line in lines for char in line)
+    assert sum(map(len, lines)) < 10_000
+
+
+def test_the_tables_in_csv_hold_every_figure_unrounded(written):
+    folder = written(TWO)
+    assert csv_rows(folder / "comparison.csv") == [
+        ["method", *(column.key for column in COLUMNS), "folder", "note"],
+        ["mig", "2000", "5678.25", "0.875", "4.5", "1200300", "1235.6", str(3 * 2**30), "/data/mig", MIG.note],
+        ["random", "2000", "", "", "", "", "0.02", "", "/data/random", ""],
+    ]
+    assert csv_rows(folder / "overlaps.csv") == [
+        ["method", "mig", "random"],
+        ["mig", "1.0", repr(1 / 3)],
+        ["random", repr(1 / 3), "1.0"],
+    ]
+    assert csv_rows(folder / "sources.csv") == [
+        ["method", "source", "rows"],
+        ["mig", "math", "1500"],
+        ["mig", "code", "500"],
+        ["random", "math", "2000"],
+        ["random", "code", "0"],
+    ]
+
+
+def test_the_json_holds_everything(written):
+    assert json.loads((written(TWO) / "comparison.json").read_text()) == {
+        "pool": "tulu",
+        "budget": 2000,
+        "kept_rows": 8000,
+        "read_rows": 8200,
+        "score": "deita",
+        "tokenizer": "llama",
+        "methods": [
+            {
+                "method": "mig",
+                "rows": 2000,
+                "information": 5678.25,
+                "label_coverage": 0.875,
+                "mean_score": 4.5,
+                "tokens": 1200300,
+                "seconds": 1235.6,
+                "peak_memory_bytes": 3 * 2**30,
+                "sources": {"code": 500, "math": 1500},
+                "folder": "/data/mig",
+                "note": "1,203 rows filled up by score",
+            },
+            {"method": "random", "rows": 2000, "seconds": 0.02, **NOTHING, "sources": {"math": 2000}}
+            | {"folder": "/data/random", "note": None},
+        ],
+        "overlaps": [[1.0, 1 / 3], [1 / 3, 1.0]],
+        "settings": {"mig_num_samples": 2000, "mig_labels": "a.b"},
+        "versions": {"numpy": "1.26.4"},
+    }
+
+
+def test_the_page_shows_every_table_and_explains_every_column(written):
+    page = Page(written(TWO) / "comparison.html")
+    assert page.tables == {
+        "figures": [
+            ["method", "rows", "E(D)", "labels (%)", "mean score", "tokens", "time (s)", "memory (MiB)"],
+            ["mig1,203 rows filled up by score", "2,000", "5,678.25", "87.5", "4.500", "1,200,300", "1,236", "3,072"],
+            ["random", "2,000", "-", "-", "-", "-", "0.0200", "-"],
+        ],
+        "overlaps": [["method", "mig", "random"], ["mig", "", "33.3"], ["random", "33.3", ""]],
+        "sources": [
+            ["source", "mig", "random"],
+            ["math", "1,50075.0%", "2,000100.0%"],
+            ["code", "50025.0%", "00.0%"],
+        ],
+        "subsets": [["method", "folder"], ["mig", "/data/mig"], ["random", "/data/random"]],
+        "settings": [["mig_num_samples", "2000"], ["mig_labels", "a.b"], ["numpy", "1.26.4"]],
+    }
+    text = " ".join(" ".join(page.texts).split())
+    assert "asked for 2,000 of the 8,000 rows that could be chosen (8,200 were read). Score: deita ." in text
+    assert "Two methods that draw by lot have about 25.0 in common." in text
+    assert page.tags.count("dt") == len(COLUMNS)
+    assert all(f"{column.head} {column.meaning}" in text for column in COLUMNS)
+
+
+@pytest.mark.parametrize("comparison", [TWO, HOSTILE], ids=["plain", "hostile"])
+def test_the_page_asks_for_nothing_outside_and_runs_nothing(written, comparison):
+    page = Page(written(comparison) / "comparison.html")
+    plain = Page(written(TWO) / "comparison.html")
+    assert set(page.tags) == set(plain.tags)
+    assert {name for name, _ in page.attributes} == {name for name, _ in plain.attributes}
+    assert {"script", "img", "link", "iframe", "b"}.isdisjoint(page.tags)
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        assert name not in {"href", "xlink:href", "src"} or value.startswith("#")
+        assert "http" not in value or name.startswith("xmlns") or value == "Content-Security-Policy"
+    styles = " ".join(text for text in page.texts if "{" in text and "}" in text and "7 * 7" not in text)
+    assert "url(" not in styles
+    assert "@import" not in styles
+
+
+def test_texts_out_of_data_stand_on_the_page_as_texts(written):
+    page = Page(written(HOSTILE) / "comparison.html")
+    sources = {row[0] for row in page.tables["sources"]}
+    assert sources == {
+        "source",
+        *(EVIL[:5] + EVIL[6:9] + EVIL[10:]),
+        "\\x1b[2J\\x00\\r\\n\\u202egnp\\u2066\\x85",
+        "half a pair \\udcff",
+    }
+    assert all(char.isprintable() or char == "\n" for text in page.texts for char in text)
+
+
+def test_texts_out_of_data_come_back_from_json_as_they_were(written):
+    everything = json.loads((written(HOSTILE) / "comparison.json").read_text(encoding="utf-8"))
+    assert [method["method"] for method in everything["methods"]] == EVIL[::2]
+    assert everything["methods"][0]["sources"] == SOURCES
+
+
+def test_no_cell_of_a_csv_is_a_formula_or_breaks_a_line(written):
+    for name in ("comparison.csv", "overlaps.csv", "sources.csv"):
+        cells = [cell for row in csv_rows(written(HOSTILE) / name) for cell in row]
+        assert all(cell.isprintable() and cell[:1] not in {"=", "+", "-", "@"} for cell in cells)
+    assert ["", "'=HYPERLINK('http://evil')", "101"] in csv_rows(written(HOSTILE) / "sources.csv")
+
+
+@pytest.mark.parametrize(("comparison", "lines"), [(ONE, 1), (TWO, 2), (TEN, 10), (HOSTILE, 7)])
+def test_the_picture_is_a_png_with_room_for_each_method_in_both_rows_of_panels(written, comparison, lines):
+    png = (written(comparison) / "comparison.png").read_bytes()
+    width, height = struct.unpack(">II", png[16:24])
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert png[12:16] == b"IHDR"
+    assert width == 2000
+    assert 2 * lines * 0.25 < height / 160 < 2 * lines * 0.3 + 4
+
+
+SCALES = compared(
+    *(
+        method_figures(str(place), information=information, seconds=seconds)
+        for place, (information, seconds) in enumerate([(40.0, 0.1), (10.0, 1.0), (None, 1000.0), (-20.0, 0.0)])
+    )
+)
+
+
+def test_bars_are_as_long_as_their_figures(written):
+    longest, *others = widths_of(panel(written(SCALES), 1), "#0072b2")
+    assert [width / longest for width in others] == pytest.approx([0.25, 0.0, 0.5], abs=1e-3)
+    assert texts_in(panel(written(SCALES), 1)) == ["0", "1", "2", "3", "40.00", "10.00", "-", "-20.00", "E(D)"]
+
+
+def test_times_stand_on_a_logarithmic_scale(written):
+    dots = panel(written(SCALES), 5).findall(".//*[@id='PathCollection_1']//*[@x]")
+    first, *others = (float(dot.get("x")) for dot in dots)
+    assert len(others) == 2
+    assert (others[1] - first) / (others[0] - first) == pytest.approx(4, abs=1e-3)
+    scale, values = ["0.1", "1", "10", "100", "1,000"], ["0.100", "1.00", "1,000", "0"]
+    assert texts_in(panel(written(SCALES), 5)) == [*scale, *values, "time (s)"]
+
+
+def test_a_figure_that_is_known_of_no_method_has_no_panel(tmp_path):
+    write_comparison(tmp_path, compared(method_figures("zip", **NOTHING), RANDOM))
+    titles = [texts_in(panel(tmp_path, number))[-1] for number in (1, 2)]
+    assert titles == ["time (s)", "rows in common (%)"]
+
+
+def test_overlaps_are_drawn_one_way_and_the_other(tmp_path):
+    three = [method_figures(name, sources={}) for name in "abc"]
+    write_comparison(tmp_path, compared(*three, overlaps=[[1, 0.5, 0.25], [0.75, 1, 0.9], [0, 0.1, 1]]))
+    cells = ["50", "25", "75", "90", "0", "10"]
+    assert texts_in(panel(tmp_path, 6)) == ["a", "b", "c", "a", "b", "c", *cells, "rows in common (%)"]
+    assert "sources" not in Page(tmp_path / "comparison.html").tables
+
+
+def test_sources_are_stacked_the_largest_first(written):
+    math, code = (widths_of(panel(written(TWO), 7), colour) for colour in ("#0072b2", "#e69f00"))
+    assert [width / math[1] for width in (*math[:2], *code[:2])] == pytest.approx([0.75, 1, 0.25, 0], abs=1e-3)
+    assert [text for text in texts_in(panel(written(TWO), 7)) if text.strip() in ("math", "code")] == [
+        " math",
+        " code",
+    ]
+
+
+def test_the_picture_names_seven_sources_and_the_page_all(written):
+    legend = texts_in(panel(written(TEN), 7))[-8:]
+    assert [text.strip() for text in legend] == ["s00", "s01", "s02", "s03", "s04", "s05", "s06", "other (13)"]
+    assert [row[0] for row in Page(written(TEN) / "comparison.html").tables["sources"][1:]] == [
+        f"s{i:02}" for i in range(20)
+    ]
+
+
+def test_one_method_has_nothing_in_common_with_others(written):
+    assert "overlaps" not in Page(written(ONE) / "comparison.html").tables
+    assert "rows in common (%)" not in texts_in(svg_of(written(ONE)))
+
+
+def test_a_dark_page_can_change_the_ink_of_the_picture_and_sees_no_paper(written):
+    svg, page = svg_of(written(TWO)), (written(TWO) / "comparison.html").read_text()
+    inks = {re.search("fill: (.*)", text.get("style")).group(1) for text in svg.iter(f"{SVG}text")}
+    assert inks == {INK, FAINT}
+    assert all(f'[style*="fill: {ink}"] {{ fill: var(--' in page for ink in inks)
+    assert svg.find(".//*[@id='patch_1']")[0].get("style") == "fill: none"
+
+
+def test_texts_are_drawn_as_they_are(written):
+    texts = texts_in(svg_of(written(HOSTILE)))
+    assert {"$x^2$ \\frac{1}{2}", " _hidden in a legend", "<script>alert(1)</s…", "{{ 7 * 7 }}{% raw %}"} <= set(texts)
+
+
+@pytest.mark.parametrize("overlaps", [[], [[1.0]], [[1.0, 0.5], [0.5]]])
+def test_overlaps_are_of_each_method_with_each(overlaps):
+    with pytest.raises(ValueError, match=r"2 methods, but rows of overlaps of lengths \["):
+        compared(MIG, RANDOM, overlaps=overlaps)
+
+
+def test_the_same_comparison_gives_the_same_bytes_whatever_the_style_around(written, tmp_path):
+    with mpl.rc_context({"font.size": 30, "text.usetex": True, "axes.facecolor": "red", "svg.hashsalt": "other"}):
+        before = dict(mpl.rcParams)
+        paths = write_comparison(tmp_path / "new" / "folder", TWO)
+        assert dict(mpl.rcParams) == before
+    assert sorted(paths) == sorted((tmp_path / "new" / "folder").iterdir())
+    for path in paths:
+        assert path.read_bytes() == (written(TWO) / path.name).read_bytes(), path.name
+
+
+def test_nothing_heavy_is_loaded_before_it_is_drawn_and_pyplot_never(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from mig_selector.report.comparison import Comparison, MethodFigures
+from mig_selector.report.picture import FAINT, INK
+from mig_selector.report.writing import write_comparison
+
+print(*({"numpy", "matplotlib", "jinja2"} & set(sys.modules)))
+mig = MethodFigures("mig", 1, 1.0, None, None, None, None, None, {}, "folder")
+write_comparison(Path(sys.argv[1]), Comparison("pool", 1, 1, 1, "score", None, [mig], [[1.0]], {}, {}))
+print("matplotlib.pyplot" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "\nFalse\n"

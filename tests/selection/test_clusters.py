@@ -1,0 +1,138 @@
+"""Clusters are scikit-learn's, on one thread; by blocks and batches they are near to them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from mig_selector.errors import EmbeddingError
+from mig_selector.selection import clusters
+from mig_selector.selection.clusters import cluster_by_batches, cluster_exactly, cluster_rows, reduce_by_blocks
+
+
+def cloud(num_rows, dimensions, seed, dtype=np.float64):
+    """Draw vectors whose coordinates vary less and less, around a mean that is not zero."""
+    scale = (np.arange(dimensions) + 1.0) ** -0.6
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(num_rows, dimensions)) * scale + rng.normal(size=dimensions)).astype(dtype)
+
+
+def islands(num_islands, rows_each, seed):
+    """Draw vectors around centres far from each other; return them and the centre of each."""
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.repeat(np.arange(num_islands), rows_each))
+    centres = 10.0 * np.eye(num_islands)
+    return (centres[truth] + 0.01 * rng.normal(size=(len(truth), num_islands))).astype(np.float32), truth
+
+
+def partition(numbers):
+    """Return the sets of rows of equal number, whatever the numbers are."""
+    return {frozenset(np.flatnonzero(numbers == number).tolist()) for number in np.unique(numbers)}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exact_clusters_are_those_of_scikit_learn(seed, dtype):
+    embeddings = cloud(500, 24, seed, dtype)
+    with threadpool_limits(1):
+        reduced = PCA(n_components=0.95, svd_solver="full", random_state=seed).fit_transform(embeddings)
+        expected = KMeans(n_clusters=15, n_init=10, random_state=seed).fit_predict(reduced)
+    assert cluster_exactly(embeddings, 15, seed).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("block_rows", [7, 100, 8_192])
+def test_reducing_by_blocks_is_scikit_learns_pca_but_for_directions_turned_round(monkeypatch, tmp_path, block_rows):
+    monkeypatch.setattr(clusters, "_BLOCK_ROWS", block_rows)
+    embeddings = cloud(700, 30, 3, np.float32)
+    np.save(tmp_path / "vectors.npy", embeddings)
+    expected = PCA(n_components=0.95, svd_solver="full").fit_transform(embeddings.astype(np.float64))
+    found = reduce_by_blocks(np.load(tmp_path / "vectors.npy", mmap_mode="r"))
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=0, atol=1e-5)
+
+
+def test_as_many_dimensions_are_kept_as_hold_more_than_95_percent():
+    squares = np.array([90.0, 5.0, 4.0, 1.0])  # 0.90, then 0.95 (not more), then 0.99
+    vectors = np.concatenate((np.diag(np.sqrt(squares)), -np.diag(np.sqrt(squares))))
+    assert reduce_by_blocks(vectors[:, [2, 0, 3, 1]]).shape == (8, 3)
+
+
+@pytest.mark.parametrize("cluster", [cluster_exactly, cluster_by_batches])
+def test_islands_are_found(cluster):
+    embeddings, truth = islands(12, 25, 5)
+    assert partition(cluster(embeddings, 12, 42)) == partition(truth)
+
+
+def test_batches_bring_rows_nearly_as_near_to_their_centres_as_exact_k_means():
+    embeddings = cloud(6_000, 20, 9, np.float32)
+
+    def spread(numbers):
+        members = (embeddings[numbers == number].astype(np.float64) for number in np.unique(numbers))
+        return sum(((rows - rows.mean(axis=0)) ** 2).sum() for rows in members)
+
+    exact, batches = (spread(cluster(embeddings, 30, 42)) for cluster in (cluster_exactly, cluster_by_batches))
+    assert exact <= batches < 1.05 * exact
+
+
+@pytest.mark.parametrize(("cluster", "means"), [(cluster_exactly, KMeans), (cluster_by_batches, MiniBatchKMeans)])
+def test_k_means_runs_on_one_thread_so_that_cores_do_not_change_clusters(monkeypatch, cluster, means):
+    seen, fit_predict = [], means.fit_predict
+
+    def note_threads(self, rows):
+        seen.extend(library["num_threads"] for library in threadpool_info())
+        return fit_predict(self, rows)
+
+    monkeypatch.setattr(means, "fit_predict", note_threads)
+    with threadpool_limits(4):
+        cluster(cloud(50, 8, 0), 5, 42)
+        assert {library["num_threads"] for library in threadpool_info()} != {1}
+    assert set(seen) == {1}
+
+
+@pytest.mark.parametrize(
+    ("most", "expected", "line"),
+    [
+        (300, cluster_exactly, "12 of 300 rows, by k-means on all rows"),
+        (299, cluster_by_batches, "12 of 300 rows, by k-means in mini-batches, as there are more than 299 rows"),
+    ],
+)
+def test_the_number_of_rows_decides_and_the_log_says_how(monkeypatch, caplog, most, expected, line):
+    monkeypatch.setattr(clusters, "EXACT_ROWS", most)
+    embeddings = cloud(300, 12, 2)
+    with caplog.at_level("INFO", logger="mig_selector"):
+        assert cluster_rows(embeddings, 12, 7).tolist() == expected(embeddings, 12, 7).tolist()
+    assert caplog.messages == [f"clusters: {line}"]
+
+
+def test_a_single_cluster_needs_no_search():
+    assert cluster_rows(np.ones((1, 4)), 1, 42).tolist() == [0]
+    assert cluster_rows(cloud(5, 3, 0), 1, 42).tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32 + 5])
+def test_any_seed_will_do(seed):
+    embeddings, truth = islands(3, 8, 0)
+    assert partition(cluster_rows(embeddings, 3, seed)) == partition(truth)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_named(monkeypatch, value):
+    monkeypatch.setattr(clusters, "_BLOCK_ROWS", 10)
+    embeddings = cloud(40, 5, 0)
+    embeddings[23, 2] = value
+    with pytest.raises(EmbeddingError, match=r"row 23 of the pool .* has a vector with NaN or infinity"):
+        cluster_rows(embeddings, 4, 42)
+
+
+def test_importing_clusters_loads_no_more_than_numpy():
+    program = (
+        "import sys, mig_selector.selection.methods.car\n"
+        "print(*({'sklearn', 'scipy', 'threadpoolctl', 'numba'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

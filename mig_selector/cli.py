@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     helps = [word for word in words[1:] if word in {"-h", "--help"}]
     command = _parser().parse_args([*words[:1], *helps]).command
     try:
-        return _train(words[1:]) if command == "train" else _select(words[1:])
+        return {"select": _select, "train": _train, "compare": _compare}[command](words[1:])
     except MigSelectorError as error:
         print_error("mig-selector: error", error)
         return 1
@@ -43,23 +43,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+_USAGE = {"compare": " --methods NAME,NAME,..."}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mig-selector",
         description="Choose the part of an instruction pool worth training on.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{select,train}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{select,train,compare}")
     texts = {
         "select": "select a subset and register it in dataset_info.json; the last line of stdout is its folder",
         "train": "the same as `llamafactory-cli train`: select, then train",
+        "compare": "select with several methods and write what they chose side by side: tables, a picture and a page; "
+        "the last line of stdout is the folder",
     }
     for name, text in texts.items():
         commands.add_parser(
             name,
             help=text,
             description=text,
-            usage=f"mig-selector {name} (FILE [key=value ...] | --key value ...)",
+            usage=f"mig-selector {name} (FILE [key=value ...] | --key value ...){_USAGE.get(name, '')}",
             epilog=_describe_keys(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -99,6 +104,37 @@ def _select(words: Sequence[str]) -> int:
         for outcome in outcomes:
             print(outcome.folder)
     return 0
+
+
+def _compare(words: Sequence[str]) -> int:
+    from mig_selector.console import show_log
+    from mig_selector.pipeline.comparison import compare_methods
+    from mig_selector.ranks.world import connect
+
+    methods, rest = _take_option("--methods", words)
+    if methods is None or not rest:
+        print("mig-selector compare: give a YAML file and --methods mig,random,...", file=sys.stderr)
+        return 2
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
+    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+        compared = compare_methods(_read_settings(rest), [name.strip() for name in methods.split(",")], ranks)
+    if ranks.is_main:
+        print(compared.table, compared.folder, sep="\n")
+    return 0
+
+
+def _take_option(name: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the value of an option, None where it is not given, and the other words."""
+    rest = list(words)
+    for place, word in enumerate(rest):
+        if word.startswith(f"{name}="):
+            del rest[place]
+            return word.removeprefix(f"{name}="), rest
+        if word == name and place + 1 < len(rest):
+            value = rest[place + 1]
+            del rest[place : place + 2]
+            return value, rest
+    return None, rest
 
 
 def _train(words: Sequence[str]) -> int:

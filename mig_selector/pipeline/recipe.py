@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import asdict
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.console import progress
@@ -22,9 +22,10 @@ from mig_selector.integration.handover import check_output_is_free, check_same_r
 from mig_selector.pipeline.delivery import Finished, Outcome, deliver, settle, tell_of
 from mig_selector.pipeline.material import Material, Seconds
 from mig_selector.pipeline.plan import Plan, make_plan
-from mig_selector.pipeline.tasks import Task, do_task, pack_task
+from mig_selector.pipeline.tasks import Task, in_plain_words, run_steps
 from mig_selector.pipeline.writing import Chosen, summarise, write_files, write_manifest
 from mig_selector.ranks.group import all_threads
+from mig_selector.ranks.memory import measured_peak
 from mig_selector.ranks.world import Ranks
 from mig_selector.selection.budgets import choose_for_budgets
 from mig_selector.selection.greedy import measure_information
@@ -33,8 +34,6 @@ from mig_selector.store.files import locked
 from mig_selector.store.hashing import fingerprint
 from mig_selector.store.subsets import copy_subset
 
-
-Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -71,33 +70,18 @@ def run_selection(
     host_settings, own_settings = split_keys(settings)
     arguments = parse_arguments(own_settings, training=training)
     host = HostArguments.read(host_settings)
+    if not ranks.are_on_one_node:
+        _check_same_settings(arguments, host, ranks)
     with contextlib.ExitStack() as held:
         job = _Job(arguments, host, training, required, held)
-        steps = job.steps()
-        answer = ranks.decide(lambda: _in_plain_words(lambda: job.tell(steps)))
-        if not ranks.are_on_one_node:
-            _check_same_settings(arguments, host, answer["settings"])
-        while "task" in answer:
-            _in_plain_words(lambda: do_task(answer["task"], lambda: job.material, arguments, ranks))  # noqa: B023
-            answer = ranks.decide(lambda: _in_plain_words(lambda: job.tell(steps)))
+        answer = run_steps(job.steps(), lambda: job.material, arguments, ranks)
     finished = [Finished(**facts) for facts in answer["finished"]]
     outcomes = [Outcome(**facts) for facts in answer["outcomes"]]
-    outcomes = _in_plain_words(lambda: deliver(finished, outcomes, arguments, host, ranks, training=training))
+    outcomes = in_plain_words(lambda: deliver(finished, outcomes, arguments, host, ranks, training=training))
     for outcome in outcomes:
         for line in outcome.summary:
             logger.info("%s", line)
     return outcomes
-
-
-def _in_plain_words(work: Callable[[], Result]) -> Result:
-    """Do `work`; a file or folder that cannot be read or written is something that the user can put right."""
-    try:
-        return work()
-    except OSError as error:
-        raise RegistrationError(
-            f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. "
-            "Make room or grant access there, or set mig_output_dir or mig_cache_dir to another folder."
-        ) from error
 
 
 def _shared_settings(arguments: MigArguments, host: HostArguments) -> dict[str, Any]:
@@ -106,12 +90,13 @@ def _shared_settings(arguments: MigArguments, host: HostArguments) -> dict[str, 
     return {"dataset": list(host.dataset), **keys}
 
 
-def _check_same_settings(arguments: MigArguments, host: HostArguments, settings: Mapping[str, Any]) -> None:
+def _check_same_settings(arguments: MigArguments, host: HostArguments, ranks: Ranks) -> None:
     """Refuse a node that was started with other settings than rank 0's: one brain decides for all."""
-    for key, value in _shared_settings(arguments, host).items():
-        if value != settings[key]:
+    mine = _shared_settings(arguments, host)
+    for key, value in ranks.decide(lambda: mine).items():
+        if value != mine[key]:
             raise ArgumentError(
-                f"{key}: {value!r} on this node, but {settings[key]!r} on that of rank 0; "
+                f"{key}: {mine[key]!r} on this node, but {value!r} on that of rank 0; "
                 "start every node with the same configuration."
             )
 
@@ -135,20 +120,16 @@ class _Job:
         self.held = held
         self.seconds = Seconds()
 
-    def tell(self, steps: Generator[Task, None, list[Finished]]) -> dict[str, Any]:
-        """Go on to the next task for all ranks, or to the end; return what they have to know."""
-        settings = _shared_settings(self.arguments, self.host)
-        try:
-            return {"settings": settings, "task": pack_task(next(steps))}
-        except StopIteration as end:
-            outcomes = [settle(subset, self.plan.site, training=self.training) for subset in end.value]
-            return {
-                "settings": settings,
-                "finished": [asdict(subset) for subset in end.value],
-                "outcomes": [asdict(outcome) for outcome in outcomes],
-            }
+    def steps(self) -> Generator[Task, None, dict[str, Any]]:
+        """Select and register; return what every rank is to know."""
+        finished = yield from self._select()
+        outcomes = [settle(subset, self.plan.site, training=self.training) for subset in finished]
+        return {
+            "finished": [asdict(subset) for subset in finished],
+            "outcomes": [asdict(outcome) for outcome in outcomes],
+        }
 
-    def steps(self) -> Generator[Task, None, list[Finished]]:
+    def _select(self) -> Generator[Task, None, list[Finished]]:
         """Find the finished selections; else read, learn what the method needs to know, choose and write."""
         with self.seconds.timed("finding"):
             self.plan = plan = make_plan(self.arguments, self.host, self.required)
@@ -179,6 +160,7 @@ class _Job:
         needs, budgets = self.plan.needs, self._resolve_budgets(material)
         with (
             self.seconds.timed("selecting"),
+            measured_peak() as peak,
             all_threads(Ranks()),
             progress("selecting", max(budgets), "rows", is_main=True) as bar,
         ):
@@ -186,17 +168,9 @@ class _Job:
                 needs.method, material.candidates(), budgets, needs.settings, self.arguments.mig_fill, bar
             )
         return [
-            Chosen(selection, number, self._information(material, selection), material.num_edges)
+            Chosen(selection, number, information_of(material, selection), material.num_edges, peak.num_bytes)
             for selection, number in zip(selections, filled, strict=True)
         ]
-
-    def _information(self, material: Material, selection: Selection) -> float | None:
-        """Return E(D), where the method saw a label graph and scores."""
-        if material.propagation is None or material.scores is None:
-            return None
-        pool = material.candidates()
-        rows = LabelledPool(pool.labels.offsets, pool.labels.ids, pool.scores)
-        return measure_information(rows, material.propagation, _objective(self.arguments), selection.rows)
 
     def _write(self, mark: str, material: Material, chosen: Chosen) -> Finished:
         """Write one subset, its table and its manifest."""
@@ -218,14 +192,20 @@ class _Job:
         return tell_of(self.plan, mark, folder, manifest, summary)
 
 
-def _objective(arguments: MigArguments) -> Objective:
-    return Objective(
+def information_of(material: Material, selection: Selection) -> float | None:
+    """Return E(D) of chosen rows (Eq. 8); None where there is no label graph, or no scores."""
+    if material.propagation is None or material.scores is None:
+        return None
+    arguments, pool = material.arguments, material.candidates()
+    objective = Objective(
         phi=arguments.mig_phi,
         exponent=arguments.mig_phi_exponent,
         offset=arguments.mig_phi_offset,
         rate=arguments.mig_phi_rate,
         gain=arguments.mig_gain,
     )
+    rows = LabelledPool(pool.labels.offsets, pool.labels.ids, pool.scores)
+    return measure_information(rows, material.propagation, objective, selection.rows)
 
 
 def _resolve_budget(budget: float, kept: int) -> int:

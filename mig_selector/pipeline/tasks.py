@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,13 @@ from mig_selector.arguments import MigArguments
 from mig_selector.console import progress
 from mig_selector.embedding.encoder import Encoder, embed_labels, find_same_encoder
 from mig_selector.embedding.rows import embed_rows
+from mig_selector.errors import RegistrationError
 from mig_selector.pool.conversation import Exchange
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import ContentHashes
+
+
+Result = TypeVar("Result")
 
 
 class Texts(Protocol):
@@ -100,23 +104,50 @@ Task: TypeAlias = EmbedLabels | EmbedRows | MeasureIfd
 _KINDS: dict[str, Callable[..., Task]] = {kind.kind: kind for kind in (EmbedLabels, EmbedRows, MeasureIfd)}
 
 
-def pack_task(task: Task) -> dict[str, Any]:
-    """Write a task so that the other ranks can be told of it."""
-    return {"kind": task.kind, **asdict(task)}
-
-
-def do_task(told: dict[str, Any], texts: Callable[[], Texts], arguments: MigArguments, ranks: Ranks) -> None:
-    """Do what rank 0 told; for every rank to call.
+def run_steps(
+    steps: Generator[Task, None, Result], texts: Callable[[], Texts], arguments: MigArguments, ranks: Ranks
+) -> Result:
+    """Go through steps on rank 0, and do the tasks that they yield on every rank; for every rank to call.
 
     Args:
-        told: A packed task.
+        steps: Begun on rank 0 only; their result must be what JSON can hold.
         texts: Called on rank 0 only.
         arguments: The ``mig_*`` keys of this node.
         ranks: Who shares the work.
 
+    Returns:
+        The result of the steps, on every rank.
+
     Raises:
-        MigSelectorError: A model is missing or fails, on any rank.
+        MigSelectorError: Rank 0 found something that the user can put right, or a model fails on any rank.
     """
+
+    def go_on() -> dict[str, Any]:
+        try:
+            task = next(steps)
+        except StopIteration as end:
+            return {"result": end.value}
+        return {"task": {"kind": task.kind, **asdict(task)}}
+
+    while True:
+        told = ranks.decide(lambda: in_plain_words(go_on))
+        if "task" not in told:
+            return told["result"]  # type: ignore[no-any-return]
+        in_plain_words(lambda: _do(told["task"], texts, arguments, ranks))  # noqa: B023
+
+
+def in_plain_words(work: Callable[[], Result]) -> Result:
+    """Do `work`; a file or folder that cannot be read or written is something that the user can put right."""
+    try:
+        return work()
+    except OSError as error:
+        raise RegistrationError(
+            f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. "
+            "Make room or grant access there, or set mig_output_dir or mig_cache_dir to another folder."
+        ) from error
+
+
+def _do(told: dict[str, Any], texts: Callable[[], Texts], arguments: MigArguments, ranks: Ranks) -> None:
     facts = {**told, "encoder": Encoder(**told["encoder"])}
     task = _KINDS[facts.pop("kind")](**facts)
     task.run(_encoder_here(task, arguments, ranks), texts, ranks)

@@ -37,6 +37,8 @@ class Chosen:
     information: float | None
     """E(D) of Eq. 8; None where there is no label graph."""
     num_edges: int | None
+    peak_memory_bytes: int | None
+    """Most memory that the process held while the rows of all budgets were chosen."""
 
     @property
     def budget(self) -> int:
@@ -128,6 +130,7 @@ def write_manifest(
         "rows_without_gain": chosen.rows_without_gain,
         "rows_filled_by_score": chosen.num_filled,
         "information": chosen.information,
+        "peak_memory_bytes": chosen.peak_memory_bytes,
         "labels": None if material.labels is None else len(material.labels.names),
         "edges": chosen.num_edges,
         "rows": vars(material.pool.report),

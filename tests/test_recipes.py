@@ -14,7 +14,8 @@ import pytest
 pytestmark = pytest.mark.llamafactory
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted((ROOT / "yaml_configs").glob("*.yaml"))
+BASELINES = sorted((ROOT / "yaml_configs" / "baselines").glob("*.yaml"))
+RECIPES = [*sorted((ROOT / "yaml_configs").glob("*.yaml")), *BASELINES]
 GPUS_PER_NODE = 8
 ROWS_PER_STEP = 128
 
@@ -30,6 +31,7 @@ class Figures(NamedTuple):
 
 
 # Copied by hand from App. A.3 of the paper; models and templates as LLaMA-Factory pairs them.
+MPNET = "sentence-transformers/all-mpnet-base-v2"
 LLAMA, QWEN, MISTRAL = "meta-llama/Llama-3.1-8B", "Qwen/Qwen2.5-7B", "mistralai/Mistral-7B-v0.3"
 PAPER = {
     "llama3.1_8b_tulu3.yaml": Figures(LLAMA, "llama3", "tulu3_pool", 50000, 5e-6, 0.03, 4096),
@@ -46,7 +48,7 @@ PUBLISHED_POOLS = {
     "x_sota_pool": "xsample/deita-sota-pool-annotated",
 }
 
-every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 paper_recipe = pytest.mark.parametrize(
     "recipe", [ROOT / "yaml_configs" / name for name in PAPER], ids=lambda p: p.name
 )
@@ -119,6 +121,36 @@ def test_every_mig_key_of_a_recipe_is_a_known_one(recipe, read):
     _, ours = read(recipe)
     assert "mig_num_samples" in ours
     assert set(ours) <= {field.name for field in dataclasses.fields(MigArguments)}
+
+
+# Copied by hand from App. A.1 of the paper, for Tulu3.
+BASELINE_SETTINGS = {
+    "random": {"mig_seed": 42},
+    "zip": {"mig_zip_k1": 10_000, "mig_zip_k2": 200, "mig_zip_k3": 100},
+    "ifd": {"mig_ifd_filter": "mig"},
+    "instag": {"mig_min_label_count": 2},
+    "deita": {"mig_row_embedding_model": LLAMA, "mig_deita_threshold": 0.9, "mig_deita_turns": "sum"},
+    "car": {"mig_row_embedding_model": MPNET, "mig_car_ratio": "1000:161", "mig_iqs": "annotation.CaR"},
+    "qdit": {"mig_row_embedding_model": MPNET, "mig_qdit_alpha": 0.7, "mig_qdit_scale": "none"},
+    "longest": {},
+}
+
+
+def test_there_is_a_recipe_for_every_method_that_mig_is_compared_with():
+    assert {recipe.stem for recipe in BASELINES} == set(BASELINE_SETTINGS)
+
+
+@pytest.mark.parametrize("recipe", BASELINES, ids=lambda path: path.stem)
+def test_a_baseline_differs_from_the_papers_recipe_in_nothing_but_its_choice(recipe, read):
+    from mig_selector.arguments import parse_arguments
+
+    host, ours = read(recipe)
+    training, _ = read(ROOT / "yaml_configs" / "llama3.1_8b_tulu3.yaml")
+    assert host == {**training, "output_dir": f"saves/llama3.1_8b_tulu3_{recipe.stem}_50k"}
+    arguments = parse_arguments(ours, training=True)
+    assert (arguments.mig_method, arguments.budgets) == (recipe.stem, (50_000,))
+    for key, value in BASELINE_SETTINGS[recipe.stem].items():
+        assert getattr(arguments, key) == value
 
 
 @paper_recipe

@@ -57,9 +57,10 @@ def test_reducing_by_blocks_is_scikit_learns_pca_but_for_directions_turned_round
 
 
 def test_as_many_dimensions_are_kept_as_hold_more_than_95_percent():
-    squares = np.array([90.0, 5.0, 4.0, 1.0])  # 0.90, then 0.95 (not more), then 0.99
-    vectors = np.concatenate((np.diag(np.sqrt(squares)), -np.diag(np.sqrt(squares))))
-    assert reduce_by_blocks(vectors[:, [2, 0, 3, 1]]).shape == (8, 3)
+    vectors = np.diag([19.0, 3.0, 3.0, 1.0])  # the squares add up to 380; 361 are 95 %, and not more
+    vectors = np.concatenate((vectors, -vectors))
+    assert PCA(n_components=0.95, svd_solver="full").fit(vectors).n_components_ == 2
+    assert reduce_by_blocks(vectors[:, [2, 0, 3, 1]]).shape == (8, 2)
 
 
 @pytest.mark.parametrize("cluster", [cluster_exactly, cluster_by_batches])

@@ -2,7 +2,8 @@
 
 Layers (a module imports only from layers to its right; neighbours do not import each other)::
 
-    cli, hook > pipeline > integration > pool, embedding, graph, selection > store, ranks, console > arguments > errors
+    cli, hook > pipeline > integration, report > pool, annotation, embedding, graph, selection
+        > store, ranks, console > arguments > errors
 
 `_autoload` stands above them all: Python imports it at every start, and it imports nothing.
 
@@ -10,20 +11,26 @@ Importing this package imports neither torch nor numba: the public names are loa
 """
 
 __all__ = [
+    "Candidates",
     "LabelledPool",
     "MigArguments",
     "MigSelectorError",
     "Selection",
     "__version__",
+    "compare_methods",
+    "method",
     "run_selection",
     "select_rows",
 ]
 
 _HOMES = {
+    "Candidates": "mig_selector.selection.method",
     "LabelledPool": "mig_selector.selection.problem",
     "MigArguments": "mig_selector.arguments",
     "MigSelectorError": "mig_selector.errors",
     "Selection": "mig_selector.selection.problem",
+    "compare_methods": "mig_selector.pipeline.comparison",
+    "method": "mig_selector.selection.method",
     "run_selection": "mig_selector.pipeline.recipe",
     "select_rows": "mig_selector.selection.greedy",
 }

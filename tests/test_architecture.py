@@ -101,11 +101,14 @@ def test_importing_the_package_loads_nothing_else():
 
 def test_public_names_are_these_and_can_all_be_had():
     assert mig_selector.__all__ == [
+        "Candidates",
         "LabelledPool",
         "MigArguments",
         "MigSelectorError",
         "Selection",
         "__version__",
+        "compare_methods",
+        "method",
         "run_selection",
         "select_rows",
     ]

@@ -66,8 +66,8 @@ def cluster_rows(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArra
 
 def cluster_exactly(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
     """Cluster rows by PCA and k-means as published: on all rows, the best of ten starts."""
-    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-    from sklearn.decomposition import PCA  # type: ignore[import-untyped]
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):

@@ -33,7 +33,7 @@ def unit_rows(embeddings: NDArray[np.floating[Any]], rows: NDArray[np.int64]) ->
     Raises:
         EmbeddingError: A vector is zero, or holds NaN, infinity or numbers too large to square.
     """
-    vectors = np.array(embeddings[rows], np.float64, order="C")
+    vectors = np.asarray(embeddings[rows], np.float64, order="C")
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.sum(vectors * vectors, axis=1))
     faulty = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))

@@ -75,36 +75,26 @@ class _Kept:
 
     def add(self, candidates: NDArray[np.int64]) -> None:
         """Keep, in the order given, each candidate that resembles no row kept before it, as long as there is room."""
-        self._add(candidates, unit_rows(self._embeddings, candidates).astype(np.float32), 0)
-
-    def _add(self, candidates: NDArray[np.int64], units: NDArray[np.float32], compared: int) -> None:
-        """Add candidates that are known not to resemble the first `compared` kept rows.
-
-        What the first half of them adds is all that the second half has still to be compared with.
-        """
-        for start in range(compared, self._count, _KEPT_AT_ONCE):
-            stays = ~self._find_similar(candidates, units, slice(start, min(start + _KEPT_AT_ONCE, self._count)))
+        units = unit_rows(self._embeddings, candidates).astype(np.float32)
+        for start in range(0, self._count, _KEPT_AT_ONCE):
+            span = slice(start, min(start + _KEPT_AT_ONCE, self._count))
+            products = units @ self._units[span].T
+            pairs = zip(candidates, products, strict=True)
+            stays = [not self._resembles_any(candidate, self._rows[span], line) for candidate, line in pairs]
             candidates, units = candidates[stays], units[stays]
-        compared, half = self._count, len(candidates) // 2
-        if half:
-            self._add(candidates[:half], units[:half], compared)
-            self._add(candidates[half:], units[half:], compared)
-        elif len(candidates) and self._count < len(self._rows):
-            self._rows[self._count], self._units[self._count] = candidates[0], units[0]
-            self._count += 1
+        products = units @ units.T
+        for place, candidate in enumerate(candidates):
+            if self._resembles_any(candidate, candidates[:place], products[place, :place]):
+                products[:, place] = -np.inf  # a row that is not kept stands in nobody's way
+            elif self._count < len(self._rows):
+                self._rows[self._count], self._units[self._count] = candidate, units[place]
+                self._count += 1
 
-    def _find_similar(
-        self, candidates: NDArray[np.int64], units: NDArray[np.float32], span: slice
-    ) -> NDArray[np.bool_]:
-        """Say which of C candidates resemble any of the rows kept from `span.start` to `span.stop`. Shape (C,)."""
-        product = units @ self._units[span].T
-        highest = product.max(axis=1).astype(np.float64)
-        is_similar: NDArray[np.bool_] = highest > self._threshold
-        for place in np.flatnonzero(np.abs(highest - self._threshold) <= self._error):
-            doubtful = self._rows[span][product[place] >= self._threshold - self._error]
-            is_similar[place] = self._resembles(candidates[place], doubtful)
-        return is_similar
-
-    def _resembles(self, candidate: np.int64, rows: NDArray[np.int64]) -> bool:
+    def _resembles_any(self, candidate: np.int64, rows: NDArray[np.int64], products: NDArray[np.float32]) -> bool:
+        """Say whether a candidate resembles any of some rows, given its float32 product with each."""
+        highest = float(products.max(initial=-np.inf))
+        if abs(highest - self._threshold) > self._error:
+            return highest > self._threshold
         unit = unit_rows(self._embeddings, np.array([candidate]))[0]
-        return bool(np.any(cosines(unit_rows(self._embeddings, rows), unit) > self._threshold))
+        doubtful = unit_rows(self._embeddings, rows[products >= self._threshold - self._error])
+        return bool(np.any(cosines(doubtful, unit) > self._threshold))

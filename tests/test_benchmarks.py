@@ -338,3 +338,51 @@ def test_the_benchmark_of_the_kernel_runs_and_its_picks_are_those_of_the_dense_a
     assert 0 < result["kernel_seconds"] < result["first_call_seconds"]
     assert result["ratio"] == pytest.approx(result["dense_seconds"] / result["kernel_seconds"])
     assert result["same_picks_as_float64"] is True
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "equal"),
+    [
+        (
+            "bench_instag.py",
+            "--rows 3000 --picks 300 --compared-rows 1000 --compared-picks 100",
+            ["same_picks"],
+        ),
+        (
+            "bench_deita.py",
+            "--rows 1500 --dimensions 32 --kept 200 --part-rows 600 --part-kept 100 --published-seconds 0.5",
+            ["published_same_verdicts", "part_same_rows"],
+        ),
+        (
+            "bench_zip.py",
+            "--rows 600 --chosen 100 --sample 4 --budget 10 --k1 100 --k2 20 --k3 10",
+            ["sizes_are_equal", "selections_are_equal"],
+        ),
+        (
+            "bench_qdit.py",
+            "--rows 600 --dimensions 16 --picks 30 --part-rows 150 --part-picks 15 --samples 100 --naive-seconds 0.5",
+            ["keeping_same_picks", "part_same_rows"],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(".py") else "",
+)
+def test_the_benchmarks_of_the_methods_run_and_find_the_same_rows(script, words, equal, tmp_path):
+    run_script(script, *words.split(), "--json", tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["ratio"] > 0
+    assert [result[name] for name in equal] == [True] * len(equal)
+
+
+def test_the_benchmark_of_clusters_runs(tmp_path):
+    words = ["--rows", 1500, "--budget", 100, "--compared-rows", 600, "--compared-budget", 60, "--dimensions", 32]
+    run_script("bench_car.py", *words, "--folder", tmp_path, "--json", tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert 0.8 < result["compared"]["inertia_ratio"] < 1.2
+    assert (result["full"]["rows"], result["full"]["budget"]) == (1500, 100)
+
+
+def test_the_benchmark_of_ifd_runs_and_finds_the_same_scores(tmp_path):
+    run_script("bench_ifd.py", "--rows", 24, "--sizes", "32x1", "--json", tmp_path / "result.json")
+    [size] = json.loads((tmp_path / "result.json").read_text())["results"]
+    assert size["ratio"] > 0
+    assert size["largest_difference"] < 1e-3

@@ -2,12 +2,12 @@
 
     python scripts/bench_car.py --folder /large/disk
 
-Vectors lie around topics of unequal frequency, and 95 % of their variance in about 320 of 768 directions; scores are
-drawn. They are written to the folder (3 KB a row) and mapped from there, as those of a user are; without a folder, to
-a temporary one. The comparison is on fewer rows: the squared distances of rows to the centres of their clusters
-(inertia) by batches against exact ones, and how many of the rows chosen are the same; to judge that by, how many are
-the same as those of exact clusters from another seed. Memory is the peak of what numpy and Python allocate
-(tracemalloc), the mapped file not counted. Results go to stdout as a table, and to a JSON file with ``--json``.
+Vectors lie around topics of unequal frequency and quality, and 95 % of their variance in about 320 of 768 directions.
+They are written to the folder (3 KB a row) and mapped from there, as those of a user are; without a folder, to a
+temporary one. The comparison is on fewer rows: the squared distances of rows to the centres of their clusters
+(inertia) by batches against exact ones, and how many of the rows chosen for their clusters are the same; to judge that
+by, how many are the same as those of exact clusters from another seed. Memory is the peak of what numpy and Python
+allocate (tracemalloc), without the mapped file. Results go to stdout as a table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench_workplace import benchmark_folder, describe_machine, require_disk, sc
 from numpy.typing import NDArray
 
 from mig_selector.selection.clusters import cluster_by_batches, cluster_exactly
-from mig_selector.selection.method import Candidates
+from mig_selector.selection.method import Candidates, best_first
 from mig_selector.selection.methods.car import car, choose_by_clusters, share_among_clusters
 
 
@@ -36,8 +36,6 @@ _TOPICS, _TOPIC_SHIFT = 2_000, 2.0
 _FALL = 0.6
 """The standard deviation along direction d is (d + 1) ** -_FALL."""
 _BLOCK_ROWS = 65_536
-
-Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,69 +63,74 @@ class Comparison:
     batch_seconds: float
     inertia_ratio: float
     other_seed_inertia_ratio: float
+    for_clusters: int
+    """Rows chosen by exact clusters that are not among the best `budget` rows of all."""
     same_picks: float
-    """Share of the rows chosen by batches that are chosen by exact clusters, too."""
+    """Share of them that batches choose, too."""
     other_seed_same_picks: float
-    """As `same_picks`, for exact clusters from another seed."""
+    """Share of them that exact clusters from another seed choose, too."""
 
 
-def draw_vectors(path: Path, num_rows: int, dimensions: int, seed: int) -> Vectors:
-    """Write unit vectors around topics of Zipf-like frequency, and map them. Shape (num_rows, dimensions)."""
+def draw_pool(path: Path, num_rows: int, dimensions: int, seed: int) -> Candidates:
+    """Draw unit vectors around topics of Zipf-like frequency, mapped from `path`, and scores as unbounded as IQS."""
     generator = np.random.default_rng(seed)
     scale = ((np.arange(dimensions) + 1.0) ** -_FALL).astype(np.float32)
     topics = generator.standard_normal((_TOPICS, dimensions), np.float32)
     frequency = 1 / (np.arange(_TOPICS) + _TOPIC_SHIFT)
+    quality = generator.normal(0.5, 0.3, _TOPICS)
+    scores = generator.normal(0.0, 0.3, num_rows)
     written = np.lib.format.open_memmap(path, "w+", np.float32, (num_rows, dimensions))
     for start in range(0, num_rows, _BLOCK_ROWS):
         size = min(_BLOCK_ROWS, num_rows - start)
         vectors = generator.standard_normal((size, dimensions), np.float32)
-        vectors += topics[generator.choice(_TOPICS, size, p=frequency / frequency.sum())]
+        drawn = generator.choice(_TOPICS, size, p=frequency / frequency.sum())
+        scores[start : start + size] += quality[drawn]
+        vectors += topics[drawn]
         vectors *= scale
         written[start : start + size] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     written.flush()
-    mapped: Vectors = np.load(path, mmap_mode="r")
-    return mapped
+    return Candidates(num_rows, scores=scores, embeddings=np.load(path, mmap_mode="r"))
 
 
-def draw_scores(num_rows: int, seed: int) -> NDArray[np.float64]:
-    """Draw scores like those of IQS, which are not bounded. Shape (num_rows,)."""
-    return np.random.default_rng(seed).normal(0.5, 0.4, num_rows)
-
-
-def choose_from_all(vectors: Vectors, budget: int, seed: int) -> Full:
+def choose_from_all(pool: Candidates, budget: int, seed: int) -> Full:
     """Time the method on all rows."""
-    pool = Candidates(len(vectors), scores=draw_scores(len(vectors), seed), embeddings=vectors)
     tracemalloc.start()
     start = time.perf_counter()
     car(pool, budget, car_ratio=RATIO, seed=seed, on_progress=lambda chosen: None)
     seconds = time.perf_counter() - start
     allocated = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    load = os.getloadavg()[0]
-    return Full(*vectors.shape, budget, seconds, load, allocated / 1e9, vectors.nbytes / 1e9)
+    vectors = pool.embeddings
+    return Full(*vectors.shape, budget, seconds, os.getloadavg()[0], allocated / 1e9, vectors.nbytes / 1e9)
 
 
-def compare(vectors: Vectors, budget: int, seed: int) -> Comparison:
+def compare(pool: Candidates, budget: int, seed: int) -> Comparison:
     """Choose by exact clusters, by those of another seed, and by batches."""
-    num_clusters = math.isqrt(len(vectors) // 2)
-    exact, exact_seconds = timed(lambda: cluster_exactly(vectors, num_clusters, seed))
-    batches, batch_seconds = timed(lambda: cluster_by_batches(vectors, num_clusters, seed))
-    other = cluster_exactly(vectors, num_clusters, seed + 1)
-    scores = draw_scores(len(vectors), seed)
-    per_cluster = share_among_clusters(budget, num_clusters, RATIO)
-    picks = [set(choose_by_clusters(scores, found, budget, per_cluster).tolist()) for found in (exact, batches, other)]
-    inertias = [measure_inertia(vectors, found) for found in (exact, batches, other)]
+    num_clusters = math.isqrt(len(pool) // 2)
+    exact, exact_seconds = timed(lambda: cluster_exactly(pool.embeddings, num_clusters, seed))
+    batches, batch_seconds = timed(lambda: cluster_by_batches(pool.embeddings, num_clusters, seed))
+    other = cluster_exactly(pool.embeddings, num_clusters, seed + 1)
+    inertias = [measure_inertia(pool.embeddings, clusters) for clusters in (exact, batches, other)]
+    expected, by_batches, by_other = (choose_for_clusters(pool, found, budget) for found in (exact, batches, other))
     return Comparison(
-        rows=len(vectors),
+        rows=len(pool),
         clusters=num_clusters,
         budget=budget,
         exact_seconds=exact_seconds,
         batch_seconds=batch_seconds,
         inertia_ratio=inertias[1] / inertias[0],
         other_seed_inertia_ratio=inertias[2] / inertias[0],
-        same_picks=len(picks[0] & picks[1]) / budget,
-        other_seed_same_picks=len(picks[0] & picks[2]) / budget,
+        for_clusters=len(expected),
+        same_picks=len(expected & by_batches) / max(len(expected), 1),
+        other_seed_same_picks=len(expected & by_other) / max(len(expected), 1),
     )
+
+
+def choose_for_clusters(pool: Candidates, clusters: NDArray[np.int32], budget: int) -> set[int]:
+    """Return the rows chosen that are not among the best `budget` rows of all."""
+    rows_per_cluster = share_among_clusters(budget, math.isqrt(len(pool) // 2), RATIO)
+    chosen = choose_by_clusters(pool.scores, clusters, budget, rows_per_cluster)
+    return set(chosen.tolist()).difference(best_first(pool.scores)[:budget].tolist())
 
 
 def timed(cluster: Callable[[], NDArray[np.int32]]) -> tuple[NDArray[np.int32], float]:
@@ -136,7 +139,7 @@ def timed(cluster: Callable[[], NDArray[np.int32]]) -> tuple[NDArray[np.int32], 
     return cluster(), time.perf_counter() - start
 
 
-def measure_inertia(vectors: Vectors, clusters: NDArray[np.int32]) -> float:
+def measure_inertia(vectors: NDArray[np.floating[Any]], clusters: NDArray[np.int32]) -> float:
     """Add up the squared distances of rows to the mean of their cluster, in all dimensions."""
     total = 0.0
     for cluster in np.unique(clusters):
@@ -168,11 +171,11 @@ def main() -> None:
     print_part("machine", result["machine"])
     with benchmark_folder(options.folder) as folder, scratch_folder(folder) as scratch:
         require_disk(scratch, 4 * options.dimensions * (options.rows + options.compared_rows))
-        part = draw_vectors(scratch / "part.npy", options.compared_rows, options.dimensions, options.seed)
+        part = draw_pool(scratch / "part.npy", options.compared_rows, options.dimensions, options.seed)
         result["compared"] = asdict(compare(part, options.compared_budget, options.seed))
         print_part("compared", result["compared"])
-        vectors = draw_vectors(scratch / "all.npy", options.rows, options.dimensions, options.seed)
-        result["full"] = asdict(choose_from_all(vectors, options.budget, options.seed))
+        pool = draw_pool(scratch / "all.npy", options.rows, options.dimensions, options.seed)
+        result["full"] = asdict(choose_from_all(pool, options.budget, options.seed))
         print_part("full", result["full"])
     write_result(options.json, result)
 

@@ -54,7 +54,7 @@ class Result:
 
 
 def draw_rows(count: int, seed: int) -> list[Row]:
-    """Draw rows of which half have an instruction of up to 20 words and an answer of up to 40, few much longer ones."""
+    """Draw rows: half have instructions of up to 20 words and answers of up to 40, a few have much longer ones."""
     generator = np.random.default_rng(seed)
     words = draw_words(seed)
 

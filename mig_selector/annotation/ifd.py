@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from mig_selector.annotation.tokens import encode, load_tokenizer
 from mig_selector.errors import ArgumentError
 from mig_selector.ranks.models import dtype_argument, loading
-from mig_selector.ranks.share import BATCH_TOKENS, fill_matrix
+from mig_selector.ranks.share import fill_matrix, tokens_per_batch
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
 
 
 _LOGIT_BYTES = 1 << 30
 """A batch's logits, one number for each token and each word of the vocabulary, take no more than this."""
+_LOSSES = 1_024
+"""Losses that are computed at once: in float32 the logits of a batch could take twice their memory."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class _Tokens(NamedTuple):
         return len(self.ids) > self.first
 
 
+def _span(text: _Tokens) -> tuple[int, int]:
+    """Return where the tokens that count begin, and where they end."""
+    return text.first, len(text.ids)
+
+
 def _load(model: CausalModel, device: Any) -> _LossModel:
     from transformers import AutoModelForCausalLM
 
@@ -140,7 +147,7 @@ class _LossModel:
     def __init__(self, network: Any, tokenizer: Any, max_tokens: int) -> None:
         self._network, self._tokenizer, self._max_tokens = network, tokenizer, max_tokens
         bytes_per_token = network.config.get_text_config().vocab_size * network.dtype.itemsize
-        self.batch_tokens = min(BATCH_TOKENS, _LOGIT_BYTES // bytes_per_token)
+        self.batch_tokens = min(tokens_per_batch(network.device), _LOGIT_BYTES // bytes_per_token)
 
     def count_tokens(self, items: Sequence[tuple[bool, str, str]]) -> NDArray[np.int64]:
         """Count the tokens of what is read, at least."""
@@ -183,15 +190,24 @@ class _LossModel:
         from torch.nn.utils.rnn import pad_sequence
 
         ids = pad_sequence([torch.tensor(text.ids) for text in texts], batch_first=True).to(self._network.device)
-        lengths = torch.tensor([len(text.ids) for text in texts], device=ids.device)
-        mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+        first, end = (torch.tensor(some, device=ids.device)[:, None] for some in zip(*map(_span, texts), strict=True))
+        places = torch.arange(ids.shape[1], device=ids.device)
+        foretells = (places >= first - 1) & (places < end - 1)
         with torch.inference_mode():
-            logits = self._network(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            # Text by text: in float32 the logits of a batch would take several times their memory.
-            spans = [slice(text.first, len(text.ids)) for text in texts]
-            return torch.stack(
-                [
-                    cross_entropy(logits[place, span.start - 1 : span.stop - 1].float(), ids[place, span])
-                    for place, span in enumerate(spans)
-                ]
-            )
+            logits = self._logits(ids, (places < end).long(), foretells)
+            targets = ids[foretells.roll(1, dims=1)]
+            losses = [
+                cross_entropy(some.float(), wanted, reduction="none")
+                for some, wanted in zip(logits.split(_LOSSES), targets.split(_LOSSES), strict=True)
+            ]
+            counts = (end - first).flatten().tolist()
+            return torch.stack([some.mean() for some in torch.cat(losses).split(counts)])
+
+    def _logits(self, ids: Any, mask: Any, foretells: Any) -> Any:
+        """Return the logits at the places that foretell a token that counts: a row for each, in their order."""
+        head = self._network.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][foretells],))
+        try:
+            return self._network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        finally:
+            hook.remove()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import EmbeddingError
 from mig_selector.ranks.models import dtype_argument, loading
-from mig_selector.ranks.share import BATCH_TOKENS, fill_matrix
+from mig_selector.ranks.share import fill_matrix, tokens_per_batch
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
 
@@ -91,11 +91,10 @@ def _load(encoder: Encoder, pooling: str, max_tokens: int | None, device: Any) -
 class _Embedder:
     """Embeds items: a row's number and its text."""
 
-    batch_tokens = BATCH_TOKENS
-
     def __init__(self, model: Any, name: str) -> None:
         """Try `model` on texts of two lengths: one that cannot pad is known before the work begins."""
         self._model, self._name = model, name
+        self.batch_tokens = tokens_per_batch(model.device)
         self.width = int(self._encode(["one", "one and two"]).shape[1])
 
     def _encode(self, texts: list[str]) -> Any:

@@ -27,8 +27,8 @@ from mig_selector.ranks.world import Ranks
 
 CHUNK_ITEMS = 4_096
 """Items that are sorted together; so much work can be lost when a run is killed."""
-BATCH_TOKENS = 16_384
-"""Tokens of a batch at most, padding included: as many as keep a GPU busy."""
+GPU_TOKENS, CPU_TOKENS = 16_384, 1_024
+"""Tokens of a batch, padding included: as many as keep a GPU busy, or as stay in the caches of a CPU."""
 
 
 class RowModel(Protocol):
@@ -70,6 +70,11 @@ class Matrix(Protocol):
     def finish(self) -> None:
         """Close it; it must be full."""
         ...
+
+
+def tokens_per_batch(device: Any) -> int:
+    """Return how many tokens a batch may have on a device (torch's), if the model itself sets no limit."""
+    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 
 def fill_matrix(

@@ -96,7 +96,7 @@ def folder(request, tmp_path):
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
     monkeypatch.setattr(share, "CHUNK_ITEMS", 20)
-    monkeypatch.setattr(ifd, "BATCH_TOKENS", 150)
+    monkeypatch.setattr(share, "CPU_TOKENS", 150)
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ from mig_selector.annotation import ifd
 from mig_selector.ranks import share
 from mig_selector.ranks.world import connect
 folder, out, rows = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-share.CHUNK_ITEMS, ifd.BATCH_TOKENS = 20, 150
+share.CHUNK_ITEMS, share.CPU_TOKENS = 20, 150
 model = ifd.CausalModel("mig_ifd_model", folder, dtype="float32", max_tokens=int(sys.argv[4]))
 with connect() as ranks:
     read = (lambda: iter(rows)) if ranks.is_main else None

@@ -30,8 +30,8 @@ def longest(pool: Candidates, budget: int) -> Selection:
 def ifd(pool: Candidates, budget: int, *, ifd_filter: Literal["mig", "superfiltering"]) -> Selection:
     """Choose the rows whose instruction helps least to foretell the response; gains are the scores.
 
-    IFD is the perplexity of the response given the instruction, by that of the response alone. From 1 on the
-    instruction does not help at all: it does not fit the response, and the row is left out.
+    IFD is the perplexity of the response given the instruction, by that of the response alone. Above 1 the
+    instruction only misleads: it does not fit the response, and the row is left out.
 
     Args:
         pool: N rows and their IFD.

@@ -5,12 +5,12 @@
     python scripts/bench_qdit.py --large-rows 500000
 
 Vectors are float32, random, in topics and parts of topics of unequal size; quality is spread as DEITA's scores are.
-Naive greedy computes, at every step and for every row left, d of all chosen rows and this one anew from a float32
-matrix of all similarities (numpy). On a part of the pool it runs to the end, and its rows are compared with ours. On
-the whole pool it would take a day: at some steps it runs on some rows, and the seconds of all steps are extrapolated
-by the number of similarities that are compared. Greedy search that keeps the highest similarity of each row to those
-chosen, and is naive only in looking at all rows, is timed on whole steps and multiplied by their number; the rows that
-it chooses there are compared with ours. Both are given the matrix of similarities for nothing.
+Naive greedy computes, at every step and for every row left, d of all chosen rows and this one anew from a matrix of
+all similarities (numpy). On a part of the pool it runs to the end, in float64, and its rows are compared with ours. On
+the whole pool, in float32, it would take a day: at some steps it runs on some rows, and the seconds of all steps are
+extrapolated by the number of similarities that are compared. Greedy search that keeps the highest similarity of each
+row to those chosen, and is naive only in looking at all rows, is timed on whole steps and multiplied by their number;
+the rows that it chooses there are compared with ours. Both are given the matrix of similarities for nothing.
 
 Of each sample: the seconds, the objective and d of its rows, both over the whole pool and divided by those of the
 exact search, and the share of rows that both chose. Results go to stdout as a table, and to a JSON file with
@@ -132,9 +132,11 @@ def choose(pool: Vectors, picks: int, alpha: float, sample: int = 0) -> Found:
 class Naive:
     """Greedy search that looks at every row at every step."""
 
-    def __init__(self, pool: Vectors, alpha: float) -> None:
+    def __init__(self, pool: Vectors, alpha: float, dtype: type[np.floating]) -> None:
         """Compute all similarities."""
-        self._similarity = pool.embeddings @ pool.embeddings.T
+        units = pool.embeddings.astype(dtype)
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        self._similarity = units @ units.T
         self._quality = alpha * pool.scores
         self._weight = 1 - alpha
 
@@ -146,20 +148,20 @@ class Naive:
         """Compute d(A); 0 for no rows."""
         return float(self._highest(chosen).sum(dtype=np.float64)) if chosen else 0.0
 
-    def _highest(self, chosen: list[int]) -> NDArray[np.float32]:
+    def _highest(self, chosen: list[int]) -> NDArray[np.floating]:
         highest = self._similarity[chosen[0]].copy()
         for row in chosen[1:]:
             np.maximum(highest, self._similarity[row], out=highest)
         return highest
 
     def choose(self, picks: int) -> tuple[list[int], float]:
-        """Choose rows by naive greedy; return them and the seconds."""
+        """Choose rows by naive greedy; return them and the seconds. Gains that differ by rounding are equal."""
         start = time.perf_counter()
         chosen: list[int] = []
         for _ in range(picks):
             diversity = self.diversity(chosen)
             gains = {row: self.gain(row, chosen, diversity) for row in range(len(self._quality)) if row not in chosen}
-            chosen.append(max(gains, key=gains.__getitem__))
+            chosen.append(max(gains, key=lambda row, gains=gains: round(gains[row], 9)))
         return chosen, time.perf_counter() - start
 
     def extrapolate(self, rows: list[int], seconds: float) -> tuple[int, float]:
@@ -231,12 +233,12 @@ def compare(options: argparse.Namespace) -> Result:
     pool = draw_pool(options.rows, options.dimensions, options.seed)
     exact = choose(pool, options.picks, options.alpha)
     samples = [compare_sample(pool, exact, options.alpha, sample) for sample in options.samples]
-    naive = Naive(pool, options.alpha)
+    naive = Naive(pool, options.alpha, np.float32)
     looked_at, naive_seconds = naive.extrapolate(exact.rows.tolist(), options.naive_seconds)
     keeping_seconds, keeping_same = naive.extrapolate_keeping(exact.rows.tolist())
     part = Vectors(pool.embeddings[: options.part_rows], pool.scores[: options.part_rows])
     part_found = choose(part, options.part_picks, options.alpha)
-    part_expected, part_seconds = Naive(part, options.alpha).choose(options.part_picks)
+    part_expected, part_seconds = Naive(part, options.alpha, np.float64).choose(options.part_picks)
     return Result(
         machine=describe_machine(),
         alpha=options.alpha,

@@ -116,11 +116,6 @@ class _Tokens(NamedTuple):
         return len(self.ids) > self.first
 
 
-def _span(text: _Tokens) -> tuple[int, int]:
-    """Return where the tokens that count begin, and where they end."""
-    return text.first, len(text.ids)
-
-
 def _load(model: CausalModel, device: Any) -> _LossModel:
     from transformers import AutoModelForCausalLM
 
@@ -189,19 +184,18 @@ class _LossModel:
         from torch.nn.functional import cross_entropy
         from torch.nn.utils.rnn import pad_sequence
 
-        ids = pad_sequence([torch.tensor(text.ids) for text in texts], batch_first=True).to(self._network.device)
-        first, end = (torch.tensor(some, device=ids.device)[:, None] for some in zip(*map(_span, texts), strict=True))
-        places = torch.arange(ids.shape[1], device=ids.device)
+        device = self._network.device
+        ids: Any = pad_sequence([torch.tensor(text.ids) for text in texts], batch_first=True).to(device)
+        first = torch.tensor([[text.first] for text in texts], device=device)
+        end = torch.tensor([[len(text.ids)] for text in texts], device=device)
+        places = torch.arange(ids.shape[1], device=device)
         foretells = (places >= first - 1) & (places < end - 1)
         with torch.inference_mode():
             logits = self._logits(ids, (places < end).long(), foretells)
             targets = ids[foretells.roll(1, dims=1)]
-            losses = [
-                cross_entropy(some.float(), wanted, reduction="none")
-                for some, wanted in zip(logits.split(_LOSSES), targets.split(_LOSSES), strict=True)
-            ]
-            counts = (end - first).flatten().tolist()
-            return torch.stack([some.mean() for some in torch.cat(losses).split(counts)])
+            parts = zip(logits.split(_LOSSES), targets.split(_LOSSES), strict=True)
+            losses: Any = torch.cat([cross_entropy(some.float(), ids, reduction="none") for some, ids in parts])
+            return torch.stack([some.mean() for some in losses.split((end - first).flatten().tolist())])
 
     def _logits(self, ids: Any, mask: Any, foretells: Any) -> Any:
         """Return the logits at the places that foretell a token that counts: a row for each, in their order."""

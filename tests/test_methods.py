@@ -334,6 +334,11 @@ def test_settings_of_other_methods_select_nothing_anew(scored, vectors):
     for more in ({"mig_zip_k1": 7}, {"mig_phi": "exp"}, {"mig_row_embeddings": str(vectors)}, {"mig_turns": "last"}):
         assert "already selected" in select(scored, "random", **more).summary[0]
     assert select(scored, "random", mig_seed=1).fingerprint != first.fingerprint
+    given = {"mig_row_embeddings": str(vectors)}
+    exact = select(scored, "qdit", **given)
+    assert select(scored, "qdit", mig_seed=1, **given).fingerprint == exact.fingerprint  # nothing is drawn
+    sampled = select(scored, "qdit", mig_qdit_sample=20, **given)
+    assert select(scored, "qdit", mig_qdit_sample=20, mig_seed=1, **given).fingerprint != sampled.fingerprint
     assert "already selected" in select(scored, "random").summary[0]
 
 

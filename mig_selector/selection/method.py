@@ -58,7 +58,7 @@ class Declaration:
     """Whether a smaller selection is the beginning of every larger one."""
     may_fall_short: bool
     """Whether it may choose fewer rows than it is asked for."""
-    unused: Mapping[tuple[str, str], Collection[str]]
+    unused: Mapping[tuple[str, Any], Collection[str]]
     """Settings that have no effect where another setting has some value."""
 
 
@@ -71,7 +71,7 @@ def method(
     embedding: RowEmbedding | None = None,
     nested: bool = False,
     may_fall_short: bool = False,
-    unused: Mapping[tuple[str, str], Collection[str]] | None = None,
+    unused: Mapping[tuple[str, Any], Collection[str]] | None = None,
 ) -> Callable[[Choose], Choose]:
     """Make a function a selection method.
 

@@ -29,6 +29,7 @@ from mig_selector.selection.problem import Selection
         model="sentence-transformers/all-mpnet-base-v2", template="{instruction}\n{input}", pooling="mean"
     ),
     nested=True,
+    unused={("qdit_sample", 0): {"seed"}},
 )
 def qdit(
     pool: Candidates,

@@ -312,7 +312,7 @@ _RANGES: dict[str, tuple[typing.Callable[[Any], bool], str]] = {
     "mig_qdit_sample": (lambda value: value >= 0, "0 or more"),
     "mig_car_ratio": (
         lambda value: bool(re.fullmatch(r"\d+:\d+", value)) and any(map(int, value.split(":"))),
-        "two numbers of rows with a colon between them, not both 0 (in quotes in a YAML)",
+        "two numbers of rows with a colon between them, not both 0 (quoted: a YAML reads 1:1 as the number 61)",
     ),
     **dict.fromkeys(("mig_zip_k1", "mig_zip_k2", "mig_zip_k3"), (lambda value: value >= 1, "1 or more")),
     **dict.fromkeys(("mig_labels", "mig_iqs"), (_is_path, "a dotted path without empty parts")),

@@ -67,11 +67,11 @@ class TestFaultsOnPurpose:
         assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
     def test_a_wrong_score_is_found(self, fuzz_pool, tmp_path, monkeypatch):
-        monkeypatch.setattr(fields, "_means", lambda numbers: numbers.values[numbers.starts])
+        monkeypatch.setattr(fields, "_sums", lambda numbers: numbers.values[numbers.starts])
         assert any("the naive reader" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_a_bad_row_that_is_kept_is_found(self, fuzz_pool, tmp_path, monkeypatch):
-        monkeypatch.setattr(fields, "_score_fault", lambda path, value: None)
+        monkeypatch.setattr(fields, "_score_fault", lambda path, value, lowest: None)
         assert findings(fuzz_pool, tmp_path)
 
     def test_rows_that_do_not_add_up_are_found(self, fuzz_pool, tmp_path, monkeypatch):

@@ -301,7 +301,7 @@ def test_ifd_is_computed_where_a_model_is_named_and_rows_without_it_are_dropped(
     assert sorted(found["score"]) == pytest.approx(sorted(scores), rel=1e-4)
     assert 8 not in found["row_index"]
     dropped = manifest(outcome)["rows"]["dropped"]
-    assert dropped == {"no IFD: no answer, or none of it within mig_ifd_max_tokens": 1}
+    assert dropped == {"no IFD: no answer, one of a single token, or none of it within mig_ifd_max_tokens": 1}
     monkeypatch.setattr(tasks, "measure_losses", lambda *args: args[3])  # kept: nothing is measured again
     again = select(scored, "top_score", mig_score="ifd", mig_ifd_model=tiny_llama)
     assert table(again)["score"] == found["score"][:0] + sorted(found["score"], reverse=True)[:10]
@@ -312,6 +312,9 @@ def test_a_row_that_is_no_conversation_is_named_where_its_text_is_needed(scored,
     scored.add("pool", scored.rows)
     with pytest.raises(PoolError, match=r"pool\.jsonl, row 6: has 1 turns, so the user speaks last"):
         select(scored, "longest", mig_tokenizer=minilm)
+    report = manifest(select(scored, "longest", mig_tokenizer=minilm, mig_on_bad_row="skip"))["rows"]
+    assert (report["kept"], report["unreadable"]) == (39, {"is no conversation": 1})
+    assert report["unreadable_rows"][0].startswith("pool.jsonl, row 6: has 1 turns")
 
 
 def test_a_pool_that_changes_while_its_texts_are_read_leaves_nothing_in_the_cache(scored, minilm, monkeypatch):
@@ -389,7 +392,8 @@ def test_a_method_of_ones_own_is_named_by_its_path_or_its_entry_point(scored, ow
         ("return [0.5]", r"chose float64 \(1,\), expected at most 10 row numbers"),
         ("return list(range(11))", "expected at most 10 row numbers"),
         ("return [3, 1]", "own.choose chooses only 2 of 40"),
-        ("return pool.scores", "the method did not say that it needs 'scores'"),
+        ("return pool.scores", "mig_method: it did not say that it needs 'scores'"),
+        ("raise SystemExit(0)", r"own.choose ended the program \(SystemExit\(0\)\) instead of choosing"),
     ],
 )
 def test_what_a_method_of_ones_own_must_not_choose(scored, tmp_path, monkeypatch, body, fault):
@@ -399,7 +403,7 @@ def test_what_a_method_of_ones_own_must_not_choose(scored, tmp_path, monkeypatch
     (tmp_path / "own.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("own", None)
-    with pytest.raises((ArgumentError, ValueError), match=fault):
+    with pytest.raises(ArgumentError, match=fault):
         select(scored, "own.choose")
     assert list(scored.entries()) == ["pool"]
 
@@ -409,7 +413,10 @@ def test_what_a_method_of_ones_own_must_not_choose(scored, tmp_path, monkeypatch
     [
         ("deta", "'deta' is no method; did you mean deita"),
         ("brilliance", "'brilliance' is no method; known: mig, random, zip"),
-        ("nowhere.choose", r"cannot be imported \(No module named 'nowhere'\)"),
+        (
+            "nowhere.choose",
+            r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\); is 'nowhere' inst",
+        ),
         ("json.nothing", "has no attribute 'nothing'"),
         ("json.loads", "does not say what it needs"),
     ],
@@ -418,6 +425,22 @@ def test_a_method_that_is_none_is_refused_before_anything_is_read(scored, name, 
     (scored.data / "pool.jsonl").write_text("no JSON at all")
     with pytest.raises(ArgumentError, match=f"mig_method: .*{fault}"):
         select(scored, name)
+
+
+@pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        ("@method(needs={'nonsense'})", "ValueError: needs: 'nonsense' unknown; expected labels, propagation"),
+        ("1 +", "SyntaxError"),
+    ],
+)
+def test_a_method_whose_module_breaks_is_one_message(scored, tmp_path, monkeypatch, head, fault):
+    text = f"from mig_selector.selection.method import method\n{head}\ndef choose(pool, budget): 1\n"
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("broken", None)
+    with pytest.raises(ArgumentError, match=f"cannot be imported .*{fault}"):
+        select(scored, "broken.choose")
 
 
 def test_a_method_that_asks_for_a_setting_that_is_no_key_is_refused(scored, tmp_path, monkeypatch):

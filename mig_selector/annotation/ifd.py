@@ -129,7 +129,7 @@ def _load(model: CausalModel, device: Any) -> _LossModel:
     if longest < model.max_tokens:
         raise ArgumentError(
             f"{model.key}: {model.model!r} reads {longest} tokens at most, fewer than the {model.max_tokens} to which "
-            "rows are cut off."
+            f"rows are cut off; set mig_ifd_max_tokens: {longest}."
         )
     return _LossModel(network, tokenizer, model.max_tokens)
 
@@ -194,7 +194,7 @@ class _LossModel:
             logits = self._logits(ids, (places < end).long(), foretells)
             targets = ids[foretells.roll(1, dims=1)]
             parts = zip(logits.split(_LOSSES), targets.split(_LOSSES), strict=True)
-            losses: Any = torch.cat([cross_entropy(some.float(), ids, reduction="none") for some, ids in parts])
+            losses: Any = torch.cat([cross_entropy(some.float(), aim, reduction="none") for some, aim in parts])
             return torch.stack([some.mean() for some in losses.split((end - first).flatten().tolist())])
 
     def _logits(self, ids: Any, mask: Any, foretells: Any) -> Any:

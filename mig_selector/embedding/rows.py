@@ -146,7 +146,9 @@ def read_given_rows(path: Path, num_rows: int) -> NDArray[np.floating[Any]]:
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise EmbeddingError(f"{where} cannot be read as .npy without pickle ({error}).") from error
+        raise EmbeddingError(
+            f"{where} is no whole .npy file of floats; expected what numpy.save makes of an array of shape (N, D)."
+        ) from error
     if not isinstance(vectors, np.ndarray):
         raise EmbeddingError(f"{where} must be an .npy file, not an archive of arrays.")
     if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) != num_rows or not vectors.shape[1]:

@@ -19,7 +19,7 @@ from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.delivery import Outcome
 from mig_selector.pipeline.material import Material, Seconds
 from mig_selector.pipeline.needs import DEFAULT_LABELS, Needs, resolve_needs
-from mig_selector.pipeline.plan import Plan, make_plan
+from mig_selector.pipeline.plan import Plan, make_plan, tokenizer_key
 from mig_selector.pipeline.recipe import information_of, run_selection
 from mig_selector.pipeline.site import pool_names
 from mig_selector.pipeline.tasks import Task, run_steps
@@ -186,7 +186,7 @@ class _Looks:
         if self.tokenizer is not None:
             plan = _with_all_turns(material.plan)
             texts = ("\n".join((each.instruction, each.input, each.response)) for each in read_exchanges(plan, pool))
-            self._tokens = count_tokens(texts, self.tokenizer, "mig_tokenizer")
+            self._tokens = count_tokens(texts, self.tokenizer, tokenizer_key(material.arguments))
 
     def tokens(self, rows: NDArray[np.int64]) -> int | None:
         """Return the tokens of some rows together."""

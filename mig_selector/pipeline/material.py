@@ -27,9 +27,9 @@ from mig_selector.embedding.rows import check_given_rows, read_given_rows
 from mig_selector.errors import PoolError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.graph.vocabulary import RowLabels, build_row_labels, read_vocabulary
-from mig_selector.pipeline.plan import Plan
+from mig_selector.pipeline.plan import Plan, tokenizer_key
 from mig_selector.pipeline.tasks import EmbedLabels, EmbedRows, MeasureIfd, Task
-from mig_selector.pipeline.texts import read_embedded_texts, read_exchanges, read_records
+from mig_selector.pipeline.texts import read_embedded_texts, read_exchanges, read_records, skip_unreadable
 from mig_selector.pool.conversation import Exchange
 from mig_selector.pool.reading import Extracts, Pool, read_pool
 from mig_selector.ranks.group import all_threads
@@ -43,6 +43,7 @@ from mig_selector.store.vectors import VectorCache
 logger = logging.getLogger(__name__)
 
 _COPIED_ROWS = 4_096
+_NO_IFD = "no IFD: no answer, one of a single token, or none of it within mig_ifd_max_tokens"
 
 
 class Seconds(dict[str, float]):
@@ -95,6 +96,8 @@ class Material:
             self.pool = read_pool(
                 plan.entries, plan.sources, plan.contents, plan.needs.judge(), arguments.mig_on_bad_row, bar, extracts
             )
+            if plan.needs.has_texts:
+                self.pool = skip_unreadable(plan, self.pool)
 
     def score(self) -> Iterator[Task]:
         """Have the scores that do not stand in the pool computed; drop the rows that have none."""
@@ -117,7 +120,7 @@ class Material:
         scores = read_ifd(path)
         has_none = np.isnan(scores)
         if has_none.any():
-            self.pool = self.pool.without(has_none, "no IFD: no answer, or none of it within mig_ifd_max_tokens")
+            self.pool = self.pool.without(has_none, _NO_IFD)
         self.scores = scores[~has_none]
 
     def _count_response_tokens(self) -> NDArray[np.float64]:
@@ -126,7 +129,9 @@ class Material:
             raise ValueError("there is no tokenizer")
         with progress("counting tokens", self.pool.report.kept, "rows", is_main=True) as bar:
             answers = (_counted(exchange.response, bar) for exchange in self.exchanges())
-            return count_tokens(answers, tokenizer.model, "mig_tokenizer", tokenizer.revision).astype(np.float64)
+            return count_tokens(answers, tokenizer.model, tokenizer_key(self.arguments), tokenizer.revision).astype(
+                np.float64
+            )
 
     def label(self) -> None:
         """Find out which labels count, and what their number has to do with the scores."""

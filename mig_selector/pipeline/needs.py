@@ -49,6 +49,11 @@ class Needs:
         return self.score == RESPONSE_TOKENS or (self.score == "ifd" and self.has_ifd_model)
 
     @property
+    def has_texts(self) -> bool:
+        """Whether question and answer of each row are read."""
+        return self.embedding is not None or self.is_score_computed or self.has("texts")
+
+    @property
     def number_paths(self) -> tuple[str, ...]:
         """Where a row must have numbers."""
         if self.score is None or self.is_score_computed:

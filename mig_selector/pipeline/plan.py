@@ -184,8 +184,13 @@ def _identify_models(arguments: MigArguments, host: HostArguments, needs: Needs,
             raise ArgumentError(
                 "mig_tokenizer is missing; response_tokens are counted by a tokenizer (hub id or folder)."
             )
-        tokenizer = identify_encoder(name, "auto", hashes, "mig_tokenizer", weights=False)
+        tokenizer = identify_encoder(name, "auto", hashes, tokenizer_key(arguments), weights=False)
     return Models(labels, rows, ifd, tokenizer)
+
+
+def tokenizer_key(arguments: MigArguments) -> str:
+    """Return the key that names the tokenizer, for messages."""
+    return "mig_tokenizer" if arguments.mig_tokenizer else "model_name_or_path"
 
 
 def _check_readable(key: str, path: str | None) -> None:
@@ -247,7 +252,7 @@ def _selection_facts(
         facts["row_text"] = asdict(replace(needs.embedding, model="")) if needs.embedding else None
     if needs.is_score_computed:
         facts["ifd_max_tokens"] = arguments.mig_ifd_max_tokens if models.ifd else None
-    if needs.embedding is not None or needs.is_score_computed or needs.has("texts"):
+    if needs.has_texts:
         facts["turns"] = arguments.mig_turns
     return facts
 

@@ -39,6 +39,26 @@ def read_embedded_texts(plan: Plan, pool: Pool) -> Iterator[str]:
     return (render(how.template, turns, exchange, eos) for turns, exchange in _read(plan, pool))
 
 
+def skip_unreadable(plan: Plan, pool: Pool) -> Pool:
+    """Look at every kept row before a model is loaded for hours: is it a conversation?
+
+    Returns:
+        The pool; with ``mig_on_bad_row: skip`` without the rows that are none, which are counted and listed.
+
+    Raises:
+        PoolError: A row is no conversation; names it.
+    """
+    faults: dict[int, str] = {}
+    for place, row in enumerate(_rows(plan, pool)):
+        try:
+            _converse(plan, row)
+        except PoolError as error:
+            if plan.arguments.mig_on_bad_row == "error":
+                raise
+            faults[place] = str(error)
+    return pool.skipping(faults, "is no conversation") if faults else pool
+
+
 def read_records(pool: Pool) -> Iterator[dict[str, Any]]:
     """Yield the kept rows whole."""
     return (row.record for row in pool.rows(None))
@@ -59,14 +79,21 @@ def _unchanged(plan: Plan, rows: Iterator[PoolRow]) -> Iterator[PoolRow]:
 
 
 def _read(plan: Plan, pool: Pool) -> Iterator[tuple[list[Turn], Exchange]]:
+    return (_converse(plan, row) for row in _rows(plan, pool))
+
+
+def _rows(plan: Plan, pool: Pool) -> Iterator[PoolRow]:
     columns = sorted({column for entry in plan.entries for column in entry.columns.values()})
-    for row in _unchanged(plan, pool.rows(columns)):
-        entry = plan.entries[row.entry]
-        try:
-            turns = read_turns(row.record, entry)
-            exchange = as_exchange(row.record, turns, entry, plan.arguments.mig_turns)
-        except ValueError as error:
-            raise PoolError(
-                f"{row.where}: {error}. LLaMA-Factory could not train on it; mend the row or take it out of the pool."
-            ) from error
-        yield turns, exchange
+    return _unchanged(plan, pool.rows(columns))
+
+
+def _converse(plan: Plan, row: PoolRow) -> tuple[list[Turn], Exchange]:
+    entry = plan.entries[row.entry]
+    try:
+        turns = read_turns(row.record, entry)
+        return turns, as_exchange(row.record, turns, entry, plan.arguments.mig_turns)
+    except ValueError as error:
+        raise PoolError(
+            f"{row.where}: {error}. LLaMA-Factory could not train on it; mend the row, or set mig_on_bad_row: skip to "
+            "count such rows and go on."
+        ) from error

@@ -180,14 +180,14 @@ def _openai_turns(messages: Sequence[Numbered], entry: PoolEntry) -> list[Turn]:
     Answers of tools at the end, that nobody has taken up, are left out.
     """
     turns: list[Turn] = []
-    answers: list[str] = []
+    answers: list[Numbered] = []
     for message in messages:
         role = _role(message, entry)
         if role == entry.tags.get("observation_tag"):
-            answers.append(_content(message, entry))
+            answers.append(message)
             continue
         if answers:
-            turns.append(Turn("user", _NEXT_TOOL_RESPONSE.join(answers)))
+            turns.append(Turn("user", _NEXT_TOOL_RESPONSE.join(_content(answer, entry) for answer in answers)))
             answers = []
         side = _side(role, entry)
         calls = message[1].get("tool_calls") if side == "assistant" else None

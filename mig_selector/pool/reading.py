@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,10 +101,19 @@ class Pool:
 
     def without(self, is_dropped: NDArray[np.bool_], reason: str) -> Pool:
         """Drop some of the kept rows, shape (N,), and count them."""
-        keep = ~is_dropped
+        dropped = self.report.dropped + Counter({reason: int(is_dropped.sum())})
+        return self._take(~is_dropped, replace(self.report, dropped=dropped))
+
+    def skipping(self, faults: Mapping[int, str], reason: str) -> Pool:
+        """Skip some of the kept rows as unreadable, count and list them: by place among the kept, what is wrong."""
+        keep = np.ones(len(self.row_indices), np.bool_)
+        keep[list(faults)] = False
+        unreadable = self.report.unreadable + Counter({reason: len(faults)})
+        listed = [*self.report.unreadable_rows, *faults.values()][:LISTED_ROWS]
+        return self._take(keep, replace(self.report, unreadable=unreadable, unreadable_rows=listed))
+
+    def _take(self, keep: NDArray[np.bool_], report: ReadingReport) -> Pool:
         lengths = np.diff(self.label_offsets)
-        report = self.report
-        dropped = report.dropped + Counter({reason: int(is_dropped.sum())})
         return replace(
             self,
             label_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths[keep]))),
@@ -112,7 +121,7 @@ class Pool:
             scores=self.scores[keep],
             row_indices=self.row_indices[keep],
             positions=None if self.positions is None else self.positions[keep],
-            report=replace(report, kept=int(keep.sum()), dropped=dropped),
+            report=replace(report, kept=int(keep.sum())),
         )
 
 

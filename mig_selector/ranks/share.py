@@ -25,7 +25,7 @@ from mig_selector.ranks.models import free_memory
 from mig_selector.ranks.world import Ranks
 
 
-CHUNK_ITEMS = 4_096
+CHUNK_ITEMS = 1_024
 """Items that are sorted together; so much work can be lost when a run is killed."""
 GPU_TOKENS, CPU_TOKENS = 16_384, 1_024
 """Tokens of a batch, padding included: as many as keep a GPU busy, or as stay in the caches of a CPU."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.errors import ArgumentError
 from mig_selector.selection.problem import LabelSets, Propagation, Selection
 
 
@@ -84,7 +85,13 @@ def method(
         nested: Whether its choice for a smaller budget is always the beginning of that for a larger one.
         may_fall_short: Whether it may choose fewer rows than it is asked for; ``mig_fill`` says what happens then.
         unused: By name and value of a setting, those that have no effect then; a change of them selects nothing anew.
+
+    Raises:
+        ValueError: `needs` names something else than an attribute of `Candidates`.
     """
+    unknown = sorted(set(needs) - set(get_args(Need)))
+    if unknown:
+        raise ValueError(f"needs: {', '.join(map(repr, unknown))} unknown; expected {', '.join(get_args(Need))}")
     declaration = Declaration(
         frozenset(needs), score, score_key, turns, embedding, nested, may_fall_short, unused or {}
     )
@@ -153,7 +160,7 @@ Given = TypeVar("Given")
 
 def _given(value: Given | None, need: str) -> Given:
     if value is None:
-        raise ValueError(f"the method did not say that it needs {need!r}; add it to @method(needs=...)")
+        raise ArgumentError(f"mig_method: it did not say that it needs {need!r}; add that to @method(needs=...).")
     return value
 
 

@@ -89,10 +89,16 @@ class Method:
         """Choose at most `budget` rows.
 
         Raises:
-            ArgumentError: A method of another package chose a row twice, or one that is not there, or too many.
+            ArgumentError: A method of another package chose a row twice, or one that is not there, or too many; or it
+                ended the program.
         """
         more = {"on_progress": on_progress} if "on_progress" in inspect.signature(self.choose).parameters else {}
-        choice: Choice = self.choose(pool, budget, **settings, **more)
+        try:
+            choice: Choice = self.choose(pool, budget, **settings, **more)
+        except SystemExit as error:
+            raise ArgumentError(
+                f"mig_method: {self.name} ended the program ({error!r}) instead of choosing."
+            ) from error
         selection = choice if isinstance(choice, Selection) else _without_gains(choice)
         if self.name not in METHODS:
             self._check(selection.rows, len(pool), budget)
@@ -127,14 +133,17 @@ def load_method(name: str) -> Method:
     module, _, attribute = path.rpartition(".")
     if not module:
         nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(METHODS)}"
+        hint = f"did you mean {nearest[0]}" if nearest else f"known: {', '.join(METHODS)}"
         raise ArgumentError(
-            f"mig_method: {name!r} is no method; {hint} One of your own is named as package.module.function."
+            f"mig_method: {name!r} is no method; {hint}. One of your own is named as package.module.function."
         )
     try:
         choose = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ArgumentError(f"mig_method: {name!r} cannot be imported ({error}).") from error
+    except Exception as error:  # the module of a user may raise anything
+        raise ArgumentError(
+            f"mig_method: {name!r} cannot be imported ({type(error).__name__}: {error}); is {module!r} installed, or "
+            "its folder on PYTHONPATH?"
+        ) from error
     declaration = getattr(choose, "declaration", None)
     if not isinstance(declaration, Declaration):
         raise ArgumentError(

@@ -228,5 +228,6 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path, path):
 
 def test_a_model_that_reads_less_than_rows_are_long_is_refused(folder, path):
     model = CausalModel("mig_ifd_model", str(folder), dtype="float32")
-    with pytest.raises(ArgumentError, match=r"mig_ifd_model: '/.*' reads 64 tokens at most, fewer than the 1024 "):
+    words = r"mig_ifd_model: '/.*' reads 64 tokens at most, fewer than the 1024 .*; set mig_ifd_max_tokens: 64\."
+    with pytest.raises(ArgumentError, match=words):
         measure_losses(lambda: iter(ROWS), len(ROWS), model, path, Ranks(), lambda _: None)

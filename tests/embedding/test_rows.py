@@ -196,12 +196,12 @@ def test_given_vectors_of_another_form_are_refused(path, array, found):
 
 
 def test_a_file_that_holds_no_array_is_refused(path):
-    with pytest.raises(EmbeddingError, match=r"cannot be read as .npy without pickle \(.*No such file"):
+    with pytest.raises(EmbeddingError, match=r"is no whole .npy file of floats"):
         read_given_rows(path, 6)
-    with pytest.raises(EmbeddingError, match=r"cannot be read as .npy without pickle"):
+    with pytest.raises(EmbeddingError, match=r"is no whole .npy file of floats"):
         read_given_rows(save(path, np.array([{}], dtype=object)), 6)
     path.write_bytes(b"")
-    with pytest.raises(EmbeddingError, match=r"cannot be read as .npy without pickle"):
+    with pytest.raises(EmbeddingError, match=r"is no whole .npy file of floats"):
         read_given_rows(path, 6)
     np.savez(path.with_suffix(".npz"), rows=GIVEN)
     with pytest.raises(EmbeddingError, match=r"rows.npz must be an .npy file, not an archive"):

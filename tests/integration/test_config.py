@@ -194,6 +194,7 @@ def test_the_keys_of_the_host_have_its_defaults():
         tokenized_path=None,
         interleave_probs=False,
         max_samples=None,
+        model_name_or_path=None,
         do_train=False,
         cache_dir=None,
         hf_hub_token=None,

@@ -3,7 +3,7 @@
 Layers (a module imports only from layers to its right; neighbours do not import each other)::
 
     cli, hook > pipeline > integration, report > pool, annotation, embedding, graph, selection
-        > store, ranks, console > arguments > errors
+        > store, ranks, console > arguments > arrays > errors
 
 `_autoload` stands above them all: Python imports it at every start, and it imports nothing.
 
@@ -25,10 +25,10 @@ __all__ = [
 
 _HOMES = {
     "Candidates": "mig_selector.selection.method",
-    "LabelledPool": "mig_selector.selection.problem",
+    "LabelledPool": "mig_selector.arrays",
     "MigArguments": "mig_selector.arguments",
     "MigSelectorError": "mig_selector.errors",
-    "Selection": "mig_selector.selection.problem",
+    "Selection": "mig_selector.arrays",
     "compare_methods": "mig_selector.pipeline.comparison",
     "method": "mig_selector.selection.method",
     "run_selection": "mig_selector.pipeline.recipe",

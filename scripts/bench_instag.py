@@ -22,9 +22,9 @@ from bench_pool.arrays import draw_arrays
 from bench_pool.rows import RowModel
 from bench_workplace import describe_machine, write_result
 
+from mig_selector.arrays import RowLabels, Selection
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.instag import instag
-from mig_selector.selection.problem import LabelSets, Selection
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Result:
     same_picks: bool
 
 
-def make_labels(seed: int, num_labels: int, num_rows: int) -> LabelSets:
+def make_labels(seed: int, num_labels: int, num_rows: int) -> RowLabels:
     """Draw the labels of the first `num_rows` rows."""
     offsets, ids, _ = draw_arrays(RowModel(seed, num_labels), num_rows)
-    return LabelSets([f"{label:06}" for label in range(num_labels)], offsets, ids)
+    return RowLabels([f"{label:06}" for label in range(num_labels)], offsets, ids)
 
 
-def published_picks(labels: LabelSets, budget: int) -> tuple[list[int], float]:
+def published_picks(labels: RowLabels, budget: int) -> tuple[list[int], float]:
     """Choose rows by lists and sets of Python, as published; return them and the seconds."""
     bounds = zip(labels.offsets[:-1], labels.offsets[1:], strict=True)
     label_sets = [set(labels.ids[start:end].tolist()) for start, end in bounds]
@@ -71,7 +71,7 @@ def published_picks(labels: LabelSets, budget: int) -> tuple[list[int], float]:
     return chosen, time.perf_counter() - start
 
 
-def timed(labels: LabelSets, budget: int) -> tuple[Selection, int, float]:
+def timed(labels: RowLabels, budget: int) -> tuple[Selection, int, float]:
     """Choose rows by passes; return them, the number of passes and the seconds."""
     passes: list[int] = []
     start = time.perf_counter()
@@ -79,7 +79,7 @@ def timed(labels: LabelSets, budget: int) -> tuple[Selection, int, float]:
     return selection, len(passes), time.perf_counter() - start
 
 
-def best_of_three(labels: LabelSets, budget: int) -> tuple[Selection, int, float]:
+def best_of_three(labels: RowLabels, budget: int) -> tuple[Selection, int, float]:
     """Return the fastest of three equal runs."""
     return min((timed(labels, budget) for _ in range(3)), key=lambda run: run[2])
 

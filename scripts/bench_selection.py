@@ -30,9 +30,10 @@ from bench_pool.vectors import draw_vectors
 from bench_workplace import describe_machine
 from numpy.typing import NDArray
 
-from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
+from mig_selector.arrays import LabelledPool, Propagation, RowLabels
+from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.selection.greedy import select_rows
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+from mig_selector.selection.objective import Objective
 
 
 COUNTED_ROWS = 1_000_000
@@ -60,13 +61,13 @@ class Result:
     same_picks_as_float64: bool | None = None
 
 
-def make_graph(labels: int, seed: int) -> LabelMatrix:
+def make_graph(labels: int, seed: int) -> Propagation:
     """Join label vectors of which some hundred pairs are near twins."""
     return build_propagation(build_adjacency(draw_vectors(seed, labels), 0.9), 1.0)
 
 
 def dense_picks(
-    pool: LabelledPool, graph: LabelMatrix, picks: int, dtype: type[np.floating]
+    pool: LabelledPool, graph: Propagation, picks: int, dtype: type[np.floating]
 ) -> tuple[list[int], float]:
     """Pick by the paper's Algorithm 1 as it stands: one matrix-vector product a pick; return picks and seconds."""
     labels = len(graph.offsets) - 1
@@ -74,7 +75,7 @@ def dense_picks(
     spread[np.repeat(np.arange(labels), np.diff(graph.offsets)), graph.columns] = graph.weights
     matrix = np.zeros((len(pool), labels), dtype)
     for row in range(len(pool)):
-        members = pool.label_ids[pool.label_offsets[row] : pool.label_offsets[row + 1]]
+        members = pool.labels.ids[pool.labels.offsets[row] : pool.labels.offsets[row + 1]]
         matrix[row] = pool.scores[row] * spread[members].sum(axis=0)
     objective = Objective()
     information = np.zeros(labels, dtype)
@@ -93,16 +94,15 @@ def dense_picks(
 
 
 def timed_kernel(
-    pool: LabelledPool, graph: LabelMatrix, objective: Objective, picks: int
+    pool: LabelledPool, graph: Propagation, objective: Objective, picks: int
 ) -> tuple[list[int], float, float, float]:
     """Return the kernel's picks, the seconds of the first call and of the best of four later ones, and peak bytes."""
-    propagation = Propagation(graph.offsets, graph.columns, graph.weights)
     seconds = []
     for _ in range(5):
         forget_peak()
         held = resident_bytes("VmRSS")
         start = time.perf_counter()
-        selection = select_rows(pool, propagation, objective, picks)
+        selection = select_rows(pool, graph, objective, picks)
         seconds.append(time.perf_counter() - start)
     return selection.rows.tolist(), seconds[0], min(seconds[1:]), resident_bytes("VmHWM") - held
 
@@ -123,8 +123,8 @@ def forget_peak() -> None:
 
 def count_label_sets(pool: LabelledPool) -> int:
     """Count distinct label sets."""
-    bounds = zip(pool.label_offsets[:-1], pool.label_offsets[1:], strict=True)
-    return len({pool.label_ids[start:end].tobytes() for start, end in bounds})
+    bounds = zip(pool.labels.offsets[:-1], pool.labels.offsets[1:], strict=True)
+    return len({pool.labels.ids[start:end].tobytes() for start, end in bounds})
 
 
 def argsort_seconds(pool: LabelledPool) -> float:
@@ -158,7 +158,8 @@ def main() -> None:
     if objective != Objective() and not options.skip_dense:
         parser.error("the dense algorithm is that of the published settings; give --skip-dense with others")
 
-    pool = LabelledPool(*draw_arrays(RowModel(options.seed, options.labels), options.rows))
+    offsets, ids, scores = draw_arrays(RowModel(options.seed, options.labels), options.rows)
+    pool = LabelledPool(RowLabels([str(label) for label in range(options.labels)], offsets, ids), scores)
     graph = make_graph(options.labels, options.seed)
     with tempfile.TemporaryDirectory() as kernel_cache:
         os.environ["NUMBA_CACHE_DIR"] = kernel_cache

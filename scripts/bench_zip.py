@@ -26,9 +26,9 @@ from bench_pool.json_lines import JsonLines
 from bench_pool.rows import RowModel
 from bench_workplace import describe_machine, write_result
 
+from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.zip import CompressedList, least_redundant
-from mig_selector.selection.problem import Selection
 
 
 REPEATS = 20

@@ -136,8 +136,8 @@ def _check_strict(strict: Pool | str, lenient: Pool) -> None:
 
 def _kept(pool: Pool) -> list[tuple[int, list[str], float]]:
     """Return row, labels and score of all kept rows."""
-    offsets = pool.label_offsets.tolist()
-    names = [pool.label_names[label] for label in pool.label_ids.tolist()]
+    offsets = pool.labels.offsets.tolist()
+    names = [pool.labels.names[label] for label in pool.labels.ids.tolist()]
     labels = [names[begin:end] for begin, end in itertools.pairwise(offsets)]
     return list(zip(pool.row_indices.tolist(), labels, pool.scores.tolist(), strict=True))
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"pool", "annotation", "embedding", "graph", "selection"},
     {"store", "ranks", "console"},
     {"arguments"},
+    {"arrays"},
     {"errors"},
 ]
 HOMES = {

@@ -17,7 +17,7 @@ from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.pipeline import recipe, writing
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pool import parallel
-from mig_selector.selection.problem import Objective
+from mig_selector.selection.objective import Objective
 
 
 def select(workplace, **more):

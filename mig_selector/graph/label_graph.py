@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from mig_selector.arrays import Adjacency, Propagation
 
 
 _BLOCK_LABELS = 8192
 """Labels compared at once; up to this many the similarity matrix is one product."""
 
 
-@dataclass(frozen=True)
-class LabelMatrix:
-    """A square matrix over labels, by rows; only entries above 0 are held."""
-
-    offsets: NDArray[np.int64]
-    """Where each row's entries begin. Shape (L + 1,)."""
-    columns: NDArray[np.int32]
-    """Column of each entry, ascending within a row. Shape (E,)."""
-    weights: NDArray[np.float64]
-    """Shape (E,)."""
-
-    @property
-    def num_edges(self) -> int:
-        """Pairs of different labels that are joined."""
-        return (len(self.columns) - (len(self.offsets) - 1)) // 2
-
-
-def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> LabelMatrix:
+def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> Adjacency:
     """Join labels whose vectors point the same way.
 
     Args:
@@ -67,7 +50,7 @@ def _normalise(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _symmetric(
     num_labels: int, low: NDArray[np.int64], high: NDArray[np.int64], weights: NDArray[np.float64]
-) -> LabelMatrix:
+) -> Adjacency:
     """Mirror the entries above the diagonal and sort all by row and column."""
     above = low != high
     rows = np.concatenate((low, high[above]))
@@ -75,10 +58,10 @@ def _symmetric(
     values = np.concatenate((weights, weights[above]))
     order = np.lexsort((columns, rows))
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=num_labels))))
-    return LabelMatrix(offsets.astype(np.int64), columns[order].astype(np.int32), values[order])
+    return Adjacency(offsets.astype(np.int64), columns[order].astype(np.int32), values[order])
 
 
-def build_propagation(adjacency: LabelMatrix, propagation_weight: float) -> LabelMatrix:
+def build_propagation(adjacency: Adjacency, propagation_weight: float) -> Propagation:
     """Turn the label graph into the matrix that spreads information along its edges.
 
     Args:
@@ -90,7 +73,7 @@ def build_propagation(adjacency: LabelMatrix, propagation_weight: float) -> Labe
 
     Source: MIG (arXiv 2504.13835), Eq. 6 and 7.
     """
-    num_labels = len(adjacency.offsets) - 1
+    num_labels = adjacency.num_labels
     rows = np.repeat(np.arange(num_labels), np.diff(adjacency.offsets))
     weights = np.where(rows == adjacency.columns, adjacency.weights, adjacency.weights * propagation_weight)
     kept = weights > 0
@@ -98,4 +81,4 @@ def build_propagation(adjacency: LabelMatrix, propagation_weight: float) -> Labe
     sums = np.zeros(num_labels)
     np.add.at(sums, columns, weights)
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=num_labels))))
-    return LabelMatrix(offsets.astype(np.int64), columns, weights / sums[columns])
+    return Propagation(offsets.astype(np.int64), columns, weights / sums[columns])

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
 
 
 _BLOCK_ROWS = 1 << 18
-
-
-@dataclass(frozen=True)
-class RowLabels:
-    """Each row's labels, ascending and distinct, as positions in a sorted list of names. N rows, L labels."""
-
-    names: list[str]
-    """Labels that some row uses, sorted by code point. Length L."""
-    offsets: NDArray[np.int64]
-    """Where each row's labels begin in `ids`. Shape (N + 1,)."""
-    ids: NDArray[np.int32]
-
-    def of_row(self, row: int) -> list[str]:
-        """Return the names of one row's labels, sorted."""
-        return [self.names[label] for label in self.ids[self.offsets[row] : self.offsets[row + 1]]]
 
 
 def read_vocabulary(path: Path) -> list[str]:
@@ -53,30 +38,23 @@ def read_vocabulary(path: Path) -> list[str]:
     return labels
 
 
-def build_row_labels(
-    names: Sequence[str],
-    offsets: NDArray[np.int64],
-    ids: NDArray[np.int32],
-    *,
-    vocabulary: Collection[str] | None,
-    min_count: int,
-) -> RowLabels:
+def count_labels(named: RowLabels, *, vocabulary: Collection[str] | None, min_count: int) -> RowLabels:
     """Keep the labels that count, each once a row, and number them in sorted order.
 
     Args:
-        names: Every label that a row names, in any order.
-        offsets: Where each row's labels begin in `ids`. Shape (N + 1,).
-        ids: Positions in `names`, as the rows name them, doubles included.
+        named: The labels of N rows as the rows name them.
         vocabulary: The labels that count, or None for those that at least `min_count` rows name.
         min_count: Only used without a vocabulary; a row counts once.
 
     Returns:
-        The rows' labels; a row may be left with none.
+        The labels that count: names sorted by code point, each row's ids ascending and distinct. A row may be left
+        with none.
     """
+    names = named.names
     order = sorted(range(len(names)), key=names.__getitem__)
-    position = np.empty(len(names), np.int32)
-    position[order] = np.arange(len(names), dtype=np.int32)
-    offsets, ids, counts = _distinct(offsets, ids, position)
+    rank = np.empty(len(names), np.int32)
+    rank[order] = np.arange(len(names), dtype=np.int32)
+    offsets, ids, counts = _distinct(named, rank)
     sorted_names = [names[label] for label in order]
     if vocabulary is None:
         is_kept = counts >= max(min_count, 1)
@@ -90,17 +68,18 @@ def build_row_labels(
 
 
 def _distinct(
-    offsets: NDArray[np.int64], ids: NDArray[np.int32], position: NDArray[np.int32]
+    named: RowLabels, rank: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Renumber the labels, sort them within each row and take each once; also count the rows that name each."""
-    num_rows, num_labels = len(offsets) - 1, len(position)
+    """Number the labels by `rank`, sort them within each row and take each once; also count the rows of each label."""
+    offsets, ids = named.offsets, named.ids
+    num_rows, num_labels = len(named), len(rank)
     new_offsets = np.zeros(num_rows + 1, np.int64)
     new_ids = np.empty(len(ids), np.int32)
     counts = np.zeros(num_labels, np.int64)
     end = 0
     for start, stop in _blocks(num_rows):
         rows = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
-        keys = rows * np.int64(max(num_labels, 1)) + position[ids[offsets[start] : offsets[stop]]]
+        keys = rows * np.int64(max(num_labels, 1)) + rank[ids[offsets[start] : offsets[stop]]]
         keys.sort()
         keys = keys[np.concatenate((keys[:1] >= 0, keys[1:] != keys[:-1]))]
         rows, labels = np.divmod(keys, max(num_labels, 1))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mig_selector.annotation.tokens import count_tokens
 from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, parse_arguments, split_keys
+from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.delivery import Outcome
@@ -28,7 +29,6 @@ from mig_selector.pool.reading import Pool
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.comparison import Comparison, MethodFigures, format_table
 from mig_selector.report.writing import write_comparison
-from mig_selector.selection.problem import Selection
 from mig_selector.store.files import read_json
 from mig_selector.store.hashing import fingerprint
 from mig_selector.store.subsets import MANIFEST

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from mig_selector.annotation.ifd import read_ifd
 from mig_selector.annotation.tokens import count_tokens
+from mig_selector.arrays import Propagation, RowLabels
 from mig_selector.console import progress
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.embedding.given import read_given_vectors
 from mig_selector.embedding.rows import check_given_rows, read_given_rows
 from mig_selector.errors import PoolError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
-from mig_selector.graph.vocabulary import RowLabels, build_row_labels, read_vocabulary
+from mig_selector.graph.vocabulary import count_labels, read_vocabulary
 from mig_selector.pipeline.plan import Plan, tokenizer_key
 from mig_selector.pipeline.tasks import EmbedLabels, EmbedRows, MeasureIfd, Task
 from mig_selector.pipeline.texts import read_embedded_texts, read_exchanges, read_records, skip_unreadable
@@ -35,7 +36,6 @@ from mig_selector.pool.reading import Extracts, Pool, read_pool
 from mig_selector.ranks.group import all_threads
 from mig_selector.ranks.world import Ranks
 from mig_selector.selection.method import Candidates
-from mig_selector.selection.problem import LabelSets, Propagation
 from mig_selector.store.hashing import fingerprint
 from mig_selector.store.vectors import VectorCache
 
@@ -140,20 +140,14 @@ class Material:
             _log_reading(self.pool, None)
             return
         vocabulary = read_vocabulary(Path(arguments.mig_label_vocabulary)) if arguments.mig_label_vocabulary else None
-        self.labels = build_row_labels(
-            self.pool.label_names,
-            self.pool.label_offsets,
-            self.pool.label_ids,
-            vocabulary=vocabulary,
-            min_count=arguments.mig_min_label_count,
-        )
+        self.labels = count_labels(self.pool.labels, vocabulary=vocabulary, min_count=arguments.mig_min_label_count)
         if not self.labels.names:
             raise PoolError(
-                f"none of the {len(self.pool.label_names)} labels in the pool counts; "
+                f"none of the {len(self.pool.labels.names)} labels in the pool counts; "
                 "check mig_label_vocabulary and mig_min_label_count."
             )
         if needs.score == "num_labels":
-            self.scores = np.diff(self.labels.offsets).astype(np.float64)
+            self.scores = self.labels.counts.astype(np.float64)
         _log_reading(self.pool, self.labels)
 
     def link_labels(self) -> Iterator[Task]:
@@ -171,8 +165,7 @@ class Material:
             adjacency = build_adjacency(vectors, self.arguments.mig_edge_threshold)
             logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
             self.num_edges = adjacency.num_edges
-            matrix = build_propagation(adjacency, self.arguments.mig_propagation_weight)
-            self.propagation = Propagation(matrix.offsets, matrix.columns, matrix.weights)
+            self.propagation = build_propagation(adjacency, self.arguments.mig_propagation_weight)
 
     def _vector_cache(self) -> VectorCache:
         encoder = self.plan.models.labels
@@ -180,7 +173,7 @@ class Material:
             raise ValueError("vectors that the user gave are not cached")
         return VectorCache(self.arguments.cache_dir, fingerprint({**encoder.facts, "dtype": encoder.resolve_dtype()}))
 
-    def _names(self) -> list[str]:
+    def _names(self) -> Sequence[str]:
         if self.labels is None:
             raise ValueError("no labels were read")
         return self.labels.names
@@ -230,10 +223,9 @@ class Material:
 
     def candidates(self) -> Candidates:
         """Offer the rows to the method."""
-        labels = self.labels
         return Candidates(
             self.pool.report.kept,
-            labels=None if labels is None else LabelSets(labels.names, labels.offsets, labels.ids),
+            labels=self.labels,
             propagation=self.propagation,
             scores=self._final_scores(),
             embeddings=self.embeddings,
@@ -244,7 +236,7 @@ class Material:
     def _final_scores(self) -> NDArray[np.float64] | None:
         if self.scores is None:
             return None
-        scores = self.scores / np.diff(self.pool.label_offsets) if self.arguments.mig_normalize else self.scores
+        scores = self.scores / self.pool.labels.counts if self.arguments.mig_normalize else self.scores
         with np.errstate(over="ignore"):
             if not math.isfinite(float(np.sum(np.abs(scores)))):
                 raise PoolError(
@@ -291,4 +283,4 @@ def _log_reading(pool: Pool, labels: RowLabels | None) -> None:
     if report.duplicates:
         logger.info("  %s rows are there more than once; all copies stay in the pool", f"{report.duplicates:,}")
     if labels is not None:
-        logger.info("  %s of %s labels count", f"{len(labels.names):,}", f"{len(pool.label_names):,}")
+        logger.info("  %s of %s labels count", f"{len(labels.names):,}", f"{len(pool.labels.names):,}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.arrays import LabelledPool, Selection
 from mig_selector.console import progress
 from mig_selector.errors import ArgumentError, RegistrationError
 from mig_selector.integration.config import HostArguments
@@ -29,7 +30,7 @@ from mig_selector.ranks.memory import measured_peak
 from mig_selector.ranks.world import Ranks
 from mig_selector.selection.budgets import choose_for_budgets
 from mig_selector.selection.greedy import measure_information
-from mig_selector.selection.problem import LabelledPool, Objective, Selection
+from mig_selector.selection.objective import Objective
 from mig_selector.store.files import locked
 from mig_selector.store.hashing import fingerprint
 from mig_selector.store.subsets import copy_subset
@@ -204,8 +205,7 @@ def information_of(material: Material, selection: Selection) -> float | None:
         rate=arguments.mig_phi_rate,
         gain=arguments.mig_gain,
     )
-    rows = LabelledPool(pool.labels.offsets, pool.labels.ids, pool.scores)
-    return measure_information(rows, material.propagation, objective, selection.rows)
+    return measure_information(LabelledPool(pool.labels, pool.scores), material.propagation, objective, selection.rows)
 
 
 def _resolve_budget(budget: float, kept: int) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Selection
 from mig_selector.console import progress
 from mig_selector.pipeline.material import Material
 from mig_selector.pipeline.plan import ALGORITHM_VERSION, Plan
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset import write_selection_table, write_subset
-from mig_selector.selection.problem import Selection
 from mig_selector.store.files import write_json
 from mig_selector.store.subsets import MANIFEST
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.extract import LISTED_ROWS, Extract, Tally
@@ -65,12 +66,8 @@ class Pool:
     """Which entry each source belongs to."""
     source_starts: NDArray[np.int64]
     """How many rows come before each source. Shape (S,)."""
-    label_names: list[str]
-    """Every label that a kept row names, in order of appearance."""
-    label_offsets: NDArray[np.int64]
-    """Where each row's labels begin in `label_ids`. Shape (N + 1,)."""
-    label_ids: NDArray[np.int32]
-    """Positions in `label_names`, as the rows name them, doubles included."""
+    labels: RowLabels
+    """As the rows name them, repetitions included; the names in order of appearance."""
     scores: NDArray[np.float64]
     """Shape (N,); NaN throughout where the score is the number of labels."""
     row_indices: NDArray[np.int64]
@@ -113,11 +110,9 @@ class Pool:
         return self._take(keep, replace(self.report, unreadable=unreadable, unreadable_rows=listed))
 
     def _take(self, keep: NDArray[np.bool_], report: ReadingReport) -> Pool:
-        lengths = np.diff(self.label_offsets)
         return replace(
             self,
-            label_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths[keep]))),
-            label_ids=self.label_ids[np.repeat(keep, lengths)],
+            labels=self.labels.take(keep),
             scores=self.scores[keep],
             row_indices=self.row_indices[keep],
             positions=None if self.positions is None else self.positions[keep],
@@ -305,9 +300,11 @@ def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extra
         sources=sources,
         source_entries=owners,
         source_starts=starts,
-        label_names=list(numbering),
-        label_offsets=_offsets([part.lengths for part in parts]),
-        label_ids=_join([_renumber(part, numbers) for part, numbers in zip(parts, renumbered, strict=True)]),
+        labels=RowLabels(
+            list(numbering),
+            _offsets([part.lengths for part in parts]),
+            _join([_renumber(part, numbers) for part, numbers in zip(parts, renumbered, strict=True)]),
+        ),
         scores=_join([part.scores for part in parts]),
         row_indices=_join([_shift(part.rows, start) for part, start in zip(parts, starts.tolist(), strict=True)]),
         positions=_join([_positions(part) for part in parts]) if has_positions else None,

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
 from mig_selector.selection.method import Candidates, best_first
-from mig_selector.selection.problem import Selection
 from mig_selector.selection.registry import Method
 
 

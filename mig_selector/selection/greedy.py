@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation, Selection
+from mig_selector.arrays import LabelledPool, Propagation, Selection
+from mig_selector.selection.objective import Objective
 
 
 _FIRST_PICKS = 64
@@ -42,7 +43,7 @@ def select_rows(
     """
     if not 1 <= budget <= len(pool):
         raise ValueError(f"budget must be between 1 and the {len(pool)} rows of the pool, got {budget}")
-    _check(pool, propagation)
+    _check_arrays(pool, propagation)
     from mig_selector.selection.rounds import Search
 
     search = Search(pool, propagation, objective)
@@ -71,26 +72,27 @@ def measure_information(
     information = np.zeros(propagation.num_labels)
     np.add.at(
         information,
-        propagation.labels,
+        propagation.columns,
         np.repeat(held, np.diff(propagation.offsets)) * propagation.weights,
     )
     return objective.value(information)
 
 
-def _check(pool: LabelledPool, propagation: Propagation) -> None:
-    if len(pool.label_offsets) != len(pool) + 1 or pool.label_offsets[-1] != len(pool.label_ids):
+def _check_arrays(pool: LabelledPool, propagation: Propagation) -> None:
+    labels = pool.labels
+    if len(labels.offsets) != len(pool) + 1 or labels.offsets[-1] != len(labels.ids):
         raise ValueError(
-            f"label_offsets must hold {len(pool) + 1} positions ending at {len(pool.label_ids)}, "
-            f"got {len(pool.label_offsets)} ending at {pool.label_offsets[-1]}"
+            f"labels.offsets must hold {len(pool) + 1} offsets ending at {len(labels.ids)}, "
+            f"got {len(labels.offsets)} ending at {labels.offsets[-1]}"
         )
-    if len(pool.label_ids) and not 0 <= pool.label_ids.min() <= pool.label_ids.max() < propagation.num_labels:
-        raise ValueError(f"label_ids must be in [0, {propagation.num_labels})")
+    if len(labels.ids) and not 0 <= labels.ids.min() <= labels.ids.max() < propagation.num_labels:
+        raise ValueError(f"labels.ids must be in [0, {propagation.num_labels})")
     if not np.all(pool.scores >= 0) or not np.isfinite(pool.total_score):
         raise ValueError("scores must be 0 or more, and their sum must be finite")
 
 
 def _take_labels(pool: LabelledPool, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    lengths = np.diff(pool.label_offsets)[rows]
+    lengths = pool.labels.counts[rows]
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    shift = np.repeat(pool.label_offsets[rows] - offsets[:-1], lengths)
-    return offsets, pool.label_ids[np.arange(offsets[-1]) + shift]
+    shift = np.repeat(pool.labels.offsets[rows] - offsets[:-1], lengths)
+    return offsets, pool.labels.ids[np.arange(offsets[-1]) + shift]

@@ -19,8 +19,8 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Propagation, RowLabels, Selection
 from mig_selector.errors import ArgumentError
-from mig_selector.selection.problem import LabelSets, Propagation, Selection
 
 
 Need = Literal["labels", "propagation", "scores", "embeddings", "records", "texts"]
@@ -110,7 +110,7 @@ class Candidates:
         self,
         num_rows: int,
         *,
-        labels: LabelSets | None = None,
+        labels: RowLabels | None = None,
         propagation: Propagation | None = None,
         scores: NDArray[np.float64] | None = None,
         embeddings: NDArray[np.floating[Any]] | None = None,
@@ -127,7 +127,7 @@ class Candidates:
         return self._num_rows
 
     @property
-    def labels(self) -> LabelSets:
+    def labels(self) -> RowLabels:
         """The labels of each row."""
         return _given(self._labels, "labels")
 

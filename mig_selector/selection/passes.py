@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import RowLabels
 from mig_selector.selection.compiling import compiled
-from mig_selector.selection.problem import LabelSets
 
 
 class _Rows(NamedTuple):
@@ -53,7 +53,7 @@ class _Labels(NamedTuple):
 class Passes:
     """Passes over the same rows, each beginning with no label seen; a row that was taken does not come again."""
 
-    def __init__(self, labels: LabelSets, order: NDArray[np.int64]) -> None:
+    def __init__(self, labels: RowLabels, order: NDArray[np.int64]) -> None:
         """Index N rows, to be visited in `order`, by their L labels."""
         num_labels = len(labels.names)
         ends = np.cumsum(np.bincount(labels.ids, minlength=num_labels))

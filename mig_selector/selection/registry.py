@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
 from mig_selector.selection.method import Candidates, Choice, Declaration, OnProgress
-from mig_selector.selection.problem import Selection
 
 
 _HERE = "mig_selector.selection.methods"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import LabelledPool, Propagation
 from mig_selector.selection.kernel import (
     Graph,
     Labels,
@@ -26,7 +27,7 @@ from mig_selector.selection.kernel import (
     rank,
     search,
 )
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+from mig_selector.selection.objective import Objective
 from mig_selector.selection.twins import link_equal_rows
 
 
@@ -52,7 +53,7 @@ class Search:
             objective.offset,
             objective.rate,
         )
-        self._graph = Graph(propagation.offsets, propagation.labels, propagation.weights)
+        self._graph = Graph(propagation.offsets, propagation.columns, propagation.weights)
         self._labels = Labels(
             information=np.zeros(num_labels),
             local=np.full(num_labels, local_value(self._rule, 0.0)),
@@ -62,7 +63,7 @@ class Search:
         )
         is_candidate = np.ones(num_rows, np.bool_)
         following = link_equal_rows(pool, is_candidate)
-        self._pool = Pool(Rows(pool.label_offsets, pool.label_ids, pool.scores), is_candidate, following)
+        self._pool = Pool(Rows(pool.labels.offsets, pool.labels.ids, pool.scores), is_candidate, following)
         self._noise = _rounding_bound(pool, propagation, objective)
         self._gains = np.empty(num_rows)
         self._width = max(num_rows // _ROWS_PER_DRAWN[objective.gain], _DRAWN_AT_LEAST)
@@ -129,6 +130,6 @@ def _rounding_bound(pool: LabelledPool, propagation: Propagation, objective: Obj
     """
     if objective.phi != "pow" or objective.gain != "marginal":
         return 0.0
-    most_labels, most_neighbours = (int(np.diff(o).max()) for o in (pool.label_offsets, propagation.offsets))
+    most_labels, most_neighbours = (int(np.diff(o).max()) for o in (pool.labels.offsets, propagation.offsets))
     reached = min(most_labels * most_neighbours, propagation.num_labels)
     return 8.0 * _EPSILON * reached * float((pool.total_score + objective.offset) ** objective.exponent)

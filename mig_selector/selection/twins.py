@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import LabelledPool
 from mig_selector.selection.compiling import compiled, inlined
-from mig_selector.selection.problem import LabelledPool
 
 
 _SAMPLED = 8
@@ -53,7 +53,7 @@ def _equal_rows_are_frequent(pool: LabelledPool) -> bool:
 
 
 def _arrays(pool: LabelledPool) -> tuple[Any, ...]:
-    return pool.label_offsets, pool.label_ids, pool.scores.view(np.uint64)
+    return pool.labels.offsets, pool.labels.ids, pool.scores.view(np.uint64)
 
 
 @inlined

@@ -3,15 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
-from mig_selector.graph.vocabulary import build_row_labels, read_vocabulary
+from mig_selector.graph.vocabulary import count_labels, read_vocabulary
 
 
 def build(rows, *, vocabulary=None, min_count=1):
     names = list(dict.fromkeys(label for row in rows for label in row))
     ids = np.array([names.index(label) for row in rows for label in row], np.int32)
     offsets = np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64)
-    return build_row_labels(names, offsets, ids, vocabulary=vocabulary, min_count=min_count)
+    return count_labels(RowLabels(names, offsets, ids), vocabulary=vocabulary, min_count=min_count)
 
 
 def rows_of(labels):
@@ -72,7 +73,7 @@ def test_rows_are_renumbered_block_by_block_as_each_on_its_own(rows, block, min_
     offsets = np.cumsum([0, *map(len, rows)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mig_selector.graph.vocabulary._BLOCK_ROWS", block)
-        found = build_row_labels(names, offsets, ids, vocabulary=vocabulary, min_count=min_count)
+        found = count_labels(RowLabels(names, offsets, ids), vocabulary=vocabulary, min_count=min_count)
     counts = {label: sum(label in row for row in rows) for label in names}
     counted = {label for label, count in counts.items() if count >= min_count}
     kept = {label for label, count in counts.items() if count} & vocabulary if vocabulary is not None else counted

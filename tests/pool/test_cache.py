@@ -61,8 +61,8 @@ def place(tmp_path, monkeypatch):
 
 
 def facts(pool):
-    arrays = [pool.label_offsets, pool.label_ids, pool.scores, pool.row_indices, pool.positions]
-    return [array.tolist() for array in arrays], pool.label_names, vars(pool.report)
+    arrays = [pool.labels.offsets, pool.labels.ids, pool.scores, pool.row_indices, pool.positions]
+    return [array.tolist() for array in arrays], pool.labels.names, vars(pool.report)
 
 
 def test_a_second_reading_reads_no_text_and_finds_the_same(place):

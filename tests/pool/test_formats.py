@@ -120,8 +120,8 @@ def read(entry, rule=RULE, on_bad_row="error"):
 
 def facts(pool):
     names = [
-        [pool.label_names[label] for label in pool.label_ids[begin:end]]
-        for begin, end in zip(pool.label_offsets[:-1], pool.label_offsets[1:], strict=True)
+        [pool.labels.names[label] for label in pool.labels.ids[begin:end]]
+        for begin, end in zip(pool.labels.offsets[:-1], pool.labels.offsets[1:], strict=True)
     ]
     return names, pool.scores.tolist(), pool.row_indices.tolist(), dict(pool.report.dropped), pool.report.read
 

@@ -200,7 +200,7 @@ def test_the_last_of_equal_keys_counts_and_other_values_may_be_anything(tmp_path
     path = tmp_path / name
     path.write_bytes(write(f'{{"labels":["a"],"score":1,{more}}}'))
     pool = read_file(path)
-    assert [pool.label_names[label] for label in pool.label_ids] == ["a", *labels, "b"]
+    assert [pool.labels.names[label] for label in pool.labels.ids] == ["a", *labels, "b"]
     assert pool.scores.tolist() == [1, score, 2]
 
 
@@ -241,7 +241,7 @@ def test_of_two_columns_by_one_name_csv_counts_the_first_as_datasets_does(tmp_pa
     path = tmp_path / "pool.csv"
     path.write_text('labels,score,labels,,\n"[""a""]",1,"[""b""]",,\n')
     pool = read_file(path)
-    assert pool.label_names == ["a"]
+    assert pool.labels.names == ["a"]
     assert list(pool.sources[0].read([0], [0], ["labels"])) == [{"labels": '["a"]'}]
 
 

@@ -45,7 +45,7 @@ def pool(tmp_path):
 
 
 def names_of(found, row):
-    return [found.label_names[i] for i in found.label_ids[found.label_offsets[row] : found.label_offsets[row + 1]]]
+    return [found.labels.names[i] for i in found.labels.ids[found.labels.offsets[row] : found.labels.offsets[row + 1]]]
 
 
 A, B = '{"t":["a"],"s":1}', '{"t":["b","a"],"s":2.5}'
@@ -53,7 +53,7 @@ A, B = '{"t":["a"],"s":1}', '{"t":["b","a"],"s":2.5}'
 
 def test_rows_become_labels_scores_and_places(pool):
     found = pool(f'{A}\n{{"t":[],"s":1}}\n{B}\n')
-    assert found.label_names == ["a", "b"]
+    assert found.labels.names == ["a", "b"]
     assert [names_of(found, row) for row in range(2)] == [["a"], ["b", "a"]]
     assert found.scores.tolist() == [1.0, 2.5]
     assert found.row_indices.tolist() == [0, 2]
@@ -65,13 +65,12 @@ def test_rows_become_labels_scores_and_places(pool):
 def test_the_arrays_have_the_promised_types(pool):
     found = pool(f"{A}\n{B}\n")
     types = {
-        "label_offsets": np.int64,
-        "label_ids": np.int32,
         "scores": np.float64,
         "row_indices": np.int64,
         "positions": np.int64,
     }
     assert {name: getattr(found, name).dtype for name in types} == types
+    assert (found.labels.offsets.dtype, found.labels.ids.dtype) == (np.int64, np.int32)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +238,7 @@ def test_a_split_of_a_local_file_keeps_the_rows_that_the_host_would_read(pool, s
     found = pool("\n".join(lines), split=split)
     assert found.row_indices.tolist() == found.scores.tolist() == list(kept)
     assert found.report.read == 10
-    assert found.report.kept == len(found.label_offsets) - 1 == len(kept)
+    assert found.report.kept == len(found.labels.offsets) - 1 == len(kept)
     assert found.report.dropped.get(f"outside split {split}", 0) == 10 - len(kept)
 
 
@@ -323,5 +322,5 @@ def test_without_labels_and_scores_every_readable_row_is_kept(tmp_path, name):
         (tmp_path / name).write_text(text)
     found = read_entries([entry_of(tmp_path / name)], RowJudge(None, "constant"))
     assert found.row_indices.tolist() == [0, 1, 2]
-    assert found.label_names == []
+    assert found.labels.names == []
     assert found.report.dropped == {}

@@ -3,9 +3,10 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from mig_selector.graph.label_graph import LabelMatrix, build_adjacency, build_propagation
+from mig_selector.arrays import LabelledPool, RowLabels
+from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.selection.greedy import select_rows
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+from mig_selector.selection.objective import Objective
 
 
 IDENTITY = build_propagation(build_adjacency(np.eye(3), 0.9), 1.0)
@@ -15,15 +16,12 @@ def as_pool(label_sets, scores):
     lengths = [len(labels) for labels in label_sets]
     ids = [label for labels in label_sets for label in sorted(labels)]
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-    return LabelledPool(offsets, np.array(ids, np.int32), np.array(scores, np.float64))
-
-
-def as_propagation(matrix: LabelMatrix):
-    return Propagation(matrix.offsets, matrix.columns, matrix.weights)
+    names = [str(label) for label in range(max(ids, default=-1) + 1)]
+    return LabelledPool(RowLabels(names, offsets, np.array(ids, np.int32)), np.array(scores, np.float64))
 
 
 def choose(label_sets, scores, matrix, objective, budget):
-    return select_rows(as_pool(label_sets, scores), as_propagation(matrix), objective, budget)
+    return select_rows(as_pool(label_sets, scores), matrix, objective, budget)
 
 
 OBJECTIVES = [

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from naive import dense, naive_selection
-from selection.pools import IDENTITY, OBJECTIVES, as_pool, as_propagation, choose, name_of, pools
+from selection.pools import IDENTITY, OBJECTIVES, as_pool, choose, name_of, pools
 
+from mig_selector.arrays import LabelledPool, Propagation, RowLabels
 from mig_selector.selection.greedy import measure_information, select_rows
-from mig_selector.selection.problem import LabelledPool, Objective, Propagation
+from mig_selector.selection.objective import Objective
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=name_of)
@@ -73,13 +74,13 @@ def test_a_selection_begins_with_every_smaller_selection():
 def test_progress_adds_up_to_the_budget():
     made = []
     pool = as_pool([{0}, {1}, set()], [1.0, 2.0, 3.0])
-    select_rows(pool, as_propagation(IDENTITY), Objective(), 3, made.append)
+    select_rows(pool, IDENTITY, Objective(), 3, made.append)
     assert sum(made) == 3
 
 
 def test_information_of_rows_worked_by_hand():
     pool = as_pool([{0}, {0, 1}, {2}], [3.0, 2.0, 1.0])
-    value = measure_information(pool, as_propagation(IDENTITY), Objective(), np.array([0, 1]))
+    value = measure_information(pool, IDENTITY, Objective(), np.array([0, 1]))
     assert value == pytest.approx((5 + 1e-6) ** 0.8 + (2 + 1e-6) ** 0.8 + (1e-6) ** 0.8, rel=1e-12)
 
 
@@ -92,7 +93,7 @@ def test_a_budget_beyond_the_pool_is_refused(budget):
 @pytest.mark.parametrize(
     ("label_sets", "scores", "message"),
     [
-        ([{0}, {7}], [1.0, 1.0], r"label_ids must be in \[0, 3\)"),
+        ([{0}, {7}], [1.0, 1.0], r"labels\.ids must be in \[0, 3\)"),
         ([{0}, {1}], [1.0, -1.0], "scores must be 0 or more"),
         ([{0}, {1}], [1.0, math.nan], "scores must be 0 or more"),
         ([{0}, {1}], [1.7e308, 1.7e308], "and their sum must be finite"),
@@ -104,14 +105,14 @@ def test_arrays_that_do_not_fit_are_refused(label_sets, scores, message):
 
 
 def test_offsets_that_do_not_fit_are_refused():
-    pool = LabelledPool(np.array([0, 1, 3]), np.array([0, 1], np.int32), np.array([1.0, 1.0]))
-    with pytest.raises(ValueError, match="3 positions ending at 2, got 3 ending at 3"):
-        select_rows(pool, as_propagation(IDENTITY), Objective(), 1)
+    pool = LabelledPool(RowLabels(["a", "b"], np.array([0, 1, 3]), np.array([0, 1], np.int32)), np.array([1.0, 1.0]))
+    with pytest.raises(ValueError, match="3 offsets ending at 2, got 3 ending at 3"):
+        select_rows(pool, IDENTITY, Objective(), 1)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-9, 1.0, 1e9], ids=["no time", "a moment", "long", "for ever"])
 def test_every_pick_is_reported_however_long_they_take(monkeypatch, seconds):
-    pool = LabelledPool(np.arange(2_001), np.zeros(2_000, np.int32), np.arange(1.0, 2_001.0))
+    pool = LabelledPool(RowLabels(["a"], np.arange(2_001), np.zeros(2_000, np.int32)), np.arange(1.0, 2_001.0))
     matrix = Propagation(np.array([0, 1]), np.zeros(1, np.int32), np.ones(1))
     ticks = iter(np.arange(100_000) * seconds)
     monkeypatch.setattr("mig_selector.selection.greedy.time", SimpleNamespace(perf_counter=lambda: next(ticks)))

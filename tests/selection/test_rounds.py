@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from naive import dense, naive_selection
-from selection.pools import IDENTITY, OBJECTIVES, as_pool, as_propagation, choose, name_of, pools
+from selection.pools import IDENTITY, OBJECTIVES, as_pool, choose, name_of, pools
 
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.selection import greedy, rounds, twins
-from mig_selector.selection.problem import Objective
+from mig_selector.selection.objective import Objective
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_pool_of_one_row(objective):
 
 def test_a_round_holds_one_row_in_32():
     pool = as_pool([{row % 3} for row in range(200_000)], np.random.default_rng(1).permutation(200_000) + 1.0)
-    search = rounds.Search(pool, as_propagation(IDENTITY), Objective())
+    search = rounds.Search(pool, IDENTITY, Objective())
     assert len(search._drawn.indices) == pytest.approx(200_000 / 32, rel=0.2)
 
 
@@ -135,7 +135,7 @@ def test_tied_rows_do_not_flood_a_round():
     # One row in two gains the most: a round takes only the first of them, and says where it stopped.
     pool = as_pool([{0} if row % 2 else {1, 2} for row in range(100_000)], np.ones(100_000))
     with patch.object(twins, "_PAIRS_WORTH_LINKING", math.inf):
-        drawn = rounds.Search(pool, as_propagation(IDENTITY), Objective())._drawn
+        drawn = rounds.Search(pool, IDENTITY, Objective())._drawn
     assert drawn.indices.tolist() == list(range(0, 2 * (100_000 // 32), 2))
     assert drawn.cut_row == drawn.indices[-1]
 

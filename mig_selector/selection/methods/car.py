@@ -11,10 +11,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
 from mig_selector.selection.clusters import cluster_rows
 from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, best_first, method
-from mig_selector.selection.problem import Selection
 
 
 logger = logging.getLogger(__name__)

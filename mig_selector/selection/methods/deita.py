@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, best_first, method
-from mig_selector.selection.problem import Selection
 from mig_selector.selection.unit_rows import cosines, product_error, unit_rows
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates, OnProgress, best_first, method
-from mig_selector.selection.problem import Selection
 
 
 @method(needs={"labels"}, nested=True, may_fall_short=True)

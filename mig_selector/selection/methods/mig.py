@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mig_selector.arrays import LabelledPool, Selection
 from mig_selector.selection.greedy import select_rows
 from mig_selector.selection.method import Candidates, OnProgress, method
-from mig_selector.selection.problem import LabelledPool, Objective, Selection
+from mig_selector.selection.objective import Objective
 
 
 @method(
@@ -30,5 +31,4 @@ def mig(
     Source: MIG (arXiv 2504.13835), Algorithm 1.
     """
     objective = Objective(phi=phi, exponent=phi_exponent, offset=phi_offset, rate=phi_rate, gain=gain)
-    rows = LabelledPool(pool.labels.offsets, pool.labels.ids, pool.scores)
-    return select_rows(rows, pool.propagation, objective, budget, on_progress)
+    return select_rows(LabelledPool(pool.labels, pool.scores), pool.propagation, objective, budget, on_progress)

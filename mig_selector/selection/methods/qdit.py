@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Selection
 from mig_selector.selection.coverage import Coverage
 from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, method
-from mig_selector.selection.problem import Selection
 
 
 @method(

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates, best_first, method
-from mig_selector.selection.problem import Selection
 
 
 @method(needs={"scores"}, nested=True)

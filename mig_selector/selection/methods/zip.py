@@ -19,9 +19,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.selection.method import Candidates, OnProgress, method
-from mig_selector.selection.problem import Selection
 
 
 _LEVEL = 9

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selection.pools import as_pool
 
+from mig_selector.arrays import RowLabels
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.instag import instag
-from mig_selector.selection.problem import LabelSets
 
 
 def choose(label_sets, budget, on_progress=lambda taken: None):
     pool = as_pool(label_sets, [1.0] * len(label_sets))
     num_labels = max((max(labels, default=-1) for labels in label_sets), default=-1) + 1
-    labels = LabelSets([f"{label:06}" for label in range(num_labels)], pool.label_offsets, pool.label_ids)
+    labels = RowLabels([f"{label:06}" for label in range(num_labels)], pool.labels.offsets, pool.labels.ids)
     return instag(Candidates(len(label_sets), labels=labels), budget, on_progress=on_progress)
 
 

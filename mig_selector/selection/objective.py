@@ -1,0 +1,28 @@
+"""E(D), the information that a set of rows holds over the label graph (Eq. 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Objective:
+    """E(D) = sum over labels of phi(information), and the rule by which greedy ranks rows."""
+
+    phi: Literal["pow", "exp"] = "pow"
+    """pow is (x + offset)^exponent (Eq. 12), exp is 1 - exp(-rate x) (Eq. 13)."""
+    exponent: float = 0.8
+    offset: float = 1e-6
+    rate: float = 1.0
+    gain: Literal["gradient", "marginal"] = "gradient"
+    """gradient is e . phi'(x) (Eq. 11), marginal is E(D + i) - E(D) (Eq. 9)."""
+
+    def value(self, information: NDArray[np.float64]) -> float:
+        """Return E(D) for the information that D holds at each label, shape (L,)."""
+        if self.phi == "pow":
+            return float(np.sum((information + self.offset) ** self.exponent))
+        return float(np.sum(-np.expm1(-self.rate * information)))

@@ -20,7 +20,7 @@ from mig_selector.errors import EmbeddingError
 from mig_selector.ranks.group import all_threads, process_group
 from mig_selector.ranks.models import dtype_argument, free_memory, loading, resolve_dtype
 from mig_selector.ranks.world import Ranks
-from mig_selector.store.hashing import ContentHashes, fingerprint
+from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
@@ -45,7 +45,7 @@ class Encoder:
     """Hash of the weights, or of id and commit."""
 
     @property
-    def facts(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """What decides the vectors, but for the device that auto depends on."""
         return {"content": self.content, "dtype": self.dtype}
 
@@ -75,7 +75,7 @@ def identify_encoder(
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser().absolute()
         files = hashes.folder(folder, without=() if weights else _WEIGHTS)
-        return Encoder(str(folder), None, dtype, fingerprint({"files": files}))
+        return Encoder(str(folder), None, dtype, fingerprint_of({"files": files}))
     try:
         revision = _cached_commit(model) or _hub_commit(model)
     except Exception as error:  # from a name that is none, to a hub that does not answer
@@ -84,7 +84,7 @@ def identify_encoder(
             f"{key}: {model!r} is no folder here and cannot be found on the hub ({type(error).__name__}: {reason}). "
             f"Give a folder{_alternatives(key)}."
         ) from error
-    return Encoder(model, revision, dtype, fingerprint({"model": model, "revision": revision}))
+    return Encoder(model, revision, dtype, fingerprint_of({"model": model, "revision": revision}))
 
 
 def _alternatives(key: str) -> str:

@@ -11,10 +11,10 @@ from mig_selector.errors import HandoverError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import FILE_NAME, DatasetInfo, absolute_entry
 from mig_selector.store.files import read_json, write_json
-from mig_selector.store.hashing import fingerprint
+from mig_selector.store.hashing import fingerprint_of
 
 
-OUTPUT_MARK = "_mig_selection.json"
+OUTPUT_MARKER = "_mig_selection.json"
 """Kept in output_dir; names that begin with ``_`` are not pushed to a hub."""
 
 _FINAL_WEIGHTS = (
@@ -38,7 +38,7 @@ def check_output_is_free(host: HostArguments) -> None:
         )
 
 
-def check_same_rows(host: HostArguments, mark: str) -> None:
+def check_origin_markers(host: HostArguments, mark: str) -> None:
     """Refuse a run that would go on with, or read, what was made from other rows.
 
     Args:
@@ -81,7 +81,7 @@ def _resumed_checkpoint(host: HostArguments) -> Path | None:
 
 def _foreign_origin(checkpoint: Path, mark: str) -> str | None:
     """Say where a checkpoint came from, if it was not trained on the selection `mark`."""
-    note = _note(checkpoint.parent / OUTPUT_MARK)
+    note = _note(checkpoint.parent / OUTPUT_MARKER)
     if note.get("fingerprint") is None:
         return "a run without this selection"
     is_stale = checkpoint.is_dir() and note.get("stale_checkpoints", {}).get(checkpoint.name) == _age(checkpoint)
@@ -111,7 +111,7 @@ def _tokenized_mark(path: Path) -> Path:
     return path.with_name(f"{path.name}.mig_selection.json")
 
 
-def leave_marks(host: HostArguments, note: Mapping[str, Any]) -> None:
+def write_origin_markers(host: HostArguments, note: Mapping[str, Any]) -> None:
     """Note in output_dir, and beside tokenized_path, which selection the run trains on.
 
     Args:
@@ -120,20 +120,20 @@ def leave_marks(host: HostArguments, note: Mapping[str, Any]) -> None:
     """
     if host.output_dir is not None and host.do_train:
         stale = _stale_checkpoints(host.output_dir, note["fingerprint"])
-        write_json(host.output_dir / OUTPUT_MARK, {**note, **({"stale_checkpoints": stale} if stale else {})})
+        write_json(host.output_dir / OUTPUT_MARKER, {**note, **({"stale_checkpoints": stale} if stale else {})})
     if host.tokenized_path is not None:
         write_json(_tokenized_mark(host.tokenized_path), dict(note))
 
 
 def _stale_checkpoints(folder: Path, mark: str) -> dict[str, int]:
     """Name the checkpoints that an overwriting run leaves behind, with their age: they hold other rows' training."""
-    before = _note(folder / OUTPUT_MARK)
+    before = _note(folder / OUTPUT_MARKER)
     known = before.get("stale_checkpoints", {})
     is_other = before.get("fingerprint") != mark
     return {path.name: _age(path) for path in _checkpoints(folder) if is_other or known.get(path.name) == _age(path)}
 
 
-def write_own_dataset_dir(
+def write_private_dataset_dir(
     folder: Path, info: DatasetInfo, names: list[str], entries: Mapping[str, Mapping[str, Any]]
 ) -> Path:
     """Make a dataset_dir for this run alone, so that it reads its own subset whatever becomes of the shared entry.
@@ -151,7 +151,7 @@ def write_own_dataset_dir(
         name: dict(entries[name]) if name in entries else absolute_entry(info.entries[name], info.folder)
         for name in names
     }
-    target = folder / f"dataset_dir-{fingerprint(content)[:8]}"
+    target = folder / f"dataset_dir-{fingerprint_of(content)[:8]}"
     if read_json(target / FILE_NAME) != content:
         write_json(target / FILE_NAME, content)
     return target

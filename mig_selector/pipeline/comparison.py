@@ -30,7 +30,7 @@ from mig_selector.ranks.world import Ranks
 from mig_selector.report.comparison import Comparison, MethodFigures, format_table
 from mig_selector.report.writing import write_comparison
 from mig_selector.store.files import read_json
-from mig_selector.store.hashing import fingerprint
+from mig_selector.store.hashing import fingerprint_of
 from mig_selector.store.subsets import MANIFEST
 
 
@@ -135,7 +135,7 @@ class _Measuring:
         material.label()
         yield from material.link_labels()
         comparison = self._compare(material)
-        marks = fingerprint({"methods": list(self.methods), "marks": [one.fingerprint for one in self.outcomes]})
+        marks = fingerprint_of({"methods": list(self.methods), "marks": [one.fingerprint for one in self.outcomes]})
         folder = plan.site.output_dir / f"comparison-{marks[:8]}"
         write_comparison(folder, comparison)
         return asdict(Compared(str(folder), format_table(comparison)))

@@ -13,10 +13,10 @@ from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import build_entry, register_entries
 from mig_selector.integration.handover import (
+    check_origin_markers,
     check_output_is_free,
-    check_same_rows,
-    leave_marks,
-    write_own_dataset_dir,
+    write_origin_markers,
+    write_private_dataset_dir,
 )
 from mig_selector.pipeline.plan import Plan
 from mig_selector.pipeline.site import Site, find_site, pool_names
@@ -116,7 +116,7 @@ def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
         summary.append(f"max_samples: training sees the first {site.host.max_samples} of the chosen rows only")
     if training:
         note = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
-        leave_marks(site.host, note)
+        write_origin_markers(site.host, note)
     return Outcome(
         fingerprint=finished.fingerprint,
         folder=str(folder),
@@ -150,7 +150,7 @@ def _host_settings(
     """Say what training reads: the subsets in place of the pool's names, from a dataset_dir of its own."""
     host, info = site.host, site.info
     dataset = [names.get(name, name) for name in host.dataset if names.get(name, name) in entries or name not in names]
-    own = write_own_dataset_dir(folder, info, [*dataset, *host.eval_dataset], entries)
+    own = write_private_dataset_dir(folder, info, [*dataset, *host.eval_dataset], entries)
     settings = {"dataset": ",".join(dataset), "dataset_dir": str(own)}
     media_dir = host.media_dir or (str(info.folder) if info.folder else None)
     return {**settings, "media_dir": media_dir} if media_dir else settings
@@ -190,7 +190,7 @@ def deliver(
     for subset in finished:
         if site is not None and training:
             check_output_is_free(host)
-            check_same_rows(host, subset.fingerprint)
+            check_origin_markers(host, subset.fingerprint)
         _send_to_nodes(subset, outcomes, site, ranks)
 
     def settle_here() -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ from mig_selector.pool.reading import Extracts, Pool, read_pool
 from mig_selector.ranks.group import all_threads
 from mig_selector.ranks.world import Ranks
 from mig_selector.selection.method import Candidates
-from mig_selector.store.hashing import fingerprint
+from mig_selector.store.hashing import fingerprint_of
 from mig_selector.store.vectors import VectorCache
 
 
@@ -171,7 +171,9 @@ class Material:
         encoder = self.plan.models.labels
         if encoder is None:
             raise ValueError("vectors that the user gave are not cached")
-        return VectorCache(self.arguments.cache_dir, fingerprint({**encoder.facts, "dtype": encoder.resolve_dtype()}))
+        return VectorCache(
+            self.arguments.cache_dir, fingerprint_of({**encoder.identity, "dtype": encoder.resolve_dtype()})
+        )
 
     def _names(self) -> Sequence[str]:
         if self.labels is None:
@@ -214,12 +216,12 @@ class Material:
         entries = [entry.layout for entry in self.plan.entries]
         everything = {
             **facts,
-            "model": {**encoder.facts, "dtype": encoder.resolve_dtype()},
+            "model": {**encoder.identity, "dtype": encoder.resolve_dtype()},
             "turns": self.arguments.mig_turns,
             "pool": [self.plan.contents, entries],
             "rows": hashlib.sha256(self.pool.row_indices.tobytes()).hexdigest(),
         }
-        return self.arguments.cache_dir / kind / f"{fingerprint(everything)[:32]}.npy"
+        return self.arguments.cache_dir / kind / f"{fingerprint_of(everything)[:32]}.npy"
 
     def candidates(self) -> Candidates:
         """Offer the rows to the method."""

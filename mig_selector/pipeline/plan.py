@@ -19,7 +19,7 @@ from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.reading import check_unchanged
 from mig_selector.pool.rows import RowSource
 from mig_selector.pool.sources import open_sources
-from mig_selector.store.hashing import ContentHashes, fingerprint
+from mig_selector.store.hashing import ContentHashes, fingerprint_of
 from mig_selector.store.subsets import find_subset, read_manifest
 
 
@@ -42,7 +42,7 @@ class Models:
     def facts(self) -> dict[str, Any]:
         """What decides what they yield."""
         named = {name: getattr(self, name) for name in ("labels", "rows", "ifd", "tokenizer")}
-        return {name: encoder.facts for name, encoder in named.items() if encoder is not None}
+        return {name: encoder.identity for name, encoder in named.items() if encoder is not None}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Plan:
 
     def mark(self, budget: float) -> str:
         """Return the fingerprint of the selection with a budget."""
-        return fingerprint({**self.facts, "num_samples": budget})
+        return fingerprint_of({**self.facts, "num_samples": budget})
 
     def find(self, mark: str) -> tuple[Path, dict[str, Any]] | None:
         """Look for a finished selection that may be used again."""

@@ -19,7 +19,7 @@ from mig_selector.arrays import LabelledPool, Selection
 from mig_selector.console import progress
 from mig_selector.errors import ArgumentError, RegistrationError
 from mig_selector.integration.config import HostArguments
-from mig_selector.integration.handover import check_output_is_free, check_same_rows
+from mig_selector.integration.handover import check_origin_markers, check_output_is_free
 from mig_selector.pipeline.delivery import Finished, Outcome, deliver, settle, tell_of
 from mig_selector.pipeline.material import Material, Seconds
 from mig_selector.pipeline.plan import Plan, make_plan
@@ -32,7 +32,7 @@ from mig_selector.selection.budgets import choose_for_budgets
 from mig_selector.selection.greedy import measure_information
 from mig_selector.selection.objective import Objective
 from mig_selector.store.files import locked
-from mig_selector.store.hashing import fingerprint
+from mig_selector.store.hashing import fingerprint_of
 from mig_selector.store.subsets import copy_subset
 
 
@@ -137,8 +137,8 @@ class _Job:
             marks = [plan.mark(budget) for budget in self.arguments.budgets]
             if self.training:
                 check_output_is_free(self.host)
-                check_same_rows(self.host, marks[0])
-            self.held.enter_context(_lock(self.arguments.cache_dir, fingerprint({"marks": marks})))
+                check_origin_markers(self.host, marks[0])
+            self.held.enter_context(_lock(self.arguments.cache_dir, fingerprint_of({"marks": marks})))
             found = [plan.find(mark) for mark in marks]
         if all(found):
             return [self._reuse(mark, *hit) for mark, hit in zip(marks, found, strict=True) if hit]

@@ -10,7 +10,7 @@ from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import DatasetInfo, read_dataset_info
-from mig_selector.store.hashing import fingerprint
+from mig_selector.store.hashing import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
 
 def _private_output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
     home = info.dataset_dir if info.folder is None else str(info.folder)
-    return arguments.cache_dir / "selections" / fingerprint({"dataset_dir": home})[:16]
+    return arguments.cache_dir / "selections" / fingerprint_of({"dataset_dir": home})[:16]

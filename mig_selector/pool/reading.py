@@ -22,7 +22,7 @@ from mig_selector.pool.leaves import Numbering
 from mig_selector.pool.parallel import Readers
 from mig_selector.pool.rows import RowSource
 from mig_selector.store.files import locked, remove_leftovers
-from mig_selector.store.hashing import ContentHashes, fingerprint
+from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
 _READER_VERSION = 2
@@ -141,7 +141,7 @@ class Extracts:
                 else than `content` says.
         """
         facts = {"version": _READER_VERSION, "kind": source.kind, "content": content, **readers.judge.facts}
-        mark = fingerprint(facts)
+        mark = fingerprint_of(facts)
         path = self._folder / f"{mark[:32]}.parquet"
         with locked(path):
             known = read_extract(path, mark)

@@ -52,7 +52,7 @@ class ContentHashes:
     def folder(self, path: Path, without: tuple[str, ...] = ()) -> str:
         """Return one hash for all files below a folder, but for those of some endings: relative names and contents."""
         files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.endswith(without))
-        return fingerprint({str(file.relative_to(path)): self.file(file) for file in files})
+        return fingerprint_of({str(file.relative_to(path)): self.file(file) for file in files})
 
 
 def hash_file(path: Path) -> str:
@@ -91,6 +91,6 @@ def _remember(note: Path, value: Any) -> None:
         return
 
 
-def fingerprint(facts: Mapping[str, Any]) -> str:
+def fingerprint_of(facts: Mapping[str, Any]) -> str:
     """Hash plain facts (text, numbers, lists, mappings), whatever the order of their keys; SHA-256, hexadecimal."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode("ascii")).hexdigest()

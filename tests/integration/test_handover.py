@@ -8,11 +8,11 @@ from mig_selector.integration import handover
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import DatasetInfo
 from mig_selector.integration.handover import (
-    OUTPUT_MARK,
+    OUTPUT_MARKER,
+    check_origin_markers,
     check_output_is_free,
-    check_same_rows,
-    leave_marks,
-    write_own_dataset_dir,
+    write_origin_markers,
+    write_private_dataset_dir,
 )
 
 
@@ -29,7 +29,7 @@ def make_run(folder, mark=None, checkpoints=("checkpoint-10",), name="out"):
     for checkpoint in checkpoints:
         (folder / name / checkpoint).mkdir(parents=True)
     if mark is not None:
-        (folder / name / OUTPUT_MARK).write_text(json.dumps({"fingerprint": mark}))
+        (folder / name / OUTPUT_MARKER).write_text(json.dumps({"fingerprint": mark}))
 
 
 # A finished model in output_dir
@@ -39,7 +39,7 @@ def test_a_finished_model_is_refused_before_anything_is_selected(tmp_path):
     (tmp_path / "out").mkdir()
     check_output_is_free(host(tmp_path))
     (tmp_path / "out" / "trainer_log.jsonl").write_text("")
-    (tmp_path / "out" / OUTPUT_MARK).write_text("{}")
+    (tmp_path / "out" / OUTPUT_MARKER).write_text("{}")
     check_output_is_free(host(tmp_path))
     (tmp_path / "out" / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(
@@ -69,7 +69,7 @@ def test_a_finished_model_beside_checkpoints_is_resumed_not_refused(tmp_path):
     make_run(tmp_path, MARK)
     (tmp_path / "out" / "model.safetensors").write_bytes(b"x")
     check_output_is_free(host(tmp_path))
-    check_same_rows(host(tmp_path), MARK)
+    check_origin_markers(host(tmp_path), MARK)
 
 
 @pytest.mark.llamafactory
@@ -98,21 +98,21 @@ def test_a_checkpoint_is_what_the_host_takes_for_one(tmp_path, name):
 def test_checkpoints_of_other_rows_are_refused(tmp_path, mark, found, settings):
     make_run(tmp_path, mark)
     with pytest.raises(HandoverError, match=rf"checkpoints in .*out came from {found}; .* overwrite_output_dir: true"):
-        check_same_rows(host(tmp_path, **settings), MARK)
+        check_origin_markers(host(tmp_path, **settings), MARK)
 
 
 def test_a_mark_that_cannot_be_read_is_none(tmp_path):
     make_run(tmp_path)
     for text in ("", "[]", '{"fingerprint": null}'):
-        (tmp_path / "out" / OUTPUT_MARK).write_text(text)
+        (tmp_path / "out" / OUTPUT_MARKER).write_text(text)
         with pytest.raises(HandoverError, match="a run without this selection"):
-            check_same_rows(host(tmp_path), MARK)
+            check_origin_markers(host(tmp_path), MARK)
 
 
 def test_checkpoints_of_the_same_rows_are_accepted(tmp_path):
     make_run(tmp_path, MARK)
     for resume in (None, True, str(tmp_path / "out" / "checkpoint-10"), f"{tmp_path}/out/checkpoint-10/"):
-        check_same_rows(host(tmp_path, resume_from_checkpoint=resume), MARK)
+        check_origin_markers(host(tmp_path, resume_from_checkpoint=resume), MARK)
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ def test_checkpoints_of_the_same_rows_are_accepted(tmp_path):
 )
 def test_checkpoints_that_are_not_resumed_are_no_hindrance(tmp_path, settings):
     make_run(tmp_path, OTHER)
-    check_same_rows(host(tmp_path, **settings), MARK)
+    check_origin_markers(host(tmp_path, **settings), MARK)
 
 
 @pytest.mark.parametrize("checkpoints", [(), ("checkpoint-x", "logs")])
 def test_an_output_dir_without_checkpoints_is_no_hindrance(tmp_path, checkpoints):
-    check_same_rows(host(tmp_path), MARK)
+    check_origin_markers(host(tmp_path), MARK)
     make_run(tmp_path, None, checkpoints)
-    check_same_rows(host(tmp_path), MARK)
+    check_origin_markers(host(tmp_path), MARK)
 
 
 def test_a_checkpoint_named_by_path_is_judged_by_its_own_run(tmp_path, monkeypatch):
@@ -143,15 +143,15 @@ def test_a_checkpoint_named_by_path_is_judged_by_its_own_run(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path / "other" / "checkpoint-10", "other/checkpoint-10"):
         with pytest.raises(HandoverError, match=r"checkpoints in .*other came from another selection"):
-            check_same_rows(host(tmp_path, resume_from_checkpoint=str(path)), MARK)
-        check_same_rows(host(tmp_path, resume_from_checkpoint=str(path)), OTHER)
+            check_origin_markers(host(tmp_path, resume_from_checkpoint=str(path)), MARK)
+        check_origin_markers(host(tmp_path, resume_from_checkpoint=str(path)), OTHER)
 
 
 def test_overwriting_does_not_excuse_resuming_on_purpose(tmp_path):
     make_run(tmp_path, OTHER)
     for resume in (True, str(tmp_path / "out" / "checkpoint-10")):
         with pytest.raises(HandoverError, match="another selection"):
-            check_same_rows(host(tmp_path, overwrite_output_dir=True, resume_from_checkpoint=resume), MARK)
+            check_origin_markers(host(tmp_path, overwrite_output_dir=True, resume_from_checkpoint=resume), MARK)
 
 
 # Tokenized data
@@ -170,19 +170,19 @@ def tokenized(folder, mark=None):
 def test_tokenized_data_of_other_rows_is_refused(tmp_path, mark, do_train):
     path = tokenized(tmp_path, mark)
     with pytest.raises(HandoverError, match=r"tokenized_path: .*tok exists and was not made from this selection"):
-        check_same_rows(host(tmp_path, tokenized_path=path, do_train=do_train, overwrite_output_dir=True), MARK)
+        check_origin_markers(host(tmp_path, tokenized_path=path, do_train=do_train, overwrite_output_dir=True), MARK)
 
 
 def test_tokenized_data_of_the_same_rows_is_accepted(tmp_path):
     path = tokenized(tmp_path, MARK)
-    check_same_rows(host(tmp_path, tokenized_path=path), MARK)
-    check_same_rows(host(tmp_path, tokenized_path=f"{path}/"), MARK)
+    check_origin_markers(host(tmp_path, tokenized_path=path), MARK)
+    check_origin_markers(host(tmp_path, tokenized_path=f"{path}/"), MARK)
 
 
 def test_a_tokenized_path_without_data_is_accepted(tmp_path):
-    check_same_rows(host(tmp_path, tokenized_path=str(tmp_path / "tok")), MARK)
+    check_origin_markers(host(tmp_path, tokenized_path=str(tmp_path / "tok")), MARK)
     (tmp_path / "tok").mkdir()
-    check_same_rows(host(tmp_path, tokenized_path=str(tmp_path / "tok")), MARK)
+    check_origin_markers(host(tmp_path, tokenized_path=str(tmp_path / "tok")), MARK)
 
 
 # Marks
@@ -190,19 +190,19 @@ def test_a_tokenized_path_without_data_is_accepted(tmp_path):
 
 def test_marks_are_left_where_the_next_run_looks_for_them(tmp_path):
     run = host(tmp_path, tokenized_path=str(tmp_path / "tok"))
-    leave_marks(run, {"fingerprint": MARK, "subset": "/é"})
+    write_origin_markers(run, {"fingerprint": MARK, "subset": "/é"})
     assert json.loads((tmp_path / "out" / "_mig_selection.json").read_text()) == {"fingerprint": MARK, "subset": "/é"}
     assert json.loads((tmp_path / "tok.mig_selection.json").read_text())["fingerprint"] == MARK
     make_run(tmp_path)
     tokenized(tmp_path)
-    check_same_rows(run, MARK)
+    check_origin_markers(run, MARK)
     with pytest.raises(HandoverError, match="checkpoints"):
-        check_same_rows(run, OTHER)
+        check_origin_markers(run, OTHER)
 
 
 def test_no_mark_is_left_where_no_training_writes(tmp_path):
-    leave_marks(host(tmp_path, do_train=False), {"fingerprint": MARK})
-    leave_marks(host(tmp_path, output_dir=None), {"fingerprint": MARK})
+    write_origin_markers(host(tmp_path, do_train=False), {"fingerprint": MARK})
+    write_origin_markers(host(tmp_path, output_dir=None), {"fingerprint": MARK})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,7 +223,7 @@ ENTRIES = {"pool_mig": {"file_name": "/out/selected.jsonl", "mig_selector": MARK
 
 
 def test_a_dataset_dir_of_ones_own_holds_what_the_run_names_with_absolute_paths(tmp_path):
-    folder = write_own_dataset_dir(tmp_path, INFO, ["pool_mig", "extra", "hub", "extra"], ENTRIES)
+    folder = write_private_dataset_dir(tmp_path, INFO, ["pool_mig", "extra", "hub", "extra"], ENTRIES)
     assert folder.parent == tmp_path
     assert json.loads((folder / "dataset_info.json").read_text()) == {
         "pool_mig": {"file_name": "/out/selected.jsonl", "mig_selector": MARK},
@@ -233,16 +233,16 @@ def test_a_dataset_dir_of_ones_own_holds_what_the_run_names_with_absolute_paths(
 
 
 def test_a_dataset_dir_is_used_again_untouched_by_equal_runs_only(tmp_path):
-    first = write_own_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], ENTRIES)
+    first = write_private_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], ENTRIES)
     before = (first / "dataset_info.json").stat()
-    assert write_own_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], ENTRIES) == first
+    assert write_private_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], ENTRIES) == first
     after = (first / "dataset_info.json").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert write_own_dataset_dir(tmp_path, INFO, ["pool_mig"], ENTRIES) != first
+    assert write_private_dataset_dir(tmp_path, INFO, ["pool_mig"], ENTRIES) != first
     other = {"pool_mig": {**ENTRIES["pool_mig"], "mig_selector": OTHER}}
-    assert write_own_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], other) != first
+    assert write_private_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], other) != first
     (first / "dataset_info.json").write_text("{}")
-    assert write_own_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], ENTRIES) == first
+    assert write_private_dataset_dir(tmp_path, INFO, ["pool_mig", "extra"], ENTRIES) == first
     assert "pool_mig" in json.loads((first / "dataset_info.json").read_text())
 
 
@@ -250,5 +250,5 @@ def test_the_shared_entry_of_a_name_does_not_replace_the_runs_own(tmp_path):
     info = DatasetInfo(
         "/data", INFO.path, {**INFO.entries, "pool_mig": {"file_name": "old.jsonl", "mig_selector": OTHER}}
     )
-    folder = write_own_dataset_dir(tmp_path, info, ["pool_mig"], ENTRIES)
+    folder = write_private_dataset_dir(tmp_path, info, ["pool_mig"], ENTRIES)
     assert json.loads((folder / "dataset_info.json").read_text()) == ENTRIES

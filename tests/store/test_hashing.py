@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mig_selector.store import hashing
-from mig_selector.store.hashing import ContentHashes, fingerprint
+from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
 def sha256(data):
@@ -126,9 +126,9 @@ def test_a_folder_is_its_names_and_contents_wherever_it_is(tmp_path):
 
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
     first = {"b": {"y": [1, 2], "x": "é"}, "a": None}
-    assert fingerprint(first) == fingerprint({"a": None, "b": {"x": "é", "y": [1, 2]}})
-    assert len(fingerprint(first)) == 64
-    int(fingerprint(first), 16)
+    assert fingerprint_of(first) == fingerprint_of({"a": None, "b": {"x": "é", "y": [1, 2]}})
+    assert len(fingerprint_of(first)) == 64
+    int(fingerprint_of(first), 16)
 
 
 def test_a_fingerprint_depends_on_every_value_and_on_the_order_of_lists():
@@ -143,12 +143,12 @@ def test_a_fingerprint_depends_on_every_value_and_on_the_order_of_lists():
         {},
         {"a": {"a": 1}},
     ]
-    assert len({fingerprint(fact) for fact in facts}) == len(facts)
+    assert len({fingerprint_of(fact) for fact in facts}) == len(facts)
 
 
 def test_a_fingerprint_stays_the_same_between_versions():
     # sha256 of the text '{"a": [1, 2.5, null, "\u00e9"]}'
-    assert fingerprint({"a": [1, 2.5, None, "é"]}) == sha256(b'{"a": [1, 2.5, null, "\\u00e9"]}')
+    assert fingerprint_of({"a": [1, 2.5, None, "é"]}) == sha256(b'{"a": [1, 2.5, null, "\\u00e9"]}')
 
 
 @pytest.mark.parametrize("size", [1, 9, 10, 11, 20, 25, 1000])

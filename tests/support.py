@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from mig_selector.pool.entry import LocalSource, PoolEntry
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.reading import Extracts, read_pool
-from mig_selector.pool.sources import open_sources
+from mig_selector.pool.formats.files import open_sources
+from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
 
 

@@ -11,7 +11,8 @@ from random import Random
 import pytest
 from support import ROOT, run_command
 
-from mig_selector.pool import extract, fields, json_rows, rows
+from mig_selector.pool.formats import json_rows, row_source
+from mig_selector.pool.index import file_index, judge
 
 
 SCRIPTS = ROOT / "scripts"
@@ -52,7 +53,7 @@ def findings(fuzz_pool, folder, count=150):
 def here(fuzz_pool, monkeypatch):
     """Have inputs read in this process: the clock is heard, and the sizes that each sets for itself are put back."""
     monkeypatch.setattr(json_rows, "_BLOCK_BYTES", json_rows._BLOCK_BYTES)
-    monkeypatch.setattr(rows, "BATCH_BYTES", rows.BATCH_BYTES)
+    monkeypatch.setattr(row_source, "BATCH_BYTES", row_source.BATCH_BYTES)
     before = signal.signal(signal.SIGALRM, fuzz_pool._ring)
     yield
     signal.signal(signal.SIGALRM, before)
@@ -67,20 +68,20 @@ class TestFaultsOnPurpose:
         assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
     def test_a_wrong_score_is_found(self, fuzz_pool, tmp_path, monkeypatch):
-        monkeypatch.setattr(fields, "_sums", lambda numbers: numbers.values[numbers.starts])
+        monkeypatch.setattr(judge, "_sums", lambda numbers: numbers.values[numbers.starts])
         assert any("the naive reader" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_a_bad_row_that_is_kept_is_found(self, fuzz_pool, tmp_path, monkeypatch):
-        monkeypatch.setattr(fields, "_score_fault", lambda path, value, lowest: None)
+        monkeypatch.setattr(judge, "_score_fault", lambda path, value, lowest: None)
         assert findings(fuzz_pool, tmp_path)
 
     def test_rows_that_do_not_add_up_are_found(self, fuzz_pool, tmp_path, monkeypatch):
-        monkeypatch.setattr(extract.Tally, "note", lambda tally, place, reason: None)
+        monkeypatch.setattr(file_index.Tally, "note", lambda tally, place, reason: None)
         assert any("do not add up" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_a_wrong_line_is_found(self, fuzz_pool, tmp_path, monkeypatch):
-        note = extract.Tally.note
-        monkeypatch.setattr(extract.Tally, "note", lambda tally, place, reason: note(tally, place + 1, reason))
+        note = file_index.Tally.note
+        monkeypatch.setattr(file_index.Tally, "note", lambda tally, place, reason: note(tally, place + 1, reason))
         assert any("bad lines are" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_an_error_that_is_none_of_ours_is_found_and_its_file_stays(self, fuzz_pool, tmp_path, monkeypatch):

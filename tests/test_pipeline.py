@@ -16,7 +16,7 @@ from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, Po
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.pipeline import recipe, writing
 from mig_selector.pipeline.recipe import run_selection
-from mig_selector.pool import parallel
+from mig_selector.pool.index import parallel
 from mig_selector.selection.objective import Objective
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.errors import PoolError, RegistrationError
-from mig_selector.pool.decoder import describe_kind
 from mig_selector.pool.entry import HubSource, LocalSource, PoolEntry
+from mig_selector.pool.leaves.decoder import describe_kind
 from mig_selector.store.files import locked, write_text
 
 

@@ -32,7 +32,8 @@ from mig_selector.pipeline.plan import Plan, tokenizer_key
 from mig_selector.pipeline.tasks import EmbedLabels, EmbedRows, MeasureIfd, Task
 from mig_selector.pipeline.texts import read_embedded_texts, read_exchanges, read_records, skip_unreadable
 from mig_selector.pool.conversation import Exchange
-from mig_selector.pool.reading import Extracts, Pool, read_pool
+from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.reading import Pool, read_pool
 from mig_selector.ranks.group import all_threads
 from mig_selector.ranks.world import Ranks
 from mig_selector.selection.method import Candidates

@@ -8,7 +8,7 @@ from typing import Any
 
 from mig_selector.arguments import PREFIX, MigArguments
 from mig_selector.errors import ArgumentError
-from mig_selector.pool.fields import SCORE_PATHS, RowJudge
+from mig_selector.pool.index.judge import SCORE_PATHS, RowJudge
 from mig_selector.selection.method import RowEmbedding
 from mig_selector.selection.registry import Method, load_method
 

@@ -16,9 +16,9 @@ from mig_selector.integration.dataset_info import check_name_is_free, resolve_en
 from mig_selector.pipeline.needs import RESPONSE_TOKENS, Needs, resolve_needs
 from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.pool.entry import HubSource, PoolEntry
-from mig_selector.pool.reading import check_unchanged
-from mig_selector.pool.rows import RowSource
-from mig_selector.pool.sources import open_sources
+from mig_selector.pool.formats.files import open_sources
+from mig_selector.pool.formats.row_source import RowSource
+from mig_selector.pool.index.cache import check_unchanged
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 from mig_selector.store.subsets import find_subset, read_manifest
 

@@ -16,7 +16,7 @@ from mig_selector.console import progress
 from mig_selector.pipeline.material import Material
 from mig_selector.pipeline.plan import ALGORITHM_VERSION, Plan
 from mig_selector.pool.reading import Pool
-from mig_selector.pool.subset import write_selection_table, write_subset
+from mig_selector.pool.subset.writing import write_selection_table, write_subset
 from mig_selector.store.files import write_json
 from mig_selector.store.subsets import MANIFEST
 

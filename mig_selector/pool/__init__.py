@@ -1,9 +1,12 @@
 """Reading pools and writing subsets.
 
-Reading: `sources` opens the files of an entry; `json_rows`, `csv_rows` and `tables` (with `arrow_leaves`) pass over
-them and hand on `leaves`, batch by batch (`decoder` for JSON); `fields` says what becomes of each row; `extract` keeps
-what selection needs, `parallel` does so in several processes, `extract_file` keeps it on disk, and `reading` puts it
-together.
+A room imports only from the rooms below it::
 
-Writing: `subset` copies chosen rows by way of the `spool`, which learns from `columns` what their types are.
+    subset/            chosen rows -> the files that the trainer reads
+    reading.py         entries -> a Pool: labels, scores and offsets of the kept rows
+    index/             one pass over the rows of a file: what selection needs of each, kept in the cache
+    formats/           a file -> its rows; one RowSource for each format
+    conversation.py    a row -> who said what, question and answer, the text for a model
+    leaves/            the values at the wanted paths of many rows, as arrays
+    entry.py           a dataset_info.json entry after the host's defaults were filled in
 """

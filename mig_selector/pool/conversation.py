@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from mig_selector.pool.decoder import describe_kind
 from mig_selector.pool.entry import PoolEntry
+from mig_selector.pool.leaves.decoder import describe_kind
 
 
 Side: TypeAlias = Literal["user", "assistant"]

@@ -489,7 +489,7 @@ def test_the_host_knows_no_file_type_roles_or_tags_but_these():
     from llamafactory.data.parser import DatasetAttr
     from llamafactory.extras.constants import DATA_CONFIG, FILEEXT2TYPE
 
-    from mig_selector.pool.sources import _FORMATS
+    from mig_selector.pool.formats.files import _FORMATS
 
     assert DATA_CONFIG == "dataset_info.json"
     assert {key: value for key, value in FILEEXT2TYPE.items() if key != "txt"} == _FORMATS

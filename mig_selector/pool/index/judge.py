@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.pool.decoder import describe_kind
-from mig_selector.pool.leaves import Leaves, Ragged
-from mig_selector.pool.verdicts import Dropped, Unreadable
+from mig_selector.pool.leaves.batch import Leaves, Ragged
+from mig_selector.pool.leaves.decoder import describe_kind
+from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
 SCORE_PATHS: dict[str, tuple[str, ...]] = {

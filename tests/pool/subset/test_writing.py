@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from support import TAGS, contents_of, make_row, write_lines
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.columns import JsonType
 from mig_selector.pool.entry import LocalSource, PoolEntry
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.reading import Extracts, read_pool
-from mig_selector.pool.sources import open_sources
-from mig_selector.pool.spool import _dump
-from mig_selector.pool.subset import write_selection_table, write_subset
+from mig_selector.pool.formats.files import open_sources
+from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.reading import read_pool
+from mig_selector.pool.subset.columns import JsonType
+from mig_selector.pool.subset.spool import _dump
+from mig_selector.pool.subset.writing import write_selection_table, write_subset
 from mig_selector.store.hashing import ContentHashes
 
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_hexdigest
 
-from mig_selector.pool.extract import Extract, Tally
-from mig_selector.pool.leaves import Numbering
+from mig_selector.pool.index.file_index import Extract, Tally
+from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.store.files import whole_file
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.leaves import Leaves, Numbering, Ragged
-from mig_selector.pool.rows import OnBytes, RowSource, Span
-from mig_selector.pool.verdicts import Dropped, Unreadable
+from mig_selector.pool.formats.row_source import OnBytes, RowSource, Span
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.leaves.batch import Leaves, Numbering, Ragged
+from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
 LISTED_ROWS = 1_000

@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.decoder import MAX_ROW_BYTES, LeafDecoder, parse_json
-from mig_selector.pool.leaves import LeafBuilder, Leaves, Numbering, holds_utf8
-from mig_selector.pool.rows import OnBytes, Span, WholeFile, batched
+from mig_selector.pool.formats.row_source import OnBytes, Span, WholeFile, batched
+from mig_selector.pool.leaves.batch import LeafBuilder, Leaves, Numbering, holds_utf8
+from mig_selector.pool.leaves.decoder import MAX_ROW_BYTES, LeafDecoder, parse_json
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -11,10 +11,10 @@ from typing import IO, Any
 import numpy as np
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.decoder import HALF_PAIR, MAX_ROW_BYTES, TOO_DEEP, LeafDecoder, has_half_pair, parse_json
-from mig_selector.pool.leaves import LeafBuilder, Leaves, Numbering
-from mig_selector.pool.rows import OnBytes, Span, WholeFile, batched
-from mig_selector.pool.verdicts import Unreadable
+from mig_selector.pool.formats.row_source import OnBytes, Span, WholeFile, batched
+from mig_selector.pool.leaves.batch import LeafBuilder, Leaves, Numbering
+from mig_selector.pool.leaves.decoder import HALF_PAIR, MAX_ROW_BYTES, TOO_DEEP, LeafDecoder, has_half_pair, parse_json
+from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 _BLOCK_BYTES = 1 << 18

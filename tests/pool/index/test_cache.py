@@ -10,14 +10,16 @@ import pytest
 from support import contents_of
 
 from mig_selector.errors import PoolError
-from mig_selector.pool import json_rows, parallel
 from mig_selector.pool.entry import LocalSource, PoolEntry
-from mig_selector.pool.extract import extract_rows
-from mig_selector.pool.extract_file import read_extract, write_extract
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.json_rows import JsonLinesSource
-from mig_selector.pool.reading import Extracts, read_pool
-from mig_selector.pool.sources import open_sources
+from mig_selector.pool.formats import json_rows
+from mig_selector.pool.formats.files import open_sources
+from mig_selector.pool.formats.json_rows import JsonLinesSource
+from mig_selector.pool.index import parallel
+from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.file_index import extract_rows
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.index.serialization import read_extract, write_extract
+from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
 
 

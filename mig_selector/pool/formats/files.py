@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.csv_rows import CsvSource
 from mig_selector.pool.entry import HubSource, PoolEntry
-from mig_selector.pool.json_rows import JsonArraySource, JsonLinesSource, holds_array
-from mig_selector.pool.rows import RowSource
-from mig_selector.pool.tables import ArrowSource, HubTable, ParquetSource
+from mig_selector.pool.formats.csv_rows import CsvSource
+from mig_selector.pool.formats.json_rows import JsonArraySource, JsonLinesSource, holds_array
+from mig_selector.pool.formats.row_source import RowSource
+from mig_selector.pool.formats.tables import ArrowSource, HubTable, ParquetSource
 
 
 _FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "arrow": "arrow", "csv": "csv"}

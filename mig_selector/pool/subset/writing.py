@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.columns import JsonType
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.reading import Pool
-from mig_selector.pool.spool import Spool
+from mig_selector.pool.subset.columns import JsonType
+from mig_selector.pool.subset.spool import Spool
 from mig_selector.store.files import whole_file
 
 

@@ -22,12 +22,12 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from mig_selector.errors import MigSelectorError, PoolError
-from mig_selector.pool.extract import Extract, extract_rows
-from mig_selector.pool.extract_file import pack_extract, unpack_extract
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.json_rows import JsonLinesSource
-from mig_selector.pool.rows import OnBytes, RowSource, Span
-from mig_selector.pool.tables import ParquetSource
+from mig_selector.pool.formats.json_rows import JsonLinesSource
+from mig_selector.pool.formats.row_source import OnBytes, RowSource, Span
+from mig_selector.pool.formats.tables import ParquetSource
+from mig_selector.pool.index.file_index import Extract, extract_rows
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.index.serialization import pack_extract, unpack_extract
 
 
 _SPAN_BYTES = 32 << 20
@@ -42,7 +42,8 @@ _DIVISIBLE: dict[str, Callable[[Path, str], RowSource]] = {
 }
 """Sources that have parts, by kind."""
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from mig_selector.pool import parallel; parallel.serve()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from mig_selector.pool.index import parallel; parallel.serve()"
 )
 _HEADER = struct.Struct("<?q")
 """Before each answer: whether it is an extract (else a message), and its size."""

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import make_row
 
-from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.verdicts import Dropped, Unreadable
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
 LABELS = "annotation.instag.content"

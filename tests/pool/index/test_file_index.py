@@ -18,14 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_selector.errors import PoolError
-from mig_selector.pool import json_rows, parallel, rows
-from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.extract import extract_rows
-from mig_selector.pool.fields import RowJudge
-from mig_selector.pool.json_rows import JsonLinesSource
-from mig_selector.pool.leaves import holds_utf8
-from mig_selector.pool.tables import ParquetSource
-from mig_selector.pool.verdicts import Dropped, Unreadable
+from mig_selector.pool.formats import json_rows, row_source
+from mig_selector.pool.formats.json_rows import JsonLinesSource
+from mig_selector.pool.formats.tables import ParquetSource
+from mig_selector.pool.index import parallel
+from mig_selector.pool.index.file_index import extract_rows
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.leaves.batch import holds_utf8
+from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
 def walk(value, path):
@@ -212,7 +213,7 @@ WHOLE = (
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
     monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
-    monkeypatch.setattr(rows, "BATCH_BYTES", 16 * block)
+    monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
     assert extract_all(JsonLinesSource(path, "pool.jsonl"), RowJudge("t", "s"), size) == WHOLE
@@ -221,7 +222,7 @@ def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block)
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
     monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
-    monkeypatch.setattr(rows, "BATCH_BYTES", 16 * block)
+    monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
     source = JsonLinesSource(path, "pool.jsonl")
@@ -369,8 +370,9 @@ class TestProcesses:
     def test_they_end_with_a_process_that_is_killed(self, source):
         pool = source()
         code = (
-            "import sys; from pathlib import Path; from mig_selector.pool import parallel\n"
-            "from mig_selector.pool.fields import RowJudge; from mig_selector.pool.json_rows import JsonLinesSource\n"
+            "import sys; from pathlib import Path; from mig_selector.pool.index import parallel\n"
+            "from mig_selector.pool.index.judge import RowJudge\n"
+            "from mig_selector.pool.formats.json_rows import JsonLinesSource\n"
             "parallel._SPAN_BYTES = 4_000\n"
             "readers = parallel.Readers(10**9, RowJudge('t', 's'), lambda n: None, stop_at_unreadable=True)\n"
             "parts = readers.extract_parts(JsonLinesSource(Path(sys.argv[1]), 'p'))\n"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mig_selector.pool.columns import JsonType
+from mig_selector.pool.subset.columns import JsonType
 
 
 def type_of(*values):

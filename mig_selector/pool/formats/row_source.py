@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.leaves import Leaves, Numbering
+from mig_selector.pool.leaves.batch import Leaves, Numbering
+from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
 OnBytes = Callable[[int], object]

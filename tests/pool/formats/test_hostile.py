@@ -39,7 +39,7 @@ print(max(int(own), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1
 
 def read_elsewhere(path, on_bad_row="error"):
     """Read a pool in another process; return what it printed, and the most megabytes that it or a child held."""
-    words = [sys.executable, "-c", _READING, Path(__file__).parents[1], path, on_bad_row]
+    words = [sys.executable, "-c", _READING, Path(__file__).parents[2], path, on_bad_row]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     line, peak = done.stdout.splitlines()

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.pool.columns import JsonType
+from mig_selector.pool.subset.columns import JsonType
 
 
 _COPIED_BYTES = 1 << 20

@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.verdicts import Unreadable
+from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mig_selector.pool.decoder import LeafDecoder
-from mig_selector.pool.leaves import Leaves, Numbering, Ragged
-from mig_selector.pool.verdicts import Unreadable
+from mig_selector.pool.leaves.batch import Leaves, Numbering, Ragged
+from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 _NO_VALUES = np.zeros(0)

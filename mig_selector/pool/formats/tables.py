@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.arrow_leaves import take_leaves
-from mig_selector.pool.decoder import LeafDecoder
 from mig_selector.pool.entry import HubSource
-from mig_selector.pool.leaves import Leaves, Numbering
-from mig_selector.pool.rows import BATCH_ROWS, OnBytes, Span
+from mig_selector.pool.formats.row_source import BATCH_ROWS, OnBytes, Span
+from mig_selector.pool.leaves.arrow import take_leaves
+from mig_selector.pool.leaves.batch import Leaves, Numbering
+from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
 _LEAF_ROWS = 65_536

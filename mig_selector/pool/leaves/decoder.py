@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from mig_selector.pool.verdicts import Unreadable
+from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 MAX_ROW_BYTES = 64 << 20

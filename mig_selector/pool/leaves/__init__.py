@@ -1,0 +1,1 @@
+"""The values at the wanted paths of many rows, as arrays."""

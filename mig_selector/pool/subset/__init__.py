@@ -1,0 +1,1 @@
+"""Chosen rows to the files that the trainer reads."""

@@ -46,7 +46,7 @@ from mig_selector.errors import MigSelectorError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.formats import json_rows, row_source
 from mig_selector.pool.formats.files import open_sources
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import Pool, read_pool
 from mig_selector.store.hashing import ContentHashes
@@ -105,7 +105,7 @@ def _read(path: Path, made: Input, on_bad_row: Literal["error", "skip"], cache: 
         contents = [[[hashes.file(file) for file in source.files] for source in sources[0]]]
         judge = RowJudge(made.labels, made.score)
         return read_pool(
-            [entry], sources, contents, judge, on_bad_row, lambda num_bytes: None, Extracts(cache, hashes)
+            [entry], sources, contents, judge, on_bad_row, lambda num_bytes: None, IndexCache(cache, hashes)
         )
     except MigSelectorError as error:
         return str(error)
@@ -140,13 +140,13 @@ def _kept(pool: Pool) -> list[tuple[int, list[str], float]]:
     offsets = pool.labels.offsets.tolist()
     names = [pool.labels.names[label] for label in pool.labels.ids.tolist()]
     labels = [names[begin:end] for begin, end in itertools.pairwise(offsets)]
-    return list(zip(pool.row_indices.tolist(), labels, pool.scores.tolist(), strict=True))
+    return list(zip(pool.pool_indices.tolist(), labels, pool.scores.tolist(), strict=True))
 
 
 def _read_whole(pool: Pool) -> list[Any] | None:
     """Read the kept rows as writing a subset does; None where a row holds what cannot be read."""
-    places = pool.row_indices.tolist()
-    positions = [0] * len(places) if pool.positions is None else pool.positions.tolist()
+    places = pool.pool_indices.tolist()
+    positions = [0] * len(places) if pool.byte_offsets is None else pool.byte_offsets.tolist()
     try:
         records = list(pool.sources[0].read(places, positions, _COLUMNS))
     except MigSelectorError:
@@ -173,7 +173,7 @@ def _compare_records(records: list[Any] | None, pool: Pool, naive: Reading, kind
         return
     wanted = [
         {key: value for key, value in naive.records[row].items() if key in _COLUMNS}
-        for row in pool.row_indices.tolist()
+        for row in pool.pool_indices.tolist()
     ]
     if records is None or json.dumps(records) != json.dumps(wanted):
         raise FindingError(f"read again {records}, the naive reader {wanted}")

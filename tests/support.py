@@ -11,7 +11,7 @@ import numpy as np
 
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
@@ -112,7 +112,7 @@ def read_file(path, on_bad_row="error", labels="labels", score="score"):
     entry = PoolEntry("pool", "alpaca", columns, {}, False, LocalSource(path.name, path), "train")
     with tempfile.TemporaryDirectory() as cache:
         hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
-        contents, extracts = contents_of(sources, hashes), Extracts(Path(cache), hashes)
+        contents, extracts = contents_of(sources, hashes), IndexCache(Path(cache), hashes)
         judge = RowJudge(labels, score)
         return read_pool([entry], sources, contents, judge, on_bad_row, lambda count: None, extracts)
 

@@ -167,7 +167,7 @@ def _read_choice(pool: Pool, folder: Path) -> NDArray[np.int64]:
     import pyarrow.parquet as pq
 
     rows = pq.read_table(folder / "selection.parquet", columns=["row_index"])["row_index"].to_numpy()
-    places: NDArray[np.int64] = np.searchsorted(pool.row_indices, rows)
+    places: NDArray[np.int64] = np.searchsorted(pool.pool_indices, rows)
     return places
 
 
@@ -208,7 +208,7 @@ def _sources(material: Material, pool: Pool) -> Iterator[str]:
         source = row.record.get("source")
         names = source if isinstance(source, list) else [source]
         known = [name for name in names if isinstance(name, str) and name]
-        yield "+".join(known) or material.plan.entries[row.entry].name
+        yield "+".join(known) or material.plan.entries[row.entry_index].name
 
 
 def _measure(

@@ -32,7 +32,7 @@ from mig_selector.pipeline.plan import Plan, tokenizer_key
 from mig_selector.pipeline.tasks import EmbedLabels, EmbedRows, MeasureIfd, Task
 from mig_selector.pipeline.texts import read_embedded_texts, read_exchanges, read_records, skip_unreadable
 from mig_selector.pool.conversation import Exchange
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.reading import Pool, read_pool
 from mig_selector.ranks.group import all_threads
 from mig_selector.ranks.world import Ranks
@@ -93,7 +93,7 @@ class Material:
         plan, arguments = self.plan, self.arguments
         size = sum(source.size for sources in plan.sources for source in sources)
         with self.seconds.timed("reading"), progress("reading the pool", size, "B", is_main=True) as bar:
-            extracts = Extracts(arguments.cache_dir, plan.hashes)
+            extracts = IndexCache(arguments.cache_dir, plan.hashes)
             self.pool = read_pool(
                 plan.entries, plan.sources, plan.contents, plan.needs.judge(), arguments.mig_on_bad_row, bar, extracts
             )
@@ -207,20 +207,20 @@ class Material:
         self.embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
 
     def _given_rows(self, path: Path) -> NDArray[np.floating[Any]]:
-        rows = self.pool.row_indices
+        rows = self.pool.pool_indices
         vectors = read_given_rows(path, self.pool.report.read)
         check_given_rows(path, vectors, rows)
         return vectors if len(rows) == len(vectors) else _take_mapped(vectors, rows, self.arguments.cache_dir)
 
     def _cache_path(self, kind: str, facts: Mapping[str, Any], encoder: Encoder) -> Path:
         """Name what a model makes of the kept rows by all that decides it."""
-        entries = [entry.layout for entry in self.plan.entries]
+        entries = [entry.identity for entry in self.plan.entries]
         everything = {
             **facts,
             "model": {**encoder.identity, "dtype": encoder.resolve_dtype()},
             "turns": self.arguments.mig_turns,
             "pool": [self.plan.contents, entries],
-            "rows": hashlib.sha256(self.pool.row_indices.tobytes()).hexdigest(),
+            "rows": hashlib.sha256(self.pool.pool_indices.tobytes()).hexdigest(),
         }
         return self.arguments.cache_dir / kind / f"{fingerprint_of(everything)[:32]}.npy"
 

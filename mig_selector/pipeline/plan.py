@@ -227,14 +227,14 @@ def _selection_facts(
         "settings": needs.method.facts(needs.settings),
         "pool": [
             {
-                **entry.layout,
+                **entry.identity,
                 "split": entry.split,
                 "is_hub": isinstance(entry.source, HubSource),
                 "files": [content for source in files for content in source],
             }
             for entry, files in zip(entries, contents, strict=True)
         ],
-        "judge": needs.judge().facts,
+        "judge": needs.judge().identity,
         "score": needs.score,
         "models": models.facts,
     }

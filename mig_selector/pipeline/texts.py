@@ -88,7 +88,7 @@ def _rows(plan: Plan, pool: Pool) -> Iterator[PoolRow]:
 
 
 def _converse(plan: Plan, row: PoolRow) -> tuple[list[Turn], Exchange]:
-    entry = plan.entries[row.entry]
+    entry = plan.entries[row.entry_index]
     try:
         turns = read_turns(row.record, entry)
         return turns, as_exchange(row.record, turns, entry, plan.arguments.mig_turns)

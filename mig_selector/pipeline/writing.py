@@ -87,7 +87,7 @@ def _write_subsets(
     plan: Plan, pool: Pool, chosen: NDArray[np.int64], folder: Path, on_rows: Any
 ) -> tuple[list[dict[str, Any]], list[str | None]]:
     """Write one file per name of the pool; return what the manifest says of each, and all row ids in order."""
-    owners = np.array(pool.source_entries)[pool.locate(chosen)[0]]
+    owners = np.array(pool.source_entry_indices)[pool.locate(chosen)[0]]
     ids: list[str | None] = [None] * len(chosen)
     subsets: list[dict[str, Any]] = []
     for place, entry in enumerate(plan.entries):

@@ -49,7 +49,7 @@ class PoolEntry:
     """As `datasets` understands it: train, train[:50%], ..."""
 
     @property
-    def layout(self) -> dict[str, object]:
+    def identity(self) -> dict[str, object]:
         """What decides how the host reads a row, as plain facts."""
         return {
             "formatting": self.formatting,

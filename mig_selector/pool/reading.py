@@ -15,7 +15,7 @@ from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.row_source import RowSource
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.file_index import LISTED_ROWS, Extract, Tally
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.parallel import Readers
@@ -43,7 +43,7 @@ class ReadingReport:
 class PoolRow:
     """A row that was read whole, or some columns of it."""
 
-    entry: int
+    entry_index: int
     """Which entry of the pool it belongs to."""
     where: str
     """Where it stands, for messages."""
@@ -55,7 +55,7 @@ class Pool:
     """The kept rows of a pool. N rows, S sources in the order of the names in `dataset`."""
 
     sources: list[RowSource]
-    source_entries: list[int]
+    source_entry_indices: list[int]
     """Which entry each source belongs to."""
     source_starts: NDArray[np.int64]
     """How many rows come before each source. Shape (S,)."""
@@ -63,31 +63,32 @@ class Pool:
     """As the rows name them, repetitions included; the names in order of appearance."""
     scores: NDArray[np.float64]
     """Shape (N,); NaN throughout where the score is the number of labels."""
-    row_indices: NDArray[np.int64]
+    pool_indices: NDArray[np.int64]
     """Place of each kept row among all rows of the pool, from 0 on, ascending. Shape (N,)."""
-    positions: NDArray[np.int64] | None
-    """What a source may need to find the row again: its byte offset. Shape (N,), None where no source needs it."""
+    byte_offsets: NDArray[np.int64] | None
+    """Where each row begins in its file; 0 in a source that does not find rows by offset. Shape (N,); None if no
+    source does."""
     report: ReadingReport
 
     def locate(self, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the source of each of some kept rows, and its place among the rows of that source, from 0 on."""
-        rows = self.row_indices[kept]
+        rows = self.pool_indices[kept]
         sources = np.searchsorted(self.source_starts, rows, side="right") - 1
         return sources, rows - self.source_starts[sources]
 
-    def positions_of(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of some kept rows, 0 where a source needs none."""
-        return np.zeros(len(kept), np.int64) if self.positions is None else self.positions[kept]
+    def byte_offsets_of(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the byte offsets of some kept rows; 0 in a source that does not find rows by offset."""
+        return np.zeros(len(kept), np.int64) if self.byte_offsets is None else self.byte_offsets[kept]
 
     def rows(self, columns: Sequence[str] | None) -> Iterator[PoolRow]:
         """Read the kept rows again, in the order of the pool: those of `columns` that a row has, or all it has."""
-        sources, rows = self.locate(np.arange(len(self.row_indices)))
+        sources, rows = self.locate(np.arange(len(self.pool_indices)))
         for number, source in enumerate(self.sources):
             mine = slice(*np.searchsorted(sources, [number, number + 1]))
             places = rows[mine].tolist()
-            positions = self.positions[mine].tolist() if self.positions is not None else [0] * len(places)
-            for place, record in zip(places, source.read(places, positions, columns), strict=True):
-                yield PoolRow(self.source_entries[number], f"{source.name}, row {place + 1}", record)
+            byte_offsets = self.byte_offsets[mine].tolist() if self.byte_offsets is not None else [0] * len(places)
+            for place, record in zip(places, source.read(places, byte_offsets, columns), strict=True):
+                yield PoolRow(self.source_entry_indices[number], f"{source.name}, row {place + 1}", record)
 
     def without(self, is_dropped: NDArray[np.bool_], reason: str) -> Pool:
         """Drop some of the kept rows, shape (N,), and count them."""
@@ -96,7 +97,7 @@ class Pool:
 
     def skipping(self, faults: Mapping[int, str], reason: str) -> Pool:
         """Skip some of the kept rows as unreadable, count and list them: by place among the kept, what is wrong."""
-        keep = np.ones(len(self.row_indices), np.bool_)
+        keep = np.ones(len(self.pool_indices), np.bool_)
         keep[list(faults)] = False
         unreadable = self.report.unreadable + Counter({reason: len(faults)})
         listed = [*self.report.unreadable_rows, *faults.values()][:LISTED_ROWS]
@@ -107,8 +108,8 @@ class Pool:
             self,
             labels=self.labels.take(keep),
             scores=self.scores[keep],
-            row_indices=self.row_indices[keep],
-            positions=None if self.positions is None else self.positions[keep],
+            pool_indices=self.pool_indices[keep],
+            byte_offsets=None if self.byte_offsets is None else self.byte_offsets[keep],
             report=replace(report, kept=int(keep.sum())),
         )
 
@@ -120,7 +121,7 @@ def read_pool(
     judge: RowJudge,
     on_bad_row: Literal["error", "skip"],
     on_bytes: Callable[[int], object],
-    extracts: Extracts,
+    extracts: IndexCache,
 ) -> Pool:
     """Read labels and scores of every row, or take them from the cache.
 
@@ -223,7 +224,7 @@ def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extra
     has_positions = any(part.positions is not None for part in parts)
     return Pool(
         sources=sources,
-        source_entries=owners,
+        source_entry_indices=owners,
         source_starts=starts,
         labels=RowLabels(
             list(numbering),
@@ -231,8 +232,8 @@ def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extra
             _join([_renumber(part, numbers) for part, numbers in zip(parts, renumbered, strict=True)]),
         ),
         scores=_join([part.scores for part in parts]),
-        row_indices=_join([_shift(part.rows, start) for part, start in zip(parts, starts.tolist(), strict=True)]),
-        positions=_join([_positions(part) for part in parts]) if has_positions else None,
+        pool_indices=_join([_shift(part.rows, start) for part, start in zip(parts, starts.tolist(), strict=True)]),
+        byte_offsets=_join([_positions(part) for part in parts]) if has_positions else None,
         report=report,
     )
 

@@ -10,7 +10,7 @@ from support import SHARED_DATA, contents_of, make_row
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
@@ -30,7 +30,7 @@ def read_entries(entries, judge, on_bad_row="error", on_bytes=lambda count: None
     sources = [open_sources(entry) for entry in entries]
     hashes = ContentHashes(cache)
     contents = contents_of(sources, hashes)
-    return read_pool(entries, sources, contents, judge, on_bad_row, on_bytes, Extracts(cache, hashes))
+    return read_pool(entries, sources, contents, judge, on_bad_row, on_bytes, IndexCache(cache, hashes))
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_rows_become_labels_scores_and_places(pool):
     assert found.labels.names == ["a", "b"]
     assert [names_of(found, row) for row in range(2)] == [["a"], ["b", "a"]]
     assert found.scores.tolist() == [1.0, 2.5]
-    assert found.row_indices.tolist() == [0, 2]
+    assert found.pool_indices.tolist() == [0, 2]
     assert [places.tolist() for places in found.locate(np.arange(2))] == [[0, 0], [0, 2]]
     assert (found.report.read, found.report.kept) == (3, 2)
     assert found.report.dropped == {"no labels at t": 1}
@@ -67,8 +67,8 @@ def test_the_arrays_have_the_promised_types(pool):
     found = pool(f"{A}\n{B}\n")
     types = {
         "scores": np.float64,
-        "row_indices": np.int64,
-        "positions": np.int64,
+        "pool_indices": np.int64,
+        "byte_offsets": np.int64,
     }
     assert {name: getattr(found, name).dtype for name in types} == types
     assert (found.labels.offsets.dtype, found.labels.ids.dtype) == (np.int64, np.int32)
@@ -91,9 +91,9 @@ def test_the_arrays_have_the_promised_types(pool):
 def test_line_ends_blank_lines_and_a_byte_order_mark_change_nothing(pool, text):
     found = pool(text)
     assert found.scores.tolist() == [1.0, 2.5]
-    assert found.row_indices.tolist() == [0, 1]
+    assert found.pool_indices.tolist() == [0, 1]
     assert found.report.read == 2
-    rows = found.sources[0].read([0, 1], found.positions.tolist(), ["t", "s"])
+    rows = found.sources[0].read([0, 1], found.byte_offsets.tolist(), ["t", "s"])
     assert list(rows) == [{"t": ["a"], "s": 1}, {"t": ["b", "a"], "s": 2.5}]
 
 
@@ -123,7 +123,7 @@ def test_a_bad_row_stops_with_file_and_line_or_is_skipped_and_counted(pool, line
     assert str(caught.value).startswith(f"pool.jsonl:3: {reason}")
     assert "mig_on_bad_row: skip" in str(caught.value)
     found = pool(content, on_bad_row="skip")
-    assert found.row_indices.tolist() == [0, 2]  # the bad row has a place, the blank line has none
+    assert found.pool_indices.tolist() == [0, 2]  # the bad row has a place, the blank line has none
     assert (found.report.read, found.report.kept, found.report.unreadable.total()) == (3, 2, 1)
     assert found.report.dropped == {}
     assert len(found.report.unreadable_rows) == 1
@@ -133,7 +133,7 @@ def test_a_bad_row_stops_with_file_and_line_or_is_skipped_and_counted(pool, line
 @pytest.mark.parametrize("first", ["[1, 2]", "[]", '[{"t": ["a"], "s": 1}]'])
 def test_an_array_in_the_first_line_does_not_hide_the_rows_after_it(pool, first):
     found = pool(f"{first}\n{A}\n{B}\n", on_bad_row="skip")
-    assert found.row_indices.tolist() == [1, 2]
+    assert found.pool_indices.tolist() == [1, 2]
     assert found.report.unreadable == {"must be a JSON object": 1}
 
 
@@ -172,7 +172,7 @@ def test_dropped_rows_are_counted_by_reason(pool):
     found = pool("\n".join(lines))
     assert found.report.dropped == {"no labels at t": 3, "no score at s": 2}
     assert found.report.unreadable == {}
-    assert found.row_indices.tolist() == [5]
+    assert found.pool_indices.tolist() == [5]
     assert found.scores.tolist() == [0.0]
 
 
@@ -209,8 +209,8 @@ def test_sources_stand_one_behind_the_other(tmp_path):
         (tmp_path / name).write_text(text)
     found = read(tmp_path / "b.jsonl", tmp_path / "a.jsonl")
     assert [source.name for source in found.sources] == ["b.jsonl", "a.jsonl"]
-    assert found.source_entries == [0, 1]
-    assert found.row_indices.tolist() == [0, 2, 3]
+    assert found.source_entry_indices == [0, 1]
+    assert found.pool_indices.tolist() == [0, 2, 3]
     assert [places.tolist() for places in found.locate(np.arange(3))] == [[0, 1, 1], [0, 0, 1]]
     assert found.report.duplicates == 1
 
@@ -237,7 +237,7 @@ def test_every_byte_is_reported_to_the_progress_bar(tmp_path):
 def test_a_split_of_a_local_file_keeps_the_rows_that_the_host_would_read(pool, split, kept):
     lines = [f'{{"t":["a"],"s":{number}}}' for number in range(10)]
     found = pool("\n".join(lines), split=split)
-    assert found.row_indices.tolist() == found.scores.tolist() == list(kept)
+    assert found.pool_indices.tolist() == found.scores.tolist() == list(kept)
     assert found.report.read == 10
     assert found.report.kept == len(found.labels.offsets) - 1 == len(kept)
     assert found.report.dropped.get(f"outside split {split}", 0) == 10 - len(kept)
@@ -248,7 +248,7 @@ def test_a_split_counts_rows_that_lack_something_and_looks_at_one_name_only(tmp_
     (tmp_path / "whole.jsonl").write_text(f"{B}\n{B}\n")
     entries = [entry_of(tmp_path / "half.jsonl", "train[:50%]"), entry_of(tmp_path / "whole.jsonl")]
     found = read_entries(entries, RowJudge("t", "s"))
-    assert found.row_indices.tolist() == [1, 4, 5]
+    assert found.pool_indices.tolist() == [1, 4, 5]
     assert found.report.dropped == {"no labels at t": 2, "outside split train[:50%]": 1}
     assert [names_of(found, row) for row in range(3)] == [["a"], ["b", "a"], ["b", "a"]]
     assert found.report.duplicates == 1
@@ -273,7 +273,7 @@ def test_the_third_line_of_the_published_example_is_malformed():
     lines = PUBLISHED.read_text(encoding="utf-8").splitlines()
     rows = {number: json.loads(line) for number, line in enumerate(lines) if number != 2}
     assert (found.report.read, found.report.kept, found.report.unreadable) == (10, 9, {"is not JSON": 1})
-    assert found.row_indices.tolist() == list(rows)
+    assert found.pool_indices.tolist() == list(rows)
     for place, row in enumerate(rows.values()):
         deita = row["annotation"]["deita"]
         products = [q * c for q, c in zip(deita["quality_scores"], deita["complexity_scores"], strict=True)]
@@ -298,7 +298,7 @@ def test_kept_rows_are_read_whole_as_the_json_module_reads_them(tmp_path):
     rows = list(found.rows(None))
     expected = [ODD_ROWS[0], json.loads('{"s":9,"t":["z"],"s":3,"n":NaN}'), *ODD_ROWS[1:]]
     assert [repr(row.record) for row in rows] == [repr(row) for row in expected]
-    assert [row.entry for row in rows] == [0, 0, 0, 1]
+    assert [row.entry_index for row in rows] == [0, 0, 0, 1]
     assert [row.where for row in rows] == ["a.jsonl, row 1", "a.jsonl, row 3", "a.jsonl, row 4", "b.json, row 1"]
     assert [row.record for row in found.rows(["half"])] == [{"half": 0.1}, {}, {}, {"half": -0.0}]
 
@@ -308,7 +308,7 @@ def test_rows_can_be_dropped_and_are_counted(pool):
     less = found.without(np.array([False, True, False]), "no luck")
     assert [names_of(less, row) for row in range(2)] == [["a"], ["c", "c"]]
     assert less.scores.tolist() == [1.0, 4.0]
-    assert less.row_indices.tolist() == [0, 2]
+    assert less.pool_indices.tolist() == [0, 2]
     assert (less.report.read, less.report.kept, less.report.dropped) == (3, 2, {"no luck": 1})
     assert [row.record["s"] for row in less.rows(["s"])] == [1, 4]
     assert found.report.kept == 3
@@ -322,6 +322,6 @@ def test_without_labels_and_scores_every_readable_row_is_kept(tmp_path, name):
         text = "t,u\nno list,1\n,2\nx,3\n" if name == "pool.csv" else '{"t":"no list"}\n{}\n{"t":[],"s":-1}\n'
         (tmp_path / name).write_text(text)
     found = read_entries([entry_of(tmp_path / name)], RowJudge(None, "constant"))
-    assert found.row_indices.tolist() == [0, 1, 2]
+    assert found.pool_indices.tolist() == [0, 1, 2]
     assert found.labels.names == []
     assert found.report.dropped == {}

@@ -18,8 +18,8 @@ _READER_VERSION = 2
 """Raised when the same bytes would be read as other rows, labels or scores than before."""
 
 
-class Extracts:
-    """Extracts of pool files, made once and kept in the cache."""
+class IndexCache:
+    """The indexes of pool files, each made once and kept in the cache."""
 
     def __init__(self, cache_dir: Path, hashes: ContentHashes) -> None:
         """Keep them below `cache_dir`."""
@@ -38,7 +38,7 @@ class Extracts:
             PoolError: A row is unreadable and `readers` stop at such, the file cannot be read, or it holds something
                 else than `content` says.
         """
-        facts = {"version": _READER_VERSION, "kind": source.kind, "content": content, **readers.judge.facts}
+        facts = {"version": _READER_VERSION, "kind": source.kind, "content": content, **readers.judge.identity}
         mark = fingerprint_of(facts)
         path = self._folder / f"{mark[:32]}.parquet"
         with locked(path):

@@ -73,7 +73,7 @@ class RowJudge:
         self._lacks = (f"no labels at {labels}", *(f"no score at {path}" for path in self._number_paths))
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What decides the verdicts: the arguments that make an equal judge."""
         return {
             "labels": self._labels,

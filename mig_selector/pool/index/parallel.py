@@ -152,7 +152,7 @@ class _Worker:
             "path": str(source.files[0]),
             "name": source.name,
             "span": astuple(span),
-            "judge": judge.facts,
+            "judge": judge.identity,
             "stop_at_unreadable": stop_at_unreadable,
         }
         try:

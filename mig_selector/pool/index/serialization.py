@@ -1,4 +1,4 @@
-"""Extracts as files: compact Parquet for each pool file, so that its text is read once; bytes between processes."""
+"""Indexes as files: compact Parquet for each pool file, so that its text is read once; bytes between processes."""
 
 from __future__ import annotations
 

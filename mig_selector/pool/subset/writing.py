@@ -131,7 +131,7 @@ def _read_chosen(
     if not all(source.can_seek for source in pool.sources):
         order = np.argsort(chosen)
     sources, rows = pool.locate(chosen[order])
-    positions = pool.positions_of(chosen[order])
+    positions = pool.byte_offsets_of(chosen[order])
     for source in np.unique(sources):
         mine = sources == source
         places = rows[mine].tolist()
@@ -206,11 +206,11 @@ def write_selection_table(
     """
     sources, rows = pool.locate(chosen)
     names = np.array([source.name for source in pool.sources], object)
-    owners = np.array([datasets[entry] for entry in pool.source_entries], object)
+    owners = np.array([datasets[entry] for entry in pool.source_entry_indices], object)
     table = pa.table(
         {
             "rank": pa.array(np.arange(len(chosen)), pa.int64()),
-            "row_index": pa.array(pool.row_indices[chosen], pa.int64()),
+            "row_index": pa.array(pool.pool_indices[chosen], pa.int64()),
             "dataset": pa.array(owners[sources], pa.string()),
             "source_file": pa.array(names[sources], pa.string()),
             "source_row": pa.array(rows, pa.int64()),

@@ -12,7 +12,7 @@ from support import contents_of
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
@@ -115,7 +115,7 @@ def read(entry, rule=RULE, on_bad_row="error"):
     with tempfile.TemporaryDirectory() as cache:
         hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
         contents = contents_of(sources, hashes)
-        extracts = Extracts(Path(cache), hashes)
+        extracts = IndexCache(Path(cache), hashes)
         return read_pool([entry], sources, contents, rule, on_bad_row, lambda count: None, extracts)
 
 
@@ -124,7 +124,7 @@ def facts(pool):
         [pool.labels.names[label] for label in pool.labels.ids[begin:end]]
         for begin, end in zip(pool.labels.offsets[:-1], pool.labels.offsets[1:], strict=True)
     ]
-    return names, pool.scores.tolist(), pool.row_indices.tolist(), dict(pool.report.dropped), pool.report.read
+    return names, pool.scores.tolist(), pool.pool_indices.tolist(), dict(pool.report.dropped), pool.report.read
 
 
 EXPECTED = (
@@ -142,9 +142,9 @@ def check_reading(pool, empty=""):
         for place, source in enumerate(pool.sources):
             sources, rows = pool.locate(np.array(wanted))
             mine = np.array(wanted)[sources == place]
-            positions = pool.positions_of(mine).tolist()
+            positions = pool.byte_offsets_of(mine).tolist()
             found = list(source.read(rows[sources == place].tolist(), positions, COLUMNS))
-            whole = [ROWS[pool.row_indices[row]] for row in mine]
+            whole = [ROWS[pool.pool_indices[row]] for row in mine]
             assert found == [{column: row[column] or empty for column in COLUMNS} for row in whole]
             assert all(list(row) == list(COLUMNS) for row in found)
 
@@ -192,7 +192,7 @@ def test_a_hub_entry_is_read_as_datasets_loads_it(tmp_path, write, name):
     assert all(file.is_file() for file in pool.sources[0].files)
     check_reading(pool)
     half = read(entry_for(source, "train[:50%]"))
-    assert half.row_indices.tolist() == [0, 2]
+    assert half.pool_indices.tolist() == [0, 2]
     assert half.report.read == 3  # `datasets` itself leaves the others out
     without = RowJudge("nothing.here", "constant")
     with pytest.raises(PoolError, match=r"none of the 6 rows .*: 6 no labels at nothing\.here"):
@@ -213,7 +213,7 @@ def test_a_hub_entry_that_cannot_be_loaded_is_a_clear_error(tmp_path):
 def test_a_split_keeps_the_same_rows_of_every_kind_of_file(tmp_path, write, name):
     write(tmp_path / name)
     pool = read(local(tmp_path / name, "train[:50%]"))
-    assert pool.row_indices.tolist() == [0, 2]
+    assert pool.pool_indices.tolist() == [0, 2]
     assert pool.report.dropped["outside split train[:50%]"] == 2
 
 
@@ -265,7 +265,7 @@ def test_a_bad_element_of_an_array_is_skipped_and_its_line_named(tmp_path):
     with pytest.raises(PoolError, match=r"pool\.json:4: must be a JSON object, got the number 7"):
         read(local(tmp_path / "pool.json"))
     pool = read(local(tmp_path / "pool.json"), on_bad_row="skip")
-    assert pool.row_indices.tolist() == [0, 4]
+    assert pool.pool_indices.tolist() == [0, 4]
     assert [text.split(": ")[0] for text in pool.report.unreadable_rows] == [
         "pool.json:4",
         "pool.json:5",
@@ -277,7 +277,7 @@ def test_bytes_that_are_no_text_make_one_element_of_an_array_bad(tmp_path):
     (tmp_path / "pool.json").write_bytes(f'[\n{GOOD},\n{{"x": "'.encode() + b'\xff"},\n' + f"{GOOD}]".encode())
     with pytest.raises(PoolError, match=r"pool\.json:3: is not UTF-8"):
         read(local(tmp_path / "pool.json"))
-    assert read(local(tmp_path / "pool.json"), on_bad_row="skip").row_indices.tolist() == [0, 2]
+    assert read(local(tmp_path / "pool.json"), on_bad_row="skip").pool_indices.tolist() == [0, 2]
 
 
 def test_an_array_of_many_rows_with_nan_is_read_in_one_pass(tmp_path):
@@ -293,7 +293,7 @@ def test_a_csv_row_is_named_by_the_line_where_it_begins(tmp_path):
     with pytest.raises(PoolError, match=r"pool\.csv:5: labels must be a list of strings, got the text 'math'"):
         read(local(path))
     pool = read(local(path), on_bad_row="skip")
-    assert pool.row_indices.tolist() == [0, 2]
+    assert pool.pool_indices.tolist() == [0, 2]
     assert list(pool.sources[0].read([0, 2], [0, 0], ["text"])) == [{"text": "two\nlines"}, {"text": "x"}]
 
 
@@ -353,7 +353,7 @@ def test_a_bad_row_of_a_table_is_named_by_its_number(tmp_path, kind):
             writer.write_table(table)
     with pytest.raises(PoolError, match=rf"pool\.{kind}:2: score must be a finite number of 0 or more, got nan"):
         read(local(path))
-    assert read(local(path), on_bad_row="skip").row_indices.tolist() == [0, 2]
+    assert read(local(path), on_bad_row="skip").pool_indices.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("name", ["pool.txt", "pool.tsv", "pool", "pool.JSONL"])
@@ -398,4 +398,4 @@ def test_a_file_that_changed_since_the_scan_is_noticed(tmp_path):
     for text in (f"{GOOD[:-3]}\n{GOOD}\n", "[1]\n" * 40):
         path.write_text(text)
         with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: .*did the file change meanwhile"):
-            list(pool.sources[0].read([1], pool.positions[1:].tolist(), ["labels"]))
+            list(pool.sources[0].read([1], pool.byte_offsets[1:].tolist(), ["labels"]))

@@ -29,7 +29,7 @@ from support import read_file
 from mig_selector.errors import PoolError
 try:
     pool = read_file(Path(sys.argv[2]), sys.argv[3])
-    print(pool.row_indices.tolist(), *pool.report.unreadable_rows)
+    print(pool.pool_indices.tolist(), *pool.report.unreadable_rows)
 except PoolError as error:
     print(str(error).replace("\\n", " "))
 own = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
@@ -73,8 +73,8 @@ def test_a_line_of_64_mib_is_read_in_both_passes(tmp_path, surplus, rows):
     fill = LIMIT - len('{"labels":["c"],"score":9,"x":""}\n') + surplus
     path.write_text(f'{GOOD}\n{{"labels":["c"],"score":9,"x":"{"x" * fill}"}}\n{OTHER}\n')
     pool = read_file(path, "skip")
-    assert pool.row_indices.tolist() == rows
-    found = list(pool.sources[0].read(rows, pool.positions.tolist(), ["score", "x"]))
+    assert pool.pool_indices.tolist() == rows
+    found = list(pool.sources[0].read(rows, pool.byte_offsets.tolist(), ["score", "x"]))
     assert [(row["score"], len(row.get("x", ""))) for row in found] == [
         (score, length) for place, score, length in ((0, 1, 0), (1, 9, fill), (2, 2, 0)) if place in rows
     ]
@@ -103,7 +103,7 @@ def test_an_element_of_more_than_64_mib_is_unreadable(tmp_path, nan):
     with pytest.raises(PoolError, match=r"^pool\.json:3: is longer than 64 MiB\. Mend the row"):
         read_file(path)
     pool = read_file(path, "skip")
-    assert pool.row_indices.tolist() == [0, 3]
+    assert pool.pool_indices.tolist() == [0, 3]
     assert pool.report.unreadable_rows == [
         "pool.json:3: is longer than 64 MiB",
         "pool.json:6: must be a JSON object, got the number 7",
@@ -177,7 +177,7 @@ def test_a_value_that_is_no_label_or_score_makes_its_row_unreadable(tmp_path, wr
     assert str(caught.value).startswith(f"{name}:2: {reason}")
     assert len(str(caught.value)) < 300
     pool = read_file(path, "skip")
-    assert pool.row_indices.tolist() == [0, 2]
+    assert pool.pool_indices.tolist() == [0, 2]
     assert pool.report.unreadable.total() == 1
 
 
@@ -214,7 +214,7 @@ def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth,
     lines, cells, array = tmp_path / "pool.jsonl", tmp_path / "pool.csv", tmp_path / "pool.json"
     for path, column in ((lines, "x"), (lines, "labels"), (lines, "score")):
         path.write_bytes(as_lines(f'{{"labels":["a"],"score":1,"{column}":{nested}}}'))
-        assert set(read_file(path, "skip").row_indices.tolist()) >= {0, 2}
+        assert set(read_file(path, "skip").pool_indices.tolist()) >= {0, 2}
     lines.write_bytes(as_lines(f'{{"labels":["a"],"score":{nested}}}'))
     with pytest.raises(PoolError, match=r"^pool\.jsonl:2: (is nested too deeply|score must be a number)"):
         read_file(lines)
@@ -234,7 +234,7 @@ def test_a_cell_that_is_no_list_of_labels_makes_its_row_unreadable(tmp_path, cel
         csv.writer(stream).writerows([["labels", "score"], ['["a"]', 1], [cell, 1], ['["b"]', 2]])
     with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a list of strings|holds half)"):
         read_file(path)
-    assert read_file(path, "skip").row_indices.tolist() == [0, 2]
+    assert read_file(path, "skip").pool_indices.tolist() == [0, 2]
 
 
 def test_of_two_columns_by_one_name_csv_counts_the_first_as_datasets_does(tmp_path):

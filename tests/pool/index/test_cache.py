@@ -1,4 +1,4 @@
-"""Extracts in the cache: the text is read once, and what does not fit the file any more is not used."""
+"""IndexCache in the cache: the text is read once, and what does not fit the file any more is not used."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mig_selector.pool.formats import json_rows
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.json_rows import JsonLinesSource
 from mig_selector.pool.index import parallel
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.file_index import extract_rows
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.serialization import read_extract, write_extract
@@ -44,7 +44,7 @@ class Place:
         source = LocalSource(self.path.name, self.path)
         entry = PoolEntry("pool", "sharegpt", {"messages": "d"}, {}, False, source, "train")
         hashes, sources = ContentHashes(self.cache), [open_sources(entry)]
-        contents, extracts = contents_of(sources, hashes), Extracts(self.cache, hashes)
+        contents, extracts = contents_of(sources, hashes), IndexCache(self.cache, hashes)
         return read_pool([entry], sources, contents, RowJudge("t", score), on_bad_row, on_bytes, extracts)
 
     def age(self, seconds=100):
@@ -63,7 +63,7 @@ def place(tmp_path, monkeypatch):
 
 
 def facts(pool):
-    arrays = [pool.labels.offsets, pool.labels.ids, pool.scores, pool.row_indices, pool.positions]
+    arrays = [pool.labels.offsets, pool.labels.ids, pool.scores, pool.pool_indices, pool.byte_offsets]
     return [array.tolist() for array in arrays], pool.labels.names, vars(pool.report)
 
 

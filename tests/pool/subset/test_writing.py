@@ -12,7 +12,7 @@ from support import TAGS, contents_of, make_row, write_lines
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
-from mig_selector.pool.index.cache import Extracts
+from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.pool.subset.columns import JsonType
@@ -37,7 +37,7 @@ class Work:
         judge = RowJudge("annotation.instag.content", "constant")
         sources = [open_sources(entry) for entry in self.entries]
         hashes = ContentHashes(folder / "cache")
-        extracts, contents = Extracts(folder / "cache", hashes), contents_of(sources, hashes)
+        extracts, contents = IndexCache(folder / "cache", hashes), contents_of(sources, hashes)
         self.pool = read_pool(self.entries, sources, contents, judge, "error", lambda count: None, extracts)
 
     def write(self, chosen, place=0, on_rows=lambda count: None):

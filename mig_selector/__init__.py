@@ -2,8 +2,8 @@
 
 Layers (a module imports only from layers to its right; neighbours do not import each other)::
 
-    cli, hook > pipeline > integration, report > pool, annotation, embedding, graph, selection
-        > store, ranks, console > arguments > arrays > errors
+    cli, hook > pipeline, reference > arguments > integration, report > annotation
+        > pool, embedding, graph, selection > store, ranks, console > settings, arrays > errors
 
 `_autoload` stands above them all: Python imports it at every start, and it imports nothing.
 

@@ -1,21 +1,18 @@
 """The command ``mig-selector``: arguments in, exit code out.
 
-0 success, 1 something that the user can put right, 2 wrong usage, 130 interrupted.
+0 success, 1 an error that the user can fix, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mig_selector.arguments import MigArguments
 from mig_selector.console import print_error
 from mig_selector.errors import MigSelectorError
 
@@ -32,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # Settings are no options of ours: argparse sees the command, and whether help is wanted.
     helps = [word for word in words[1:] if word in {"-h", "--help"}]
-    command = _parser().parse_args([*words[:1], *helps]).command
+    command = _parser(with_keys=bool(helps)).parse_args([*words[:1], *helps]).command
     try:
         return {"select": _select, "train": _train, "compare": _compare}[command](words[1:])
     except MigSelectorError as error:
@@ -46,7 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 _USAGE = {"compare": " --methods NAME,NAME,..."}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _describe_keys() -> str:
+    from mig_selector.reference import render_help
+
+    return f"keys, as in the YAML:\n\n{render_help()}"
+
+
+def _parser(*, with_keys: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mig-selector",
         description="Choose the part of an instruction pool worth training on.",
@@ -59,26 +62,18 @@ def _parser() -> argparse.ArgumentParser:
         "compare": "select with several methods and write what they chose side by side: tables, a picture and a page; "
         "the last line of stdout is the folder",
     }
+    epilog = _describe_keys() if with_keys else None
     for name, text in texts.items():
         commands.add_parser(
             name,
             help=text,
             description=text,
             usage=f"mig-selector {name} (FILE [key=value ...] | --key value ...){_USAGE.get(name, '')}",
-            epilog=_describe_keys(),
+            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
     return parser
-
-
-def _describe_keys() -> str:
-    lines = ["keys:"]
-    for item in dataclasses.fields(MigArguments):
-        default = "required" if item.default == "" else f"default {item.default}"
-        lines += textwrap.wrap(f"{item.name} ({default})", 100, initial_indent="  ")
-        lines += textwrap.wrap(item.metadata["help"], 100, initial_indent="      ", subsequent_indent="      ")
-    return "\n".join(lines)
 
 
 def _read_settings(words: Sequence[str]) -> dict[str, Any]:
@@ -126,13 +121,13 @@ def _compare(words: Sequence[str]) -> int:
 def _take_option(name: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Return the value of an option, None where it is not given, and the other words."""
     rest = list(words)
-    for place, word in enumerate(rest):
+    for index, word in enumerate(rest):
         if word.startswith(f"{name}="):
-            del rest[place]
+            del rest[index]
             return word.removeprefix(f"{name}="), rest
-        if word == name and place + 1 < len(rest):
-            value = rest[place + 1]
-            del rest[place : place + 2]
+        if word == name and index + 1 < len(rest):
+            value = rest[index + 1]
+            del rest[index : index + 2]
             return value, rest
     return None, rest
 

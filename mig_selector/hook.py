@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from mig_selector._autoload import is_disabled
-from mig_selector.arguments import PREFIX
 from mig_selector.errors import HostError, MigSelectorError
+from mig_selector.settings import PREFIX
 
 
 Result = TypeVar("Result")
@@ -133,10 +133,10 @@ def _run(args: Any) -> tuple[Any, list[str]]:
 def _print_help() -> None:
     from transformers import HfArgumentParser
 
-    from mig_selector.arguments import MigArguments
+    from mig_selector.reference import keys_as_dataclass
 
     parser = HfArgumentParser(
-        MigArguments, prog="llamafactory-cli train", description="Keys of mig_selector.", add_help=False
+        keys_as_dataclass(), prog="llamafactory-cli train", description="Keys of mig_selector.", add_help=False
     )
     print(parser.format_help())  # noqa: T201  help goes to stdout
 

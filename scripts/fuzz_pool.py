@@ -38,9 +38,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from fuzz_input.files import Input, make_input
-from fuzz_input.naive import Reading, read_naively
+from fuzz_input.naive import Reading, read_naively, score_paths
 
 from mig_selector.errors import MigSelectorError
 from mig_selector.pool.entry import LocalSource, PoolEntry
@@ -48,6 +49,7 @@ from mig_selector.pool.formats import json_rows, row_source
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.pool.reading import Pool, read_pool
 from mig_selector.store.hashing import ContentHashes
 
@@ -103,7 +105,7 @@ def _read(path: Path, made: Input, on_bad_row: Literal["error", "skip"], cache: 
     try:
         sources = [open_sources(entry)]
         contents = [[[hashes.file(file) for file in source.files] for source in sources[0]]]
-        judge = RowJudge(made.labels, made.score)
+        judge = RowJudge(made.labels, _stored_numbers(made.score))
         return read_pool(
             [entry], sources, contents, judge, on_bad_row, lambda num_bytes: None, IndexCache(cache, hashes)
         )
@@ -135,12 +137,19 @@ def _check_strict(strict: Pool | str, lenient: Pool) -> None:
         raise FindingError(f"error does not stop, skip lists {listed[:1]} and keeps {_kept(lenient)}")
 
 
+def _stored_numbers(score: str) -> StoredNumbers | None:
+    """Return the numbers that a kind of score reads; none for a constant."""
+    paths = tuple(score_paths(score))
+    return StoredNumbers(paths, "mean of products" if len(paths) > 1 else "mean") if paths else None
+
+
 def _kept(pool: Pool) -> list[tuple[int, list[str], float]]:
     """Return row, labels and score of all kept rows."""
     offsets = pool.labels.offsets.tolist()
     names = [pool.labels.names[label] for label in pool.labels.ids.tolist()]
     labels = [names[begin:end] for begin, end in itertools.pairwise(offsets)]
-    return list(zip(pool.pool_indices.tolist(), labels, pool.scores.tolist(), strict=True))
+    scores = np.nan_to_num(pool.scores, nan=1.0)  # no score is stored
+    return list(zip(pool.pool_indices.tolist(), labels, scores.tolist(), strict=True))
 
 
 def _read_whole(pool: Pool) -> list[Any] | None:

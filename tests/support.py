@@ -13,6 +13,7 @@ from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
 
@@ -106,6 +107,17 @@ def contents_of(sources, hashes):
     return [[[hashes.file(file) for file in source.files] for source in files] for files in sources]
 
 
+def judge_of(labels, score, *, turns="mean", is_signed=False, required=()):
+    """A judge by the name of a score, or the path of a stored one."""
+    deita = ("annotation.deita.quality_scores", "annotation.deita.complexity_scores")
+    if score == "deita":
+        numbers = StoredNumbers(deita, f"{turns} of products")
+    else:
+        paths = {"ifd": ("ifd_score.content",), "num_labels": (), "constant": ()}.get(score, (score,))
+        numbers = StoredNumbers(paths, is_signed=is_signed)
+    return RowJudge(labels, numbers, required=required)
+
+
 def read_file(path, on_bad_row="error", labels="labels", score="score"):
     """Read a file, or a folder of them, as a pool, with a cache of its own."""
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
@@ -113,7 +125,7 @@ def read_file(path, on_bad_row="error", labels="labels", score="score"):
     with tempfile.TemporaryDirectory() as cache:
         hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
         contents, extracts = contents_of(sources, hashes), IndexCache(Path(cache), hashes)
-        judge = RowJudge(labels, score)
+        judge = judge_of(labels, score)
         return read_pool([entry], sources, contents, judge, on_bad_row, lambda count: None, extracts)
 
 

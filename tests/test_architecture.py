@@ -15,12 +15,13 @@ LAYERS = [
     {"_autoload"},
     {"__main__"},
     {"cli", "hook"},
-    {"pipeline"},
-    {"integration", "report"},
-    {"pool", "annotation", "embedding", "graph", "selection"},
-    {"store", "ranks", "console"},
+    {"pipeline", "reference"},
     {"arguments"},
-    {"arrays"},
+    {"integration", "report"},
+    {"annotation"},
+    {"pool", "embedding", "graph", "selection"},
+    {"store", "ranks", "console"},
+    {"settings", "arrays"},
     {"errors"},
 ]
 HOMES = {

@@ -1,6 +1,6 @@
 import pytest
 
-from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.arguments import all_keys, parse_arguments, split_keys
 from mig_selector.errors import ArgumentError
 
 
@@ -13,13 +13,13 @@ def test_defaults_are_those_of_the_paper():
     assert arguments.budgets == (50_000,)
     assert arguments.mig_embedding_model == "intfloat/e5-mistral-7b-instruct"
     assert (arguments.mig_edge_threshold, arguments.mig_propagation_weight) == (0.9, 1.0)
-    assert (arguments.mig_phi, arguments.mig_phi_exponent, arguments.mig_phi_offset) == ("pow", 0.8, 1e-6)
-    assert (arguments.mig_gain, arguments.mig_normalize, arguments.mig_min_label_count) == ("gradient", False, 2)
+    assert (arguments["mig_phi"], arguments["mig_phi_exponent"], arguments["mig_phi_offset"]) == ("pow", 0.8, 1e-6)
+    assert (arguments["mig_gain"], arguments.mig_normalize, arguments.mig_min_label_count) == ("gradient", False, 2)
 
 
 def test_no_key_defaults_to_true():
     # The LLaMA Board drops keys whose value is false, so such a key could never be switched off there.
-    assert not [key for key, value in vars(MigArguments()).items() if value is True]
+    assert not [key.name for key in all_keys().values() if key.default is True]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
 
 
 def test_a_key_like_no_other_is_refused_with_the_list_of_keys():
-    with pytest.raises(ArgumentError, match="known keys: mig_num_samples, mig_pool"):
+    with pytest.raises(ArgumentError, match="known keys: mig_num_samples, mig_method, mig_pool"):
         parse_arguments({"mig_qqqqqqqqqqqq": 1}, training=False)
 
 
@@ -110,8 +110,8 @@ def test_a_key_like_no_other_is_refused_with_the_list_of_keys():
         ("embedding_dtype", "int8", "expected auto or float32 or bfloat16 or float16"),
         ("normalize", "perhaps", "expected true or false"),
         ("labels", "a..b", "a dotted path"),
-        ("labels", "", "expected a text"),
-        ("score", ["a"], "expected a text"),
+        ("labels", "", "expected text"),
+        ("score", ["a"], "expected text"),
         ("dataset_name", "a b", "1 to 128 letters"),
         ("dataset_name", "x" * 129, "1 to 128 letters"),
         ("dataset_name", "../up", "1 to 128 letters"),
@@ -139,7 +139,7 @@ def test_a_vocabulary_and_a_minimum_count_exclude_each_other():
 
 def test_text_from_a_command_line_is_read_like_yaml():
     arguments = parse(num_samples="7", normalize="true", edge_threshold="8e-1", seed="3", pool="a, b")
-    assert (arguments.mig_normalize, arguments.mig_edge_threshold, arguments.mig_seed) == (True, 0.8, 3)
+    assert (arguments.mig_normalize, arguments.mig_edge_threshold, arguments["mig_seed"]) == (True, 0.8, 3)
     assert arguments.pool_names == ("a", "b")
 
 

@@ -65,7 +65,7 @@ def test_a_json_config_is_read(pool_of_60, tmp_path, capsys):
         ("--mig_num_samples=5", "'--mig_num_samples=5' is no override"),
         ("mig_output_dir=/etc/passwd", "mig_output_dir: /etc/passwd is no folder"),
         ("mig_output_dir=/etc/passwd/below", "/etc/passwd/below/pool_mig_10-"),
-        ("mig_label_embeddings=/no/file.npz", "mig_label_embeddings: /no/file.npz is no file"),
+        ("mig_label_embeddings=/no/file.npz", "mig_label_embeddings: /no/file.npz is not a file"),
     ],
 )
 def test_a_users_error_is_one_message_and_exit_code_1(config, override, message, capsys):

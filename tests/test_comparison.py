@@ -99,7 +99,7 @@ def test_without_labels_and_scores_their_figures_are_missing(place):
     [
         (["mig", "mig"], {}, "--methods: expected different names"),
         (["mig", ""], {}, "--methods: expected different names"),
-        (["mig", "rndom"], {}, "'rndom' is no method; did you mean random"),
+        (["mig", "rndom"], {}, "'rndom' is not a method; did you mean random"),
         (["mig"], {"mig_num_samples": [5, 6]}, "a comparison takes one budget"),
         (["mig"], {"mig_dataset_name": "mine"}, "leave it out"),
     ],
@@ -126,4 +126,4 @@ def test_the_command_prints_the_table_and_the_folder(place, tmp_path):
     assert "--methods mig,random" in usage.stderr
     wrong = run_command("mig-selector", "compare", tmp_path / "compare.yaml", "--methods=deta")
     assert wrong.returncode == 1
-    assert wrong.stderr.splitlines()[-1].startswith("mig-selector: error: mig_method: 'deta' is no method")
+    assert wrong.stderr.splitlines()[-1].startswith("mig-selector: error: mig_method: 'deta' is not a method")

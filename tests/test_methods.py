@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from support import make_row, make_rows, run_command
 
+from mig_selector.annotation import scores
 from mig_selector.errors import ArgumentError, EmbeddingError, PoolError
-from mig_selector.pipeline import material, tasks
+from mig_selector.pipeline import crew
 from mig_selector.pipeline.recipe import run_selection
 
 
@@ -302,7 +303,7 @@ def test_ifd_is_computed_where_a_model_is_named_and_rows_without_it_are_dropped(
     assert 8 not in found["row_index"]
     dropped = manifest(outcome)["rows"]["dropped"]
     assert dropped == {"no IFD: no answer, one of a single token, or none of it within mig_ifd_max_tokens": 1}
-    monkeypatch.setattr(tasks, "measure_losses", lambda *args: args[3])  # kept: nothing is measured again
+    monkeypatch.setattr(crew, "measure_losses", lambda *args: args[3])  # kept: nothing is measured again
     again = select(scored, "top_score", mig_score="ifd", mig_ifd_model=tiny_llama)
     assert table(again)["score"] == found["score"][:0] + sorted(found["score"], reverse=True)[:10]
 
@@ -313,20 +314,20 @@ def test_a_row_that_is_no_conversation_is_named_where_its_text_is_needed(scored,
     with pytest.raises(PoolError, match=r"pool\.jsonl, row 6: has 1 turns, so the user speaks last"):
         select(scored, "longest", mig_tokenizer=minilm)
     report = manifest(select(scored, "longest", mig_tokenizer=minilm, mig_on_bad_row="skip"))["rows"]
-    assert (report["kept"], report["unreadable"]) == (39, {"is no conversation": 1})
+    assert (report["kept"], report["unreadable"]) == (39, {"is not a conversation": 1})
     assert report["unreadable_rows"][0].startswith("pool.jsonl, row 6: has 1 turns")
 
 
 def test_a_pool_that_changes_while_its_texts_are_read_leaves_nothing_in_the_cache(scored, minilm, monkeypatch):
     file = scored.data / "pool.jsonl"
     before = file.read_bytes()
-    original = material.count_tokens
+    original = scores.count_tokens
 
     def changing(*arguments):
         file.write_bytes(before.replace(b"word", b"WORD"))
         return original(*arguments)
 
-    monkeypatch.setattr(material, "count_tokens", changing)
+    monkeypatch.setattr(scores, "count_tokens", changing)
     with pytest.raises(PoolError, match=r"pool\.jsonl was changed while it was in use"):
         select(scored, "longest", mig_tokenizer=minilm)
     assert list(scored.entries()) == ["pool"]
@@ -411,8 +412,8 @@ def test_what_a_method_of_ones_own_must_not_choose(scored, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("deta", "'deta' is no method; did you mean deita"),
-        ("brilliance", "'brilliance' is no method; known: mig, random, zip"),
+        ("deta", "'deta' is not a method; did you mean deita"),
+        ("brilliance", "'brilliance' is not a method; known: mig, random, zip"),
         (
             "nowhere.choose",
             r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\); is 'nowhere' inst",
@@ -449,7 +450,7 @@ def test_a_method_that_asks_for_a_setting_that_is_no_key_is_refused(scored, tmp_
     )
     (tmp_path / "asking.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ArgumentError, match="asks for the setting 'depth', but mig_depth is no key"):
+    with pytest.raises(ArgumentError, match="asks for the setting 'depth', but mig_depth is not a key"):
         select(scored, "asking.choose")
 
 

@@ -14,8 +14,9 @@ from support import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_comm
 
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
-from mig_selector.pipeline import recipe, writing
+from mig_selector.pipeline import stages, write
 from mig_selector.pipeline.recipe import run_selection
+from mig_selector.pipeline.request import Request
 from mig_selector.pool.index import parallel
 from mig_selector.selection.objective import Objective
 
@@ -195,8 +196,8 @@ def test_a_pool_on_a_hub_is_read_as_the_host_reads_it(workplace, tmp_path, monke
 
 def test_a_second_run_reads_neither_rows_nor_vectors(pool_of_60, monkeypatch):
     first = select(pool_of_60)
-    monkeypatch.setattr("mig_selector.pipeline.material.read_pool", None)
-    monkeypatch.setattr("mig_selector.pipeline.material.read_given_vectors", None)
+    monkeypatch.setattr("mig_selector.pipeline.stages.read_pool", None)
+    monkeypatch.setattr("mig_selector.pipeline.stages.read_given_vectors", None)
     again = select(pool_of_60)
     assert (again.fingerprint, again.folder, again.settings) == (first.fingerprint, first.folder, first.settings)
     assert "already selected" in again.summary[0]
@@ -265,7 +266,7 @@ def test_overwrite_selects_again(pool_of_60):
 
 @pytest.mark.parametrize(
     ("module", "moment"),
-    [(recipe, "_lock"), (recipe, "choose_for_budgets"), (writing, "write_selection_table")],
+    [(Request, "lock"), (stages, "choose_for_budgets"), (write, "write_selection_table")],
     ids=["before reading", "before choosing", "after writing the rows"],
 )
 def test_a_pool_that_changes_during_a_run_is_refused_and_nothing_is_kept_of_it(
@@ -393,7 +394,7 @@ def test_a_chosen_row_without_messages_is_refused_before_the_host_stumbles(workp
 
 def test_scores_whose_sum_overflows_are_refused(workplace):
     workplace.add("pool", [make_row(number, ["algebra"], 1e308) for number in range(3)])
-    with pytest.raises(PoolError, match=r"mig_score: .* their sum is no finite number"):
+    with pytest.raises(PoolError, match=r"mig_score: .* their sum is not finite"):
         select(workplace, mig_num_samples=2, mig_gain="marginal")
 
 
@@ -444,7 +445,7 @@ def test_labels_are_embedded_once_and_kept(workplace, minilm, monkeypatch):
     settings = {key: value for key, value in workplace.settings().items() if key != "mig_label_embeddings"}
     settings["mig_embedding_model"] = minilm
     first = run_selection(settings)[0]
-    monkeypatch.setattr("mig_selector.pipeline.tasks.embed_labels", None)
+    monkeypatch.setattr("mig_selector.pipeline.crew.embed_labels", None)
     again = run_selection({**settings, "mig_overwrite": True})[0]  # the selection is made again, the vectors are not
     assert table(again)["row_index"] == table(first)["row_index"]
     assert manifest(first)["encoder"]["model"] == minilm

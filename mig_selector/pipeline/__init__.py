@@ -1,1 +1,13 @@
-"""The recipe that joins the stages: plan, read, embed, select, write, deliver."""
+"""The recipe that joins the rooms.
+
+Read it in this order::
+
+recipe      what rank 0 does from settings to a registered subset, on one page
+request     all that is known before a row is read: what the method needs (`needs`), files and models, fingerprint
+stages      one function a stage: read, measure, label, finish_scores, link, embed, choose
+rows        the kept rows read again as texts, for models and for methods that read them
+crew        how all ranks run a model together while rank 0 runs the recipe
+write       chosen rows to the files of a subset's folder
+deliver     a finished subset to dataset_info.json, to training, and to other nodes (`site`)
+comparison  several methods side by side, through the same stages
+"""

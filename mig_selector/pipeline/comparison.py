@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from mig_selector.annotation.tokens import count_tokens
 from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, parse_arguments, split_keys
-from mig_selector.arrays import Selection
+from mig_selector.arrays import RowLabels
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
-from mig_selector.pipeline.delivery import Outcome
-from mig_selector.pipeline.material import Material, Seconds
+from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.deliver import Outcome
 from mig_selector.pipeline.needs import DEFAULT_LABELS, Needs, resolve_needs
-from mig_selector.pipeline.plan import Plan, make_plan, tokenizer_key
-from mig_selector.pipeline.recipe import information_of, run_selection
+from mig_selector.pipeline.recipe import run_selection
+from mig_selector.pipeline.request import Request, resolve
+from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.site import pool_names
-from mig_selector.pipeline.tasks import Task, run_steps
-from mig_selector.pipeline.texts import read_exchanges
+from mig_selector.pipeline.stages import Clock, finish_scores, information_of, label, link, log_reading, measure, read
 from mig_selector.pool.reading import Pool
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.comparison import Comparison, MethodFigures, format_table
@@ -65,8 +65,8 @@ def compare_methods(settings: Mapping[str, Any], methods: Sequence[str], ranks: 
     """
     ranks = ranks or Ranks()
     host_settings, own_settings = split_keys(settings)
-    needs = _resolve_all(own_settings, methods)
     host = HostArguments.read(host_settings)
+    needs = _resolve_all(own_settings, host, methods)
     common = {**settings, **_common_keys(own_settings, needs)}
     measure = "mig" if "mig" in methods else "top_score" if any(each.score for each in needs) else "random"
     arguments = parse_arguments({**split_keys(common)[1], "mig_method": measure}, training=False)
@@ -78,11 +78,11 @@ def compare_methods(settings: Mapping[str, Any], methods: Sequence[str], ranks: 
         name = f"{'+'.join(pool_names(arguments, host))}_compared_{each.method.short_name}_{BUDGET_PLACEHOLDER}"
         keys = {"mig_method": each.method.name, "mig_dataset_name": name}
         outcomes += run_selection({**common, **keys}, ranks, required=required)
-    job = _Measuring(arguments, host, methods, outcomes, required)
-    return Compared(**run_steps(job.steps(), lambda: job.material, arguments, ranks))
+    crew = Crew(ranks, arguments)
+    return Compared(**crew.run(lambda: _compare(arguments, host, crew, methods, outcomes, required)))
 
 
-def _resolve_all(own_settings: Mapping[str, Any], methods: Sequence[str]) -> list[Needs]:
+def _resolve_all(own_settings: Mapping[str, Any], host: HostArguments, methods: Sequence[str]) -> list[Needs]:
     """Check all settings and methods before anything is read."""
     if len(set(methods)) != len(methods) or not all(methods):
         raise ArgumentError(
@@ -99,7 +99,7 @@ def _resolve_all(own_settings: Mapping[str, Any], methods: Sequence[str]) -> lis
             raise ArgumentError(
                 f"mig_num_samples: {arguments.mig_num_samples!r} is a list; a comparison takes one budget."
             )
-        found.append(resolve_needs(arguments))
+        found.append(resolve_needs(arguments, host))
     return found
 
 
@@ -110,83 +110,83 @@ def _common_keys(own_settings: Mapping[str, Any], needs: Sequence[Needs]) -> dic
     return {}
 
 
-class _Measuring:
-    """The work of rank 0 after the methods have chosen."""
-
-    material: Material
-
-    def __init__(
-        self,
-        arguments: MigArguments,
-        host: HostArguments,
-        methods: Sequence[str],
-        outcomes: Sequence[Outcome],
-        required: Sequence[str],
-    ) -> None:
-        self.arguments, self.host, self.methods = arguments, host, methods
-        self.outcomes, self.required = outcomes, required
-
-    def steps(self) -> Generator[Task, None, dict[str, Any]]:
-        """Read the pool again from the cache, measure each choice, and write the comparison."""
-        plan = make_plan(self.arguments, self.host, self.required)
-        self.material = material = Material(plan, Seconds())
-        material.read()
-        yield from material.score()
-        material.label()
-        yield from material.link_labels()
-        comparison = self._compare(material)
-        marks = fingerprint_of({"methods": list(self.methods), "marks": [one.fingerprint for one in self.outcomes]})
-        folder = plan.site.output_dir / f"comparison-{marks[:8]}"
-        write_comparison(folder, comparison)
-        return asdict(Compared(str(folder), format_table(comparison)))
-
-    def _compare(self, material: Material) -> Comparison:
-        pool, report = material.pool, material.pool.report
-        manifests = [read_json(Path(outcome.folder) / MANIFEST) for outcome in self.outcomes]
-        chosen = [_read_choice(pool, Path(outcome.folder)) for outcome in self.outcomes]
-        looks = _Looks(material, self.host, np.unique(np.concatenate(chosen)))
-        return Comparison(
-            pool="+".join(entry.name for entry in material.plan.entries),
-            budget=self.outcomes[0].budget,
-            kept_rows=report.kept,
-            read_rows=report.read,
-            score=material.plan.needs.score or "none",
-            tokenizer=looks.tokenizer,
-            figures=[
-                _measure(method, rows, manifest, outcome.folder, material, looks)
-                for method, rows, manifest, outcome in zip(self.methods, chosen, manifests, self.outcomes, strict=True)
-            ],
-            overlaps=[[len(np.intersect1d(one, other)) / len(one) for other in chosen] for one in chosen],
-            settings=material.plan.settings,
-            versions=manifests[0]["versions"],
-        )
+def _compare(
+    arguments: MigArguments,
+    host: HostArguments,
+    crew: Crew,
+    methods: Sequence[str],
+    outcomes: Sequence[Outcome],
+    required: Sequence[str],
+) -> dict[str, Any]:
+    """Measure what the methods chose, and write the comparison: what rank 0 does after they have chosen."""
+    request = resolve(arguments, host, required)
+    measured = measure(read(request), request, crew)
+    pool, labels = measured.pool, label(measured.pool, request)
+    log_reading(pool, labels)
+    scores = finish_scores(measured, labels, request)
+    graph = link(labels, request, crew, Clock())
+    manifests = [read_json(Path(outcome.folder) / MANIFEST) for outcome in outcomes]
+    choices = [_read_choice(pool, Path(outcome.folder)) for outcome in outcomes]
+    lengths = _Lengths(request, pool, np.unique(np.concatenate(choices)))
+    comparison = Comparison(
+        pool="+".join(entry.name for entry in request.entries),
+        budget=outcomes[0].budget,
+        kept_rows=pool.report.kept,
+        read_rows=pool.report.read,
+        score=request.needs.score.name if request.needs.score else "none",
+        tokenizer=lengths.tokenizer,
+        figures=[
+            MethodFigures(
+                method=method,
+                rows=len(rows),
+                seconds=manifest["seconds"]["selecting"],
+                peak_memory_bytes=manifest["peak_memory_bytes"],
+                information=information_of(rows, request, labels, scores, graph),
+                label_coverage=_coverage(labels, rows),
+                mean_score=None if scores is None else float(np.mean(scores.raw[rows])),
+                tokens=lengths.tokens(rows),
+                sources=lengths.sources(rows),
+                folder=outcome.folder,
+                note=_describe_filling(manifest["rows_filled_by_score"]),
+            )
+            for method, rows, manifest, outcome in zip(methods, choices, manifests, outcomes, strict=True)
+        ],
+        overlaps=[[len(np.intersect1d(one, other)) / len(one) for other in choices] for one in choices],
+        settings=request.settings,
+        versions=manifests[0]["versions"],
+    )
+    identity = {"methods": list(methods), "selections": [outcome.fingerprint for outcome in outcomes]}
+    folder = request.site.output_dir / f"comparison-{fingerprint_of(identity)[:8]}"
+    write_comparison(folder, comparison)
+    return asdict(Compared(str(folder), format_table(comparison)))
 
 
 def _read_choice(pool: Pool, folder: Path) -> NDArray[np.int64]:
-    """Return the chosen rows as places among the kept ones, in the order of choice."""
+    """Return the chosen rows as indices among the kept ones, in the order of choice."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(folder / "selection.parquet", columns=["row_index"])["row_index"].to_numpy()
-    places: NDArray[np.int64] = np.searchsorted(pool.pool_indices, rows)
-    return places
+    kept_indices: NDArray[np.int64] = np.searchsorted(pool.pool_indices, rows)
+    return kept_indices
 
 
-class _Looks:
-    """What the rows that some method chose are like: length and source."""
+class _Lengths:
+    """Length and source of the rows that some method chose."""
 
-    def __init__(self, material: Material, host: HostArguments, rows: NDArray[np.int64]) -> None:
-        """Read `rows`, ascending places among the kept ones."""
+    def __init__(self, request: Request, pool: Pool, rows: NDArray[np.int64]) -> None:
+        """Read `rows`, ascending indices among the kept ones."""
         self._rows = rows
-        is_left_out = np.ones(material.pool.report.kept, np.bool_)
+        is_left_out = np.ones(pool.report.kept, np.bool_)
         is_left_out[rows] = False
-        pool = material.pool.without(is_left_out, "not chosen")
-        self._sources = list(_sources(material, pool))
-        self.tokenizer = material.arguments.mig_tokenizer or host.model_name_or_path
+        chosen = pool.without(is_left_out, "not chosen")
+        self._sources = list(_sources(request, chosen))
+        self.tokenizer = request.arguments["mig_tokenizer"] or request.site.host.model_name_or_path
         self._tokens: NDArray[np.int64] | None = None
         if self.tokenizer is not None:
-            plan = _with_all_turns(material.plan)
-            texts = ("\n".join((each.instruction, each.input, each.response)) for each in read_exchanges(plan, pool))
-            self._tokens = count_tokens(texts, self.tokenizer, tokenizer_key(material.arguments))
+            key = "mig_tokenizer" if request.arguments["mig_tokenizer"] else "model_name_or_path"
+            exchanges = KeptRows(request, chosen).exchanges("all")
+            texts = ("\n".join((each.instruction, each.input, each.response)) for each in exchanges)
+            self._tokens = count_tokens(texts, self.tokenizer, key)
 
     def tokens(self, rows: NDArray[np.int64]) -> int | None:
         """Return the tokens of some rows together."""
@@ -194,49 +194,24 @@ class _Looks:
 
     def sources(self, rows: NDArray[np.int64]) -> dict[str, int]:
         """Count some rows by source."""
-        return dict(Counter(self._sources[place] for place in np.searchsorted(self._rows, rows)))
+        return dict(Counter(self._sources[index] for index in np.searchsorted(self._rows, rows)))
 
 
-def _with_all_turns(plan: Plan) -> Plan:
-    arguments = replace(plan.arguments, mig_turns="all")
-    return replace(plan, site=replace(plan.site, arguments=arguments))
-
-
-def _sources(material: Material, pool: Pool) -> Iterator[str]:
+def _sources(request: Request, pool: Pool) -> Iterator[str]:
     """Yield where each row is from: its own `source`, as the published pools name it, else the dataset."""
     for row in pool.rows(["source"]):
         source = row.record.get("source")
         names = source if isinstance(source, list) else [source]
         known = [name for name in names if isinstance(name, str) and name]
-        yield "+".join(known) or material.plan.entries[row.entry_index].name
+        yield "+".join(known) or request.entries[row.entry_index].name
 
 
-def _measure(
-    method: str,
-    rows: NDArray[np.int64],
-    manifest: Mapping[str, Any],
-    folder: str,
-    material: Material,
-    looks: _Looks,
-) -> MethodFigures:
-    filled = manifest["rows_filled_by_score"]
-    return MethodFigures(
-        method=method,
-        rows=len(rows),
-        seconds=manifest["seconds"]["selecting"],
-        peak_memory_bytes=manifest["peak_memory_bytes"],
-        information=information_of(material, Selection(rows, np.full(len(rows), np.nan))),
-        label_coverage=_coverage(material, rows),
-        mean_score=None if material.scores is None else float(np.mean(material.scores[rows])),
-        tokens=looks.tokens(rows),
-        sources=looks.sources(rows),
-        folder=folder,
-        note=f"{filled:,} rows filled up by score" if filled else None,
-    )
+def _describe_filling(filled: int) -> str | None:
+    return f"{filled:,} rows filled up by score" if filled else None
 
 
-def _coverage(material: Material, rows: NDArray[np.int64]) -> float | None:
-    labels = material.labels
+def _coverage(labels: RowLabels | None, rows: NDArray[np.int64]) -> float | None:
+    """Return the share of the labels that some rows have between them."""
     if labels is None:
         return None
     has_label = np.zeros(len(labels.names), np.bool_)

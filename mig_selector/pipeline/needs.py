@@ -1,116 +1,138 @@
-"""What a selection needs to know of a pool: the method's own needs and what the user asks for, defaults filled in."""
+"""What a selection needs to know of each row: what the method needs and what the user asks for, defaults filled in."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mig_selector.arguments import PREFIX, MigArguments
+from mig_selector.annotation.scores import ModelName, Score, find_score, signed_score
+from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
-from mig_selector.pool.index.judge import SCORE_PATHS, RowJudge
-from mig_selector.selection.method import RowEmbedding
+from mig_selector.integration.config import HostArguments
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.selection.method import Need, OwnScore, RowEmbedding
 from mig_selector.selection.registry import Method, load_method
+from mig_selector.settings import Part
 
 
 DEFAULT_LABELS = "annotation.instag.content"
-RESPONSE_TOKENS = "response_tokens"
-"""Name of the score that a tokenizer counts."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """A method and what it is to know of each row."""
+    """A method and what it needs to know of each row."""
 
     method: Method
-    settings: Mapping[str, Any]
+    options: Mapping[str, Any]
     """What the method is called with."""
     labels: str | None
-    """Where the labels stand; None where a row needs none."""
-    score: str | None
-    """A name or a dotted path; None where a row needs none."""
-    is_signed: bool
-    """Whether scores may be negative."""
-    turns: str
-    """How the score of several turns is joined: mean or sum."""
+    """Path of the labels; None where a row needs none."""
+    score: Score | None
+    """None where a row needs none."""
     required: tuple[str, ...]
-    """Where a row must have further numbers: what the user or a comparison asks for."""
+    """Paths at which a row must have further numbers: the user or a comparison asks for them."""
     embedding: RowEmbedding | None
     """How rows are embedded; None where they are not, or where the user gives the vectors."""
-    has_ifd_model: bool
+    label_model: str | None
+    """The encoder of the labels; None where none are embedded."""
 
-    def has(self, need: str) -> bool:
+    def has(self, need: Need) -> bool:
         """Whether the method needs an attribute of its candidates."""
         return need in self.method.declaration.needs
 
     @property
-    def is_score_computed(self) -> bool:
-        """Whether a model or a tokenizer makes the scores: they do not stand in the pool."""
-        return self.score == RESPONSE_TOKENS or (self.score == "ifd" and self.has_ifd_model)
-
-    @property
     def has_texts(self) -> bool:
         """Whether question and answer of each row are read."""
-        return self.embedding is not None or self.is_score_computed or self.has("texts")
+        is_measured = self.score is not None and self.score.model is not None
+        return self.embedding is not None or is_measured or self.has("texts")
+
+    @property
+    def models(self) -> list[ModelName]:
+        """The models that have to be found, each under the key that names it."""
+        names = []
+        if self.label_model is not None:
+            names.append(ModelName("mig_embedding_model", self.label_model))
+        if self.embedding is not None:
+            names.append(ModelName("mig_row_embedding_model", self.embedding.model))
+        if self.score is not None and self.score.model is not None:
+            names.append(self.score.model)
+        return names
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """The parts that this selection has; settings of other parts have no effect on it."""
+        has_part: dict[Part, bool] = {
+            "labels": self.labels is not None,
+            "graph": self.has("propagation"),
+            "row vectors": self.has("embeddings"),
+            "texts": self.has_texts,
+            "models": any(model.needs_weights for model in self.models),
+            "filling": self.method.declaration.may_fall_short,
+        }
+        return frozenset(part for part, is_there in has_part.items() if is_there)
 
     @property
     def number_paths(self) -> tuple[str, ...]:
-        """Where a row must have numbers."""
-        if self.score is None or self.is_score_computed:
-            return self.required
-        return (*SCORE_PATHS.get(self.score, (self.score,)), *self.required)
+        """Paths at which a row must have numbers."""
+        return (*(self.score.stored.paths if self.score else ()), *self.required)
 
     def judge(self) -> RowJudge:
-        """Return what decides which rows are kept."""
-        score = "constant" if self.score is None or self.is_score_computed else self.score
-        return RowJudge(self.labels, score, turns=self.turns, is_signed=self.is_signed, required=self.required)
+        """Return the judge that decides which rows are kept."""
+        return RowJudge(self.labels, self.score.stored if self.score else None, required=self.required)
 
 
-def resolve_needs(arguments: MigArguments, required: Collection[str] = ()) -> Needs:
+def resolve_needs(arguments: MigArguments, host: HostArguments, required: Collection[str] = ()) -> Needs:
     """Find the method and fill in what it needs.
 
     Args:
         arguments: The ``mig_*`` keys.
-        required: Where a row must have numbers, whatever the method.
+        host: The host's keys.
+        required: Paths at which a row must have numbers, whatever the method.
 
     Raises:
-        ArgumentError: There is no such method, or nothing says where what it needs comes from.
+        ArgumentError: There is no such method, or nothing says where something it needs comes from.
     """
-    method = load_method(arguments.mig_method)
-    declared = method.declaration
-    values = {key.removeprefix(PREFIX): value for key, value in asdict(arguments).items()}
-    score, more = _score(arguments, method)
-    embedding = declared.embedding
-    if "embeddings" not in declared.needs or arguments.mig_row_embeddings:
-        embedding = None
-    elif embedding is None:
-        raise ArgumentError(f"mig_method: {method.name} takes given vectors only; set mig_row_embeddings.")
-    elif arguments.mig_row_embedding_model:
-        embedding = replace(embedding, model=arguments.mig_row_embedding_model)
+    method = load_method(arguments.function or arguments.mig_method)
+    score, asked = _scores(arguments, host, method)
     needs_labels = (
-        bool({"labels", "propagation"} & declared.needs)
+        bool({"labels", "propagation"} & method.declaration.needs)
         or arguments.mig_labels is not None
-        or score == "num_labels"
-        or (arguments.mig_normalize and score is not None)
+        or (score is not None and (score.needs_labels or arguments.mig_normalize))
     )
+    embeds_labels = "propagation" in method.declaration.needs and arguments.mig_label_embeddings is None
     return Needs(
         method=method,
-        settings=method.settings(values),
+        options=method.options(arguments.options),
         labels=(arguments.mig_labels or DEFAULT_LABELS) if needs_labels else None,
         score=score,
-        is_signed=declared.score_key == "mig_iqs" and score == arguments.mig_iqs,
-        turns=arguments.mig_deita_turns or declared.turns,
-        required=tuple(dict.fromkeys((*more, *required))),
-        embedding=embedding,
-        has_ifd_model=arguments.mig_ifd_model is not None,
+        required=tuple(dict.fromkeys((*(asked.stored.paths if asked else ()), *required))),
+        embedding=_row_embedding(arguments, method),
+        label_model=arguments.mig_embedding_model if embeds_labels else None,
     )
 
 
-def _score(arguments: MigArguments, method: Method) -> tuple[str | None, tuple[str, ...]]:
-    """Return the score that the method ranks by, and where else a row must have one because the user says so."""
+def _scores(arguments: MigArguments, host: HostArguments, method: Method) -> tuple[Score | None, Score | None]:
+    """Return the score that the method ranks by, and another one that rows must have because the user set it."""
     declared, asked = method.declaration, arguments.mig_score
-    is_needed = "scores" in declared.needs or (declared.may_fall_short and arguments.mig_fill == "top_score")
-    if not is_needed or declared.score_key == "mig_score":
-        return asked or (declared.score if is_needed else None), ()
-    own = getattr(arguments, declared.score_key)
-    return own, SCORE_PATHS.get(asked, (asked,)) if asked is not None and asked != RESPONSE_TOKENS else ()
+    ranks_by_score = "scores" in declared.needs or (declared.may_fall_short and arguments.mig_fill == "top_score")
+
+    def find(name: str) -> Score:
+        return find_score(name, arguments.more, turns=declared.turns, default_tokenizer=host.model_name_or_path)
+
+    if ranks_by_score and isinstance(declared.score, OwnScore):
+        own = signed_score(arguments[f"mig_{declared.score.option}"])
+        return own, find(asked) if asked is not None else None
+    default = declared.score if isinstance(declared.score, str) and ranks_by_score else None
+    name = asked or default
+    return find(name) if name is not None else None, None
+
+
+def _row_embedding(arguments: MigArguments, method: Method) -> RowEmbedding | None:
+    declared = method.declaration
+    if "embeddings" not in declared.needs or arguments.mig_row_embeddings:
+        return None
+    if declared.embedding is None:
+        raise ArgumentError(f"mig_method: {method.name} takes given vectors only; set mig_row_embeddings.")
+    model = arguments.mig_row_embedding_model
+    return replace(declared.embedding, model=model) if model else declared.embedding

@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import config, njit
 
-from mig_selector.arguments import default_cache_dir
+from mig_selector.store.folders import default_cache_dir
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

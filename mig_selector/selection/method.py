@@ -1,11 +1,17 @@
 """What a selection method is: a function from the rows to choose from to the rows chosen, in order.
 
     @method(needs={"labels", "scores"})
-    def my_method(pool: Candidates, budget: int, *, seed: int) -> list[int]: ...
+    def my_method(
+        pool: Candidates,
+        budget: int,
+        *,
+        depth: Annotated[int, Setting("How deep to look.", at_least(1), decides=True)] = 3,
+        seed: Seed = 42,
+    ) -> list[int]: ...
 
-It says what it needs to know of a pool, and only that is read or computed. A keyword-only parameter gets the value of
-the key of that name (`seed` that of ``mig_seed``); `on_progress` gets a function to call with the number of rows
-chosen since the last call.
+It says what it needs to know of a pool, and only that is read or computed. An annotated keyword-only parameter is a
+key of the YAML (``mig_depth``): parser, help, fingerprint and reference know it from here. `on_progress` gets a
+function to call with the number of rows chosen since the last call.
 
 Dimension letters: N rows to choose from, L labels, D dimensions of a row's vector, B chosen rows.
 """
@@ -14,19 +20,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arrays import Propagation, RowLabels, Selection
 from mig_selector.errors import ArgumentError
+from mig_selector.settings import Setting, at_least
 
 
 Need = Literal["labels", "propagation", "scores", "embeddings", "records", "texts"]
 OnProgress = Callable[[int], object]
 Choice = Selection | Sequence[int] | NDArray[np.integer[Any]]
 Choose = TypeVar("Choose", bound=Callable[..., Choice])
+
+Seed = Annotated[int, Setting("Seed of the methods that draw.", at_least(0), decides=True)]
+"""A setting that several methods share; its default is 42."""
 
 
 @dataclass(frozen=True)
@@ -38,36 +48,39 @@ class RowEmbedding:
     template: str
     """The text of a row: `str.format` with ``{instruction}``, ``{input}``, ``{response}`` or ``{conversation}``."""
     pooling: Literal["mean", "lasttoken"] = "mean"
-    """How token vectors become one, for models that are no sentence-transformers models and so do not say it."""
+    """How token vectors become one, for models that are not sentence-transformers models and so do not say it."""
     max_tokens: int | None = None
     """Longer texts are cut off; the model's own limit if None."""
 
 
 @dataclass(frozen=True)
+class OwnScore:
+    """A score that a method reads from a key of its own instead of ``mig_score``; it may be negative."""
+
+    option: str
+    """The key without its prefix."""
+    default: str
+    """A dotted path."""
+    setting: Setting
+
+
+@dataclass(frozen=True)
 class Declaration:
-    """What a method says of itself."""
+    """What a method says of itself; see `method`."""
 
     needs: frozenset[Need]
-    score: str
-    """Default of ``mig_score``."""
-    score_key: str
-    """The key that says where the score stands."""
+    score: str | OwnScore
     turns: Literal["mean", "sum"]
-    """Default of ``mig_deita_turns``."""
     embedding: RowEmbedding | None
     is_nested: bool
-    """Whether a smaller selection is the beginning of every larger one."""
     may_fall_short: bool
-    """Whether it may choose fewer rows than it is asked for."""
     unused: Mapping[tuple[str, Any], Collection[str]]
-    """Settings that have no effect where another setting has some value."""
 
 
 def method(
     *,
     needs: Collection[Need],
-    score: str = "deita",
-    score_key: str = "mig_score",
+    score: str | OwnScore = "deita",
     turns: Literal["mean", "sum"] = "mean",
     embedding: RowEmbedding | None = None,
     nested: bool = False,
@@ -78,23 +91,20 @@ def method(
 
     Args:
         needs: What it needs to know of the rows: attributes of `Candidates`.
-        score: Default of ``mig_score`` for this method.
-        score_key: The key that says where the score stands, if it is another than ``mig_score``.
+        score: Default of ``mig_score`` for this method, or a key of its own that says where its score is.
         turns: Default of ``mig_deita_turns`` for this method.
         embedding: How rows are embedded; needed with ``embeddings``, unless the user must always give the vectors.
         nested: Whether its choice for a smaller budget is always the beginning of that for a larger one.
         may_fall_short: Whether it may choose fewer rows than it is asked for; ``mig_fill`` says what happens then.
-        unused: By name and value of a setting, those that have no effect then; a change of them selects nothing anew.
+        unused: By name and value of a setting, those that have no effect then; changing them selects nothing again.
 
     Raises:
-        ValueError: `needs` names something else than an attribute of `Candidates`.
+        ValueError: `needs` names something other than an attribute of `Candidates`.
     """
     unknown = sorted(set(needs) - set(get_args(Need)))
     if unknown:
         raise ValueError(f"needs: {', '.join(map(repr, unknown))} unknown; expected {', '.join(get_args(Need))}")
-    declaration = Declaration(
-        frozenset(needs), score, score_key, turns, embedding, nested, may_fall_short, unused or {}
-    )
+    declaration = Declaration(frozenset(needs), score, turns, embedding, nested, may_fall_short, unused or {})
 
     def declare(choose: Choose) -> Choose:
         choose.declaration = declaration  # type: ignore[attr-defined]
@@ -138,7 +148,7 @@ class Candidates:
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Quality of each row, 0 or more for all kinds but IQS and paths of one's own; never NaN. Shape (N,)."""
+        """Quality of each row; never NaN, 0 or more unless the method reads a score of its own. Shape (N,)."""
         return _given(self._scores, "scores")
 
     @property
@@ -151,7 +161,7 @@ class Candidates:
         return _given(self._records, "records")()
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Read what was asked and what was answered in each row (``mig_turns``), in the order of the pool."""
+        """Read question and answer of each row (``mig_turns``), in the order of the pool."""
         return _given(self._texts, "texts")()
 
 

@@ -60,7 +60,7 @@ def _judge(rows: Iterable[tuple[int, Any]], made: Input) -> Reading:
 
 def _verdict(record: Any, labels_path: str, score: str) -> Any:
     """Return labels and score, what is missing, or `_BAD`."""
-    paths = [labels_path, *_score_paths(score)]
+    paths = [labels_path, *score_paths(score)]
     if not isinstance(record, dict):
         return _BAD
     labels, *scores = [_walk(record, path) for path in paths]
@@ -85,7 +85,8 @@ def _verdict(record: Any, labels_path: str, score: str) -> Any:
     return (labels, mean) if math.isfinite(mean) else _BAD
 
 
-def _score_paths(score: str) -> list[str]:
+def score_paths(score: str) -> list[str]:
+    """Return the paths of the numbers that make a score."""
     if score == "deita":
         return ["annotation.deita.quality_scores", "annotation.deita.complexity_scores"]
     return [] if score == "constant" else [score]

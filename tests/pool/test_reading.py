@@ -5,13 +5,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import SHARED_DATA, contents_of, make_row
+from support import SHARED_DATA, contents_of, judge_of, make_row
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
-from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
 
@@ -22,7 +21,7 @@ def entry_of(path, split="train"):
 
 def read(*paths, labels="t", score="s", on_bad_row="error", split="train", on_bytes=lambda count: None):
     entries = [entry_of(path, split) for path in paths]
-    return read_entries(entries, RowJudge(labels, score), on_bad_row, on_bytes)
+    return read_entries(entries, judge_of(labels, score), on_bad_row, on_bytes)
 
 
 def read_entries(entries, judge, on_bad_row="error", on_bytes=lambda count: None):
@@ -247,7 +246,7 @@ def test_a_split_counts_rows_that_lack_something_and_looks_at_one_name_only(tmp_
     (tmp_path / "half.jsonl").write_text(f"{{}}\n{A}\n{A}\n{{}}\n")
     (tmp_path / "whole.jsonl").write_text(f"{B}\n{B}\n")
     entries = [entry_of(tmp_path / "half.jsonl", "train[:50%]"), entry_of(tmp_path / "whole.jsonl")]
-    found = read_entries(entries, RowJudge("t", "s"))
+    found = read_entries(entries, judge_of("t", "s"))
     assert found.pool_indices.tolist() == [1, 4, 5]
     assert found.report.dropped == {"no labels at t": 2, "outside split train[:50%]": 1}
     assert [names_of(found, row) for row in range(3)] == [["a"], ["b", "a"], ["b", "a"]]
@@ -294,7 +293,7 @@ def test_kept_rows_are_read_whole_as_the_json_module_reads_them(tmp_path):
         "\n".join([lines[0], '{"t":[],"s":1}', '{"s":9,"t":["z"],"s":3,"n":NaN}', lines[1]])
     )
     (tmp_path / "b.json").write_text(f"[{lines[2]}]")
-    found = read_entries([entry_of(tmp_path / "a.jsonl"), entry_of(tmp_path / "b.json")], RowJudge("t", "s"))
+    found = read_entries([entry_of(tmp_path / "a.jsonl"), entry_of(tmp_path / "b.json")], judge_of("t", "s"))
     rows = list(found.rows(None))
     expected = [ODD_ROWS[0], json.loads('{"s":9,"t":["z"],"s":3,"n":NaN}'), *ODD_ROWS[1:]]
     assert [repr(row.record) for row in rows] == [repr(row) for row in expected]
@@ -321,7 +320,7 @@ def test_without_labels_and_scores_every_readable_row_is_kept(tmp_path, name):
     else:
         text = "t,u\nno list,1\n,2\nx,3\n" if name == "pool.csv" else '{"t":"no list"}\n{}\n{"t":[],"s":-1}\n'
         (tmp_path / name).write_text(text)
-    found = read_entries([entry_of(tmp_path / name)], RowJudge(None, "constant"))
+    found = read_entries([entry_of(tmp_path / name)], judge_of(None, "constant"))
     assert found.pool_indices.tolist() == [0, 1, 2]
     assert found.labels.names == []
     assert found.report.dropped == {}

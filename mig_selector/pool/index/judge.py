@@ -9,24 +9,17 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.pool.leaves.batch import Leaves, Ragged
 from mig_selector.pool.leaves.decoder import describe_kind
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
-
-
-SCORE_PATHS: dict[str, tuple[str, ...]] = {
-    "deita": ("annotation.deita.quality_scores", "annotation.deita.complexity_scores"),
-    "ifd": ("ifd_score.content",),
-    "num_labels": (),
-    "constant": (),
-}
 
 
 @dataclass(frozen=True)
@@ -46,45 +39,41 @@ class RowJudge:
     """Turns the values of a row into its labels and score, or says why there are none."""
 
     def __init__(
-        self,
-        labels: str | None,
-        score: str,
-        *,
-        turns: str = "mean",
-        is_signed: bool = False,
-        required: Sequence[str] = (),
+        self, labels: str | None, numbers: StoredNumbers | None = None, *, required: Sequence[str] = ()
     ) -> None:
         """Judge by what a selection needs.
 
         Args:
-            labels: Where the labels stand; None where none are needed.
-            score: A name in `SCORE_PATHS`, or where the score stands.
-            turns: Whether the products of ``deita`` are joined to their ``mean`` or to their ``sum``.
-            is_signed: Whether a score may be negative.
-            required: Where a row must have further numbers, of either sign, that are not looked at.
+            labels: Path of the labels; None where none are needed.
+            numbers: The numbers that make the score; None where no score is stored.
+            required: Paths at which a row must have further numbers, of either sign, whose values do not matter.
         """
-        self._labels, self._score, self._turns, self._is_signed = labels, score, turns, is_signed
-        score_paths = SCORE_PATHS.get(score, (score,))
-        self._num_scores = len(score_paths)
-        self._required = [path for path in dict.fromkeys(required) if path not in score_paths]
-        self._number_paths = (*score_paths, *self._required)
-        self._lowest = [-math.inf if is_signed else 0.0] * self._num_scores + [-math.inf] * len(self._required)
+        numbers = numbers or StoredNumbers()
+        self._labels, self._numbers = labels, numbers
+        self._num_scores = len(numbers.paths)
+        self._required = [path for path in dict.fromkeys(required) if path not in numbers.paths]
+        self._number_paths = (*numbers.paths, *self._required)
+        self._lowest = [-math.inf if numbers.is_signed else 0.0] * self._num_scores + [-math.inf] * len(self._required)
         self.paths: tuple[str | None, ...] = (labels, *self._number_paths)
         self._lacks = (f"no labels at {labels}", *(f"no score at {path}" for path in self._number_paths))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the verdicts: the arguments that make an equal judge."""
-        return {
-            "labels": self._labels,
-            "score": self._score,
-            "turns": self._turns,
-            "is_signed": self._is_signed,
-            "required": self._required,
-        }
+        return {"labels": self._labels, "numbers": self._numbers.identity, "required": self._required}
+
+    @classmethod
+    def of(cls, identity: Mapping[str, Any]) -> RowJudge:
+        """Make the judge that has this identity; for worker processes, which get it as JSON."""
+        numbers = {**identity["numbers"], "paths": tuple(identity["numbers"]["paths"])}
+        return cls(identity["labels"], StoredNumbers(**numbers), required=identity["required"])
+
+    @property
+    def _joins_products(self) -> bool:
+        return self._numbers.join != "mean"
 
     def judge(self, values: tuple[Any, ...]) -> tuple[list[str], float] | Dropped | Unreadable:
-        """Judge the values that stand at `paths`; the score is NaN where it is the number of labels."""
+        """Judge the values that stand at `paths`; the score is NaN where none is stored."""
         labels, *scores = values
         fault = self._label_fault(labels)
         for path, value, lowest in zip(self._number_paths, scores, self._lowest, strict=True):
@@ -106,7 +95,7 @@ class RowJudge:
                 dropped[lack] = int(is_absent.sum())
             is_kept &= ~is_absent
         is_faulty = np.zeros(len(leaves), np.bool_)
-        if self._score == "deita":
+        if self._joins_products:
             quality, complexity, *_ = leaves.scores
             is_faulty |= is_kept & (quality.lengths != complexity.lengths)
         is_kept &= ~is_faulty
@@ -118,17 +107,17 @@ class RowJudge:
 
     def _total_scores(self, scores: list[Ragged], count: int) -> NDArray[np.float64]:
         """Return the scores of `count` rows that lack nothing."""
-        if self._score == "deita":
+        if self._joins_products:
             quality, complexity = scores
             lengths = quality.lengths
             with np.errstate(over="ignore"):
                 products = quality.flat * complexity.flat
                 totals = _sums(Ragged(np.cumsum(lengths) - lengths, lengths, products))
-                return totals if self._turns == "sum" else totals / lengths
+                return totals if self._numbers.join == "sum of products" else totals / lengths
         if scores:
             with np.errstate(over="ignore"):
                 return _sums(scores[0]) / scores[0].lengths
-        return np.full(count, 1.0 if self._score == "constant" else math.nan)
+        return np.full(count, math.nan)
 
     def _label_fault(self, labels: Any) -> str | None:
         if labels is None:
@@ -141,7 +130,7 @@ class RowJudge:
         return None
 
     def _with_score(self, labels: list[str], scores: list[list[float]]) -> tuple[list[str], float] | Unreadable:
-        if self._score == "deita":
+        if self._joins_products:
             quality, complexity = scores
             if len(quality) != len(complexity):
                 return Unreadable(
@@ -149,11 +138,11 @@ class RowJudge:
                     f"got {len(quality)} and {len(complexity)}"
                 )
             score = _sum([q * c for q, c in zip(quality, complexity, strict=True)])
-            score /= 1 if self._turns == "sum" else len(quality)
+            score /= 1 if self._numbers.join == "sum of products" else len(quality)
         elif scores:
             score = _sum(scores[0]) / len(scores[0])
         else:
-            score = 1.0 if self._score == "constant" else math.nan
+            score = math.nan
         return (labels, score) if not math.isinf(score) else Unreadable("the score is infinite")
 
 

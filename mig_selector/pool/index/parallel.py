@@ -206,7 +206,7 @@ def _extract(task: dict[str, Any]) -> Extract:
     return extract_rows(
         source,
         Span(*task["span"]),
-        RowJudge(**task["judge"]),
+        RowJudge.of(task["judge"]),
         lambda num_bytes: None,
         stop_at_unreadable=task["stop_at_unreadable"],
     )

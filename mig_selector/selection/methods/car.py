@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +16,40 @@ from numpy.typing import NDArray
 from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
 from mig_selector.selection.clusters import cluster_rows
-from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, best_first, method
+from mig_selector.selection.method import Candidates, OnProgress, OwnScore, RowEmbedding, Seed, best_first, method
+from mig_selector.settings import DOTTED_PATH, Range, Setting
 
 
 logger = logging.getLogger(__name__)
 
+_RATIO = Range(
+    "two numbers of rows with a colon between them, not both 0 (quoted: a YAML reads 1:1 as the number 61)",
+    lambda value: bool(re.fullmatch(r"\d+:\d+", value)) and any(map(int, value.split(":"))),
+)
+
 
 @method(
     needs={"scores", "embeddings"},
-    score="annotation.CaR",
-    score_key="mig_iqs",
+    score=OwnScore(
+        "iqs",
+        "annotation.CaR",
+        Setting("Where a row's instruction quality score is: a dotted path.", DOTTED_PATH, decides=True),
+    ),
     embedding=RowEmbedding(
         model="sentence-transformers/all-mpnet-base-v2",
         template="Instruction: {instruction} Input: {input} Response: {response}",
     ),
 )
-def car(pool: Candidates, budget: int, *, car_ratio: str, seed: int, on_progress: OnProgress) -> Selection:
+def car(
+    pool: Candidates,
+    budget: int,
+    *,
+    car_ratio: Annotated[
+        str, Setting("Rows chosen by score to rows chosen as the best of their cluster.", _RATIO, decides=True)
+    ] = "1000:161",
+    seed: Seed = 42,
+    on_progress: OnProgress,
+) -> Selection:
     """Choose the best rows by score, and the best of each of sqrt(N / 2) clusters of similar rows.
 
     As published a cluster gives the same number of rows whatever its size. Two things differ. Published is how many

@@ -5,7 +5,7 @@ Dimension letters: N rows to choose from, B rows to keep, C candidates looked at
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, best_first, method
 from mig_selector.selection.unit_rows import cosines, product_error, unit_rows
+from mig_selector.settings import Setting, between
 
 
 _CANDIDATES = 512
@@ -29,7 +30,16 @@ _KEPT_AT_ONCE = 8192
     nested=True,
     may_fall_short=True,
 )
-def deita(pool: Candidates, budget: int, *, deita_threshold: float, on_progress: OnProgress) -> Selection:
+def deita(
+    pool: Candidates,
+    budget: int,
+    *,
+    deita_threshold: Annotated[
+        float,
+        Setting("A row is left out if its cosine with a chosen one is above this.", between(-1, 1), decides=True),
+    ] = 0.9,
+    on_progress: OnProgress,
+) -> Selection:
     """Go through the rows from the highest score to the lowest; keep those that no kept row resembles.
 
     Args:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from mig_selector.arrays import LabelledPool, Selection
 from mig_selector.selection.greedy import select_rows
 from mig_selector.selection.method import Candidates, OnProgress, method
 from mig_selector.selection.objective import Objective
+from mig_selector.settings import Setting, above, above_and_at_most
 
 
 @method(
@@ -19,11 +20,22 @@ def mig(
     pool: Candidates,
     budget: int,
     *,
-    phi: Literal["pow", "exp"],
-    phi_exponent: float,
-    phi_offset: float,
-    phi_rate: float,
-    gain: Literal["gradient", "marginal"],
+    phi: Annotated[
+        Literal["pow", "exp"], Setting("Concave function of the information at a label (Eq. 12, 13).", decides=True)
+    ] = "pow",
+    phi_exponent: Annotated[
+        float, Setting("Exponent b of pow: (x + a)^b.", above_and_at_most(0, 1), decides=True)
+    ] = 0.8,
+    phi_offset: Annotated[float, Setting("Offset a of pow: (x + a)^b.", above(0), decides=True)] = 1e-6,
+    phi_rate: Annotated[float, Setting("Rate c of exp: 1 - exp(-c x).", above(0), decides=True)] = 1.0,
+    gain: Annotated[
+        Literal["gradient", "marginal"],
+        Setting(
+            "Greedy rule: gradient as published (Eq. 11), or the exact marginal gain (Eq. 9), which has the 1 - 1/e "
+            "guarantee.",
+            decides=True,
+        ),
+    ] = "gradient",
     on_progress: OnProgress,
 ) -> Selection:
     """Choose rows greedily by information gained; see `select_rows`.

@@ -13,14 +13,15 @@ import heapq
 import itertools
 import random
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arrays import Selection
 from mig_selector.selection.coverage import Coverage
-from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, method
+from mig_selector.selection.method import Candidates, OnProgress, RowEmbedding, Seed, method
+from mig_selector.settings import Setting, at_least, between
 
 
 @method(
@@ -35,10 +36,24 @@ def qdit(
     pool: Candidates,
     budget: int,
     *,
-    qdit_alpha: float,
-    qdit_scale: Literal["none", "mean", "minmax"],
-    qdit_sample: int,
-    seed: int,
+    qdit_alpha: Annotated[float, Setting("Weight of quality against diversity.", between(0, 1), decides=True)] = 0.7,
+    qdit_scale: Annotated[
+        Literal["none", "mean", "minmax"],
+        Setting(
+            "none adds quality to the sum of similarities as published, mean to their mean, minmax likewise with "
+            "quality scaled to [0, 1].",
+            decides=True,
+        ),
+    ] = "none",
+    qdit_sample: Annotated[
+        int,
+        Setting(
+            "Rows of a random sample by which diversity is measured, for large pools; 0 measures it by all rows.",
+            at_least(0),
+            decides=True,
+        ),
+    ] = 0,
+    seed: Seed = 42,
     on_progress: OnProgress,
 ) -> Selection:
     """Choose, again and again, the row that adds most of (1 - alpha) d(A) + alpha (sum of the quality of A).
@@ -56,7 +71,7 @@ def qdit(
         on_progress: Called with the number of rows chosen since the last call.
 
     Returns:
-        The same rows, in the same order, as computing every row's gain anew at every step: with cosines in float64,
+        The same rows, in the same order, as computing every row's gain again at every step: with cosines in float64,
         and d(A + row) - d(A) exactly, rounded once. Each gain is (1 - alpha) times this, plus alpha times quality.
         d of no rows is 0: the first row adds the sum of its cosines, negative ones included.
 
@@ -71,8 +86,8 @@ def qdit(
     coverage = Coverage(pool.embeddings, targets)
     order = _choose_lazily(coverage, (1 - qdit_alpha) * (total / len(targets)), qdit_alpha * quality)
     rows, gains = np.empty(budget, np.int64), np.empty(budget)
-    for place, (row, gain) in enumerate(itertools.islice(order, budget)):
-        rows[place], gains[place] = row, gain
+    for rank, (row, gain) in enumerate(itertools.islice(order, budget)):
+        rows[rank], gains[rank] = row, gain
         on_progress(1)
     return Selection(rows, gains)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from mig_selector.selection.method import Candidates, method
+from mig_selector.selection.method import Candidates, Seed, method
 
 
 @method(needs=set())
-def random_rows(pool: Candidates, budget: int, *, seed: int) -> list[int]:
+def random_rows(pool: Candidates, budget: int, *, seed: Seed = 42) -> list[int]:
     """Draw `budget` rows, each choice equally likely.
 
     Args:

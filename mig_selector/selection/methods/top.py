@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates, best_first, method
+from mig_selector.settings import Setting
 
 
 @method(needs={"scores"}, nested=True)
@@ -27,7 +28,15 @@ def longest(pool: Candidates, budget: int) -> Selection:
 
 
 @method(needs={"scores"}, score="ifd", nested=True, may_fall_short=True)
-def ifd(pool: Candidates, budget: int, *, ifd_filter: Literal["mig", "superfiltering"]) -> Selection:
+def ifd(
+    pool: Candidates,
+    budget: int,
+    *,
+    ifd_filter: Annotated[
+        Literal["mig", "superfiltering"],
+        Setting("Which IFD may be chosen: mig from 0 to 1, both included; superfiltering below 1.", decides=True),
+    ] = "mig",
+) -> Selection:
     """Choose the rows whose instruction helps least to foretell the response; gains are the scores.
 
     IFD is the perplexity of the response given the instruction, by that of the response alone. Above 1 the

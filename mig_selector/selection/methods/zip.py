@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.selection.method import Candidates, OnProgress, method
+from mig_selector.settings import Setting, at_least
 
 
 _LEVEL = 9
@@ -36,7 +37,13 @@ _MOST_BLOCKS = 1024
 
 @method(needs={"records"}, nested=True)
 def least_redundant(
-    pool: Candidates, budget: int, *, zip_k1: int, zip_k2: int, zip_k3: int, on_progress: OnProgress
+    pool: Candidates,
+    budget: int,
+    *,
+    zip_k1: Annotated[int, Setting("Candidates measured again in each round.", at_least(1), decides=True)] = 10_000,
+    zip_k2: Annotated[int, Setting("Candidates kept of them.", at_least(1), decides=True)] = 200,
+    zip_k3: Annotated[int, Setting("Rows chosen in each round.", at_least(1), decides=True)] = 100,
+    on_progress: OnProgress,
 ) -> Selection:
     """Choose in rounds, each from the rows whose ratios were lowest when they were last measured.
 

@@ -7,19 +7,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import contents_of
+from support import contents_of, judge_of
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
-from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
 
 
 COLUMNS = ("instruction", "input", "output")
-RULE = RowJudge("labels", "score")
+RULE = judge_of("labels", "score")
 
 
 def row(number, labels, score):
@@ -194,7 +193,7 @@ def test_a_hub_entry_is_read_as_datasets_loads_it(tmp_path, write, name):
     half = read(entry_for(source, "train[:50%]"))
     assert half.pool_indices.tolist() == [0, 2]
     assert half.report.read == 3  # `datasets` itself leaves the others out
-    without = RowJudge("nothing.here", "constant")
+    without = judge_of("nothing.here", "constant")
     with pytest.raises(PoolError, match=r"none of the 6 rows .*: 6 no labels at nothing\.here"):
         read(entry_for(source), without)
 
@@ -221,7 +220,7 @@ def test_a_split_keeps_the_same_rows_of_every_kind_of_file(tmp_path, write, name
 def test_a_file_without_the_wanted_column_says_which_path_is_absent(tmp_path, write, name):
     write(tmp_path / name)
     with pytest.raises(PoolError, match=r"none of the 6 rows .* 6 no labels at tags\.names"):
-        read(local(tmp_path / name), RowJudge("tags.names", "other"))
+        read(local(tmp_path / name), judge_of("tags.names", "other"))
 
 
 def test_duplicates_are_counted_where_the_text_is_read(tmp_path):
@@ -312,7 +311,7 @@ def test_csv_cells_lead_dotted_paths_through_json(tmp_path):
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerows([["annotation", "text"], [json.dumps({"names": ["a"], "values": [1, 2]}), "x"], ["", "y"]])
-    pool = read(local(path), RowJudge("annotation.names", "annotation.values"))
+    pool = read(local(path), judge_of("annotation.names", "annotation.values"))
     assert pool.scores.tolist() == [1.5]
     assert pool.report.dropped == {"no labels at annotation.names": 1}
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import judge_of
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.formats import json_rows, row_source
@@ -23,7 +24,6 @@ from mig_selector.pool.formats.json_rows import JsonLinesSource
 from mig_selector.pool.formats.tables import ParquetSource
 from mig_selector.pool.index import parallel
 from mig_selector.pool.index.file_index import extract_rows
-from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.leaves.batch import holds_utf8
 from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
@@ -95,7 +95,7 @@ ROWS = st.fixed_dictionaries(
 def test_rows_judged_together_are_judged_as_each_alone(tmp_path_factory, score, rows):
     path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge = RowJudge("t", score)
+    judge = judge_of("t", score)
     assert same(found_in(path, judge), naive(rows, judge))
 
 
@@ -105,7 +105,7 @@ def test_quality_and_complexity_judged_together_are_judged_as_each_alone(tmp_pat
     path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
     deita = [{"t": row.get("t"), "annotation": {"deita": renamed(row.get("d"))}} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in deita))
-    judge = RowJudge("t", "deita")
+    judge = judge_of("t", "deita")
     assert same(found_in(path, judge), naive(deita, judge))
 
 
@@ -152,7 +152,7 @@ def test_a_table_is_judged_as_its_rows_alone(tmp_path_factory, rows, text, numbe
     table = pa.Table.from_pylist(rows, schema)
     path = tmp_path_factory.mktemp("pool") / "pool.parquet"
     pq.write_table(table, path, row_group_size=group)
-    judge = RowJudge("t", "d.q")
+    judge = judge_of("t", "d.q")
     assert extract_all(ParquetSource(path, path.name), judge, size=1) == naive(table.to_pylist(), judge)
 
 
@@ -161,7 +161,7 @@ def test_labels_kept_as_a_dictionary_are_read_from_every_row_group(tmp_path):
     coded = pa.ListArray.from_arrays(labels.offsets, labels.values.dictionary_encode())
     path = tmp_path / "pool.parquet"
     pq.write_table(pa.table({"t": coded, "s": np.arange(3_000.0)}), path, row_group_size=1_000)
-    kept, dropped, unreadable = extract_all(ParquetSource(path, "p"), RowJudge("t", "s"))
+    kept, dropped, unreadable = extract_all(ParquetSource(path, "p"), judge_of("t", "s"))
     assert kept == [(number, [f"l{number % 7}", "all"], float(number)) for number in range(3_000)]
     assert (dropped, unreadable) == ([], [])
 
@@ -178,7 +178,7 @@ def test_labels_kept_as_a_dictionary_are_read_from_every_row_group(tmp_path):
 def test_a_column_of_single_numbers_is_a_score(tmp_path, kind, values, scores):
     table = pa.table({"t": [["a"]] * 3, "s": pa.array(values, kind)})
     pq.write_table(table, tmp_path / "pool.parquet")
-    kept, dropped, _ = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), RowJudge("t", "s"))
+    kept, dropped, _ = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), judge_of("t", "s"))
     assert [score for *_, score in kept] == scores
     assert dropped == ["no score at s"]
 
@@ -195,7 +195,7 @@ def test_a_column_of_single_numbers_is_a_score(tmp_path, kind, values, scores):
 )
 def test_a_table_with_another_kind_of_score_says_what_it_found(tmp_path, column, reason):
     pq.write_table(pa.table({"t": [["a"], ["a"]], "s": column}), tmp_path / "pool.parquet")
-    kept, dropped, unreadable = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), RowJudge("t", "s"))
+    kept, dropped, unreadable = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), judge_of("t", "s"))
     assert (kept, dropped, unreadable) == ([], ["no score at s"], [(0, reason)])
 
 
@@ -216,7 +216,7 @@ def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block)
     monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
-    assert extract_all(JsonLinesSource(path, "pool.jsonl"), RowJudge("t", "s"), size) == WHOLE
+    assert extract_all(JsonLinesSource(path, "pool.jsonl"), judge_of("t", "s"), size) == WHOLE
 
 
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
@@ -227,7 +227,7 @@ def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
     path.write_bytes(TEXT.encode())
     source = JsonLinesSource(path, "pool.jsonl")
     for span in source.spans(20):
-        part = extract_rows(source, span, RowJudge("t", "s"), lambda count: None, stop_at_unreadable=False)
+        part = extract_rows(source, span, judge_of("t", "s"), lambda count: None, stop_at_unreadable=False)
         positions = [] if part.positions is None else part.positions.tolist()
         for position, score in zip(positions, part.scores.tolist(), strict=True):
             assert json.loads(path.read_bytes()[position:].splitlines()[0])["s"] == score
@@ -236,7 +236,7 @@ def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
 def test_a_line_longer_than_many_parts_is_read_by_the_part_it_begins_in(tmp_path, monkeypatch):
     path = tmp_path / "pool.jsonl"
     path.write_text(f'{{"t":["a"],"s":1,"x":"{"y" * 5_000}"}}\n{{"t":["b"],"s":2}}\n')
-    source, judge = JsonLinesSource(path, "p"), RowJudge("t", "s")
+    source, judge = JsonLinesSource(path, "p"), judge_of("t", "s")
     read = []
     original = json_rows._next_line
 
@@ -254,7 +254,7 @@ def test_names_that_only_rows_without_use_have_are_left_out(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text('{"t":["gone"],"s":null}\n{"t":["kept"],"s":1}\n{"t":["wrong"],"s":-1}\n')
     source = JsonLinesSource(path, "p")
-    part = extract_rows(source, source.spans(100)[0], RowJudge("t", "s"), lambda n: None, stop_at_unreadable=False)
+    part = extract_rows(source, source.spans(100)[0], judge_of("t", "s"), lambda n: None, stop_at_unreadable=False)
     assert part.label_names == ["kept"]
 
 
@@ -313,7 +313,7 @@ class TestProcesses:
         return write
 
     def parts_of(self, source, seen):
-        judge = RowJudge("t", "s")
+        judge = judge_of("t", "s")
         with parallel.Readers(source.size, judge, seen.append, stop_at_unreadable=False) as readers:
             return list(readers.extract_parts(source))
 
@@ -328,7 +328,7 @@ class TestProcesses:
         assert sum(part.tally.rows for part in parts) == 1_000
 
     def strict_readers(self):
-        return parallel.Readers(10**9, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
+        return parallel.Readers(10**9, judge_of("t", "s"), lambda n: None, stop_at_unreadable=True)
 
     @pytest.fixture
     def readers(self, source):
@@ -373,8 +373,10 @@ class TestProcesses:
             "import sys; from pathlib import Path; from mig_selector.pool.index import parallel\n"
             "from mig_selector.pool.index.judge import RowJudge\n"
             "from mig_selector.pool.formats.json_rows import JsonLinesSource\n"
+            "from mig_selector.pool.index.numbers import StoredNumbers\n"
             "parallel._SPAN_BYTES = 4_000\n"
-            "readers = parallel.Readers(10**9, RowJudge('t', 's'), lambda n: None, stop_at_unreadable=True)\n"
+            "judge = RowJudge('t', StoredNumbers(('s',)))\n"
+            "readers = parallel.Readers(10**9, judge, lambda n: None, stop_at_unreadable=True)\n"
             "parts = readers.extract_parts(JsonLinesSource(Path(sys.argv[1]), 'p'))\n"
             "next(parts); print('reading', flush=True); sys.stdin.read()\n"
         )

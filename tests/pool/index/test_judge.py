@@ -4,9 +4,8 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import make_row
+from support import judge_of, make_row
 
-from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
@@ -19,7 +18,7 @@ COMPLEXITY = "annotation.deita.complexity_scores"
 def judge(row, labels=LABELS, score="deita", **more):
     """Judge a row as it stands in a JSON Lines file."""
     line = row if isinstance(row, bytes) else json.dumps(row).encode()
-    rule = RowJudge(labels, score, **more)
+    rule = judge_of(labels, score, **more)
     values = LeafDecoder(rule.paths).decode(line)
     return values if isinstance(values, Unreadable) else rule.judge(values)
 
@@ -48,7 +47,8 @@ def test_where_no_labels_are_needed_what_stands_there_does_not_matter():
 
 @pytest.mark.parametrize("row", [{}, {"a": [1]}, {"annotation": "text"}])
 def test_a_row_of_which_nothing_is_needed_is_kept(row):
-    assert judge(row, labels=None, score="constant") == ([], 1.0)
+    labels, score = judge(row, labels=None, score="constant")
+    assert (labels, math.isnan(score)) == ([], True)
     assert isinstance(judge(b"[1]", labels=None, score="constant"), Unreadable)
 
 
@@ -76,8 +76,9 @@ def test_ifd_is_the_content_of_ifd_score():
     assert judge(make_row(0, ["a"], 1, ifd_score={"version": 100, "content": 0.75}), score="ifd") == (["a"], 0.75)
 
 
-def test_constant_is_one_whatever_the_row_holds():
-    assert judge({"annotation": {"instag": {"content": ["a"]}}}, score="constant") == (["a"], 1.0)
+def test_without_a_stored_score_there_is_none_whatever_the_row_holds():
+    labels, score = judge({"annotation": {"instag": {"content": ["a"]}}}, score="constant")
+    assert (labels, math.isnan(score)) == (["a"], True)
 
 
 def test_num_labels_is_left_open_until_the_vocabulary_is_known():
@@ -260,8 +261,8 @@ def test_labels_and_score_may_share_a_path():
 
 
 def test_the_wanted_columns_are_those_at_the_top():
-    assert LeafDecoder(RowJudge(LABELS, "deita").paths).columns == ["annotation"]
-    assert LeafDecoder(RowJudge(LABELS, "ifd").paths).columns == ["annotation", "ifd_score"]
+    assert LeafDecoder(judge_of(LABELS, "deita").paths).columns == ["annotation"]
+    assert LeafDecoder(judge_of(LABELS, "ifd").paths).columns == ["annotation", "ifd_score"]
 
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

@@ -7,13 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TAGS, contents_of, make_row, write_lines
+from support import TAGS, contents_of, judge_of, make_row, write_lines
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
-from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import read_pool
 from mig_selector.pool.subset.columns import JsonType
 from mig_selector.pool.subset.spool import _dump
@@ -34,7 +33,7 @@ class Work:
             PoolEntry(path.stem, "sharegpt", columns, TAGS, False, LocalSource(path.name, path), "train")
             for path in files
         ]
-        judge = RowJudge("annotation.instag.content", "constant")
+        judge = judge_of("annotation.instag.content", "constant")
         sources = [open_sources(entry) for entry in self.entries]
         hashes = ContentHashes(folder / "cache")
         extracts, contents = IndexCache(folder / "cache", hashes), contents_of(sources, hashes)

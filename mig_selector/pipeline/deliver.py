@@ -1,4 +1,4 @@
-"""A finished subset to those who use it: dataset_info.json, the training run, nodes that have files of their own."""
+"""A finished subset to those who use it: dataset_info.json, the training run, and nodes with their own files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mig_selector.integration.handover import (
     write_origin_markers,
     write_private_dataset_dir,
 )
-from mig_selector.pipeline.plan import Plan
+from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.files import whole_file
@@ -33,7 +33,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished subset as rank 0 tells of it: what a node needs to have it, too."""
+    """A finished subset as rank 0 describes it: all that another node needs to get a copy."""
 
     fingerprint: str
     folder: str
@@ -65,25 +65,22 @@ class Outcome:
     """What happened, for people."""
 
 
-def tell_of(plan: Plan, mark: str, folder: Path, manifest: Mapping[str, Any], summary: list[str]) -> Finished:
+def describe_finished(
+    request: Request, fingerprint: str, folder: Path, manifest: Mapping[str, Any], summary: list[str]
+) -> Finished:
     """Gather what every node needs to know of a subset that is finished on this one."""
-    names = plan.subset_names(manifest["budget"])
-    entries = {
-        names[part["place"]]: build_entry(
-            plan.site.info.entries[plan.entries[part["place"]].name],
-            plan.entries[part["place"]],
-            part["columns"],
-            part["file"],
-            mark,
-        )
-        for part in manifest["subsets"]
-    }
+    names = request.subset_names(manifest["budget"])
+    entries = {}
+    for subset in manifest["subsets"]:
+        entry = request.entries[subset["place"]]
+        raw = request.site.info.entries[entry.name]
+        entries[names[subset["place"]]] = build_entry(raw, entry, subset["columns"], subset["file"], fingerprint)
     return Finished(
-        fingerprint=mark,
+        fingerprint=fingerprint,
         folder=folder.name,
         files=[*manifest["files"], MANIFEST],
         budget=manifest["budget"],
-        names={entry.name: name for entry, name in zip(plan.entries, names, strict=True)},
+        names={entry.name: name for entry, name in zip(request.entries, names, strict=True)},
         entries=entries,
         summary=summary,
     )
@@ -115,8 +112,8 @@ def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
     if site.host.max_samples is not None and site.host.max_samples < finished.budget:
         summary.append(f"max_samples: training sees the first {site.host.max_samples} of the chosen rows only")
     if training:
-        note = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
-        write_origin_markers(site.host, note)
+        origin = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
+        write_origin_markers(site.host, origin)
     return Outcome(
         fingerprint=finished.fingerprint,
         folder=str(folder),
@@ -150,8 +147,8 @@ def _host_settings(
     """Say what training reads: the subsets in place of the pool's names, from a dataset_dir of its own."""
     host, info = site.host, site.info
     dataset = [names.get(name, name) for name in host.dataset if names.get(name, name) in entries or name not in names]
-    own = write_private_dataset_dir(folder, info, [*dataset, *host.eval_dataset], entries)
-    settings = {"dataset": ",".join(dataset), "dataset_dir": str(own)}
+    private = write_private_dataset_dir(folder, info, [*dataset, *host.eval_dataset], entries)
+    settings = {"dataset": ",".join(dataset), "dataset_dir": str(private)}
     media_dir = host.media_dir or (str(info.folder) if info.folder else None)
     return {**settings, "media_dir": media_dir} if media_dir else settings
 

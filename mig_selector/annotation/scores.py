@@ -1,0 +1,279 @@
+"""The kinds of score that a row can have, one class each: what it reads, the model it runs, and its arithmetic.
+
+To add a kind, write a class here and add a line to `find_score`; ``mig_score`` then knows its name. A kind says
+
+- `stored`: the numbers that it reads from the rows of the pool;
+- `model`: the model that it runs, found before anything is read;
+- `measure`: what the model says of each kept row, NaN where it says nothing;
+- `finish`: the score of each kept row, from the stored numbers, the measured ones or the labels that count;
+- `identity`: what else decides the scores, for the fingerprint.
+
+N rows, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.annotation.tokens import count_tokens
+from mig_selector.arrays import RowLabels
+from mig_selector.console import progress
+from mig_selector.embedding.encoder import Encoder
+from mig_selector.errors import ArgumentError
+from mig_selector.pool.conversation import Exchange
+from mig_selector.pool.index.numbers import StoredNumbers
+from mig_selector.settings import Setting, at_least
+
+
+class Rows(Protocol):
+    """The kept rows of a pool, read again where a model needs their texts."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Read question and answer of each row."""
+        ...
+
+    def cache_path(self, kind: str, identity: Mapping[str, Any], model: Encoder) -> Path:
+        """Name the file for what a model makes of these rows, by all that decides it."""
+        ...
+
+
+class Crew(Protocol):
+    """All ranks, who run a model together."""
+
+    def measure_ifd(
+        self, exchanges: Callable[[], Iterator[Exchange]], count: int, model: Encoder, path: Path, max_tokens: int
+    ) -> NDArray[np.float64]:
+        """Return the IFD of each row, NaN where it has none; see `annotation.ifd`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """The keys that the kinds below declare."""
+
+    mig_deita_turns: Annotated[
+        Literal["mean", "sum"] | None,
+        Setting(
+            "How deita joins the turns of a row; default sum for the method deita, mean for the others.", decides=True
+        ),
+    ] = None
+    mig_ifd_model: Annotated[
+        str | None,
+        Setting(
+            "Causal language model that computes IFD (hub id or folder, such as gpt2); without it IFD is read from "
+            "ifd_score.content.",
+            decides=True,
+        ),
+    ] = None
+    mig_ifd_max_tokens: Annotated[
+        int, Setting("Tokens of a row that the IFD model reads.", at_least(2), decides=True)
+    ] = 1024
+    mig_tokenizer: Annotated[
+        str | None,
+        Setting("Tokenizer that counts response_tokens: hub id or folder; default model_name_or_path.", decides=True),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model as the configuration names it."""
+
+    key: str
+    """The key that names it, for messages."""
+    name: str
+    """Hub id or folder."""
+    needs_weights: bool = True
+    """A tokenizer is the same whatever the weights are."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Base of all kinds: a score that is made of numbers stored in the pool."""
+
+    name: str
+    """As ``mig_score`` has it."""
+    stored: StoredNumbers = field(default_factory=StoredNumbers)
+    """Rows that lack one of these are dropped."""
+
+    no_score = ""
+    """Why a row that was measured may have no score; for the count of dropped rows."""
+
+    @property
+    def model(self) -> ModelName | None:
+        """The model that `measure` runs."""
+        return None
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether `finish` takes the labels that count."""
+        return False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores, beside the model."""
+        return {"kind": type(self).__name__, **self.stored.identity}
+
+    def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
+        """Run the model, if the kind has one; for rank 0 to call.
+
+        Returns:
+            One number a row, NaN where the model yields none. Shape (N,).
+        """
+        raise ValueError(f"{self.name} is not measured by a model")
+
+    def finish(
+        self, stored: NDArray[np.float64], measured: NDArray[np.float64] | None, labels: RowLabels | None
+    ) -> NDArray[np.float64]:
+        """Return the score of each row before normalisation, never NaN.
+
+        Args:
+            stored: The stored numbers as joined; shape (N,).
+            measured: What `measure` returned of these rows; shape (N,).
+            labels: The labels that count, of these rows.
+        """
+        return stored
+
+
+class ConstantScore(Score):
+    """The same for every row: only the labels decide."""
+
+    def finish(
+        self, stored: NDArray[np.float64], measured: NDArray[np.float64] | None, labels: RowLabels | None
+    ) -> NDArray[np.float64]:
+        """Return 1.0 throughout."""
+        return np.ones(len(stored))
+
+
+class LabelCountScore(Score):
+    """The number of distinct labels of a row that count."""
+
+    @property
+    def needs_labels(self) -> bool:
+        """Counts them."""
+        return True
+
+    def finish(
+        self, stored: NDArray[np.float64], measured: NDArray[np.float64] | None, labels: RowLabels | None
+    ) -> NDArray[np.float64]:
+        """Count them."""
+        if labels is None:
+            raise ValueError("num_labels needs the labels")
+        return labels.counts.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class MeasuredScore(Score):
+    """A score that a model computes from the texts of the rows."""
+
+    model_name: ModelName | None = None
+
+    @property
+    def model(self) -> ModelName | None:
+        """The model that the configuration names."""
+        return self.model_name
+
+    def finish(
+        self, stored: NDArray[np.float64], measured: NDArray[np.float64] | None, labels: RowLabels | None
+    ) -> NDArray[np.float64]:
+        """Return what was measured."""
+        if measured is None:
+            raise ValueError(f"{self.name} was not measured")
+        return measured
+
+
+class ResponseTokensScore(MeasuredScore):
+    """Length of the response in tokens."""
+
+    def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
+        """Count them on rank 0: the tokenizer uses all cores."""
+        key = self.model_name.key if self.model_name else ""
+        with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
+            responses = _reported((exchange.response for exchange in rows.exchanges()), bar)
+            return count_tokens(responses, model.model, key, model.revision).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class IfdScore(MeasuredScore):
+    """Instruction-following difficulty; see `annotation.ifd`."""
+
+    max_tokens: int = 1024
+
+    no_score = "no IFD: no answer, one of a single token, or none of it within mig_ifd_max_tokens"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The limit too."""
+        return {**super().identity, "max_tokens": self.max_tokens}
+
+    def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
+        """Run the language model on all ranks, or take what an earlier run kept."""
+        path = rows.cache_path("ifd", {"max_tokens": self.max_tokens}, model)
+        return crew.measure_ifd(rows.exchanges, len(rows), model, path, self.max_tokens)
+
+
+def find_score(
+    name: str, settings: Mapping[str, Any], *, turns: Literal["mean", "sum"], default_tokenizer: str | None
+) -> Score:
+    """Return the kind of score that a name stands for.
+
+    Args:
+        name: As ``mig_score`` has it; a name that is none of the kinds is a dotted path to a number or a list of
+            numbers.
+        settings: Values of the keys of `ScoreSettings`.
+        turns: How deita joins turns where ``mig_deita_turns`` is not set.
+        default_tokenizer: What counts response tokens where ``mig_tokenizer`` is not set.
+
+    Raises:
+        ArgumentError: Nothing says which tokenizer counts tokens.
+    """
+    match name:
+        case "deita":
+            join: Literal["sum of products", "mean of products"] = (
+                "sum of products" if (settings["mig_deita_turns"] or turns) == "sum" else "mean of products"
+            )
+            paths = ("annotation.deita.quality_scores", "annotation.deita.complexity_scores")
+            return Score(name, StoredNumbers(paths, join))
+        case "ifd":
+            if settings["mig_ifd_model"] is None:
+                return Score(name, StoredNumbers(("ifd_score.content",)))
+            model = ModelName("mig_ifd_model", settings["mig_ifd_model"])
+            return IfdScore(name, model_name=model, max_tokens=settings["mig_ifd_max_tokens"])
+        case "response_tokens":
+            return ResponseTokensScore(name, model_name=_tokenizer(settings["mig_tokenizer"], default_tokenizer))
+        case "num_labels":
+            return LabelCountScore(name)
+        case "constant":
+            return ConstantScore(name)
+        case path:
+            return Score(name, StoredNumbers((path,)))
+
+
+def signed_score(path: str) -> Score:
+    """Return the score that a method reads from a key of its own; it may be negative.
+
+    Args:
+        path: A dotted path to a number or a list of numbers.
+    """
+    return Score(path, StoredNumbers((path,), is_signed=True))
+
+
+def _tokenizer(name: str | None, default: str | None) -> ModelName:
+    if name is None and default is None:
+        raise ArgumentError("mig_tokenizer is missing; response_tokens are counted by a tokenizer (hub id or folder).")
+    return ModelName("mig_tokenizer" if name else "model_name_or_path", str(name or default), needs_weights=False)
+
+
+def _reported(items: Iterator[str], on_item: Callable[[int], object]) -> Iterator[str]:
+    for item in items:
+        on_item(1)
+        yield item

@@ -1,0 +1,267 @@
+"""All that is known of a selection before a row is read: what it needs, its files and models, and its fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mig_selector.arguments import BUDGET_PLACEHOLDER, NAME_PATTERN, MigArguments, own_keys
+from mig_selector.embedding.encoder import Encoder, identify_encoder
+from mig_selector.errors import ArgumentError, RegistrationError
+from mig_selector.integration.config import HostArguments
+from mig_selector.integration.dataset_info import check_name_is_free, resolve_entry
+from mig_selector.pipeline.needs import Needs, resolve_needs
+from mig_selector.pipeline.site import Site, find_site, pool_names
+from mig_selector.pool.entry import HubSource, PoolEntry
+from mig_selector.pool.formats.files import open_sources
+from mig_selector.pool.formats.row_source import RowSource
+from mig_selector.pool.index.cache import check_unchanged
+from mig_selector.store.files import locked
+from mig_selector.store.hashing import ContentHashes, fingerprint_of
+from mig_selector.store.subsets import find_subset, read_manifest
+
+
+ALGORITHM_VERSION = 2
+"""Raised when the same settings would choose other rows than before, or when the identity below is composed anew."""
+
+_FILES = ("mig_label_vocabulary", "mig_label_embeddings", "mig_row_embeddings")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A selection that is asked for, resolved as far as is possible before a row is read."""
+
+    site: Site
+    needs: Needs
+    entries: list[PoolEntry]
+    sources: list[list[RowSource]]
+    """The files of each entry."""
+    contents: list[list[list[str]]]
+    """The hashes of the files of each source, as they were when the request was resolved."""
+    models: Mapping[str, Encoder]
+    """The models that may have to run, by the key that names them."""
+    hashes: ContentHashes
+    identity: Mapping[str, Any]
+    """All that decides the selection, but for the budget."""
+
+    @property
+    def arguments(self) -> MigArguments:
+        """The ``mig_*`` keys."""
+        return self.site.arguments
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The fingerprint of the selection with each of the budgets."""
+        return [fingerprint_of({**self.identity, "num_samples": budget}) for budget in self.arguments.budgets]
+
+    @property
+    def score_model(self) -> Encoder | None:
+        """The model that the kind of score runs."""
+        name = self.needs.score.model if self.needs.score else None
+        return self.models[name.key] if name else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every ``mig_*`` key with its value, defaults that depend on others filled in; for the manifest."""
+        needs, score = self.needs, self.needs.score
+        sums = score is not None and score.stored.join == "sum of products"
+        tokenizer = self.score_model if score is not None and score.name == "response_tokens" else None
+        filled = {
+            "mig_labels": needs.labels,
+            "mig_score": score.name if score else None,
+            "mig_deita_turns": "sum" if sums else self.arguments["mig_deita_turns"] or needs.method.declaration.turns,
+            "mig_row_embedding_model": needs.embedding.model if needs.embedding else None,
+            "mig_tokenizer": tokenizer.model if tokenizer else None,
+        }
+        return {**self.arguments.values, **filled}
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep equal requests that run at the same time from doing the same work twice.
+
+        Raises:
+            RegistrationError: The cache cannot be written.
+        """
+        cache_dir = self.arguments.cache_dir
+        path = cache_dir / "locks" / fingerprint_of({"selections": self.fingerprints})[:32]
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path))
+            except OSError as error:
+                raise RegistrationError(
+                    f"mig_cache_dir: {cache_dir} cannot be written ({error}); give another folder."
+                ) from error
+            yield
+
+    def find(self, fingerprint: str) -> tuple[Path, dict[str, Any]] | None:
+        """Look for a finished selection that may be used again; return its folder and manifest."""
+        if self.arguments.mig_overwrite:
+            return None
+        folder = find_subset(fingerprint, self.site.output_dir, self.arguments.cache_dir, self.hashes)
+        manifest = read_manifest(folder, fingerprint, self.hashes) if folder else None
+        if folder is None or manifest is None:
+            return None
+        if self.arguments.mig_on_bad_row == "error" and manifest["rows"]["unreadable"]:
+            return None  # it was made by skipping rows at which this run must stop
+        return folder, manifest
+
+    def folder(self, fingerprint: str, budget: int) -> Path:
+        """Return where the subset with a budget belongs."""
+        return self.site.output_dir / f"{self.entry_name(budget)}-{fingerprint[:8]}"
+
+    def entry_name(self, budget: int) -> str:
+        """Return the name of the selection: as configured, else made of pool, method and budget."""
+        short = f"{budget // 1000}k" if budget % 1000 == 0 else str(budget)
+        pools = "+".join(entry.name for entry in self.entries)
+        name = self.arguments.mig_dataset_name or f"{pools}_{self.needs.method.short_name}_{short}"
+        return name.replace(BUDGET_PLACEHOLDER, short)
+
+    def subset_names(self, budget: int) -> list[str]:
+        """Return the new entry for each name of the pool."""
+        name = self.entry_name(budget)
+        if len(self.entries) == 1:
+            return [name]
+        return [f"{name}__{entry.name}" for entry in self.entries]
+
+    def describe_pool(self) -> list[dict[str, Any]]:
+        """Name every pool file with size and hash."""
+        return [
+            {"dataset": entry.name, "file": str(file), "bytes": file.stat().st_size, "sha256": content}
+            for entry, sources, contents in zip(self.entries, self.sources, self.contents, strict=True)
+            for source, hashes in zip(sources, contents, strict=True)
+            for file, content in zip(source.files, hashes, strict=True)
+        ]
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with a pool file that was changed since the request was resolved.
+
+        Raises:
+            PoolError: One was.
+        """
+        for sources, contents in zip(self.sources, self.contents, strict=True):
+            for source, content in zip(sources, contents, strict=True):
+                check_unchanged(source, content, self.hashes)
+
+
+def resolve(arguments: MigArguments, host: HostArguments, required: Collection[str] = ()) -> Request:
+    """Find names, files and models; nothing is loaded.
+
+    Args:
+        arguments: The ``mig_*`` keys.
+        host: The host's keys.
+        required: Paths at which a row must have numbers, whatever the method.
+
+    Raises:
+        MigSelectorError: A key, a name, a file or a model cannot be resolved.
+    """
+    needs = resolve_needs(arguments, host, required)
+    names = pool_names(arguments, host)
+    site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
+    entries = [_resolve_entry(name, site, host) for name in names]
+    hashes = ContentHashes(arguments.cache_dir)
+    files = {key: Path(path) for key in _FILES if (path := arguments[key]) is not None}
+    for key, path in files.items():
+        if not path.is_file():
+            raise ArgumentError(f"{key}: {path} is not a file.")
+    sources = [open_sources(entry) for entry in entries]
+    contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
+    models = {
+        model.key: identify_encoder(
+            model.name,
+            arguments.mig_embedding_dtype if model.needs_weights else "auto",
+            hashes,
+            model.key,
+            weights=model.needs_weights,
+        )
+        for model in needs.models
+    }
+    parts_files = {key: hashes.file(path) for key, path in files.items()}
+    identity = _identity(arguments, needs, _pool_identity(entries, contents), models, parts_files)
+    request = Request(site, needs, entries, sources, contents, models, hashes, identity)
+    _check_names(request)
+    return request
+
+
+def _resolve_entry(name: str, site: Site, host: HostArguments) -> PoolEntry:
+    raw = site.info.entries[name]
+    if raw.get("num_samples") is not None:
+        logger.info("dataset %s: num_samples is ignored, the pool is all its rows", name)
+    return resolve_entry(
+        name,
+        raw,
+        site.info.folder,
+        cache_dir=host.cache_dir,
+        hf_hub_token=host.hf_hub_token,
+        ms_hub_token=host.ms_hub_token,
+    )
+
+
+def _pool_identity(entries: Sequence[PoolEntry], contents: Sequence[Sequence[Sequence[str]]]) -> list[dict[str, Any]]:
+    """Return what decides the rows of the pool and how the host reads them; names do not."""
+    return [
+        {
+            **entry.identity,
+            "split": entry.split,
+            "is_hub": isinstance(entry.source, HubSource),
+            "files": [content for source in files for content in source],
+        }
+        for entry, files in zip(entries, contents, strict=True)
+    ]
+
+
+def _identity(
+    arguments: MigArguments,
+    needs: Needs,
+    pool: list[dict[str, Any]],
+    models: Mapping[str, Encoder],
+    files: Mapping[str, str],
+) -> dict[str, Any]:
+    """Gather all that decides which rows are chosen and how they are written.
+
+    Every deciding key is in it unless it belongs to a part that this selection does not have: a key that somebody adds
+    and forgets here can make a selection be made again, but never an old one be taken for a new one. Values that only
+    name something are replaced by what they name.
+    """
+    named: dict[str, Any] = {
+        "mig_num_samples": None,  # added for each budget
+        "mig_pool": pool,
+        "mig_method": needs.method.identity(needs.options),
+        "mig_labels": needs.labels,
+        "mig_score": needs.score.identity if needs.score else None,
+        "mig_embedding_model": None,  # models are added below, by their content
+        "mig_row_embedding_model": asdict(replace(needs.embedding, model="")) if needs.embedding else None,
+        **{key: files.get(key) for key in _FILES},
+    }
+    if arguments.mig_label_vocabulary is not None:
+        named["mig_min_label_count"] = None  # has no effect then
+    deciding = {
+        key.name: named.get(key.name, arguments[key.name])
+        for key in own_keys().values()
+        if key.setting.decides and (key.setting.part is None or key.setting.part in needs.parts)
+    }
+    return {
+        "algorithm": ALGORITHM_VERSION,
+        "judge": needs.judge().identity,
+        "models": {key: model.identity for key, model in models.items()},
+        **deciding,
+    }
+
+
+def _check_names(request: Request) -> None:
+    """Refuse names that cannot be registered, as far as they are known before the pool is read."""
+    whole = [budget for budget in request.arguments.budgets if isinstance(budget, int)]
+    for budget in whole or [1]:
+        for name in request.subset_names(budget):
+            if not NAME_PATTERN.fullmatch(name):
+                raise ArgumentError(
+                    f"the entry would be named {name!r}, which is not allowed; set mig_dataset_name to 1 to 128 "
+                    "letters, digits, '_', '.', '+' or '-'."
+                )
+            if whole or request.arguments.mig_dataset_name:
+                check_name_is_free(request.site.info, name)

@@ -1,0 +1,131 @@
+"""The kept rows of a pool, read again as texts: for models that embed or score them and for methods that read them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mig_selector.annotation.tokens import load_tokenizer
+from mig_selector.embedding.encoder import Encoder
+from mig_selector.errors import PoolError
+from mig_selector.pipeline.request import Request
+from mig_selector.pool.conversation import Exchange, Turn, Which, as_exchange, read_turns, render
+from mig_selector.pool.reading import Pool, PoolRow
+from mig_selector.store.hashing import fingerprint_of
+
+
+_BLOCK_ROWS = 4_096
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """The kept rows of a pool, in its order."""
+
+    request: Request
+    pool: Pool
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self.pool.report.kept
+
+    def exchanges(self, which: Which | None = None) -> Iterator[Exchange]:
+        """Read question and answer of each row.
+
+        Args:
+            which: Turns that count; as ``mig_turns`` says if None.
+
+        Raises:
+            PoolError: A row is not a conversation; names it.
+        """
+        which = which or self.request.arguments.mig_turns
+        return (self._exchange(row, which)[1] for row in self._rows())
+
+    def embedded_texts(self) -> Iterator[str]:
+        """Read the text of each row that the method wants embedded.
+
+        Raises:
+            PoolError: A row is not a conversation; names it.
+        """
+        how, encoder = self.request.needs.embedding, self.request.models.get("mig_row_embedding_model")
+        if how is None or encoder is None:
+            raise ValueError("the method embeds no rows")
+        eos = _end_of_sequence(encoder) if "{conversation}" in how.template else ""
+        for row in self._rows():
+            turns, exchange = self._exchange(row, self.request.arguments.mig_turns)
+            yield render(how.template, turns, exchange, eos)
+
+    def questions_and_answers(self) -> Iterator[tuple[str, str]]:
+        """Read question, with its input on a line of its own, and answer of each row."""
+        for each in self.exchanges():
+            yield (f"{each.instruction}\n{each.input}" if each.input else each.instruction), each.response
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Read the rows with all their columns."""
+        return (row.record for row in self.pool.rows(None))
+
+    def without_unreadable(self) -> Pool:
+        """Look at every row before a model is loaded for hours: is it a conversation?
+
+        Returns:
+            The pool; with ``mig_on_bad_row: skip`` without the rows that are not, which are counted and listed.
+
+        Raises:
+            PoolError: A row is not a conversation; names it.
+        """
+        faults: dict[int, str] = {}
+        for kept_index, row in enumerate(self._rows()):
+            try:
+                self._exchange(row, "all")
+            except PoolError as error:
+                if self.request.arguments.mig_on_bad_row == "error":
+                    raise
+                faults[kept_index] = str(error)
+        return self.pool.skipping(faults, "is not a conversation") if faults else self.pool
+
+    def cache_path(self, kind: str, identity: Mapping[str, Any], model: Encoder) -> Path:
+        """Name the file for what a model makes of these rows, by all that decides it.
+
+        Args:
+            kind: Folder in the cache.
+            identity: What decides it beside rows, turns and model.
+            model: The model.
+        """
+        request = self.request
+        everything = {
+            **identity,
+            "model": {**model.identity, "dtype": model.resolve_dtype()},
+            "turns": request.arguments.mig_turns,
+            "pool": [request.contents, [entry.identity for entry in request.entries]],
+            "rows": hashlib.sha256(self.pool.pool_indices.tobytes()).hexdigest(),
+        }
+        return request.arguments.cache_dir / kind / f"{fingerprint_of(everything)[:32]}.npy"
+
+    def _rows(self) -> Iterator[PoolRow]:
+        """Yield rows only once it is known that no file was changed before they were read.
+
+        What a model makes of them is kept under the content that the files had when the request was resolved.
+        """
+        columns = sorted({column for entry in self.request.entries for column in entry.columns.values()})
+        rows = self.pool.rows(columns)
+        while block := list(islice(rows, _BLOCK_ROWS)):
+            self.request.check_unchanged()
+            yield from block
+
+    def _exchange(self, row: PoolRow, which: Which) -> tuple[list[Turn], Exchange]:
+        entry = self.request.entries[row.entry_index]
+        try:
+            turns = read_turns(row.record, entry)
+            return turns, as_exchange(row.record, turns, entry, which)
+        except ValueError as error:
+            raise PoolError(
+                f"{row.where}: {error}. LLaMA-Factory could not train on it; fix the row, or set mig_on_bad_row: skip "
+                "to count such rows and go on."
+            ) from error
+
+
+def _end_of_sequence(encoder: Encoder) -> str:
+    return str(load_tokenizer(encoder.model, "mig_row_embedding_model", encoder.revision).eos_token or "")

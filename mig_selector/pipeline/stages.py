@@ -1,0 +1,360 @@
+"""The stages between a request and its chosen rows, in the order in which the recipe and the comparison call them.
+
+Each takes what earlier stages returned and returns a value that nobody changes afterwards. They run on rank 0; where a
+model has to run, the crew does it.
+
+Dimension letters: N kept rows, L labels, D dimensions of a row's vector.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.arguments import MigArguments
+from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection
+from mig_selector.console import progress
+from mig_selector.embedding.given import read_given_vectors
+from mig_selector.embedding.rows import check_given_rows, read_given_rows
+from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.graph.label_graph import build_adjacency, build_propagation
+from mig_selector.graph.vocabulary import count_labels, read_vocabulary
+from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.request import Request
+from mig_selector.pipeline.rows import KeptRows
+from mig_selector.pool.index.cache import IndexCache
+from mig_selector.pool.reading import Pool, read_pool
+from mig_selector.ranks.group import all_threads
+from mig_selector.ranks.memory import measured_peak
+from mig_selector.ranks.world import Ranks
+from mig_selector.selection.budgets import choose_for_budgets
+from mig_selector.selection.greedy import measure_information
+from mig_selector.selection.method import Candidates
+from mig_selector.selection.objective import Objective
+from mig_selector.store.hashing import fingerprint_of
+from mig_selector.store.vectors import VectorCache
+
+
+logger = logging.getLogger(__name__)
+
+_COPIED_ROWS = 4_096
+
+
+class Clock:
+    """Seconds that each stage took, by its name, in the order of the stages."""
+
+    def __init__(self) -> None:
+        """Start with no stage."""
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add up the time that the block takes, also if it fails."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A pool after models have measured its rows: those that no model could score are gone."""
+
+    pool: Pool
+    values: NDArray[np.float64] | None
+    """What the kind of score measured; None for kinds that measure nothing. Shape (N,)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of the kept rows."""
+
+    raw: NDArray[np.float64]
+    """As selection.parquet has them. Shape (N,)."""
+    final: NDArray[np.float64]
+    """As methods get them: after normalisation. Shape (N,)."""
+
+
+@dataclass(frozen=True)
+class LabelGraph:
+    """The label graph, as the method uses it."""
+
+    propagation: Propagation
+    num_edges: int
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows chosen for one budget, and what is known of the choice."""
+
+    selection: Selection
+    num_filled: int
+    """Rows at the end that were taken by score because the method fell short."""
+    information: float | None
+    """E(D) of Eq. 8; None where there is no label graph."""
+    peak_memory_bytes: int | None
+    """Most memory that the process held while the rows of all budgets were chosen."""
+
+    @property
+    def budget(self) -> int:
+        """Rows chosen."""
+        return len(self.selection.rows)
+
+    @property
+    def rows_without_gain(self) -> int | None:
+        """Rows that MIG took because nothing better was left; None for other methods."""
+        return None if self.information is None else int(np.count_nonzero(self.selection.gains <= 0))
+
+
+def read(request: Request) -> Pool:
+    """Read labels, scores and offsets of the pool's rows, or take them from the cache.
+
+    Raises:
+        PoolError: See `read_pool`; or a row is not a conversation although its text is needed.
+    """
+    size = sum(source.size for sources in request.sources for source in sources)
+    on_bad_row = request.arguments.mig_on_bad_row
+    with progress("reading the pool", size, "B", is_main=True) as bar:
+        cache = IndexCache(request.arguments.cache_dir, request.hashes)
+        judge = request.needs.judge()
+        pool = read_pool(request.entries, request.sources, request.contents, judge, on_bad_row, bar, cache)
+        return KeptRows(request, pool).without_unreadable() if request.needs.has_texts else pool
+
+
+def resolve_budgets(request: Request, pool: Pool) -> list[int]:
+    """Turn shares of the kept rows into numbers, rounded down.
+
+    Raises:
+        ArgumentError: A budget is larger than the pool.
+    """
+    kept, budgets = pool.report.kept, []
+    for budget in request.arguments.budgets:
+        if isinstance(budget, float):
+            share = (Decimal(str(budget)) * kept).to_integral_value(ROUND_FLOOR)
+            budgets.append(max(int(share), 1))
+        elif budget > kept:
+            raise ArgumentError(
+                f"mig_num_samples: {budget} rows are asked for, but the pool has {kept} rows to choose from."
+            )
+        else:
+            budgets.append(budget)
+    return budgets
+
+
+def measure(pool: Pool, request: Request, crew: Crew) -> Measured:
+    """Have a model measure the rows, if the kind of score needs one; drop and count the rows that it cannot score."""
+    score, model = request.needs.score, request.score_model
+    if score is None or model is None:
+        return Measured(pool, None)
+    values = score.measure(KeptRows(request, pool), crew, model)
+    has_none = np.isnan(values)
+    if has_none.any():
+        pool, values = pool.without(has_none, score.no_score), values[~has_none]
+    return Measured(pool, values)
+
+
+def label(pool: Pool, request: Request) -> RowLabels | None:
+    """Find out which labels count; None where the method needs no labels.
+
+    Raises:
+        PoolError: The vocabulary cannot be read, or none of the labels counts.
+    """
+    if request.needs.labels is None:
+        return None
+    vocabulary, min_count = request.arguments.mig_label_vocabulary, request.arguments.mig_min_label_count
+    known = read_vocabulary(Path(vocabulary)) if vocabulary else None
+    labels = count_labels(pool.labels, vocabulary=known, min_count=min_count)
+    if not labels.names:
+        raise PoolError(
+            f"none of the {len(pool.labels.names)} labels in the pool counts; "
+            "check mig_label_vocabulary and mig_min_label_count."
+        )
+    return labels
+
+
+def finish_scores(measured: Measured, labels: RowLabels | None, request: Request) -> Scores | None:
+    """Make the scores out of what the pool stores, what was measured, or the labels; None where none are needed.
+
+    Raises:
+        PoolError: Their sum overflows.
+    """
+    pool, score = measured.pool, request.needs.score
+    if score is None:
+        return None
+    raw = score.finish(pool.scores, measured.values, labels)
+    # A row is divided by the labels that it names, before the vocabulary, repetitions included: as published.
+    final = raw / pool.labels.counts if request.arguments.mig_normalize else raw
+    with np.errstate(over="ignore"):
+        if not math.isfinite(float(np.sum(np.abs(final)))):
+            raise PoolError("mig_score: the scores are so large that their sum is not finite; scale them down.")
+    return Scores(raw, final)
+
+
+def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -> LabelGraph | None:
+    """Embed the labels and build their graph; None where the method needs none.
+
+    Raises:
+        EmbeddingError: A label has no vector, or a vector cannot be used.
+    """
+    if labels is None or not request.needs.has("propagation"):
+        return None
+    with clock.stage("embedding"):
+        vectors = _label_vectors(labels.names, request, crew)
+    with clock.stage("graph"), all_threads(Ranks()):
+        adjacency = build_adjacency(vectors, request.arguments.mig_edge_threshold)
+        logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
+        propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
+    return LabelGraph(propagation, adjacency.num_edges)
+
+
+def _label_vectors(names: Sequence[str], request: Request, crew: Crew) -> NDArray[np.floating[Any]]:
+    """Return the vectors of labels in their order: those the user gave, else from the cache or the encoder."""
+    given, encoder = request.arguments.mig_label_embeddings, request.models.get("mig_embedding_model")
+    if given is not None or encoder is None:
+        return read_given_vectors(Path(str(given)), names)
+    identity = {**encoder.identity, "dtype": encoder.resolve_dtype()}
+    cache = VectorCache(request.arguments.cache_dir, fingerprint_of(identity))
+    with cache.locked():  # another run may be embedding the same labels just now
+        vectors = cache.read(names)
+
+        def keep(labels: Sequence[str], made: NDArray[np.float32]) -> None:
+            vectors.update(zip(labels, made, strict=True))
+            cache.write(labels, made)
+
+        missing = [name for name in names if name not in vectors]
+        if missing:
+            crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep)
+    return np.stack([vectors[name] for name in names])
+
+
+def embed(pool: Pool, request: Request, crew: Crew) -> NDArray[np.floating[Any]] | None:
+    """Have the rows embedded, or take the vectors that the user gave; None where the method needs none.
+
+    Returns:
+        The vectors of the kept rows, mapped from a file. Shape (N, D).
+
+    Raises:
+        EmbeddingError: A vector is missing or cannot be used.
+    """
+    if not request.needs.has("embeddings"):
+        return None
+    how, encoder = request.needs.embedding, request.models.get("mig_row_embedding_model")
+    if how is None or encoder is None:
+        return _given_row_vectors(Path(str(request.arguments.mig_row_embeddings)), pool, request.arguments)
+    rows = KeptRows(request, pool)
+    identity = {"template": how.template, "pooling": how.pooling, "max_tokens": how.max_tokens}
+    path = rows.cache_path("row_embeddings", identity, encoder)
+    return crew.embed_rows(
+        rows.embedded_texts, len(rows), encoder, path, pooling=how.pooling, max_tokens=how.max_tokens
+    )
+
+
+def _given_row_vectors(path: Path, pool: Pool, arguments: MigArguments) -> NDArray[np.floating[Any]]:
+    vectors = read_given_rows(path, pool.report.read)
+    check_given_rows(path, vectors, pool.pool_indices)
+    if len(pool.pool_indices) == len(vectors):
+        return vectors
+    return _copy_to_mapped_file(vectors, pool.pool_indices, arguments.cache_dir)
+
+
+def _copy_to_mapped_file(
+    vectors: NDArray[np.floating[Any]], rows: NDArray[np.int64], folder: Path
+) -> NDArray[np.floating[Any]]:
+    """Copy some rows, block by block, to a mapped file that has no name: all of them may not fit into memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        kept = np.memmap(stream, vectors.dtype, "w+", shape=(len(rows), vectors.shape[1]))
+    for start in range(0, len(rows), _COPIED_ROWS):
+        kept[start : start + _COPIED_ROWS] = vectors[rows[start : start + _COPIED_ROWS]]
+    return kept
+
+
+def choose(
+    request: Request,
+    pool: Pool,
+    labels: RowLabels | None,
+    scores: Scores | None,
+    graph: LabelGraph | None,
+    vectors: NDArray[np.floating[Any]] | None,
+) -> list[Chosen]:
+    """Choose rows for each budget.
+
+    Raises:
+        ArgumentError: The method cannot choose that many.
+    """
+    needs, rows, budgets = request.needs, KeptRows(request, pool), resolve_budgets(request, pool)
+    candidates = Candidates(
+        len(rows),
+        labels=labels,
+        propagation=graph.propagation if graph else None,
+        scores=scores.final if scores else None,
+        embeddings=vectors,
+        records=rows.records,
+        texts=rows.questions_and_answers,
+    )
+    with (
+        measured_peak() as peak,
+        all_threads(Ranks()),
+        progress("selecting", max(budgets), "rows", is_main=True) as bar,
+    ):
+        selections, filled = choose_for_budgets(
+            needs.method, candidates, budgets, needs.options, request.arguments.mig_fill, bar
+        )
+    return [
+        Chosen(selection, number, information_of(selection.rows, request, labels, scores, graph), peak.num_bytes)
+        for selection, number in zip(selections, filled, strict=True)
+    ]
+
+
+def information_of(
+    rows: NDArray[np.int64],
+    request: Request,
+    labels: RowLabels | None,
+    scores: Scores | None,
+    graph: LabelGraph | None,
+) -> float | None:
+    """Return E(D) of some kept rows (Eq. 8); None where there is no label graph, or no scores."""
+    if graph is None or labels is None or scores is None:
+        return None
+    arguments = request.arguments
+    objective = Objective(
+        phi=arguments["mig_phi"],
+        exponent=arguments["mig_phi_exponent"],
+        offset=arguments["mig_phi_offset"],
+        rate=arguments["mig_phi_rate"],
+        gain=arguments["mig_gain"],
+    )
+    return measure_information(LabelledPool(labels, scores.final), graph.propagation, objective, rows)
+
+
+def log_reading(pool: Pool, labels: RowLabels | None) -> None:
+    """Log what became of the rows of the pool and of their labels."""
+    report = pool.report
+    logger.info(
+        "pool: read %s rows of %s, kept %s",
+        f"{report.read:,}",
+        ", ".join(source.name for source in pool.sources[:5]),
+        f"{report.kept:,}",
+    )
+    for reason, count in report.dropped.items():
+        logger.info("  dropped %s: %s", f"{count:,}", reason)
+    for reason, count in report.unreadable.items():
+        logger.info("  skipped %s: row %s", f"{count:,}", reason)
+    for row in report.unreadable_rows[:20]:
+        logger.info("    %s", row.encode("unicode_escape").decode("ascii"))
+    if report.duplicates:
+        logger.info("  %s rows are repeated; all copies stay in the pool", f"{report.duplicates:,}")
+    if labels is not None:
+        logger.info("  %s of %s labels count", f"{len(labels.names):,}", f"{len(pool.labels.names):,}")

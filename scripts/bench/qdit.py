@@ -1,0 +1,304 @@
+"""Time QDIT's lazy search against naive greedy, and against its own approximation by a sample of the pool.
+
+    python scripts/bench/qdit.py
+    python scripts/bench/qdit.py --alpha 0
+    python scripts/bench/qdit.py --large-rows 500000
+
+Vectors are float32, random, in topics and parts of topics of unequal size; quality is spread as DEITA's scores are.
+Naive greedy computes, at every step and for every row left, d of all chosen rows and this one anew from a matrix of
+all similarities (numpy). On a part of the pool it runs to the end, in float64, and its rows are compared with ours. On
+the whole pool, in float32, it would take a day: at some steps it runs on some rows, and the seconds of all steps are
+extrapolated by the number of similarities that are compared. Greedy search that keeps the highest similarity of each
+row to those chosen, and is naive only in looking at all rows, is timed on whole steps and multiplied by their number;
+the rows that it chooses there are compared with ours. Both are given the matrix of similarities for nothing.
+
+Of each sample: the seconds, the objective and d of its rows, both over the whole pool and divided by those of the
+exact search, and the share of rows that both chose. Results go to stdout as a table, and to a JSON file with
+``--json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.workspace import describe_machine, write_result
+from mig_selector.selection.method import Candidates
+from mig_selector.selection.methods.qdit import qdit
+
+
+_STEPS = 5
+"""Steps at which the naive searches are timed, spread evenly."""
+_ROWS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A pool."""
+
+    embeddings: NDArray[np.float32]
+    """Of length 1."""
+    scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Chosen rows, and the seconds it took."""
+
+    rows: NDArray[np.int64]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """The approximation by one sample; ratios against the exact search."""
+
+    sample: int
+    seconds: float
+    diversity_ratio: float
+    objective_ratio: float
+    same_rows: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of this script found; the ratios to `part` are measured whole, the others extrapolated."""
+
+    machine: dict[str, Any]
+    alpha: float
+    dimensions: int
+    rows: int
+    picks: int
+    seconds: float
+    naive_rows_timed: int
+    naive_seconds_extrapolated: float
+    ratio: float
+    keeping_seconds_extrapolated: float
+    keeping_ratio: float
+    keeping_same_picks: bool
+    part_rows: int
+    part_picks: int
+    part_seconds: float
+    part_naive_seconds: float
+    part_ratio: float
+    part_same_rows: bool
+    samples: list[SampleResult]
+    large_rows: int | None
+    large_sample: int | None
+    large_seconds: float | None
+
+
+def draw_pool(rows: int, dimensions: int, seed: int) -> Vectors:
+    """Draw vectors around the parts of topics: cosines of 0.3 on average, of 0.75 with the row that is nearest."""
+    rng = np.random.default_rng(seed)
+    spread = np.exp(-np.arange(dimensions) / (dimensions / 5)).astype(np.float32)
+    topics = rng.standard_normal((300, 1, dimensions), np.float32)
+    parts = (topics + 0.7 * rng.standard_normal((300, 20, dimensions), np.float32)).reshape(6_000, dimensions)
+    common = 0.3 * rng.standard_normal(dimensions, np.float32)
+    embeddings = np.empty((rows, dimensions), np.float32)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        block = embeddings[start : start + _ROWS_AT_ONCE]
+        topic = np.minimum((5 * rng.pareto(1.0, len(block))).astype(np.int64), 299)
+        block[:] = parts[20 * topic + rng.integers(0, 20, len(block))]
+        block += rng.standard_normal(block.shape, np.float32)
+        block *= spread
+        block += common
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return Vectors(embeddings, rng.gamma(4.0, 3.0, rows))
+
+
+def choose(pool: Vectors, picks: int, alpha: float, sample: int = 0) -> Found:
+    """Choose rows our way."""
+    candidates = Candidates(len(pool.scores), scores=pool.scores, embeddings=pool.embeddings)
+    start = time.perf_counter()
+    selection = qdit(
+        candidates,
+        picks,
+        qdit_alpha=alpha,
+        qdit_scale="none",
+        qdit_sample=sample,
+        seed=42,
+        on_progress=lambda count: None,
+    )
+    return Found(selection.rows, time.perf_counter() - start)
+
+
+class Naive:
+    """Greedy search that looks at every row at every step."""
+
+    def __init__(self, pool: Vectors, alpha: float, dtype: type[np.floating]) -> None:
+        """Compute all similarities."""
+        units = pool.embeddings.astype(dtype)
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        self._similarity = units @ units.T
+        self._quality = alpha * pool.scores
+        self._weight = 1 - alpha
+
+    def gain(self, row: int, chosen: list[int], diversity: float) -> float:
+        """Compute the gain of a row from its similarities and those of all rows chosen so far, whose d is given."""
+        return self._weight * (self.diversity([row, *chosen]) - diversity) + float(self._quality[row])
+
+    def diversity(self, chosen: list[int]) -> float:
+        """Compute d(A); 0 for no rows."""
+        return float(self._highest(chosen).sum(dtype=np.float64)) if chosen else 0.0
+
+    def _highest(self, chosen: list[int]) -> NDArray[np.floating]:
+        highest = self._similarity[chosen[0]].copy()
+        for row in chosen[1:]:
+            np.maximum(highest, self._similarity[row], out=highest)
+        return highest
+
+    def choose(self, picks: int) -> tuple[list[int], float]:
+        """Choose rows by naive greedy; return them and the seconds. Gains that differ by rounding are equal."""
+        start = time.perf_counter()
+        chosen: list[int] = []
+        for _ in range(picks):
+            diversity = self.diversity(chosen)
+            gains = {row: self.gain(row, chosen, diversity) for row in range(len(self._quality)) if row not in chosen}
+            chosen.append(max(gains, key=lambda row, gains=gains: round(gains[row], 9)))
+        return chosen, time.perf_counter() - start
+
+    def extrapolate(self, rows: list[int], seconds: float) -> tuple[int, float]:
+        """Time naive greedy on some rows at some steps of a search that chose `rows`.
+
+        Returns:
+            The number of rows looked at, and the seconds of all steps: those spent for each similarity that was
+            compared, times their number in all steps.
+        """
+        spent, compared, looked_at = 0.0, 0, 0
+        rng = np.random.default_rng(0)
+        for number, step in enumerate(_spread_steps(len(rows)), start=1):
+            diversity = self.diversity(rows[:step])
+            while spent < seconds * number / _STEPS:
+                start = time.perf_counter()
+                self.gain(int(rng.integers(len(self._quality))), rows[:step], diversity)
+                spent += time.perf_counter() - start
+                compared += step + 1
+                looked_at += 1
+        in_all = sum((len(self._quality) - step) * (step + 1) for step in range(len(rows)))
+        return looked_at, spent / compared * in_all
+
+    def extrapolate_keeping(self, rows: list[int]) -> tuple[float, bool]:
+        """Time whole steps of greedy that keeps what is highest.
+
+        Returns:
+            The seconds of all steps, and whether the steps timed choose what `rows` say.
+        """
+        seconds, same = [], True
+        for step in _spread_steps(len(rows)):
+            highest = self._highest(rows[:step])
+            start = time.perf_counter()
+            sums = np.array([np.maximum(line, highest).sum(dtype=np.float64) for line in self._similarity])
+            gains = self._weight * (sums - highest.sum(dtype=np.float64)) + self._quality
+            seconds.append(time.perf_counter() - start)
+            gains[rows[:step]] = -np.inf
+            same &= int(np.argmax(gains)) == rows[step]
+        return float(np.mean(seconds)) * len(rows), same
+
+
+def _spread_steps(picks: int) -> list[int]:
+    return np.unique(np.linspace(1, picks - 1, _STEPS).astype(np.int64)).tolist()
+
+
+def measure_diversity(pool: Vectors, rows: NDArray[np.int64]) -> float:
+    """Compute d(A) over the whole pool."""
+    chosen = pool.embeddings[rows].T
+    blocks = (pool.embeddings[start : start + _ROWS_AT_ONCE] for start in range(0, len(pool.scores), _ROWS_AT_ONCE))
+    return float(sum((block @ chosen).max(axis=1).sum(dtype=np.float64) for block in blocks))
+
+
+def compare_sample(pool: Vectors, exact: Found, alpha: float, sample: int) -> SampleResult:
+    """Choose by a sample, and measure by the whole pool what is lost."""
+    found = choose(pool, len(exact.rows), alpha, sample)
+    diversities = [measure_diversity(pool, rows) for rows in (found.rows, exact.rows)]
+    qualities = [float(pool.scores[rows].sum()) for rows in (found.rows, exact.rows)]
+    objectives = [(1 - alpha) * d + alpha * q for d, q in zip(diversities, qualities, strict=True)]
+    return SampleResult(
+        sample=sample,
+        seconds=found.seconds,
+        diversity_ratio=diversities[0] / diversities[1],
+        objective_ratio=objectives[0] / objectives[1],
+        same_rows=len(np.intersect1d(found.rows, exact.rows)) / len(exact.rows),
+    )
+
+
+def compare(options: argparse.Namespace) -> Result:
+    """Time all ways."""
+    pool = draw_pool(options.rows, options.dimensions, options.seed)
+    exact = choose(pool, options.picks, options.alpha)
+    samples = [compare_sample(pool, exact, options.alpha, sample) for sample in options.samples]
+    naive = Naive(pool, options.alpha, np.float32)
+    looked_at, naive_seconds = naive.extrapolate(exact.rows.tolist(), options.naive_seconds)
+    keeping_seconds, keeping_same = naive.extrapolate_keeping(exact.rows.tolist())
+    part = Vectors(pool.embeddings[: options.part_rows], pool.scores[: options.part_rows])
+    part_found = choose(part, options.part_picks, options.alpha)
+    part_expected, part_seconds = Naive(part, options.alpha, np.float64).choose(options.part_picks)
+    return Result(
+        machine=describe_machine(),
+        alpha=options.alpha,
+        dimensions=options.dimensions,
+        rows=options.rows,
+        picks=options.picks,
+        seconds=exact.seconds,
+        naive_rows_timed=looked_at,
+        naive_seconds_extrapolated=naive_seconds,
+        ratio=naive_seconds / exact.seconds,
+        keeping_seconds_extrapolated=keeping_seconds,
+        keeping_ratio=keeping_seconds / exact.seconds,
+        keeping_same_picks=keeping_same,
+        part_rows=options.part_rows,
+        part_picks=options.part_picks,
+        part_seconds=part_found.seconds,
+        part_naive_seconds=part_seconds,
+        part_ratio=part_seconds / part_found.seconds,
+        part_same_rows=part_found.rows.tolist() == part_expected,
+        samples=samples,
+        large_rows=options.large_rows,
+        large_sample=options.large_sample if options.large_rows else None,
+        large_seconds=time_large(options) if options.large_rows else None,
+    )
+
+
+def time_large(options: argparse.Namespace) -> float:
+    """Time the choice by a sample from a pool too large to look at every pair of rows."""
+    pool = draw_pool(options.large_rows, options.dimensions, options.seed)
+    return choose(pool, options.picks, options.alpha, options.large_sample).seconds
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--dimensions", type=int, default=768)
+    parser.add_argument("--picks", type=int, default=1_000)
+    parser.add_argument("--part-rows", type=int, default=1_500, help="rows of the part that both ways choose from")
+    parser.add_argument("--part-picks", type=int, default=150)
+    parser.add_argument("--alpha", type=float, default=0.7)
+    parser.add_argument("--samples", type=int, nargs="*", default=[1_000, 2_000, 5_000])
+    parser.add_argument("--naive-seconds", type=float, default=10.0, help="time for naive greedy on the whole pool")
+    parser.add_argument("--large-rows", type=int, help="time the choice by a sample from so many rows, too")
+    parser.add_argument("--large-sample", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the result here, too")
+    options = parser.parse_args()
+    result = asdict(compare(options))
+    shown = {name: value for name, value in result.items() if name != "samples"}
+    for sample in result["samples"]:
+        shown |= {f"sample {sample['sample']} {name}": value for name, value in sample.items() if name != "sample"}
+    for name, value in shown.items():
+        print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value}")
+    write_result(options.json, result)
+
+
+if __name__ == "__main__":
+    main()

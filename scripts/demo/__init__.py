@@ -1,0 +1,1 @@
+"""The demo: its pool, its model, and a view of what was chosen."""

@@ -1,0 +1,60 @@
+"""Write the demo pool: instruction rows that are true, varied and the same on every machine.
+
+Every answer is computed by the code that asks the question, or read from a small table of plain facts. Labels and
+scores come from rules, not from a model: each generator names its labels in the style of InsTag, and the scores that
+look like Deita's follow ``score_complexity`` and ``score_quality`` in ``demo/pool/example.py``. Trivial sums and other
+easy rows are there on purpose, and too often, so that a selection has something to reject.
+
+Example:
+    python scripts/demo/make_pool.py --output-dir demo/data --rows 3000 --seed 0
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
+
+from demo.pool.build import build_pool
+from demo.pool.layout import LAYOUT
+
+
+POOL_NAME = "demo_pool"
+DATASET_ENTRY = {"file_name": f"{POOL_NAME}.jsonl", **LAYOUT}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON Lines."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def register_pool(path: Path) -> None:
+    """Enter the pool into a ``dataset_info.json``, whose other entries stay."""
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries[POOL_NAME] = DATASET_ENTRY
+    path.write_text(json.dumps(entries, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def main() -> None:
+    """Write the pool and its entry."""
+    parser = argparse.ArgumentParser(description="Write the demo pool and register it for LLaMA-Factory.")
+    parser.add_argument("--output-dir", type=Path, default=Path("demo/data"), help="folder of the pool")
+    parser.add_argument("--rows", type=int, default=3000, help="number of rows")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    arguments = parser.parse_args()
+
+    rows = build_pool(arguments.rows, arguments.seed)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    pool_path = arguments.output_dir / DATASET_ENTRY["file_name"]
+    write_rows(pool_path, rows)
+    register_pool(arguments.output_dir / "dataset_info.json")
+    labels = {label for row in rows for label in row["annotation"]["instag"]["content"]}
+    print(f"{pool_path}: {len(rows)} rows, {len(labels)} labels")
+
+
+if __name__ == "__main__":
+    main()

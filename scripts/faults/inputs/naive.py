@@ -1,0 +1,195 @@
+"""What becomes of the rows of a file, row by row with plain modules: slow, and written apart from the reader."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faults.inputs.files import Input
+
+
+_WHITE = b" \t\r\n"
+_BAD = object()
+
+
+@dataclass
+class Reading:
+    """What becomes of every row."""
+
+    kept: list[tuple[int, list[str], float]] = field(default_factory=list)
+    """Row from 0 on, labels, score."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[int, int]] = field(default_factory=list)
+    """Row from 0 on, and its place for people."""
+    records: list[Any] = field(default_factory=list)
+    """Each row whole."""
+
+
+def read_naively(made: Input) -> Reading | None:
+    """Read a file; None where it is broken as a whole, or so odd that plain modules do not say what is right."""
+    try:
+        rows = list(_ROWS[made.kind](made.content))
+    except (ValueError, RecursionError, OSError, OverflowError, KeyError, csv.Error, pa.ArrowException):
+        return None
+    return _judge(rows, made)
+
+
+def _judge(rows: Iterable[tuple[int, Any]], made: Input) -> Reading:
+    reading = Reading()
+    for row, (place, record) in enumerate(rows):
+        reading.records.append(record)
+        verdict = _verdict(record, made.labels, made.score)
+        if verdict is _BAD:
+            reading.bad.append((row, place))
+        elif isinstance(verdict, str):
+            reading.dropped[verdict] += 1
+        else:
+            reading.kept.append((row, *verdict))
+    return reading
+
+
+def _verdict(record: Any, labels_path: str, score: str) -> Any:
+    """Return labels and score, what is missing, or `_BAD`."""
+    paths = [labels_path, *score_paths(score)]
+    if not isinstance(record, dict):
+        return _BAD
+    labels, *scores = [_walk(record, path) for path in paths]
+    if _holds_half_pair([labels, *scores]):
+        return _BAD
+    if labels is not None and not (isinstance(labels, list) and all(type(label) is str for label in labels)):
+        return _BAD
+    if not all(map(_is_score, scores)):
+        return _BAD
+    for path, value in zip(paths, (labels, *scores), strict=True):
+        if value is None or value == []:
+            return f"no {'labels' if path == labels_path else 'score'} at {path}"
+    numbers = [value if isinstance(value, list) else [value] for value in scores]
+    if not numbers:
+        return labels, 1.0
+    if len({len(column) for column in numbers}) > 1:
+        return _BAD
+    total = 0.0
+    for turn in zip(*numbers, strict=True):
+        total += math.prod(map(float, turn))
+    mean = total / len(numbers[0])
+    return (labels, mean) if math.isfinite(mean) else _BAD
+
+
+def score_paths(score: str) -> list[str]:
+    """Return the paths of the numbers that make a score."""
+    if score == "deita":
+        return ["annotation.deita.quality_scores", "annotation.deita.complexity_scores"]
+    return [] if score == "constant" else [score]
+
+
+def _walk(record: Any, path: str) -> Any:
+    for key in path.split("."):
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def _is_score(value: Any) -> bool:
+    numbers = value if isinstance(value, list) else [value] if value is not None else []
+    return all(type(number) in (int, float) and 0 <= number <= sys.float_info.max for number in numbers)
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_int=_parse_int)
+
+
+def _parse_int(digits: str) -> float:
+    return int(digits) if len(digits.lstrip("-")) <= sys.int_info.default_max_str_digits else float(digits)
+
+
+def _holds_half_pair(value: Any) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _line_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if content.lstrip(_WHITE).startswith(b"["):
+        yield from _array_rows(content)
+        return
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip(_WHITE):
+            yield number, _line_record(line.strip(_WHITE))
+
+
+def _line_record(line: bytes) -> Any:
+    try:
+        record = _loads(line.decode("utf-8"))
+        return _BAD if _holds_half_pair(record) else record
+    except (ValueError, RecursionError):
+        return _BAD
+
+
+def _array_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    if not text.lstrip(" \t\r\n").startswith("["):
+        yield from _line_rows(content)
+        return
+    for record in _loads(text):
+        yield 0, _BAD if _holds_half_pair(record) else record
+
+
+def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+    header: list[str] = []
+    for cells in reader:
+        if header and cells:
+            yield 0, _csv_record(header, cells)
+        header = header or cells
+
+
+def _csv_record(header: list[str], cells: list[str]) -> Any:
+    if len(cells) != len(header):
+        return _BAD
+    record: dict[str, Any] = {}
+    for name, cell in zip(header, cells, strict=True):
+        if name not in record:
+            record[name] = _cell(cell)
+    return record
+
+
+def _cell(cell: str) -> Any:
+    if cell == "":
+        return None
+    try:
+        return _loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+
+
+def _parquet_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    schema = pq.ParquetFile(io.BytesIO(content)).schema
+    for place in range(len(schema)):
+        schema.column(place).path.encode()  # raises a ValueError where a name is no text
+    yield from _table_rows(pq.read_table(io.BytesIO(content)))
+
+
+def _arrow_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    try:
+        table = pa.ipc.open_file(content).read_all()
+    except pa.ArrowInvalid:
+        table = pa.ipc.open_stream(content).read_all()
+    yield from _table_rows(table)
+
+
+def _table_rows(table: pa.Table) -> Iterator[tuple[int, Any]]:
+    table.validate(full=True)
+    if len(set(table.column_names)) < table.num_columns:
+        raise ValueError("two columns by one name")
+    yield from enumerate(table.to_pylist(), 1)
+
+
+_ROWS = {"jsonl": _line_rows, "json": _array_rows, "csv": _csv_rows, "parquet": _parquet_rows, "arrow": _arrow_rows}

@@ -1,4 +1,4 @@
-"""The two commands of the README, and every other command in it."""
+"""The two commands of the README, every other command in it and in the manual, and its Python example."""
 
 import re
 import shlex
@@ -14,12 +14,17 @@ from support import ROOT, run_command
 pytestmark = [pytest.mark.llamafactory, pytest.mark.distributed]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.strip() and not line.startswith("#")
-]
+MANUAL = (ROOT / "yaml_configs" / "README.md").read_text(encoding="utf-8")
+
+
+def commands(page):
+    """The lines of a page's bash blocks: comments left out, continued lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in (re.sub(r"(^|\s+)#.*", "", line) for line in lines) if line.strip()]
+
+
+COMMANDS = list(dict.fromkeys(commands(README) + commands(MANUAL)))
 ELSEWHERE = {
     "bash scripts/demo.sh": "run below, in an environment of its own",
     "bash scripts/test.sh": "what runs this",
@@ -69,7 +74,7 @@ def test_the_demo_selects_trains_and_says_where_everything_is(demo, checkout):
 
 
 def test_the_readme_names_its_two_commands():
-    assert {"bash scripts/demo.sh", "bash scripts/test.sh"} <= set(COMMANDS)
+    assert {"bash scripts/demo.sh", "bash scripts/test.sh"} <= set(commands(README))
 
 
 def exported():
@@ -90,11 +95,14 @@ def test_commands_of_the_readme_run(command, demo, checkout):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def test_every_file_that_the_readme_links_to_is_there():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert (ROOT / link).exists(), link
+def test_the_python_example_of_the_readme_runs(demo, checkout):
+    assert demo.returncode == 0, demo.stderr[-4000:]
+    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    environment = {"MIG_SELECTOR_CACHE": str(checkout / "cache"), "PYTHONPATH": str(checkout)}
+    program = f"{example}\nassert len(rows) == len(subset.indices) == 200"
+    done = run_command("python", "-c", program, env=environment, cwd=checkout)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "200" in done.stdout
 
 
 def test_uninstalling_takes_the_hook_away(demo, checkout):
@@ -105,5 +113,6 @@ def test_uninstalling_takes_the_hook_away(demo, checkout):
     assert done.returncode == 0, done.stderr
     assert list((checkout / "cache" / "kernels").rglob("*.nbi"))
     assert not list(site.glob("mig_selector*"))
-    gone = run_command(checkout / ".venv" / "bin" / "python", "-c", "import mig_selector.hook", cwd=checkout.parent)
+    python = checkout / ".venv" / "bin" / "python"
+    gone = run_command(python, "-c", "import mig_selector.hook", env={"PYTHONPATH": ""}, cwd=checkout.parent)
     assert "No module named 'mig_selector.hook'" in gone.stderr

@@ -19,7 +19,7 @@ from mig_selector.pipeline import crew
 from mig_selector.pipeline.recipe import run_selection
 
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+MANUAL = Path(__file__).resolve().parents[1] / "yaml_configs" / "README.md"
 
 
 @pytest.fixture
@@ -346,17 +346,17 @@ def test_settings_of_other_methods_select_nothing_anew(scored, vectors):
     assert "already selected" in select(scored, "random").summary[0]
 
 
-def readme_example():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def manual_example():
+    blocks = re.findall(r"```python\n(.*?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
     [example] = [block for block in blocks if "@method" in block]
     return example
 
 
 @pytest.fixture
 def own_package(tmp_path, monkeypatch):
-    """The README's example as an installed package `my_package`, with an entry point."""
+    """The manual's example as an installed package `my_package`, with an entry point."""
     (tmp_path / "site" / "my_package").mkdir(parents=True)
-    (tmp_path / "site" / "my_package" / "__init__.py").write_text(readme_example(), encoding="utf-8")
+    (tmp_path / "site" / "my_package" / "__init__.py").write_text(manual_example(), encoding="utf-8")
     metadata = tmp_path / "site" / "my_package-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
@@ -367,7 +367,7 @@ def own_package(tmp_path, monkeypatch):
 
 
 def rarest_labels(rows):
-    """What the README's example does, worked anew."""
+    """What the manual's example does, worked out again."""
     sets = [set(row["annotation"]["instag"]["content"]) for row in rows]
     counts = {label: sum(label in labels for labels in sets) for labels in sets for label in labels}
     return best_first([sum(1 / counts[label] for label in labels) for labels in sets])
@@ -375,7 +375,7 @@ def rarest_labels(rows):
 
 @pytest.mark.parametrize("name", ["my_package.rarest_labels", "rare"])
 def test_a_method_of_ones_own_is_named_by_its_path_or_its_entry_point(scored, own_package, name):
-    assert len(readme_example().splitlines()) <= 20
+    assert len(manual_example().splitlines()) <= 20
     outcome = select(scored, name)
     assert rows_of(outcome) == rarest_labels(scored.rows)[:10]
     assert outcome.entries == {"pool": f"pool_{name.rpartition('.')[2]}_10"}

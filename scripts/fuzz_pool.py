@@ -44,7 +44,7 @@ from fuzz_input.naive import Reading, read_naively
 
 from mig_selector.errors import MigSelectorError
 from mig_selector.pool.entry import LocalSource, PoolEntry
-from mig_selector.pool.formats import json_rows, row_source
+from mig_selector.pool.formats import json_array, json_lines, row_source
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
@@ -194,9 +194,8 @@ def _try(seed: int, number: int, folder: Path) -> tuple[str, str]:
     """Return what became of an input, and what is wrong with that; the file stays if anything is."""
     rng = Random(f"{seed}/{number}")
     made = make_input(rng)
-    json_rows._BLOCK_BYTES, row_source.BATCH_BYTES = rng.choice(
-        ((1 << 18, 1 << 22), (100, 1), (7, 50), (1_000, 1 << 22))
-    )
+    block, row_source.BATCH_BYTES = rng.choice(((1 << 18, 1 << 22), (100, 1), (7, 50), (1_000, 1 << 22)))
+    json_lines._BLOCK_BYTES = json_array._BLOCK_BYTES = block
     path = folder / f"{number}.{made.kind}"
     path.write_bytes(made.content)
     signal.setitimer(signal.ITIMER_REAL, _SECONDS_PER_INPUT)

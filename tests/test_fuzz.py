@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from support import ROOT, run_command
 
-from mig_selector.pool.formats import json_rows, row_source
+from mig_selector.pool.formats import json_array, json_lines, row_source
 from mig_selector.pool.index import file_index, judge
 
 
@@ -52,7 +52,8 @@ def findings(fuzz_pool, folder, count=150):
 @pytest.fixture
 def here(fuzz_pool, monkeypatch):
     """Have inputs read in this process: the clock is heard, and the sizes that each sets for itself are put back."""
-    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", json_rows._BLOCK_BYTES)
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", json_lines._BLOCK_BYTES)
+    monkeypatch.setattr(json_array, "_BLOCK_BYTES", json_array._BLOCK_BYTES)
     monkeypatch.setattr(row_source, "BATCH_BYTES", row_source.BATCH_BYTES)
     before = signal.signal(signal.SIGALRM, fuzz_pool._ring)
     yield

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, PoolEntry
+from mig_selector.pool.formats.arrow import ArrowSource
 from mig_selector.pool.formats.csv_rows import CsvSource
-from mig_selector.pool.formats.json_rows import JsonArraySource, JsonLinesSource, holds_array
+from mig_selector.pool.formats.hub import HubTable
+from mig_selector.pool.formats.json_array import JsonArraySource, holds_array
+from mig_selector.pool.formats.json_lines import JsonLinesSource
+from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.formats.row_source import RowSource
-from mig_selector.pool.formats.tables import ArrowSource, HubTable, ParquetSource
 
 
 _FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "arrow": "arrow", "csv": "csv"}

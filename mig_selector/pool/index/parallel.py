@@ -22,9 +22,9 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from mig_selector.errors import MigSelectorError, PoolError
-from mig_selector.pool.formats.json_rows import JsonLinesSource
+from mig_selector.pool.formats.json_lines import JsonLinesSource
+from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.formats.row_source import OnBytes, RowSource, Span
-from mig_selector.pool.formats.tables import ParquetSource
 from mig_selector.pool.index.file_index import Extract, extract_rows
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.serialization import pack_extract, unpack_extract

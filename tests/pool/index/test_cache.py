@@ -11,9 +11,9 @@ from support import contents_of
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
-from mig_selector.pool.formats import json_rows
+from mig_selector.pool.formats import json_lines
 from mig_selector.pool.formats.files import open_sources
-from mig_selector.pool.formats.json_rows import JsonLinesSource
+from mig_selector.pool.formats.json_lines import JsonLinesSource
 from mig_selector.pool.index import parallel
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.file_index import extract_rows
@@ -197,8 +197,8 @@ def test_a_file_that_is_changed_while_it_is_read_is_refused(place, monkeypatch):
 @pytest.mark.parametrize("left", [0, 1, 30, 32, 33, 64])
 def test_a_file_that_is_cut_off_while_it_is_read_is_refused(place, monkeypatch, left):
     place.path.write_text(lines(1, 2, 3, 4, 5, 6))
-    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", 16)
-    original = json_rows._line_blocks
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", 16)
+    original = json_lines._line_blocks
 
     def cut(stream, span):
         blocks = original(stream, span)
@@ -206,7 +206,7 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_refused(place, monkeypatch, 
         os.truncate(place.path, left)
         yield from blocks
 
-    monkeypatch.setattr(json_rows, "_line_blocks", cut)
+    monkeypatch.setattr(json_lines, "_line_blocks", cut)
     with pytest.raises(PoolError):
         place.read(on_bad_row="skip")
     assert list(place.cache.glob("pools/*.parquet")) == []

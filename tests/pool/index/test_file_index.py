@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.formats import json_rows, row_source
-from mig_selector.pool.formats.json_rows import JsonLinesSource
-from mig_selector.pool.formats.tables import ParquetSource
+from mig_selector.pool.formats import json_lines, row_source
+from mig_selector.pool.formats.json_lines import JsonLinesSource
+from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.index import parallel
 from mig_selector.pool.index.file_index import extract_rows
 from mig_selector.pool.index.judge import RowJudge
@@ -212,7 +212,7 @@ WHOLE = (
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 16, 22, 23, 24, 25, 26, 40, 60, 100, 1000])
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
-    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
     monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
@@ -221,7 +221,7 @@ def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block)
 
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
 def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
     monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
@@ -238,14 +238,14 @@ def test_a_line_longer_than_many_parts_is_read_by_the_part_it_begins_in(tmp_path
     path.write_text(f'{{"t":["a"],"s":1,"x":"{"y" * 5_000}"}}\n{{"t":["b"],"s":2}}\n')
     source, judge = JsonLinesSource(path, "p"), RowJudge("t", "s")
     read = []
-    original = json_rows._next_line
+    original = json_lines._next_line
 
     def watched(stream, position, limit=None):
         end = original(stream, position, limit)
         read.append(end - position)
         return end
 
-    monkeypatch.setattr(json_rows, "_next_line", watched)
+    monkeypatch.setattr(json_lines, "_next_line", watched)
     assert extract_all(source, judge, 10) == ([(0, ["a"], 1.0), (1, ["b"], 2.0)], [], [])
     assert sum(read) < 3 * source.size  # not once for each of the 500 parts
 
@@ -372,7 +372,7 @@ class TestProcesses:
         code = (
             "import sys; from pathlib import Path; from mig_selector.pool.index import parallel\n"
             "from mig_selector.pool.index.judge import RowJudge\n"
-            "from mig_selector.pool.formats.json_rows import JsonLinesSource\n"
+            "from mig_selector.pool.formats.json_lines import JsonLinesSource\n"
             "parallel._SPAN_BYTES = 4_000\n"
             "readers = parallel.Readers(10**9, RowJudge('t', 's'), lambda n: None, stop_at_unreadable=True)\n"
             "parts = readers.extract_parts(JsonLinesSource(Path(sys.argv[1]), 'p'))\n"

@@ -145,14 +145,14 @@ def _kept(pool: Pool) -> list[tuple[int, list[str], float]]:
 
 def _read_whole(pool: Pool) -> list[Any] | None:
     """Read the kept rows as writing a subset does; None where a row holds what cannot be read."""
-    places = pool.pool_indices.tolist()
-    positions = [0] * len(places) if pool.byte_offsets is None else pool.byte_offsets.tolist()
+    rows = pool.pool_indices.tolist()
+    byte_offsets = [0] * len(rows) if pool.byte_offsets is None else pool.byte_offsets.tolist()
     try:
-        records = list(pool.sources[0].read(places, positions, _COLUMNS))
+        records = list(pool.sources[0].read(rows, byte_offsets, _COLUMNS))
     except MigSelectorError:
         return None
-    if len(records) != len(places):
-        raise FindingError(f"of {len(places)} rows {len(records)} are read again")
+    if len(records) != len(rows):
+        raise FindingError(f"of {len(rows)} rows {len(records)} are read again")
     return records
 
 

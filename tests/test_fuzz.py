@@ -77,12 +77,14 @@ class TestFaultsOnPurpose:
         assert findings(fuzz_pool, tmp_path)
 
     def test_rows_that_do_not_add_up_are_found(self, fuzz_pool, tmp_path, monkeypatch):
-        monkeypatch.setattr(file_index.Tally, "note", lambda tally, place, reason: None)
+        monkeypatch.setattr(file_index.Tally, "add_unreadable", lambda tally, line, reason: None)
         assert any("do not add up" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_a_wrong_line_is_found(self, fuzz_pool, tmp_path, monkeypatch):
-        note = file_index.Tally.note
-        monkeypatch.setattr(file_index.Tally, "note", lambda tally, place, reason: note(tally, place + 1, reason))
+        add = file_index.Tally.add_unreadable
+        monkeypatch.setattr(
+            file_index.Tally, "add_unreadable", lambda tally, line, reason: add(tally, line + 1, reason)
+        )
         assert any("bad lines are" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_an_error_that_is_none_of_ours_is_found_and_its_file_stays(self, fuzz_pool, tmp_path, monkeypatch):

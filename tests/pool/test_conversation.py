@@ -40,7 +40,7 @@ def dialog(*contents, system=None):
     messages = [{"role": "system", "content": system}] if system else []
     return {
         "dialogs": messages
-        + [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
+        + [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(contents)]
     }
 
 
@@ -165,10 +165,10 @@ def test_sharegpt_rows_are_read_as_the_host_reads_them(messages, system, chosen,
     st.lists(st.sampled_from([0, 1, 2, 3, 4]), max_size=2),
     st.lists(st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": TEXT})}), max_size=2),
 )
-def test_openai_rows_are_read_as_the_host_reads_them(messages, system, places, calls):
-    for place in places:
-        if place < len(messages) and messages[place]["role"] in {"assistant", "call"}:
-            messages[place] = {**messages[place], "content": None, "tool_calls": calls}
+def test_openai_rows_are_read_as_the_host_reads_them(messages, system, indices, calls):
+    for index in indices:
+        if index < len(messages) and messages[index]["role"] in {"assistant", "call"}:
+            messages[index] = {**messages[index], "content": None, "tool_calls": calls}
     messages = [each for message in messages for each in [message] * (1 + (message["role"] == "tool"))]
     agree({"messages": messages, "sys": system}, OPENAI)
 
@@ -190,27 +190,31 @@ def test_the_hosts_own_tags_and_columns_are_read_where_an_entry_is_silent():
 
 FAULTS = {
     "no messages": ({}, SHAREGPT, "dialogs must be a list of messages, got null"),
-    "no list": ({"dialogs": "hi"}, SHAREGPT, "dialogs must be a list of messages, got the text 'hi'"),
-    "an empty list": ({"dialogs": []}, SHAREGPT, "holds no messages"),
-    "no object": ({"dialogs": ["hi"]}, SHAREGPT, "message 0 must be an object, got the text 'hi'"),
-    "no role": ({"dialogs": [{"content": "a"}]}, SHAREGPT, "role of message 0 must be a text, got null"),
+    "no list": ({"dialogs": "hi"}, SHAREGPT, "dialogs must be a list of messages, got the string 'hi'"),
+    "an empty list": ({"dialogs": []}, SHAREGPT, "has no messages"),
+    "no object": ({"dialogs": ["hi"]}, SHAREGPT, "message 0 must be an object, got the string 'hi'"),
+    "no role": ({"dialogs": [{"content": "a"}]}, SHAREGPT, "role of message 0 must be a string, got null"),
     "no content": (
         {"dialogs": [{"role": "system", "content": "s"}, {"role": "user", "content": 3}]},
         SHAREGPT,
-        "content of message 1 must be a text, got the number 3",
+        "content of message 1 must be a string, got the number 3",
     ),
-    "a stranger": ({"dialogs": [{"role": "x", "content": "a"}]}, SHAREGPT, "message of role 'x', which is none of"),
+    "a stranger": (
+        {"dialogs": [{"role": "x", "content": "a"}]},
+        SHAREGPT,
+        "message with role 'x', which is not one of",
+    ),
     "the wrong side": (
         {"dialogs": dialog("a")["dialogs"] * 2},
         SHAREGPT,
-        "has turn 1 by the user, where it is the assistant's turn",
+        "has turn 1 from the user, where the assistant's is expected",
     ),
     "no reply": (dialog("a", "b", "c"), SHAREGPT, "has 3 turns, so the user speaks last"),
     "a ranked row with a reply": (dialog("a", "b"), {**SHAREGPT, "ranking": True}, "so the assistant speaks last"),
     "a chosen question": (
         {**dialog("a"), "chosen": dialog("b")["dialogs"][0], "rejected": {}},
         {**SHAREGPT, "columns": {"messages": "dialogs", **RANKED}, "ranking": True},
-        "has a chosen reply that is not the assistant's",
+        "has a chosen reply that is not from the assistant",
     ),
     "a ranked row without a pair": (
         {**dialog("a"), "chosen": dialog("b")["dialogs"][0]},
@@ -222,10 +226,14 @@ FAULTS = {
         OPENAI,
         "tool_calls must be a list of objects with a function, got a list",
     ),
-    "a number asked": ({"instruction": 3}, ALPACA, "instruction must be a text, got the number 3"),
-    "a number answered": ({"instruction": "a", "output": 3}, ALPACA, "output must be a text, got the number 3"),
-    "history of one": ({"instruction": "a", "past": [["q"]]}, HISTORY, "past must hold pairs of texts, got a list"),
-    "another layout": ({}, {"formatting": "poem"}, "is of formatting 'poem'; only alpaca, sharegpt and openai"),
+    "a number asked": ({"instruction": 3}, ALPACA, "instruction must be a string, got the number 3"),
+    "a number answered": ({"instruction": "a", "output": 3}, ALPACA, "output must be a string, got the number 3"),
+    "history of one": (
+        {"instruction": "a", "past": [["q"]]},
+        HISTORY,
+        "item of past must be a pair of strings, got a list",
+    ),
+    "another layout": ({}, {"formatting": "poem"}, "has formatting 'poem'; only alpaca, sharegpt and openai"),
 }
 
 

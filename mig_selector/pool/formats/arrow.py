@@ -1,4 +1,4 @@
-"""Arrow files, in the file or in the stream format."""
+"""Arrow files, in the file (random access) or the stream format."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mig_selector.pool.formats.tables import TableSource
 
 
 class ArrowSource(TableSource):
-    """An Arrow file, in the file or in the stream format."""
+    """An Arrow file, in the file or the stream format."""
 
     kind, title = "arrow", "Arrow"
 
     def __init__(self, path: Path, name: str) -> None:
-        """Read `path`, call it `name`."""
+        """Read `path`; messages say `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
 
     def _num_rows(self, span: Span) -> int:
@@ -28,7 +28,8 @@ class ArrowSource(TableSource):
         with pa.memory_map(str(self.files[0])) as data:
             for batch in _open_arrow(data):
                 names = batch.schema.names
-                yield batch.select([place for place, name in enumerate(names) if columns is None or name in columns])
+                # By index: names can occur twice, which is reported when a batch is checked.
+                yield batch.select([index for index, name in enumerate(names) if columns is None or name in columns])
 
 
 def _open_arrow(data: pa.NativeFile) -> Iterator[pa.RecordBatch]:
@@ -38,5 +39,5 @@ def _open_arrow(data: pa.NativeFile) -> Iterator[pa.RecordBatch]:
         data.seek(0)
         yield from pa.ipc.open_stream(data)
         return
-    for place in range(reader.num_record_batches):
-        yield reader.get_batch(place)
+    for index in range(reader.num_record_batches):
+        yield reader.get_batch(index)

@@ -20,7 +20,7 @@ class HubTable(TableSource):
     title = "a dataset"
 
     def __init__(self, source: HubSource, split: str, name: str) -> None:
-        """Load `source` as the host does; downloads what is not there yet."""
+        """Load `source` as the host does; it is downloaded if this machine does not have it yet."""
         self.name, self.kind = name, f"hub, split {split}"
         self._table = _load_from_hub(source, split)
         self.size = int(self._table.data.nbytes)
@@ -36,7 +36,7 @@ class HubTable(TableSource):
 
     def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         present = names_among(self._table.column_names, columns)
-        # Without any column `datasets` forgets how many rows there are.
+        # A table without columns loses its number of rows in `datasets`, so that one column is always read.
         arrow = self._table.select_columns(present or self._table.column_names[:1]).with_format("arrow")
         for table in arrow.iter(BATCH_ROWS):
             for batch in table.combine_chunks().to_batches():

@@ -12,17 +12,17 @@ from mig_selector.pool.leaves.decoder import parse_json
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-WHITE = b" \t\r\n"
+WHITESPACE = b" \t\r\n"
 
 
-def decode_whole(text: bytes, where: str) -> dict[str, Any]:
-    """Decode a whole row; `where` names it in messages."""
+def decode_row(text: bytes, where: str) -> dict[str, Any]:
+    """Decode a row that the scan found valid; `where` names it in messages."""
     try:
         record = _decode_any(text)
     except (ValueError, RecursionError) as error:
-        raise PoolError(f"{where}: cannot be read any more ({error}); did the file change meanwhile?") from error
+        raise PoolError(f"{where}: can no longer be read ({error}); did the file change during the run?") from error
     if not isinstance(record, dict):
-        raise PoolError(f"{where}: is no JSON object any more; did the file change meanwhile?")
+        raise PoolError(f"{where}: is no longer a JSON object; did the file change during the run?")
     return record
 
 

@@ -22,13 +22,13 @@ class ParquetSource(TableSource):
     kind, title = "parquet", "Parquet"
 
     def __init__(self, path: Path, name: str) -> None:
-        """Read `path`, call it `name`."""
+        """Read `path`; messages say `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
-        with self._open():
+        with self._open():  # a file that is not Parquet is an error now, not after the rest of the pool was read
             pass
 
     def spans(self, size: int) -> list[Span]:
-        """Cut by row groups."""
+        """Divide by row groups, the smallest unit that can be read on its own."""
         with self._open() as file:
             groups = file.num_row_groups
         each = max(groups * size // max(self.size, 1), 1)
@@ -48,24 +48,24 @@ class ParquetSource(TableSource):
                 yield from _read_group(file, group, _present(file, columns), BATCH_ROWS)
 
     def _batches_with(
-        self, rows: Sequence[int], columns: Sequence[str] | None
+        self, source_rows: Sequence[int], columns: Sequence[str] | None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        # Row groups in which nothing was chosen are not read.
         start = 0
         with self._open() as file:
             for group in range(file.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows
-                if bisect_left(rows, start) < bisect_left(rows, end):
+                if bisect_left(source_rows, start) < bisect_left(source_rows, end):  # others are not read at all
                     for batch in _read_group(file, group, _present(file, columns), BATCH_ROWS):
                         yield start, batch
                         start += batch.num_rows
                 start = end
 
     def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
-        # A dotted name stands for all columns below it: the siblings of a wanted leaf are not read.
+        # Parquet stores each leaf of a nested column on its own, and a dotted name selects the leaves below it: of
+        # `annotation.deita.quality_scores` neither the siblings nor the conversation of the row are read.
         wanted = [".".join(path) for path in decoder.wanted]
         with self._open() as file:
-            for group in range(span.start, span.stop):  # nested dictionaries cannot be read across row groups
+            for group in range(span.start, span.stop):  # pyarrow cannot read nested dictionaries across row groups
                 yield from _read_group(file, group, wanted, LEAF_ROWS)
 
     @contextlib.contextmanager
@@ -75,13 +75,13 @@ class ParquetSource(TableSource):
 
 
 def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a row group; pyarrow ends in silence where a column has fewer values than there are rows."""
+    """Yield the rows of a row group; pyarrow stops without an error where a column has too few values."""
     count, found = file.metadata.row_group(group).num_rows, 0
     for batch in file.iter_batches(size, row_groups=[group], columns=columns):
         found += batch.num_rows
         yield batch
     if found != count:
-        raise ValueError(f"row group {group + 1} says that it has {count} rows, but has {found}")
+        raise ValueError(f"row group {group + 1} declares {count} rows but contains {found}")
 
 
 def _present(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:

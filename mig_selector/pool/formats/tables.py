@@ -1,4 +1,4 @@
-"""What columnar sources share: only the wanted columns are read, as record batches."""
+"""What columnar formats share: rows come as Arrow record batches, with only the wanted columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
 LEAF_ROWS = 65_536
-"""Rows of leaves that are looked at together; whole rows can be long, so fewer of those are."""
+"""Rows in a batch of leaves. Batches of whole rows are smaller (`BATCH_ROWS`), because a row can be long."""
 
 
 class TableSource(ABC):
@@ -28,16 +28,16 @@ class TableSource(ABC):
     name: str
     size: int
     title: str
-    """What the format is called."""
+    """Name of the format, for messages."""
     can_seek = False
 
     def spans(self, size: int) -> list[Span]:
-        """Take the table whole, where a format does not know better."""
+        """Return the table as one span; formats that can be divided override this."""
         del size
         return [Span(size=self.size)]
 
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
-        """Pass over the rows of a part."""
+        """Read the leaves of a span."""
         start = 0
         with self._wrapped_errors():
             share = span.size / max(self._num_rows(span), 1)
@@ -50,55 +50,56 @@ class TableSource(ABC):
                     on_bytes(int(share * batch.num_rows))
 
     def read(
-        self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str] | None
+        self, source_rows: Sequence[int], byte_offsets: Sequence[int], columns: Sequence[str] | None
     ) -> Iterator[dict[str, Any]]:
-        """Read whole rows, batch by batch."""
-        del positions
+        """Read rows batch by batch; only the wanted rows of a batch become Python objects."""
+        del byte_offsets
         taken = 0
         with self._wrapped_errors():
-            for start, batch in self._batches_with(rows, columns):
-                end = bisect_left(rows, start + batch.num_rows, taken)
+            for start, batch in self._batches_with(source_rows, columns):
+                end = bisect_left(source_rows, start + batch.num_rows, taken)
                 if end > taken:
                     _check(batch, start)
-                    local = [row - start for row in rows[taken:end]]
-                    yield from batch.take(pa.array(local, pa.int64())).to_pylist()
+                    within_batch = [row - start for row in source_rows[taken:end]]
+                    yield from batch.take(pa.array(within_batch, pa.int64())).to_pylist()
                 taken = end
-                if taken == len(rows):
+                if taken == len(source_rows):
                     return
 
     @contextlib.contextmanager
     def _wrapped_errors(self) -> Iterator[None]:
-        """Name the file in what pyarrow finds wrong with it."""
+        """Turn pyarrow's errors into one that names the file."""
         try:
             yield
         except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, RecursionError) as error:
             raise PoolError(f"{self.name}: cannot be read as {self.title} ({error}).") from error
 
     @abstractmethod
-    def _num_rows(self, span: Span) -> int: ...
+    def _num_rows(self, span: Span) -> int:
+        """Return the number of rows in a span."""
 
     @abstractmethod
     def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        """Yield all rows, with those of the top-level `columns` that there are."""
+        """Yield all rows, with those of the top-level `columns` that exist."""
 
     def _batches_with(
-        self, rows: Sequence[int], columns: Sequence[str] | None
+        self, source_rows: Sequence[int], columns: Sequence[str] | None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield at least the batches that hold some of `rows`, each with the number of rows before it."""
-        del rows
+        """Yield at least the batches with some of `source_rows`, each with the number of rows before it."""
+        del source_rows
         start = 0
         for batch in self._batches(columns):
             yield start, batch
             start += batch.num_rows
 
     def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a part with at least what stands at the decoder's paths."""
+        """Yield the rows of a span with at least the values at the decoder's paths."""
         del span
         return self._batches(decoder.columns)
 
 
 def _check(batch: pa.RecordBatch, start: int) -> None:
-    """Look at names, offsets and texts before anything relies on them: nothing did when they were read."""
+    """Validate column names, offsets and UTF-8: Arrow reads a damaged file as it is, and may crash on it later."""
     for name, times in Counter(batch.schema.names).items():
         if times > 1:
             raise ValueError(f"{times} columns are named {name!r}")

@@ -1,4 +1,4 @@
-"""Pool files made to do harm: what they hold ends in a clear error or is counted, within bounded memory."""
+"""Malicious and damaged pool files: each ends in a clear error or is counted, within bounded memory."""
 
 import csv
 import os
@@ -60,7 +60,7 @@ def test_a_line_of_more_than_64_mib_is_unreadable_and_never_held(tmp_path, size)
     path = tmp_path / "pool.jsonl"
     write_hole(path, f'{GOOD}\n{{"x": "', size, f'"}}\n\n{OTHER}\n')
     line, peak = read_elsewhere(path)
-    assert line.startswith("pool.jsonl:2: is longer than 64 MiB. Mend the row")
+    assert line.startswith("pool.jsonl:2: is longer than 64 MiB. Fix the row")
     assert peak < 200
     line, peak = read_elsewhere(path, "skip")
     assert line == "[0, 2] pool.jsonl:2: is longer than 64 MiB"
@@ -76,7 +76,7 @@ def test_a_line_of_64_mib_is_read_in_both_passes(tmp_path, surplus, rows):
     assert pool.pool_indices.tolist() == rows
     found = list(pool.sources[0].read(rows, pool.byte_offsets.tolist(), ["score", "x"]))
     assert [(row["score"], len(row.get("x", ""))) for row in found] == [
-        (score, length) for place, score, length in ((0, 1, 0), (1, 9, fill), (2, 2, 0)) if place in rows
+        (score, length) for row, score, length in ((0, 1, 0), (1, 9, fill), (2, 2, 0)) if row in rows
     ]
 
 
@@ -85,14 +85,14 @@ def test_a_line_that_has_become_too_long_is_not_read_whole(tmp_path):
     path.write_text(f"{GOOD}\n{OTHER}\n")
     source = read_file(path).sources[0]
     write_hole(path, '{"x": "', 200 * MEGABYTE, '"}\n')
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: .*did the file change meanwhile"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: .*did the file change during the run"):
         list(source.read([0], [0], ["x"]))
 
 
 def test_a_first_line_without_end_that_begins_as_an_array_is_no_crash(tmp_path):
     path = tmp_path / "pool.jsonl"
     write_hole(path, "[", 200 * MEGABYTE, "")
-    with pytest.raises(PoolError, match=r"pool\.jsonl:1: the element that begins here is not"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl:1: the array element that begins here is not"):
         read_file(path)
 
 
@@ -100,7 +100,7 @@ def test_a_first_line_without_end_that_begins_as_an_array_is_no_crash(tmp_path):
 def test_an_element_of_more_than_64_mib_is_unreadable(tmp_path, nan):
     path = tmp_path / "pool.json"
     path.write_text(f'[\n{GOOD},\n{{"x": ["{"x" * LIMIT}",\n\n"y"]{nan}}},\n 7,{OTHER}]')
-    with pytest.raises(PoolError, match=r"^pool\.json:3: is longer than 64 MiB\. Mend the row"):
+    with pytest.raises(PoolError, match=r"^pool\.json:3: is longer than 64 MiB\. Fix the row"):
         read_file(path)
     pool = read_file(path, "skip")
     assert pool.pool_indices.tolist() == [0, 3]
@@ -123,7 +123,7 @@ def test_a_csv_row_of_more_than_64_mib_is_an_error_with_its_line(tmp_path, recor
     path = tmp_path / "pool.csv"
     path.write_text(f"labels,score,x\n[],1,x\n{record}")
     for on_bad_row in ("error", "skip"):
-        with pytest.raises(PoolError, match=r"^pool\.csv:3: is not CSV \(its row is longer than 64 MiB"):
+        with pytest.raises(PoolError, match=r"^pool\.csv:3: is not valid CSV \(the row is longer than 64 MiB"):
             read_file(path, on_bad_row)
 
 
@@ -131,7 +131,7 @@ def test_an_open_quote_in_a_large_file_is_an_error_in_little_memory(tmp_path):
     path = tmp_path / "pool.csv"
     write_hole(path, 'labels,score\n"[', 300 * MEGABYTE, "")
     line, peak = read_elsewhere(path)
-    assert line.startswith("pool.csv:2: is not CSV (its row is longer than 64 MiB; is a quote left open?)")
+    assert line.startswith("pool.csv:2: is not valid CSV (the row is longer than 64 MiB; is a quote not closed?)")
     assert peak < 400
 
 
@@ -162,11 +162,11 @@ def as_array(row):
         (f'"score": 1{"0" * 1_000_000}', "score must be a finite number of 0 or more, got inf"),
         (f'"score": -1{"0" * 1_000_000}', "score must be a finite number of 0 or more, got -inf"),
         (f'"score": 1{"0" * 400}', f"score must be a finite number of 0 or more, got 1{'0' * 39}"),
-        ('"x": "\\ud800"', "holds half of a surrogate pair"),
-        ('"\\udc00": 1', "holds half of a surrogate pair"),
-        ('"labels": ["\\udfff"]', "holds half of a surrogate pair"),
+        ('"x": "\\ud800"', "contains half of a surrogate pair"),
+        ('"\\udc00": 1', "contains half of a surrogate pair"),
+        ('"labels": ["\\udfff"]', "contains half of a surrogate pair"),
         ('"labels": ["b"], "labels": 1', "labels must be a list of strings, got the number 1"),
-        ('"score": 1, "score": "x"', "score must be a number or a list of numbers, got the text 'x'"),
+        ('"score": 1, "score": "x"', "score must be a number or a list of numbers, got the string 'x'"),
     ],
 )
 def test_a_value_that_is_no_label_or_score_makes_its_row_unreadable(tmp_path, write, name, more, reason):
@@ -219,7 +219,7 @@ def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth,
     with pytest.raises(PoolError, match=r"^pool\.jsonl:2: (is nested too deeply|score must be a number)"):
         read_file(lines)
     array.write_bytes(as_array(f'{{"labels":["a"],"score":{nested}}}'))
-    with pytest.raises(PoolError, match=r"^pool\.json:2: (score must|the element that begins here .*recursion)"):
+    with pytest.raises(PoolError, match=r"^pool\.json:2: (score must|the array element that begins here .*recursion)"):
         read_file(array)
     with cells.open("w", newline="") as stream:
         csv.writer(stream).writerows([["labels", "score"], ['["a"]', nested]])
@@ -232,7 +232,7 @@ def test_a_cell_that_is_no_list_of_labels_makes_its_row_unreadable(tmp_path, cel
     path = tmp_path / "pool.csv"
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([["labels", "score"], ['["a"]', 1], [cell, 1], ['["b"]', 2]])
-    with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a list of strings|holds half)"):
+    with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a list of strings|contains half)"):
         read_file(path)
     assert read_file(path, "skip").pool_indices.tolist() == [0, 2]
 
@@ -303,7 +303,7 @@ def test_a_table_with_two_columns_by_one_name_is_an_error(tmp_path, name):
 )
 def test_a_column_of_a_type_that_is_no_score_makes_rows_unreadable(tmp_path, name, column):
     write_table(tmp_path / name, pa.table({"labels": LABELS, "score": column}))
-    with pytest.raises(PoolError, match=rf"^{name}:1: (score must be a number|holds a value that cannot be read)"):
+    with pytest.raises(PoolError, match=rf"^{name}:1: (score must be a number|contains a value that cannot be read)"):
         read_file(tmp_path / name)
     with pytest.raises(PoolError, match="none of the 3 rows"):
         read_file(tmp_path / name, "skip")
@@ -369,10 +369,10 @@ def test_a_column_that_ends_before_the_others_is_an_error_when_it_is_wanted(tmp_
     table = pa.table({"labels": [["a"]] * 100, "score": range(100), "x": range(100)})
     pq.write_table(table, path, use_dictionary=False, compression="none", write_statistics=False)
     content = path.read_bytes()
-    place = content.rindex(b"\x2c\x15\xc8\x01")  # in the header of the last page: the page's 100 values
-    path.write_bytes(content[: place + 2] + b"\xe4\x00" + content[place + 4 :])  # 50
+    offset = content.rindex(b"\x2c\x15\xc8\x01")  # in the header of the last page: the page's 100 values
+    path.write_bytes(content[: offset + 2] + b"\xe4\x00" + content[offset + 4 :])  # 50
     source = read_file(path).sources[0]
-    with pytest.raises(PoolError, match=r"^pool\.parquet: .* \(row group 1 says that it has 100 rows, but has 50\)"):
+    with pytest.raises(PoolError, match=r"^pool\.parquet: .* \(row group 1 declares 100 rows but contains 50\)"):
         list(source.read([0, 99], [0, 0], ["x"]))
     with pytest.raises(PoolError, match=r"^pool\.parquet: cannot be read as Parquet \("):
         read_file(path, score="x")
@@ -386,9 +386,9 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, name):
     for make in makers:
         path = folder / name
         make(path)
-        with pytest.raises(PoolError, match=r"is no file that can be read, but a folder, a pipe, a device or"):
+        with pytest.raises(PoolError, match=r"is not a readable file but a folder, a pipe, a device or"):
             read_file(folder)
         if not path.is_dir():
-            with pytest.raises(PoolError, match=r"is no file that can be read"):
+            with pytest.raises(PoolError, match=r"is not a readable file"):
                 read_file(path)
         path.rmdir() if path.is_dir() else path.unlink()

@@ -147,18 +147,18 @@ def test_a_score_at_a_path_is_dropped_where_it_is_absent_null_or_empty(value):
 @pytest.mark.parametrize(
     ("labels", "found"),
     [
-        ("algebra", "the text 'algebra'"),
+        ("algebra", "the string 'algebra'"),
         (7, "the number 7"),
         (1, "the number 1"),
         (0, "the number 0"),
         (True, "true"),
         (False, "false"),
         ({"a": 1}, "an object"),
-        (["a", 1], "the number 1 in it"),
-        (["a", None], "null in it"),
-        (["a", False], "false in it"),
-        ([["a"]], "a list in it"),
-        ([{"a": 1}], "an object in it"),
+        (["a", 1], "a list with the number 1"),
+        (["a", None], "a list with null"),
+        (["a", False], "a list with false"),
+        ([["a"]], "a list with a list"),
+        ([{"a": 1}], "a list with an object"),
     ],
 )
 def test_labels_that_are_no_list_of_strings_make_a_row_unreadable(labels, found):
@@ -169,11 +169,11 @@ def test_labels_that_are_no_list_of_strings_make_a_row_unreadable(labels, found)
 @pytest.mark.parametrize(
     ("score", "found"),
     [
-        ("high", "the text 'high'"),
-        ("1.5", "the text '1.5'"),
+        ("high", "the string 'high'"),
+        ("1.5", "the string '1.5'"),
         (True, "true"),
         ({}, "an object"),
-        ([1.0, "2"], "the text '2'"),
+        ([1.0, "2"], "the string '2'"),
         ([1.0, None], "null"),
         ([[1.0]], "a list"),
     ],
@@ -193,14 +193,14 @@ def test_a_score_that_is_not_finite_or_below_zero_makes_a_row_unreadable(number,
 
 @pytest.mark.parametrize("number", [10**200, 1e200])
 def test_a_product_that_is_infinite_makes_a_row_unreadable(number):
-    assert judge(with_deita([number], [number])) == Unreadable("the score is infinite")
+    assert judge(with_deita([number], [number])) == Unreadable("has a score that overflows to infinity")
 
 
 @pytest.mark.parametrize(("quality", "complexity"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0]), (1.0, [1.0, 2.0])])
 def test_quality_and_complexity_of_different_length_make_a_row_unreadable(quality, complexity):
     verdict = judge(with_deita(quality, complexity))
     assert isinstance(verdict, Unreadable)
-    assert "must have as many quality as complexity scores" in verdict.reason
+    assert "must have one quality and one complexity score per turn" in verdict.reason
 
 
 def test_a_bad_score_counts_more_than_absent_labels_and_bad_labels_more_than_an_absent_score():
@@ -211,15 +211,15 @@ def test_a_bad_score_counts_more_than_absent_labels_and_bad_labels_more_than_an_
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"t": ["a"], "s": 1', "is not JSON"),
-        (b"plain text", "is not JSON"),
-        (b'{"t": ["a"], "s": 1,}', "is not JSON"),
-        (b'{"t": ["a"], "s": 1}}', "is not JSON"),
-        (b'{"t": ["a"], "s": 1, "x": tru}', "is not JSON"),
-        (b'{"t": ["a"], "s": 1, "x": "\x01"}', "is not JSON"),
-        (b'{"t": ["a"], "s": 1, "x": 01}', "is not JSON"),
+        (b'{"t": ["a"], "s": 1', "is not valid JSON"),
+        (b"plain text", "is not valid JSON"),
+        (b'{"t": ["a"], "s": 1,}', "is not valid JSON"),
+        (b'{"t": ["a"], "s": 1}}', "is not valid JSON"),
+        (b'{"t": ["a"], "s": 1, "x": tru}', "is not valid JSON"),
+        (b'{"t": ["a"], "s": 1, "x": "\x01"}', "is not valid JSON"),
+        (b'{"t": ["a"], "s": 1, "x": 01}', "is not valid JSON"),
         (b'["a"]', "must be a JSON object, got a list"),
-        (b'"a"', "must be a JSON object, got the text 'a'"),
+        (b'"a"', "must be a JSON object, got the string 'a'"),
         (b"1", "must be a JSON object, got the number 1"),
         (b"0", "must be a JSON object, got the number 0"),
         (b"null", "must be a JSON object, got null"),
@@ -227,9 +227,9 @@ def test_a_bad_score_counts_more_than_absent_labels_and_bad_labels_more_than_an_
         (b'{"t": ["a"], "s": 1, "x": "\xff"}', "is not UTF-8"),
         (b'{"t": ["a"], "s": 1, "\xe9": 1}', "is not UTF-8"),
         (b'{"t": ["\xc3"], "s": 1}', "is not UTF-8"),
-        (b'{"t": ["a"], "s": 1, "x": "\\ud800"}', "holds half of a surrogate pair"),
-        (b'{"t": ["a"], "s": 1, "\\udfff": 1}', "holds half of a surrogate pair"),
-        (b'{"t": ["\\ud800a"], "s": 1}', "holds half of a surrogate pair"),
+        (b'{"t": ["a"], "s": 1, "x": "\\ud800"}', "contains half of a surrogate pair"),
+        (b'{"t": ["a"], "s": 1, "\\udfff": 1}', "contains half of a surrogate pair"),
+        (b'{"t": ["\\ud800a"], "s": 1}', "contains half of a surrogate pair"),
         (b'{"t": ["a"], "s": 1, "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "is nested too deeply"),
         (b'{"t": ["a"], "s": 1' + b"0" * 5_000 + b"}", "s must be a finite number of 0 or more, got inf"),
     ],
@@ -245,7 +245,7 @@ def test_odd_values_in_fields_that_are_not_asked_for_do_no_harm(unused):
     assert judge(b'{"x": %s, "t": ["a"], "s": 2}' % unused.encode(), "t", "s") == (["a"], 2.0)
 
 
-def test_a_path_may_go_through_the_place_that_another_path_names():
+def test_a_path_may_go_through_the_value_that_another_path_names():
     row = {"annotation": {"names": ["a"], "score": 3}}
     assert judge(row, "annotation.names", "annotation") == Unreadable(
         "annotation must be a number or a list of numbers, got an object"
@@ -256,7 +256,7 @@ def test_a_path_may_go_through_the_place_that_another_path_names():
 
 
 def test_labels_and_score_may_share_a_path():
-    assert judge({"s": [1, 2]}, "s", "s") == Unreadable("s must be a list of strings, got the number 1 in it")
+    assert judge({"s": [1, 2]}, "s", "s") == Unreadable("s must be a list of strings, got a list with the number 1")
 
 
 def test_the_wanted_columns_are_those_at_the_top():

@@ -97,7 +97,7 @@ def test_line_ends_blank_lines_and_a_byte_order_mark_change_nothing(pool, text):
     assert list(rows) == [{"t": ["a"], "s": 1}, {"t": ["b", "a"], "s": 2.5}]
 
 
-def test_a_byte_order_mark_in_the_middle_is_no_json(pool):
+def test_a_byte_order_mark_in_the_middle_is_not_json(pool):
     with pytest.raises(PoolError, match=r"pool\.jsonl:2: is not valid JSON"):
         pool(f"{A}\n\ufeff{B}\n")
 
@@ -204,7 +204,7 @@ def test_num_labels_gives_no_score_yet(pool):
     assert all(math.isnan(score) for score in found.scores)
 
 
-def test_sources_stand_one_behind_the_other(tmp_path):
+def test_sources_are_concatenated_in_order(tmp_path):
     for name, text in {"b.jsonl": f"{A}\n{{}}\n", "a.jsonl": f"{B}\n{B}\n"}.items():
         (tmp_path / name).write_text(text)
     found = read(tmp_path / "b.jsonl", tmp_path / "a.jsonl")

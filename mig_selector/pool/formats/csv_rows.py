@@ -78,7 +78,7 @@ class _Lines(Iterator[str]):
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self.row_size = 0
-        """Characters since the row began; whoever reads rows sets it back."""
+        """Characters since the row began; reset by the reader of rows."""
 
     def __next__(self) -> str:
         line = self._stream.readline(MAX_ROW_BYTES)

@@ -74,26 +74,27 @@ def _add_lines(builder: LeafBuilder, block: _Block, lines_before: int) -> int:
     if not block.text:
         builder.add_json([b""], np.array([lines_before + 1]), np.array([block.byte_offset]), is_utf8=False)
         return 1
+    data = block.text
     texts: list[bytes | memoryview] = []
     lines, byte_offsets = array("q"), array("q")  # numpy uses the buffer of an array without copying
-    view = memoryview(block.text)
+    view = memoryview(data)
     start, line = 0, lines_before
-    if block.byte_offset == 0 and block.text.startswith(BYTE_ORDER_MARK):
+    if block.byte_offset == 0 and data.startswith(BYTE_ORDER_MARK):
         start = len(BYTE_ORDER_MARK)
-    while start < len(block.text):
-        end = block.text.find(b"\n", start)
-        end = end if end >= 0 else len(block.text)
+    while start < len(data):
+        end = data.find(b"\n", start)
+        end = end if end >= 0 else len(data)
         line += 1
         # A line is a slice of the block and is decoded there; it is only copied where there is something to strip.
-        is_clean = end > start and block.text[start] not in WHITESPACE and block.text[end - 1] not in WHITESPACE
-        text = view[start:end] if is_clean else block.text[start:end].strip(WHITESPACE)
+        is_clean = end > start and data[start] not in WHITESPACE and data[end - 1] not in WHITESPACE
+        text = view[start:end] if is_clean else data[start:end].strip(WHITESPACE)
         if text:
             texts.append(text)
             lines.append(line)
             byte_offsets.append(block.byte_offset + start)
         start = end + 1
     # One check for the whole block; only if it fails is each line checked, to find the bad ones.
-    is_utf8 = holds_utf8(block.text)
+    is_utf8 = holds_utf8(data)
     builder.add_json(texts, np.frombuffer(lines, np.int64), np.frombuffer(byte_offsets, np.int64), is_utf8=is_utf8)
     return line - lines_before
 

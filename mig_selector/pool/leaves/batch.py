@@ -64,7 +64,7 @@ class Leaves:
     """Numbers (float64) at each score path."""
     is_plain: NDArray[np.bool_]
     """Whether the arrays hold all values of a row: its labels are strings or absent, its scores numbers or absent.
-    Of the other rows they hold nothing. Shape (n,)."""
+    For other rows their content is undefined. Shape (n,)."""
     of_row: Callable[[int], tuple[Any, ...] | Unreadable]
     """Returns the values of one row as the file has them: for rows that are not plain, and for messages."""
     lines: NDArray[np.int64]

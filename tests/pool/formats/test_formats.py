@@ -273,7 +273,7 @@ def test_a_bad_element_of_an_array_is_skipped_and_its_line_named(tmp_path):
     ]
 
 
-def test_bytes_that_are_no_text_make_one_element_of_an_array_bad(tmp_path):
+def test_bytes_that_are_not_utf8_make_one_element_of_an_array_bad(tmp_path):
     (tmp_path / "pool.json").write_bytes(f'[\n{GOOD},\n{{"x": "'.encode() + b'\xff"},\n' + f"{GOOD}]".encode())
     with pytest.raises(PoolError, match=r"pool\.json:3: is not UTF-8"):
         read(local(tmp_path / "pool.json"))

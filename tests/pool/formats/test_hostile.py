@@ -38,7 +38,7 @@ print(max(int(own), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1
 
 
 def read_elsewhere(path, on_bad_row="error"):
-    """Read a pool in another process; return what it printed, and the most megabytes that it or a child held."""
+    """Read a pool in another process; return what it printed, and the peak memory of it and its children in MiB."""
     words = [sys.executable, "-c", _READING, Path(__file__).parents[2], path, on_bad_row]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def read_elsewhere(path, on_bad_row="error"):
 
 
 def write_hole(path, before, size, after):
-    """Write a file with `size` zero bytes in the middle that take no room on disk."""
+    """Write a file with `size` zero bytes in the middle that take no space on disk."""
     with path.open("wb") as stream:
         stream.write(before.encode())
         stream.truncate(len(before.encode()) + size)
@@ -56,7 +56,7 @@ def write_hole(path, before, size, after):
 
 
 @pytest.mark.parametrize("size", [80 * MEGABYTE, 200 * MEGABYTE], ids=["one process", "several"])
-def test_a_line_of_more_than_64_mib_is_unreadable_and_never_held(tmp_path, size):
+def test_a_line_of_more_than_64_mib_is_unreadable_and_never_in_memory(tmp_path, size):
     path = tmp_path / "pool.jsonl"
     write_hole(path, f'{GOOD}\n{{"x": "', size, f'"}}\n\n{OTHER}\n')
     line, peak = read_elsewhere(path)
@@ -89,7 +89,7 @@ def test_a_line_that_has_become_too_long_is_not_read_whole(tmp_path):
         list(source.read([0], [0], ["x"]))
 
 
-def test_a_first_line_without_end_that_begins_as_an_array_is_no_crash(tmp_path):
+def test_an_endless_first_line_that_begins_as_an_array_is_an_error(tmp_path):
     path = tmp_path / "pool.jsonl"
     write_hole(path, "[", 200 * MEGABYTE, "")
     with pytest.raises(PoolError, match=r"pool\.jsonl:1: the array element that begins here is not"):
@@ -127,7 +127,7 @@ def test_a_csv_row_of_more_than_64_mib_is_an_error_with_its_line(tmp_path, recor
             read_file(path, on_bad_row)
 
 
-def test_an_open_quote_in_a_large_file_is_an_error_in_little_memory(tmp_path):
+def test_an_unclosed_quote_in_a_large_file_is_an_error_in_little_memory(tmp_path):
     path = tmp_path / "pool.csv"
     write_hole(path, 'labels,score\n"[', 300 * MEGABYTE, "")
     line, peak = read_elsewhere(path)
@@ -135,7 +135,7 @@ def test_an_open_quote_in_a_large_file_is_an_error_in_little_memory(tmp_path):
     assert peak < 400
 
 
-def test_a_line_without_end_that_is_no_utf8_is_named_in_little_memory(tmp_path):
+def test_an_endless_line_that_is_not_utf8_is_named_in_little_memory(tmp_path):
     path = tmp_path / "pool.csv"
     write_hole(path, 'labels,score\n"[""a""]",1\n', 60 * MEGABYTE, "")
     with path.open("ab") as stream:
@@ -169,7 +169,7 @@ def as_array(row):
         ('"score": 1, "score": "x"', "score must be a number or a list of numbers, got the string 'x'"),
     ],
 )
-def test_a_value_that_is_no_label_or_score_makes_its_row_unreadable(tmp_path, write, name, more, reason):
+def test_a_value_that_is_not_a_label_or_score_makes_its_row_unreadable(tmp_path, write, name, more, reason):
     path = tmp_path / name
     path.write_bytes(write(f'{{"labels":["a"],"score":1,{more}}}'))
     with pytest.raises(PoolError) as caught:
@@ -209,7 +209,7 @@ DEPTHS = [200, 2_000, 1_000_000]
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")])
-def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth, brackets):
+def test_deep_nesting_ends_in_a_verdict_in_every_text_format(tmp_path, depth, brackets):
     nested = f"{brackets[0] * depth}1{brackets[1] * depth}"
     lines, cells, array = tmp_path / "pool.jsonl", tmp_path / "pool.csv", tmp_path / "pool.json"
     for path, column in ((lines, "x"), (lines, "labels"), (lines, "score")):
@@ -228,7 +228,7 @@ def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth,
 
 
 @pytest.mark.parametrize("cell", ['["\\ud800"]', '{"x": 1}', f"1{'0' * 5_000}", "[[1]]", '["a", null]', "\0", "1e400"])
-def test_a_cell_that_is_no_list_of_labels_makes_its_row_unreadable(tmp_path, cell):
+def test_a_cell_that_is_not_a_list_of_labels_makes_its_row_unreadable(tmp_path, cell):
     path = tmp_path / "pool.csv"
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([["labels", "score"], ['["a"]', 1], [cell, 1], ['["b"]', 2]])
@@ -237,7 +237,7 @@ def test_a_cell_that_is_no_list_of_labels_makes_its_row_unreadable(tmp_path, cel
     assert read_file(path, "skip").pool_indices.tolist() == [0, 2]
 
 
-def test_of_two_columns_by_one_name_csv_counts_the_first_as_datasets_does(tmp_path):
+def test_of_two_csv_columns_with_one_name_the_first_counts_as_in_datasets(tmp_path):
     path = tmp_path / "pool.csv"
     path.write_text('labels,score,labels,,\n"[""a""]",1,"[""b""]",,\n')
     pool = read_file(path)
@@ -258,11 +258,11 @@ LABELS = [["a"], ["b"], ["c"]]
 
 
 @TABLES
-def test_texts_of_a_table_that_are_no_utf8_are_an_error_with_their_rows(tmp_path, name):
+def test_strings_of_a_table_that_are_not_utf8_are_an_error_with_their_rows(tmp_path, name):
     path = tmp_path / name
     data = pa.array([b"fine", b"not \xff", b"fine"]).view(pa.string())
     write_table(path, pa.table({"labels": LABELS, "score": [1, 2, 3], "x": data}))
-    pool = read_file(path)  # what is not wanted is not looked at
+    pool = read_file(path)  # columns that are not wanted are not checked
     with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(rows 1 to 3: .*UTF8"):
         list(pool.sources[0].read([0], [0], ["x"]))
     labels = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), data)
@@ -272,7 +272,7 @@ def test_texts_of_a_table_that_are_no_utf8_are_an_error_with_their_rows(tmp_path
 
 
 @TABLES
-def test_a_table_with_two_columns_by_one_name_is_an_error(tmp_path, name):
+def test_a_table_with_two_columns_of_one_name_is_an_error(tmp_path, name):
     columns = [pa.array(LABELS), pa.array([1, 2, 3]), pa.array([1, 2, 3])]
     path = tmp_path / name
     write_table(path, pa.Table.from_arrays(columns, ["labels", "score", "score"]))
@@ -301,7 +301,7 @@ def test_a_table_with_two_columns_by_one_name_is_an_error(tmp_path, name):
     ],
     ids=lambda column: str(column.type),
 )
-def test_a_column_of_a_type_that_is_no_score_makes_rows_unreadable(tmp_path, name, column):
+def test_a_column_of_a_type_that_is_not_a_score_makes_rows_unreadable(tmp_path, name, column):
     write_table(tmp_path / name, pa.table({"labels": LABELS, "score": column}))
     with pytest.raises(PoolError, match=rf"^{name}:1: (score must be a number|contains a value that cannot be read)"):
         read_file(tmp_path / name)
@@ -322,7 +322,7 @@ def variable_length(number):
 
 
 def parquet_with_schema(count, struct_bytes):
-    """A file of nothing but a footer, whose schema says that it has `count` elements."""
+    """A file that is only a footer, whose schema claims to have `count` elements."""
     footer = b"\x15\x02" + b"\x19" + thrift_list_of_structs(count, struct_bytes) + b"\x16\x02\x19\x0c\0"
     return b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1"
 
@@ -346,7 +346,7 @@ ELEMENT = b"\x35\x02\x18\x01a\x15\x02\0"  # optional, named "a", with one child
     ],
     ids=["nested deeply", "more elements than there are", "large footer", "no footer", "no size"],
 )
-def test_a_footer_made_to_do_harm_is_an_error(tmp_path, content):
+def test_a_malicious_footer_is_an_error(tmp_path, content):
     path = tmp_path / "pool.parquet"
     path.write_bytes(content)
     line, peak = read_elsewhere(path)
@@ -379,7 +379,7 @@ def test_a_column_that_ends_before_the_others_is_an_error_when_it_is_wanted(tmp_
 
 
 @pytest.mark.parametrize("name", ["pool.jsonl", "pool.json", "pool.csv", "pool.parquet", "pool.arrow"])
-def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+def test_what_is_not_a_file_is_refused_at_once(tmp_path, name):
     folder = tmp_path / "parts"
     folder.mkdir()
     makers = [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("gone")]

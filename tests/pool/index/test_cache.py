@@ -1,4 +1,4 @@
-"""IndexCache in the cache: the text is read once, and what does not fit the file any more is not used."""
+"""The cached pool index: text is scanned once, and an index that no longer matches its file is not used."""
 
 import json
 import os
@@ -168,7 +168,7 @@ def test_a_strict_reading_that_stopped_leaves_nothing_behind(cached):
     assert list(cached.cache.glob("pools/.*.tmp")) == []
 
 
-def test_what_a_killed_run_left_is_removed(cached):
+def test_leftovers_of_a_killed_run_are_removed(cached):
     cached.path.write_text(lines(1, 2))
     cached.read()
     [name] = [file.name for file in cached.cache.glob("pools/*.parquet")]
@@ -195,7 +195,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_refused(cached, monkeypatch)
 
 
 @pytest.mark.parametrize("left", [0, 1, 30, 32, 33, 64])
-def test_a_file_that_is_cut_off_while_it_is_read_is_refused(cached, monkeypatch, left):
+def test_a_file_that_is_truncated_while_it_is_read_is_refused(cached, monkeypatch, left):
     cached.path.write_text(lines(1, 2, 3, 4, 5, 6))
     monkeypatch.setattr(json_lines, "_BLOCK_BYTES", 16)
     original = json_lines._line_blocks

@@ -1,14 +1,7 @@
 """Arrays against rows one by one: an index is what parsing each row with `json` and judging it alone gives."""
 
-import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mig_selector.errors import PoolError
 from mig_selector.pool.formats import json_lines, row_source
 from mig_selector.pool.formats.json_lines import JsonLinesSource
 from mig_selector.pool.formats.parquet import ParquetSource
-from mig_selector.pool.index import parallel
 from mig_selector.pool.index.file_index import index_span
 from mig_selector.pool.index.judge import RowJudge
-from mig_selector.pool.leaves.batch import holds_utf8
-from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
@@ -119,7 +108,7 @@ def found_in(path, judge):
 
 
 def same(left, right):
-    """Equal, where NaN equals NaN and the number in a message may be written as a fraction."""
+    """Equal, where NaN equals NaN and a number in a message may be written as a float."""
 
     def plain(kept, dropped, unreadable):
         kept = [(row, labels, None if math.isnan(score) else score) for row, labels, score in kept]
@@ -211,7 +200,7 @@ WHOLE = (
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 16, 22, 23, 24, 25, 26, 40, 60, 100, 1000])
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
-def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
+def test_spans_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
     monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
     monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
@@ -233,7 +222,7 @@ def test_byte_offsets_lead_back_to_the_lines(tmp_path, monkeypatch, block):
             assert json.loads(path.read_bytes()[byte_offset:].splitlines()[0])["s"] == score
 
 
-def test_a_line_longer_than_many_parts_is_read_by_the_part_it_begins_in(tmp_path, monkeypatch):
+def test_a_line_longer_than_many_spans_is_read_by_the_span_it_begins_in(tmp_path, monkeypatch):
     path = tmp_path / "pool.jsonl"
     path.write_text(f'{{"t":["a"],"s":1,"x":"{"y" * 5_000}"}}\n{{"t":["b"],"s":2}}\n')
     source, judge = JsonLinesSource(path, "p"), RowJudge("t", "s")
@@ -247,170 +236,12 @@ def test_a_line_longer_than_many_parts_is_read_by_the_part_it_begins_in(tmp_path
 
     monkeypatch.setattr(json_lines, "_next_line", watched)
     assert index_all(source, judge, 10) == ([(0, ["a"], 1.0), (1, ["b"], 2.0)], [], [])
-    assert sum(read) < 3 * source.size  # not once for each of the 500 parts
+    assert sum(read) < 3 * source.size  # not once for each of the 500 spans
 
 
-def test_names_that_only_rows_without_use_have_are_left_out(tmp_path):
+def test_labels_that_no_kept_row_has_are_left_out(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text('{"t":["gone"],"s":null}\n{"t":["kept"],"s":1}\n{"t":["wrong"],"s":-1}\n')
     source = JsonLinesSource(path, "p")
     part = index_span(source, source.spans(100)[0], RowJudge("t", "s"), lambda n: None, stop_at_unreadable=False)
     assert part.label_names == ["kept"]
-
-
-@given(st.binary(max_size=40) | st.text(max_size=10).map(str.encode))
-def test_a_text_holds_utf8_where_python_can_decode_it(data):
-    try:
-        data.decode("utf-8")
-        expected = True
-    except UnicodeDecodeError:
-        expected = False
-    assert holds_utf8(data) is expected
-
-
-@pytest.mark.parametrize(
-    "data", [b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"a" * 70 + b"\xff"]
-)
-def test_halves_of_pairs_overlong_and_cut_sequences_are_no_utf8(data):
-    assert not holds_utf8(data)
-
-
-_ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from("abc"), _ANY, max_size=3))
-def test_what_the_typed_decoder_takes_for_plain_is_what_json_finds(row):
-    line = json.dumps(row).encode()
-    for paths in (("a", "b"), ("a.b", "a.a", "c"), ("b.a.b",)):
-        plain = LeafDecoder(paths).decode_plain(line)
-        if plain is not None:
-            assert plain == tuple(walk(row, path) for path in paths)
-            assert all(value is None or isinstance(value, list | float) for value in plain)
-            assert all(type(label) is str for label in plain[0] or [])
-
-
-class TestProcesses:
-    """Several processes over the parts of one file."""
-
-    @pytest.fixture
-    def source(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(parallel, "_PARALLEL_BYTES", 0)
-        monkeypatch.setattr(parallel, "_SPAN_BYTES", 4_000)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0, 1})
-
-        def write(bad_line=None):
-            lines = [json.dumps({"t": [f"label {n % 7}", f"ü{n % 5}"], "s": n / 8}) for n in range(1_000)]
-            if bad_line:
-                lines[bad_line] = "{"
-            path = tmp_path / "pool.jsonl"
-            path.write_text("\n".join(lines) + "\n")
-            return JsonLinesSource(path, "pool.jsonl")
-
-        return write
-
-    def parts_of(self, source, seen):
-        judge = RowJudge("t", "s")
-        with parallel.Readers(source.size, judge, seen.append, stop_at_unreadable=False) as readers:
-            return list(readers.index_spans(source))
-
-    def test_the_parts_come_in_their_order_and_make_up_the_whole(self, source):
-        pool = source(bad_line=700)
-        seen = []
-        parts = self.parts_of(pool, seen)
-        assert sum(seen) == pool.size
-        assert len(parts) > 4
-        rows = np.concatenate([part.scores for part in parts])
-        assert rows.tolist() == [n / 8 for n in range(1_000) if n != 700]
-        assert sum(part.tally.rows for part in parts) == 1_000
-
-    def strict_readers(self):
-        return parallel.Readers(10**9, RowJudge("t", "s"), lambda n: None, stop_at_unreadable=True)
-
-    @pytest.fixture
-    def readers(self, source):
-        with self.strict_readers() as readers:
-            yield readers
-
-    def test_they_are_two_serve_several_files_and_end_with_the_block(self, source):
-        with self.strict_readers() as readers:
-            assert not children()
-            next(readers.index_spans(source()))
-            mine = children()
-            assert len(mine) == 2
-            assert sum(len(part.scores) for part in readers.index_spans(source())) == 1_000
-            assert children() == mine
-        assert not children()
-
-    def test_one_that_exits_early_is_an_error(self, readers, source):
-        parts = readers.index_spans(source())
-        next(parts)
-        for child in children():
-            os.kill(int(child), signal.SIGKILL)
-        with pytest.raises(PoolError, match=r"a process that read pool\.jsonl exited unexpectedly"):
-            list(parts)
-
-    def test_what_one_of_them_finds_wrong_is_told_as_it_is(self, tmp_path, readers):
-        path = tmp_path / "pool.parquet"
-        table = pa.table({"t": [["a"]] * 50_000, "s": np.arange(50_000.0)})
-        pq.write_table(table, path, row_group_size=5_000, compression="none", use_dictionary=False)
-        pool = ParquetSource(path, "pool.parquet")
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2 : len(data) // 2 + 100_000] = bytes(100_000)
-        path.write_bytes(data)
-        with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as Parquet"):
-            list(readers.index_spans(pool))
-        path.unlink()
-        with pytest.raises(PoolError, match=r"pool\.parquet"):
-            list(readers.index_spans(pool))
-
-    def test_they_end_with_a_process_that_is_killed(self, source):
-        pool = source()
-        code = (
-            "import sys; from pathlib import Path; from mig_selector.pool.index import parallel\n"
-            "from mig_selector.pool.index.judge import RowJudge\n"
-            "from mig_selector.pool.formats.json_lines import JsonLinesSource\n"
-            "parallel._SPAN_BYTES = 4_000\n"
-            "readers = parallel.Readers(10**9, RowJudge('t', 's'), lambda n: None, stop_at_unreadable=True)\n"
-            "parts = readers.index_spans(JsonLinesSource(Path(sys.argv[1]), 'p'))\n"
-            "next(parts); print('reading', flush=True); sys.stdin.read()\n"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(pool.files[0])], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert process.stdout.readline() == b"reading\n"
-        workers = children(process.pid)
-        assert len(workers) == len(os.sched_getaffinity(process.pid)) or len(workers) == 16
-        process.kill()
-        process.communicate(timeout=30)
-        deadline = time.monotonic() + 20
-        while any(
-            Path(f"/proc/{worker}/status").exists() and "(zombie)" not in state_of(worker) for worker in workers
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def test_one_core_reads_alone(self, source, monkeypatch):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0})
-        with self.strict_readers() as readers:
-            next(readers.index_spans(source()))
-            assert not children()
-
-
-def state_of(process):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/status").read_text()
-    return "(zombie)"
-
-
-def children(parent=None):
-    """Processes that this one, or another, started and that have not ended."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, number = path.read_text().rpartition(")")[2].split()[:2]
-            found |= {path.parent.name} if number == str(parent or os.getpid()) and state != "Z" else set()
-    return found

@@ -57,7 +57,7 @@ def test_one_shape_throughout_is_uniform_and_stays_json(values, arrow):
         ([{"x": "a", "y": {"z": None}}], pa.struct([("x", pa.string())])),
     ],
 )
-def test_what_json_readers_of_blocks_trip_over_is_not_uniform_but_has_an_arrow_type(values, arrow):
+def test_what_breaks_readers_of_json_blocks_is_not_uniform_but_has_an_arrow_type(values, arrow):
     found = type_of(*values)
     assert not found.is_uniform
     assert not found.is_empty
@@ -89,7 +89,7 @@ def test_empty_text_and_zero_are_values(values):
         ([{"a": {"b": 1}}, {"a": {"b": {}}}], r"column x\.a\.b mixes int and object"),
     ],
 )
-def test_kinds_that_no_type_holds_are_named_with_their_path(values, message):
+def test_kinds_that_no_type_can_hold_are_named_with_their_path(values, message):
     found = type_of(*values)
     assert not found.is_uniform
     with pytest.raises(TypeError, match=message):
@@ -97,7 +97,7 @@ def test_kinds_that_no_type_holds_are_named_with_their_path(values, message):
 
 
 @pytest.mark.parametrize("value", [b"bytes", ("a",), {"a": {1}}, [object()]])
-def test_values_that_json_cannot_hold_are_named(value):
+def test_values_that_json_cannot_represent_are_named(value):
     with pytest.raises(TypeError, match=r"a value of type (bytes|tuple|set|object), which JSON cannot represent"):
         JsonType().add(value)
 
@@ -106,12 +106,12 @@ def test_values_that_json_cannot_hold_are_named(value):
     ("value", "has_float"),
     [(1, False), ("1.5", False), (1.0, True), ([1, [2.5]], True), ({"a": {"b": [0.0, "x"]}}, True), ({"a": 2}, False)],
 )
-def test_numbers_with_a_fraction_are_told_from_others(value, has_float):
+def test_floats_are_told_from_other_numbers(value, has_float):
     assert JsonType().add(value) is has_float
 
 
 def shaped(kind, value):
-    """Compare as Arrow gives back: keys that are absent are null, objects have every key."""
+    """The value as Arrow returns it: absent keys are null, objects have every key."""
     if pa.types.is_struct(kind):
         return None if value is None else {field.name: shaped(field.type, value.get(field.name)) for field in kind}
     if pa.types.is_list(kind):

@@ -26,7 +26,7 @@ COLUMNS = {"messages": "dialogs", "system": "system", "tools": "tools", "images"
 
 
 class Work:
-    """One or more pool files, read once, of which rows are chosen."""
+    """One or more pool files, read once, to choose rows from."""
 
     def __init__(self, folder, columns, *files):
         self.folder = folder
@@ -223,14 +223,14 @@ def test_types_that_cannot_be_reconciled_are_an_error_that_names_the_column(pool
     assert work.write([1]).columns == {"messages": "dialogs", "system": "system"}
 
 
-def test_whole_numbers_that_no_float_holds_are_refused_rather_than_rounded(pool):
+def test_integers_that_no_float_can_hold_are_refused_rather_than_rounded(pool):
     work = pool([talk(0, tools=2**53 + 1), talk(1, tools=0.5)])
     with pytest.raises(PoolError, match=r"dataset 'pool': .*among the chosen rows"):
         work.write([0, 1])
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity"])
-def test_a_value_that_json_cannot_hold_is_an_error_that_names_the_row(tmp_path, value):
+def test_a_value_that_json_cannot_represent_is_an_error_that_names_the_row(tmp_path, value):
     path = tmp_path / "pool.jsonl"
     path.write_text(f'{json.dumps(talk(0))}\n{json.dumps(talk(1))[:-1]}, "system": {value}}}\n')
     work = Work(tmp_path, COLUMNS, path)
@@ -257,7 +257,7 @@ def test_bytes_in_a_table_are_an_error_that_names_the_type(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_an_entry_none_of_whose_columns_are_there_is_an_error(tmp_path, ending):
+def test_an_entry_without_any_of_its_columns_is_an_error(tmp_path, ending):
     path = tmp_path / f"pool.{ending}"
     rows = [{"annotation": {"instag": {"content": ["a"]}}, "text": "x"}]
     write_lines(path, rows) if ending == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
@@ -326,7 +326,7 @@ def test_selection_parquet_has_exactly_these_columns_and_types(tmp_path):
 
 
 def large_rows(count):
-    """Some 12 KB a row; `system` and `images` stand in the last three only, and a message gets a new key there."""
+    """About 12 KB per row; `system` and `images` are in the last three only, and a message has a new key there."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(count):
@@ -382,7 +382,7 @@ def test_a_subset_of_more_than_20_megabytes_loads_though_columns_first_appear_at
     assert math.isclose(loaded[-1]["dialogs"][1]["weight"], 1_799 / 2)
 
 
-def test_columns_stand_in_the_order_of_the_pool_whatever_was_chosen_first(pool):
+def test_columns_are_in_the_order_of_the_pool_whatever_was_chosen_first(pool):
     rows = [
         {"system": "s", "dialogs": ["d"], "tools": "t", "images": ["i"]},
         {"images": ["i"], "dialogs": ["d"], "system": None, "tools": "t"},

@@ -124,9 +124,9 @@ def read_file(path, on_bad_row="error", labels="labels", score="score"):
     entry = PoolEntry("pool", "alpaca", columns, {}, False, LocalSource(path.name, path), "train")
     with tempfile.TemporaryDirectory() as cache:
         hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
-        contents, extracts = contents_of(sources, hashes), IndexCache(Path(cache), hashes)
+        file_hashes, index_cache = contents_of(sources, hashes), IndexCache(Path(cache), hashes)
         judge = judge_of(labels, score)
-        return read_pool([entry], sources, contents, judge, on_bad_row, lambda count: None, extracts)
+        return read_pool([entry], sources, file_hashes, judge, on_bad_row, lambda count: None, index_cache)
 
 
 def write_vectors(path, labels, seed=0):

@@ -14,7 +14,7 @@ PACKAGE = Path(mig_selector.__file__).parent
 LAYERS = [
     {"_autoload"},
     {"__main__"},
-    {"cli", "hook"},
+    {"cli", "hook", "notebook"},
     {"pipeline", "reference"},
     {"arguments"},
     {"integration", "report"},
@@ -103,15 +103,28 @@ def test_importing_the_package_loads_nothing_else():
 
 def test_public_names_are_these_and_can_all_be_had():
     assert mig_selector.__all__ == [
+        "ArgumentError",
         "Candidates",
         "LabelledPool",
         "MigArguments",
         "MigSelectorError",
+        "Objective",
+        "Outcome",
+        "PoolError",
+        "Propagation",
+        "Range",
+        "RowEmbedding",
+        "RowLabels",
+        "Seed",
         "Selection",
+        "Setting",
+        "Subset",
         "__version__",
+        "best_first",
         "compare_methods",
         "method",
         "run_selection",
+        "select",
         "select_rows",
     ]
     for name in mig_selector.__all__:

@@ -78,7 +78,7 @@ def test_an_error_of_the_command_is_only_shown(evil_pool, command):
     done = command("mig-selector", "select", settings=evil_pool.settings())
     assert done.returncode == 1
     shown = SHOWN_NAME.replace("\\n", "\n")  # a message may have several lines
-    assert f"mig-selector: error: {shown}:61: is not JSON" in done.stderr
+    assert f"mig-selector: error: {shown}:61: is not valid JSON" in done.stderr
     assert controls(done.stderr) == set()
 
 

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from support import ROOT, run_command
 
-from mig_selector.pool.formats import json_rows, row_source
+from mig_selector.pool.formats import json_array, json_lines, row_source
 from mig_selector.pool.index import file_index, judge
 
 
@@ -53,7 +53,8 @@ def findings(fuzz_pool, folder, count=150):
 @pytest.fixture
 def here(fuzz_pool, monkeypatch):
     """Have inputs read in this process: the clock is heard, and the sizes that each sets for itself are put back."""
-    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", json_rows._BLOCK_BYTES)
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", json_lines._BLOCK_BYTES)
+    monkeypatch.setattr(json_array, "_BLOCK_BYTES", json_array._BLOCK_BYTES)
     monkeypatch.setattr(row_source, "BATCH_BYTES", row_source.BATCH_BYTES)
     before = signal.signal(signal.SIGALRM, fuzz_pool._ring)
     yield
@@ -77,12 +78,14 @@ class TestFaultsOnPurpose:
         assert findings(fuzz_pool, tmp_path)
 
     def test_rows_that_do_not_add_up_are_found(self, fuzz_pool, tmp_path, monkeypatch):
-        monkeypatch.setattr(file_index.Tally, "note", lambda tally, place, reason: None)
+        monkeypatch.setattr(file_index.Tally, "add_unreadable", lambda tally, line, reason: None)
         assert any("do not add up" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_a_wrong_line_is_found(self, fuzz_pool, tmp_path, monkeypatch):
-        note = file_index.Tally.note
-        monkeypatch.setattr(file_index.Tally, "note", lambda tally, place, reason: note(tally, place + 1, reason))
+        add = file_index.Tally.add_unreadable
+        monkeypatch.setattr(
+            file_index.Tally, "add_unreadable", lambda tally, line, reason: add(tally, line + 1, reason)
+        )
         assert any("bad lines are" in wrong for _, wrong in findings(fuzz_pool, tmp_path))
 
     def test_an_error_that_is_none_of_ours_is_found_and_its_file_stays(self, fuzz_pool, tmp_path, monkeypatch):

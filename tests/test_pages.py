@@ -1,6 +1,5 @@
 """What the pages of the repository say about it: links, paths, keys, commands and versions."""
 
-import dataclasses
 import itertools
 import re
 import shlex
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from support import ROOT
 
-from mig_selector.arguments import MigArguments
+from mig_selector.arguments import all_keys
 
 
 PAGES = [
@@ -68,7 +67,7 @@ def test_the_pages_link_to_each_other():
 
 @every_page
 def test_every_key_that_a_page_names_is_one(page):
-    known = {field.name for field in dataclasses.fields(MigArguments)} | NO_KEYS
+    known = set(all_keys()) | NO_KEYS
     named = set(re.findall(r"\bmig_[a-z0-9_]*[a-z0-9]", text_of(page)))
     assert named <= known, sorted(named - known)
 

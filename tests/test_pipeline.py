@@ -104,7 +104,7 @@ def test_every_way_to_the_rows_leads_to_a_naive_selection(workplace, monkeypatch
     write(workplace.data / f"pool.{ending}", rows)
     keys = {"mig_edge_threshold": 0.5, "mig_gain": gain}
     assert table(select(workplace, mig_num_samples=40, **keys))["row_index"] == expected
-    monkeypatch.setattr(parallel.Readers, "extract_parts", None)  # from here on no text is read
+    monkeypatch.setattr(parallel.Readers, "index_spans", None)  # from here on no text is read
     assert table(select(workplace, mig_num_samples=30, **keys))["row_index"] == expected[:30]
     assert table(select(workplace, mig_num_samples=40, mig_overwrite=True, **keys))["row_index"] == expected
 
@@ -367,11 +367,11 @@ def test_an_unreadable_row_stops_with_file_and_line_and_skip_goes_on(workplace):
     path = workplace.data / "pool.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:6], "{broken", *lines[6:]]))
-    with pytest.raises(PoolError, match=r"pool\.jsonl:7: is not JSON"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl:7: is not valid JSON"):
         select(workplace)
     outcome = select(workplace, mig_on_bad_row="skip")
-    assert manifest(outcome)["rows"]["unreadable"] == {"is not JSON": 1}
-    assert manifest(outcome)["rows"]["unreadable_rows"][0].startswith("pool.jsonl:7: is not JSON")
+    assert manifest(outcome)["rows"]["unreadable"] == {"is not valid JSON": 1}
+    assert manifest(outcome)["rows"]["unreadable_rows"][0].startswith("pool.jsonl:7: is not valid JSON")
     assert 6 not in table(outcome)["row_index"]
     with pytest.raises(PoolError, match=r"pool\.jsonl:7"):  # although the subset is there already
         select(workplace)
@@ -387,7 +387,7 @@ def test_missing_vectors_are_named(pool_of_60):
 def test_a_chosen_row_without_messages_is_refused_before_the_host_stumbles(workplace, gone):
     empty = {key: value for key, value in make_row(1, ["algebra"], 2.0).items() if key != "dialogs"} | gone
     workplace.add("pool", [make_row(0, ["algebra"], 1.0), empty])
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: has nothing in 'dialogs'"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: 'dialogs' is missing or null"):
         select(workplace, mig_num_samples=2)
     assert set(workplace.entries()) == {"pool"}
 
@@ -481,5 +481,5 @@ def test_line_3_of_the_published_example_is_found(workplace):
     text = (SHARED_DATA / "published_example.jsonl").read_text()
     workplace.add("pool")
     (workplace.data / "pool.jsonl").write_text(text)
-    with pytest.raises(PoolError, match=r"pool\.jsonl:3: is not JSON"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl:3: is not valid JSON"):
         select(workplace)

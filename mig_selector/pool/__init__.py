@@ -1,4 +1,4 @@
-"""Reading pools and writing subsets.
+"""Read pools, and write subsets of them.
 
 A room imports only from the rooms below it::
 

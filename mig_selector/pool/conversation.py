@@ -1,8 +1,8 @@
-"""A row as a conversation: who said what, what of it counts as question and answer, and a row's text for a model.
+"""A row as a conversation: who says what, which parts are question and answer, and the row's text for a model.
 
-LLaMA-Factory's three layouts are read as its converters read them (llamafactory/data/converter.py): what it would
-train on is what is read here, and a row that it would skip or stumble over has no conversation. One thing differs:
-the ``detailed thinking off`` that LLaMA-Factory adds to the system message of openai rows is not said in the row.
+LLaMA-Factory's three layouts are read as its converters read them (llamafactory/data/converter.py): what is read here
+is what it would train on, and a row that it would skip or fail on is not a conversation. One difference: LLaMA-Factory
+adds ``detailed thinking off`` to the system message of openai rows, which is not part of the row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VICUNA_SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said; what a tool answers counts as the user's, a call of a tool as the assistant's."""
+    """What one side says. A tool's answer is the user's turn, a tool call the assistant's."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -47,9 +47,9 @@ class Exchange:
 
     instruction: str
     input: str
-    """What the instruction is about, where the row keeps it apart (alpaca without history); else empty."""
+    """The input column of an alpaca row without history; else empty."""
     response: str
-    """Empty where nobody has answered."""
+    """Empty if there is no reply."""
 
 
 def read_turns(row: Mapping[str, Any], entry: PoolEntry) -> list[Turn]:
@@ -57,14 +57,14 @@ def read_turns(row: Mapping[str, Any], entry: PoolEntry) -> list[Turn]:
 
     Args:
         row: Columns to values.
-        entry: Says what the columns hold.
+        entry: Gives the roles of the columns.
 
     Returns:
-        A system turn if the row has one, then user and assistant by turns. Of a ranked pair the chosen reply is read,
-        of an unwanted one (KTO) the one that is there. Only an alpaca row may lack the last reply.
+        A system turn if the row has one, then user and assistant in alternation. Of a ranked pair the chosen reply is
+        read, of a KTO row its only reply. Only an alpaca row may end without a reply.
 
     Raises:
-        ValueError: The row is no conversation; says why in words that follow the name of the row.
+        ValueError: The row is not a conversation; the message follows the name of the row.
     """
     match entry.formatting:
         case "alpaca":
@@ -74,20 +74,20 @@ def read_turns(row: Mapping[str, Any], entry: PoolEntry) -> list[Turn]:
         case "openai":
             system, turns = _message_turns(row, entry, _openai_turns)
         case other:
-            raise ValueError(f"is of formatting {other!r}; only alpaca, sharegpt and openai hold conversations")
+            raise ValueError(f"has formatting {other!r}; only alpaca, sharegpt and openai rows are conversations")
     return [Turn("system", system), *turns] if system else turns
 
 
 def _value(row: Mapping[str, Any], entry: PoolEntry, role: str) -> Any:
-    """Return what stands in the column of a role; None where there is none."""
+    """Return the value of the column with a role; None if there is no such column."""
     column = entry.columns.get(role)
     return row.get(column) if column else None
 
 
 def _text(row: Mapping[str, Any], entry: PoolEntry, role: str) -> str:
-    """Return the text in the column of a role; empty where there is none."""
+    """Return the string in the column with a role; empty if it is null or there is no such column."""
     value = _value(row, entry, role)
-    return "" if value is None else _checked(value, f"{entry.columns[role]} must be a text")
+    return "" if value is None else _checked(value, f"{entry.columns[role]} must be a string")
 
 
 def _checked(value: Any, expected: str) -> str:
@@ -106,26 +106,23 @@ def _alpaca_turns(row: Mapping[str, Any], entry: PoolEntry) -> list[Turn]:
         turns += [Turn("user", asked), Turn("assistant", answered)]
     question = [text for text in (_text(row, entry, "prompt"), _text(row, entry, "query")) if text]
     turns.append(Turn("user", "\n".join(question)))
-    reply = _alpaca_reply(row, entry)
-    return turns if reply is None else [*turns, Turn("assistant", reply)]
+    if entry.ranking:
+        return [*turns, Turn("assistant", _chosen(row, entry, str))]
+    if _value(row, entry, "response") is None:
+        return turns
+    return [*turns, Turn("assistant", _text(row, entry, "response"))]
 
 
 def _history(row: Mapping[str, Any], entry: PoolEntry) -> Iterator[tuple[str, str]]:
     history = _value(row, entry, "history")
     for pair in history if isinstance(history, list) else []:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise _fault(f"{entry.columns['history']} must hold pairs of texts", pair)
+            raise _fault(f"every item of {entry.columns['history']} must be a pair of strings", pair)
         yield pair[0], pair[1]
 
 
-def _alpaca_reply(row: Mapping[str, Any], entry: PoolEntry) -> str | None:
-    if entry.ranking:
-        return str(_chosen(row, entry, str))
-    return None if _value(row, entry, "response") is None else _text(row, entry, "response")
-
-
 def _chosen(row: Mapping[str, Any], entry: PoolEntry, kind: type) -> Any:
-    """Return the better of two replies."""
+    """Return the chosen one of a ranked pair of replies."""
     chosen, rejected = _value(row, entry, "chosen"), _value(row, entry, "rejected")
     if not isinstance(chosen, kind) or not isinstance(rejected, kind):
         raise ValueError("lacks a chosen or a rejected reply")  # noqa: TRY004  a fault of the row, not of a call
@@ -133,13 +130,13 @@ def _chosen(row: Mapping[str, Any], entry: PoolEntry, kind: type) -> Any:
 
 
 Numbered: TypeAlias = tuple[int, Any]
-"""A message and its place in the row."""
+"""A message and its index in the row."""
 
 
 def _message_turns(
     row: Mapping[str, Any], entry: PoolEntry, read: Callable[[Sequence[Numbered], PoolEntry], list[Turn]]
 ) -> tuple[str, list[Turn]]:
-    """Read system message and turns of a row that holds a list of messages."""
+    """Read the system message and the turns of a row with a list of messages."""
     messages = _value(row, entry, "messages")
     if not isinstance(messages, list):
         raise _fault(f"{entry.columns.get('messages', 'messages')} must be a list of messages", messages)
@@ -154,19 +151,19 @@ def _message_turns(
 
 
 def _check_order(turns: Sequence[Turn], entry: PoolEntry) -> None:
-    for place, turn in enumerate(turns):
-        if turn.role != _ORDER[place % 2]:
-            raise ValueError(f"has turn {place} by the {turn.role}, where it is the {_ORDER[place % 2]}'s turn")
+    for index, turn in enumerate(turns):
+        if turn.role != _ORDER[index % 2]:
+            raise ValueError(f"has turn {index} from the {turn.role}, where the {_ORDER[index % 2]}'s is expected")
     if not turns:
-        raise ValueError("holds no messages")
-    if entry.ranking != bool(len(turns) % 2):
+        raise ValueError("has no messages")
+    if entry.ranking != bool(len(turns) % 2):  # in a ranked row the reply is in columns of its own
         raise ValueError(f"has {len(turns)} turns, so the {turns[-1].role} speaks last")
 
 
 def _chosen_turn(row: Mapping[str, Any], entry: PoolEntry) -> Turn:
     [turn] = _sharegpt_turns([(0, _chosen(row, entry, dict))], entry)
     if turn.role != "assistant":
-        raise ValueError("has a chosen reply that is not the assistant's")
+        raise ValueError("has a chosen reply that is not from the assistant")
     return turn
 
 
@@ -175,9 +172,9 @@ def _sharegpt_turns(messages: Sequence[Numbered], entry: PoolEntry) -> list[Turn
 
 
 def _openai_turns(messages: Sequence[Numbered], entry: PoolEntry) -> list[Turn]:
-    """Read calls of tools as text, and what tools answered one after the other as one turn.
+    """Read tool calls as text, and consecutive answers of tools as one turn.
 
-    Answers of tools at the end, that nobody has taken up, are left out.
+    Answers of tools at the end of the row are left out, as the host leaves them out.
     """
     turns: list[Turn] = []
     answers: list[Numbered] = []
@@ -202,35 +199,36 @@ def _write_calls(calls: Any) -> str:
 
 
 def _role(numbered: Numbered, entry: PoolEntry) -> str:
-    place, message = numbered
+    index, message = numbered
     if not isinstance(message, Mapping):
-        raise _fault(f"message {place} must be an object", message)
+        raise _fault(f"message {index} must be an object", message)
     tag = entry.tags.get("role_tag") or ""
-    return _checked(message.get(tag), f"{tag} of message {place} must be a text")
+    return _checked(message.get(tag), f"{tag} of message {index} must be a string")
 
 
 def _content(numbered: Numbered, entry: PoolEntry) -> str:
-    place, message = numbered
+    index, message = numbered
     tag = entry.tags.get("content_tag") or ""
-    return _checked(message.get(tag), f"{tag} of message {place} must be a text")
+    return _checked(message.get(tag), f"{tag} of message {index} must be a string")
 
 
 def _side(role: str, entry: PoolEntry) -> Side:
     for tag, side in _SIDES.items():
         if role == entry.tags.get(tag):
             return side
-    raise ValueError(f"holds a message of role {role!r}, which is none of the entry's tags for user and assistant")
+    raise ValueError(f"has a message with role {role!r}, which is not one of the entry's user or assistant tags")
 
 
 def as_exchange(row: Mapping[str, Any], turns: Sequence[Turn], entry: PoolEntry, which: Which) -> Exchange:
-    """Take question and answer out of a conversation.
+    """Extract question and answer from a conversation.
 
     Args:
         row: The row.
-        turns: What `read_turns` made of it.
-        entry: Says what the columns hold.
-        which: all: everything the user said, one turn a line, and all replies likewise. first: the first thing that
-            the user said, and the reply to it. last: the last reply, and all that was said before it, one turn a line.
+        turns: Its turns, from `read_turns`.
+        entry: Gives the roles of the columns.
+        which: ``all``: all turns of the user, and all replies, each joined by line breaks. ``first``: the first turn
+            of the user, and the reply to it. ``last``: the last reply, and everything before it, joined by line
+            breaks.
 
     Returns:
         The exchange. An alpaca row without history keeps instruction and input apart.
@@ -244,7 +242,7 @@ def as_exchange(row: Mapping[str, Any], turns: Sequence[Turn], entry: PoolEntry,
         case "first":
             return Exchange("".join(asked[:1]), "", "".join(answered[:1]))
         case "last":
-            end = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
+            end = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
             return Exchange("\n".join(turn.content for turn in turns[:end]), "", "".join(answered[-1:]))
 
 
@@ -256,17 +254,17 @@ def _alpaca_exchange(row: Mapping[str, Any], turns: Sequence[Turn], entry: PoolE
 
 
 def render(template: str, turns: Sequence[Turn], exchange: Exchange, eos: str = "</s>") -> str:
-    """Write a row as one text.
+    """Format a row as one text.
 
     Args:
-        template: For `str.format`, with ``{instruction}``, ``{input}``, ``{response}`` or ``{conversation}``: the
-            last is the conversation as vicuna_v1.1 puts it, without the row's own system message.
-        turns: What `read_turns` read.
-        exchange: What counts as question and answer.
-        eos: Ends each reply in a conversation.
+        template: For `str.format`, with ``{instruction}``, ``{input}``, ``{response}`` or ``{conversation}``. The
+            last is the conversation in the vicuna_v1.1 template, without the row's own system message.
+        turns: The turns of the row, from `read_turns`.
+        exchange: Its question and answer, from `as_exchange`.
+        eos: Ends each reply in ``{conversation}``.
 
     Returns:
-        The text. If the template ends in ``{input}``, which is often empty, white space at the end is cut off.
+        The text. If the template ends in ``{input}``, which is often empty, trailing whitespace is removed.
     """
     text = template.format(
         instruction=exchange.instruction,
@@ -278,7 +276,7 @@ def render(template: str, turns: Sequence[Turn], exchange: Exchange, eos: str = 
 
 
 def _as_vicuna(turns: Sequence[Turn], eos: str) -> str:
-    """Source: DEITA, through FastChat's vicuna_v1.1; it leaves a system message of the data out."""
+    """Format turns as DEITA does, through FastChat's vicuna_v1.1, which leaves out the row's system message."""
     parts = [_VICUNA_SYSTEM, " "]
     for turn in turns:
         if turn.role != "system":

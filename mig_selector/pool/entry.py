@@ -1,4 +1,4 @@
-"""A dataset_info.json entry after the host's defaults were filled in: all that reading and writing need to know."""
+"""A dataset_info.json entry with the host's defaults filled in: all that reading and writing a pool need of it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class LocalSource:
     """A file or a folder of files."""
 
     file_name: str
-    """As the entry names it."""
+    """The entry's `file_name`."""
     path: Path
-    """Absolute."""
+    """Absolute path."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class HubSource:
 
 @dataclass(frozen=True)
 class PoolEntry:
-    """One name of `dataset`."""
+    """The entry of one name in `dataset`."""
 
     name: str
     formatting: str
     """alpaca, sharegpt or openai."""
     columns: Mapping[str, str]
-    """The host's role (prompt, messages, system, images, ...) to the pool's column; only roles that have one."""
+    """The host's role (prompt, messages, system, images, ...) to the pool's column, for roles that have one."""
     tags: Mapping[str, str | None]
     """Role and content tags of a message."""
     ranking: bool
@@ -50,7 +50,7 @@ class PoolEntry:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What decides how the host reads a row, as plain facts."""
+        """What decides how the host reads a row, for fingerprints; not the name, nor where the rows are."""
         return {
             "formatting": self.formatting,
             "columns": dict(self.columns),

@@ -1,4 +1,7 @@
-"""One pass over a pool, cached: labels, scores and where each row stands; the text is not kept."""
+"""The pool: labels, scores and byte offsets of the kept rows of all its files, and a report of all rows.
+
+The text stays in the files; rows that are needed whole are read again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.cache import IndexCache
-from mig_selector.pool.index.file_index import LISTED_ROWS, Extract, Tally
+from mig_selector.pool.index.file_index import LISTED_ROWS, FileIndex, Tally
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.parallel import Readers
 from mig_selector.pool.leaves.batch import Numbering
@@ -24,79 +27,88 @@ from mig_selector.pool.leaves.batch import Numbering
 
 @dataclass(frozen=True)
 class ReadingReport:
-    """What became of the rows."""
+    """What became of the rows of a pool."""
 
     read: int
-    """Rows of the pool, blank lines not counted."""
+    """All rows; blank lines are not rows."""
     kept: int
     dropped: Counter[str]
-    """Readable rows that lack something, by reason."""
+    """Counts of valid rows without something that selection needs, by reason."""
     unreadable: Counter[str]
-    """Skipped rows, by reason without the values."""
+    """Counts of skipped rows, by reason without the values."""
     unreadable_rows: list[str]
     """``file:line: reason`` of the first skipped rows."""
     duplicates: int | None
-    """Kept rows whose text is that of an earlier kept row; None where a format without text is in the pool."""
+    """Kept rows with the same text as an earlier one; None if a format whose text is not read is in the pool."""
 
 
 @dataclass(frozen=True)
 class PoolRow:
-    """A row that was read whole, or some columns of it."""
+    """All or some columns of a kept row."""
 
     entry_index: int
-    """Which entry of the pool it belongs to."""
+    """Which entry of the pool the row belongs to."""
     where: str
-    """Where it stands, for messages."""
+    """File and row number, for messages."""
     record: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The kept rows of a pool. N rows, S sources in the order of the names in `dataset`."""
+    """The N kept rows of a pool with S sources, which are in the order of the names in `dataset`."""
 
     sources: list[RowSource]
     source_entry_indices: list[int]
-    """Which entry each source belongs to."""
+    """Which entry each source belongs to. Length S."""
     source_starts: NDArray[np.int64]
-    """How many rows come before each source. Shape (S,)."""
+    """Pool index of the first row of each source. Shape (S,)."""
     labels: RowLabels
     """As the rows name them, repetitions included; the names in order of appearance."""
     scores: NDArray[np.float64]
     """Shape (N,); NaN throughout where the score is the number of labels."""
     pool_indices: NDArray[np.int64]
-    """Place of each kept row among all rows of the pool, from 0 on, ascending. Shape (N,)."""
+    """0-based index of each kept row among all rows of the pool, ascending. Shape (N,)."""
     byte_offsets: NDArray[np.int64] | None
     """Where each row begins in its file; 0 in a source that does not find rows by offset. Shape (N,); None if no
     source does."""
     report: ReadingReport
 
     def locate(self, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the source of each of some kept rows, and its place among the rows of that source, from 0 on."""
-        rows = self.pool_indices[kept]
-        sources = np.searchsorted(self.source_starts, rows, side="right") - 1
-        return sources, rows - self.source_starts[sources]
+        """Return for some kept indices the source, as an index into `sources`, and the source row."""
+        pool_indices = self.pool_indices[kept]
+        sources = np.searchsorted(self.source_starts, pool_indices, side="right") - 1
+        return sources, pool_indices - self.source_starts[sources]
 
     def byte_offsets_of(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the byte offsets of some kept rows; 0 in a source that does not find rows by offset."""
+        """Return for some kept indices the byte offset; 0 in a source that does not find rows by offset."""
         return np.zeros(len(kept), np.int64) if self.byte_offsets is None else self.byte_offsets[kept]
 
     def rows(self, columns: Sequence[str] | None) -> Iterator[PoolRow]:
-        """Read the kept rows again, in the order of the pool: those of `columns` that a row has, or all it has."""
-        sources, rows = self.locate(np.arange(len(self.pool_indices)))
-        for number, source in enumerate(self.sources):
-            mine = slice(*np.searchsorted(sources, [number, number + 1]))
-            places = rows[mine].tolist()
-            byte_offsets = self.byte_offsets[mine].tolist() if self.byte_offsets is not None else [0] * len(places)
-            for place, record in zip(places, source.read(places, byte_offsets, columns), strict=True):
-                yield PoolRow(self.source_entry_indices[number], f"{source.name}, row {place + 1}", record)
+        """Read the kept rows again, in the order of the pool.
+
+        Args:
+            columns: Top-level columns to keep, where a row has them; all if None.
+        """
+        sources, source_rows = self.locate(np.arange(len(self.pool_indices)))
+        for index, source in enumerate(self.sources):
+            mine = slice(*np.searchsorted(sources, [index, index + 1]))
+            rows = source_rows[mine].tolist()
+            byte_offsets = self.byte_offsets[mine].tolist() if self.byte_offsets is not None else [0] * len(rows)
+            for row, record in zip(rows, source.read(rows, byte_offsets, columns), strict=True):
+                yield PoolRow(self.source_entry_indices[index], f"{source.name}, row {row + 1}", record)
 
     def without(self, is_dropped: NDArray[np.bool_], reason: str) -> Pool:
-        """Drop some of the kept rows, shape (N,), and count them."""
+        """Drop the kept rows where `is_dropped`, shape (N,), is true, and count them."""
         dropped = self.report.dropped + Counter({reason: int(is_dropped.sum())})
         return self._take(~is_dropped, replace(self.report, dropped=dropped))
 
     def skipping(self, faults: Mapping[int, str], reason: str) -> Pool:
-        """Skip some of the kept rows as unreadable, count and list them: by place among the kept, what is wrong."""
+        """Skip some kept rows as unreadable; count and list them.
+
+        Args:
+            faults: Kept index to ``file, row: what is wrong``.
+            reason: What they are counted under.
+        """
         keep = np.ones(len(self.pool_indices), np.bool_)
         keep[list(faults)] = False
         unreadable = self.report.unreadable + Counter({reason: len(faults)})
@@ -117,77 +129,60 @@ class Pool:
 def read_pool(
     entries: Sequence[PoolEntry],
     sources: Sequence[Sequence[RowSource]],
-    contents: Sequence[Sequence[Sequence[str]]],
+    file_hashes: Sequence[Sequence[Sequence[str]]],
     judge: RowJudge,
     on_bad_row: Literal["error", "skip"],
     on_bytes: Callable[[int], object],
-    extracts: IndexCache,
+    cache: IndexCache,
 ) -> Pool:
-    """Read labels and scores of every row, or take them from the cache.
+    """Read the labels and scores of all rows, or take them from the cache.
 
     Args:
         entries: The pool, name by name.
         sources: The files of each entry.
-        contents: The hashes that the files of each source are known by.
-        judge: What a row must have.
-        on_bad_row: Whether an unreadable row ends the reading.
+        file_hashes: Content hashes of the files of each source, taken when the run began.
+        judge: Decides what becomes of a row.
+        on_bad_row: Whether an unreadable row is an error, or skipped.
         on_bytes: Called with the number of bytes read since the last call.
-        extracts: The cache.
+        cache: The pool index.
 
     Returns:
-        The kept rows and a report of all.
+        The kept rows and a report.
 
     Raises:
-        PoolError: A row is unreadable and `on_bad_row` is ``error``, no row is kept, or a file was changed meanwhile.
+        PoolError: A row is unreadable and `on_bad_row` is ``error``, no row is kept, or a file changed.
     """
-    flat = [source for files in sources for source in files]
-    size = sum(source.size for source in flat)
+    all_sources = [source for files in sources for source in files]
+    size = sum(source.size for source in all_sources)
     with Readers(size, judge, on_bytes, stop_at_unreadable=on_bad_row == "error") as readers:
-        found = [
-            [extracts.get(file, content, readers) for file, content in zip(files, hashes, strict=True)]
-            for files, hashes in zip(sources, contents, strict=True)
+        indexes = [
+            [cache.get(source, hashes, readers) for source, hashes in zip(files, file_hashes_of_entry, strict=True)]
+            for files, file_hashes_of_entry in zip(sources, file_hashes, strict=True)
         ]
-    parts = [part for entry, whole in zip(entries, found, strict=True) for part in _inside_split(entry, whole)]
-    owners = [place for place, files in enumerate(sources) for _ in files]
-    report = _report(flat, parts)
+    parts = [part for entry, files in zip(entries, indexes, strict=True) for part in _inside_split(entry, files)]
+    entry_indices = [entry_index for entry_index, files in enumerate(sources) for _ in files]
+    report = _report(all_sources, parts)
     if report.kept == 0:
         lost = report.dropped + report.unreadable
         raise PoolError(
-            f"none of the {report.read} rows of {', '.join(source.name for source in flat)} can be selected from: "
-            f"{'; '.join(f'{count} {reason}' for reason, count in lost.items())}. Check mig_labels and mig_score."
+            f"none of the {report.read} rows of {', '.join(source.name for source in all_sources)} can be selected: "
+            f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. Check mig_labels and mig_score."
         )
-    return _assemble(flat, owners, parts, report)
+    return _assemble(all_sources, entry_indices, parts, report)
 
 
-def _report(sources: Sequence[RowSource], parts: Sequence[Extract]) -> ReadingReport:
-    """Add up what became of the rows of each source."""
-    tally = Tally()
-    for part in parts:
-        tally.add(part.tally)
-    listed = (
-        f"{source.name}:{place}: {reason}"
-        for source, part in zip(sources, parts, strict=True)
-        for place, reason in part.tally.listed
-    )
-    return ReadingReport(
-        read=tally.rows,
-        kept=sum(len(part.scores) for part in parts),
-        dropped=tally.dropped,
-        unreadable=tally.unreadable,
-        unreadable_rows=list(itertools.islice(listed, LISTED_ROWS)),
-        duplicates=_count_duplicates([part.digests for part in parts]),
-    )
+def _inside_split(entry: PoolEntry, parts: Sequence[FileIndex]) -> list[FileIndex]:
+    """Drop the rows of a local entry outside its `split`, which the host would not train on.
 
-
-def _inside_split(entry: PoolEntry, parts: Sequence[Extract]) -> list[Extract]:
-    """Leave out the rows of a local entry that the host would not train on, because they lie outside `split`."""
+    `datasets` itself leaves those of a hub's dataset out.
+    """
     if isinstance(entry.source, HubSource) or entry.split == "train":
         return list(parts)
     counts = np.array([part.tally.rows for part in parts])
     is_inside = _rows_of_split(entry, int(counts.sum()))
     inside = []
     for part, start in zip(parts, np.cumsum(counts) - counts, strict=True):
-        keep = is_inside[start + part.rows]
+        keep = is_inside[start + part.source_rows]
         dropped = part.tally.dropped + Counter({f"outside split {entry.split}": int(np.count_nonzero(~keep))})
         inside.append(replace(part.take(keep), tally=replace(part.tally, dropped=dropped)))
     return inside
@@ -207,56 +202,72 @@ def _rows_of_split(entry: PoolEntry, count: int) -> NDArray[np.bool_]:
     return is_inside
 
 
+def _report(sources: Sequence[RowSource], parts: Sequence[FileIndex]) -> ReadingReport:
+    """Add up what became of the rows of each source."""
+    tally = Tally()
+    for part in parts:
+        tally.add(part.tally)
+    listed = (
+        f"{source.name}:{line}: {reason}"
+        for source, part in zip(sources, parts, strict=True)
+        for line, reason in part.tally.listed
+    )
+    return ReadingReport(
+        read=tally.rows,
+        kept=sum(len(part.scores) for part in parts),
+        dropped=tally.dropped,
+        unreadable=tally.unreadable,
+        unreadable_rows=list(itertools.islice(listed, LISTED_ROWS)),
+        duplicates=_count_duplicates([part.digests for part in parts]),
+    )
+
+
 def _count_duplicates(digests: Sequence[NDArray[np.uint64] | None]) -> int | None:
-    present = [column for column in digests if column is not None]
+    present = [digest for digest in digests if digest is not None]
     if len(present) < len(digests):
         return None
-    known = np.sort(np.concatenate(present))
-    return int(np.count_nonzero(known[1:] == known[:-1]))
+    ordered = np.sort(np.concatenate(present))
+    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
 
 
-def _assemble(sources: list[RowSource], owners: list[int], parts: Sequence[Extract], report: ReadingReport) -> Pool:
-    """Put the extracts one behind the other."""
+def _assemble(
+    sources: list[RowSource], entry_indices: list[int], parts: Sequence[FileIndex], report: ReadingReport
+) -> Pool:
+    """Join the indexes of all files, in the order of the sources.
+
+    Most pools are one file: its arrays, which can be of gigabytes, are then used as they are instead of copied.
+    """
     counts = np.array([part.tally.rows for part in parts], np.int64)
     starts = np.cumsum(counts) - counts
     numbering = Numbering()
-    renumbered = [numbering.of_all(part.label_names) for part in parts]
-    has_positions = any(part.positions is not None for part in parts)
+    label_ids = []
+    for part in parts:
+        ids = numbering.of_all(part.label_names)
+        # The first file's labels keep their ids.
+        label_ids.append(part.label_ids if np.array_equal(ids, np.arange(len(ids))) else ids[part.label_ids])
+    label_counts = _join([part.label_counts for part in parts])
+    label_offsets = np.zeros(len(label_counts) + 1, np.int64)
+    np.cumsum(label_counts, out=label_offsets[1:])
+    has_offsets = any(part.byte_offsets is not None for part in parts)
     return Pool(
         sources=sources,
-        source_entry_indices=owners,
+        source_entry_indices=entry_indices,
         source_starts=starts,
-        labels=RowLabels(
-            list(numbering),
-            _offsets([part.lengths for part in parts]),
-            _join([_renumber(part, numbers) for part, numbers in zip(parts, renumbered, strict=True)]),
-        ),
+        labels=RowLabels(list(numbering), label_offsets, _join(label_ids)),
         scores=_join([part.scores for part in parts]),
-        pool_indices=_join([_shift(part.rows, start) for part, start in zip(parts, starts.tolist(), strict=True)]),
-        byte_offsets=_join([_positions(part) for part in parts]) if has_positions else None,
+        pool_indices=_join(
+            [
+                part.source_rows + start if start else part.source_rows
+                for part, start in zip(parts, starts, strict=True)
+            ]
+        ),
+        byte_offsets=_join([_byte_offsets(part) for part in parts]) if has_offsets else None,
         report=report,
     )
 
 
-def _renumber(part: Extract, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Number a part's labels as the pool's; those of the first part keep their numbers."""
-    return part.label_ids if np.array_equal(numbers, np.arange(len(numbers))) else numbers[part.label_ids]
-
-
-def _shift(rows: NDArray[np.int64], start: int) -> NDArray[np.int64]:
-    """Number a part's rows as the pool's; those of the first part keep their numbers."""
-    return rows + start if start else rows
-
-
-def _offsets(lengths: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
-    joined = _join(lengths)
-    offsets = np.zeros(len(joined) + 1, np.int64)
-    np.cumsum(joined, out=offsets[1:])
-    return offsets
-
-
-def _positions(part: Extract) -> NDArray[np.int64]:
-    return np.zeros(len(part.rows), np.int64) if part.positions is None else part.positions
+def _byte_offsets(part: FileIndex) -> NDArray[np.int64]:
+    return np.zeros(len(part.source_rows), np.int64) if part.byte_offsets is None else part.byte_offsets
 
 
 def _join(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -49,7 +49,7 @@ from faults.inputs.files import Input, make_input
 from faults.inputs.naive import Reading, read_naively, score_paths
 from mig_selector.errors import MigSelectorError
 from mig_selector.pool.entry import LocalSource, PoolEntry
-from mig_selector.pool.formats import json_rows, row_source
+from mig_selector.pool.formats import json_array, json_lines, row_source
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
@@ -158,14 +158,14 @@ def _kept(pool: Pool) -> list[tuple[int, list[str], float]]:
 
 def _read_whole(pool: Pool) -> list[Any] | None:
     """Read the kept rows as writing a subset does; None where a row holds what cannot be read."""
-    places = pool.pool_indices.tolist()
-    positions = [0] * len(places) if pool.byte_offsets is None else pool.byte_offsets.tolist()
+    rows = pool.pool_indices.tolist()
+    byte_offsets = [0] * len(rows) if pool.byte_offsets is None else pool.byte_offsets.tolist()
     try:
-        records = list(pool.sources[0].read(places, positions, _COLUMNS))
+        records = list(pool.sources[0].read(rows, byte_offsets, _COLUMNS))
     except MigSelectorError:
         return None
-    if len(records) != len(places):
-        raise FindingError(f"of {len(places)} rows {len(records)} are read again")
+    if len(records) != len(rows):
+        raise FindingError(f"of {len(rows)} rows {len(records)} are read again")
     return records
 
 
@@ -207,9 +207,8 @@ def _try(seed: int, number: int, folder: Path) -> tuple[str, str]:
     """Return what became of an input, and what is wrong with that; the file stays if anything is."""
     rng = Random(f"{seed}/{number}")
     made = make_input(rng)
-    json_rows._BLOCK_BYTES, row_source.BATCH_BYTES = rng.choice(
-        ((1 << 18, 1 << 22), (100, 1), (7, 50), (1_000, 1 << 22))
-    )
+    block, row_source.BATCH_BYTES = rng.choice(((1 << 18, 1 << 22), (100, 1), (7, 50), (1_000, 1 << 22)))
+    json_lines._BLOCK_BYTES = json_array._BLOCK_BYTES = block
     path = folder / f"{number}.{made.kind}"
     path.write_bytes(made.content)
     signal.setitimer(signal.ITIMER_REAL, _SECONDS_PER_INPUT)

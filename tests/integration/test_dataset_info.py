@@ -295,7 +295,7 @@ def test_a_dataset_info_that_is_no_file_is_a_clear_error(tmp_path, make):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"columns": "prompt"}, "columns must be an object, got the text 'prompt'"),
+        ({"columns": "prompt"}, "columns must be an object, got the string 'prompt'"),
         ({"columns": None}, "columns must be an object, got null"),
         ({"columns": {"prompt": ["a"]}}, r"columns\.prompt must be a text, got a list"),
         ({"columns": {"messages": 7}}, r"columns\.messages must be a text, got the number 7"),

@@ -36,11 +36,11 @@ def exchange(row, raw, which):
 
 
 def dialog(*contents, system=None):
-    """Messages of user and assistant by turns."""
+    """Alternating messages of user and assistant."""
     messages = [{"role": "system", "content": system}] if system else []
     return {
         "dialogs": messages
-        + [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
+        + [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(contents)]
     }
 
 
@@ -51,7 +51,7 @@ SIDES = {"system": "system", "user": "user", "observation": "user", "assistant":
 
 
 def read_as_host(row, raw):
-    """What LLaMA-Factory's converter makes of a row; None where it skips it or stumbles."""
+    """What LLaMA-Factory's converter makes of a row; None where it skips the row or fails."""
     from llamafactory.data.converter import get_dataset_converter
     from llamafactory.data.parser import DatasetAttr
 
@@ -59,7 +59,7 @@ def read_as_host(row, raw):
     layout.join(raw)
     try:
         out = get_dataset_converter(layout.formatting, layout, SimpleNamespace(media_dir=""))(row)
-    except Exception:  # noqa: BLE001  it stumbles in many ways
+    except Exception:  # noqa: BLE001  it fails in many ways
         return None
     replies = out["_response"]
     if layout.kto_tag and isinstance(row.get(layout.kto_tag), bool):
@@ -67,7 +67,7 @@ def read_as_host(row, raw):
     elif layout.ranking:
         replies = replies[:1] if len(replies) == 2 else None
     if not out["_prompt"] or replies is None:
-        return None  # what prepares rows for training skips it
+        return None  # the host skips such a row when it tokenises
     messages = [*out["_prompt"], *replies]
     if not all(isinstance(message["content"], str) for message in messages):
         return None
@@ -90,7 +90,7 @@ MAYBE = st.none() | TEXT
 
 
 def messages_of(tags):
-    """Messages mostly by turns, sometimes in any order, sometimes broken; tags of user, tool, assistant, call."""
+    """Messages, mostly alternating, some in any order, some broken; `tags` are of user, tool, assistant, call."""
     asking, answering = st.sampled_from(tags[:2]), st.sampled_from(tags[2:4])
 
     def message(roles, contents=TEXT):
@@ -165,10 +165,10 @@ def test_sharegpt_rows_are_read_as_the_host_reads_them(messages, system, chosen,
     st.lists(st.sampled_from([0, 1, 2, 3, 4]), max_size=2),
     st.lists(st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": TEXT})}), max_size=2),
 )
-def test_openai_rows_are_read_as_the_host_reads_them(messages, system, places, calls):
-    for place in places:
-        if place < len(messages) and messages[place]["role"] in {"assistant", "call"}:
-            messages[place] = {**messages[place], "content": None, "tool_calls": calls}
+def test_openai_rows_are_read_as_the_host_reads_them(messages, system, indices, calls):
+    for index in indices:
+        if index < len(messages) and messages[index]["role"] in {"assistant", "call"}:
+            messages[index] = {**messages[index], "content": None, "tool_calls": calls}
     messages = [each for message in messages for each in [message] * (1 + (message["role"] == "tool"))]
     agree({"messages": messages, "sys": system}, OPENAI)
 
@@ -186,31 +186,35 @@ def test_the_hosts_own_tags_and_columns_are_read_where_an_entry_is_silent():
     agree({"instruction": "a", "input": "b", "output": "c"}, {})
 
 
-# Rows that are no conversation
+# Rows that are not conversations
 
 FAULTS = {
     "no messages": ({}, SHAREGPT, "dialogs must be a list of messages, got null"),
-    "no list": ({"dialogs": "hi"}, SHAREGPT, "dialogs must be a list of messages, got the text 'hi'"),
-    "an empty list": ({"dialogs": []}, SHAREGPT, "holds no messages"),
-    "no object": ({"dialogs": ["hi"]}, SHAREGPT, "message 0 must be an object, got the text 'hi'"),
-    "no role": ({"dialogs": [{"content": "a"}]}, SHAREGPT, "role of message 0 must be a text, got null"),
+    "no list": ({"dialogs": "hi"}, SHAREGPT, "dialogs must be a list of messages, got the string 'hi'"),
+    "an empty list": ({"dialogs": []}, SHAREGPT, "has no messages"),
+    "no object": ({"dialogs": ["hi"]}, SHAREGPT, "message 0 must be an object, got the string 'hi'"),
+    "no role": ({"dialogs": [{"content": "a"}]}, SHAREGPT, "role of message 0 must be a string, got null"),
     "no content": (
         {"dialogs": [{"role": "system", "content": "s"}, {"role": "user", "content": 3}]},
         SHAREGPT,
-        "content of message 1 must be a text, got the number 3",
+        "content of message 1 must be a string, got the number 3",
     ),
-    "a stranger": ({"dialogs": [{"role": "x", "content": "a"}]}, SHAREGPT, "message of role 'x', which is none of"),
+    "a stranger": (
+        {"dialogs": [{"role": "x", "content": "a"}]},
+        SHAREGPT,
+        "message with role 'x', which is not one of",
+    ),
     "the wrong side": (
         {"dialogs": dialog("a")["dialogs"] * 2},
         SHAREGPT,
-        "has turn 1 by the user, where it is the assistant's turn",
+        "has turn 1 from the user, where the assistant's is expected",
     ),
     "no reply": (dialog("a", "b", "c"), SHAREGPT, "has 3 turns, so the user speaks last"),
     "a ranked row with a reply": (dialog("a", "b"), {**SHAREGPT, "ranking": True}, "so the assistant speaks last"),
     "a chosen question": (
         {**dialog("a"), "chosen": dialog("b")["dialogs"][0], "rejected": {}},
         {**SHAREGPT, "columns": {"messages": "dialogs", **RANKED}, "ranking": True},
-        "has a chosen reply that is not the assistant's",
+        "has a chosen reply that is not from the assistant",
     ),
     "a ranked row without a pair": (
         {**dialog("a"), "chosen": dialog("b")["dialogs"][0]},
@@ -222,15 +226,19 @@ FAULTS = {
         OPENAI,
         "tool_calls must be a list of objects with a function, got a list",
     ),
-    "a number asked": ({"instruction": 3}, ALPACA, "instruction must be a text, got the number 3"),
-    "a number answered": ({"instruction": "a", "output": 3}, ALPACA, "output must be a text, got the number 3"),
-    "history of one": ({"instruction": "a", "past": [["q"]]}, HISTORY, "past must hold pairs of texts, got a list"),
-    "another layout": ({}, {"formatting": "poem"}, "is of formatting 'poem'; only alpaca, sharegpt and openai"),
+    "a number asked": ({"instruction": 3}, ALPACA, "instruction must be a string, got the number 3"),
+    "a number answered": ({"instruction": "a", "output": 3}, ALPACA, "output must be a string, got the number 3"),
+    "history of one": (
+        {"instruction": "a", "past": [["q"]]},
+        HISTORY,
+        "item of past must be a pair of strings, got a list",
+    ),
+    "another layout": ({}, {"formatting": "poem"}, "has formatting 'poem'; only alpaca, sharegpt and openai"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_row_that_is_no_conversation_says_why(fault):
+def test_a_row_that_is_not_a_conversation_says_why(fault):
     row, raw, words = FAULTS[fault]
     with pytest.raises(ValueError, match=words):
         read(row, raw)
@@ -249,7 +257,7 @@ LONG = dialog("q1", "a1", "q2", "a2", system="be kind")
         ("last", Exchange("be kind\nq1\na1\nq2", "", "a2")),
     ],
 )
-def test_an_exchange_is_all_that_was_said_or_its_beginning_or_its_end(which, expected):
+def test_an_exchange_is_the_whole_conversation_or_its_beginning_or_its_end(which, expected):
     assert exchange(LONG, SHAREGPT, which) == expected
 
 
@@ -261,7 +269,7 @@ def test_instruction_and_input_of_an_alpaca_row_stay_apart(which, history):
     assert exchange({"instruction": "hi", "output": "ho"}, ALPACA, which) == Exchange("hi", "", "ho")
 
 
-def test_what_was_said_before_an_alpaca_reply_is_said_in_the_exchange():
+def test_the_history_of_an_alpaca_row_is_part_of_the_exchange():
     row = {"instruction": "q2", "input": "x", "output": "a2", "past": [["q1", "a1"]], "system": "s"}
     assert exchange(row, HISTORY, "all") == Exchange("q1\nq2\nx", "", "a1\na2")
     assert exchange(row, HISTORY, "first") == Exchange("q1", "", "a1")
@@ -270,7 +278,7 @@ def test_what_was_said_before_an_alpaca_reply_is_said_in_the_exchange():
 
 
 @pytest.mark.parametrize("which", ["all", "first", "last"])
-def test_nobody_need_have_answered_an_alpaca_row(which):
+def test_an_alpaca_row_may_have_no_reply(which):
     assert exchange({"instruction": "q", "system": "s"}, ALPACA, which) == Exchange("q", "", "")
     past = {"instruction": "q2", "past": [["q1", "a1"]]}
     expected = {"all": ("q1\nq2", "a1"), "first": ("q1", "a1"), "last": ("q1", "a1")}[which]
@@ -288,13 +296,13 @@ def test_a_conversation_is_written_as_vicuna_writes_it():
     assert render("{conversation}", [Turn("user", "q"), Turn("assistant", "")], pair) == f"{VICUNA}USER: q ASSISTANT:"
 
 
-def test_templates_take_what_the_row_says_and_nothing_of_it_is_a_template():
+def test_templates_insert_the_text_of_a_row_as_it_is():
     pair = Exchange("{x} {0}", "{input}", "a}")
     assert render("I: {instruction} X: {input} R: {response}", [], pair) == "I: {x} {0} X: {input} R: a}"
     assert render("{conversation}", [Turn("user", "{y}")], pair) == f"{VICUNA}USER: {{y}} "
 
 
-def test_white_space_at_the_end_goes_where_a_template_ends_in_the_input():
+def test_trailing_whitespace_is_removed_where_a_template_ends_in_the_input():
     pair = Exchange("say ", "", "")
     assert render("{instruction}\n{input}", [], pair) == "say"
     assert render("{input}{instruction}", [], pair) == "say "

@@ -28,8 +28,8 @@ def read_entries(entries, judge, on_bad_row="error", on_bytes=lambda count: None
     cache = entries[0].source.path.parent / "cache"
     sources = [open_sources(entry) for entry in entries]
     hashes = ContentHashes(cache)
-    contents = contents_of(sources, hashes)
-    return read_pool(entries, sources, contents, judge, on_bad_row, on_bytes, IndexCache(cache, hashes))
+    file_hashes = contents_of(sources, hashes)
+    return read_pool(entries, sources, file_hashes, judge, on_bad_row, on_bytes, IndexCache(cache, hashes))
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def names_of(found, row):
 A, B = '{"t":["a"],"s":1}', '{"t":["b","a"],"s":2.5}'
 
 
-def test_rows_become_labels_scores_and_places(pool):
+def test_rows_become_labels_scores_and_indices(pool):
     found = pool(f'{A}\n{{"t":[],"s":1}}\n{B}\n')
     assert found.labels.names == ["a", "b"]
     assert [names_of(found, row) for row in range(2)] == [["a"], ["b", "a"]]
     assert found.scores.tolist() == [1.0, 2.5]
     assert found.pool_indices.tolist() == [0, 2]
-    assert [places.tolist() for places in found.locate(np.arange(2))] == [[0, 0], [0, 2]]
+    assert [indices.tolist() for indices in found.locate(np.arange(2))] == [[0, 0], [0, 2]]
     assert (found.report.read, found.report.kept) == (3, 2)
     assert found.report.dropped == {"no labels at t": 1}
 
@@ -96,22 +96,22 @@ def test_line_ends_blank_lines_and_a_byte_order_mark_change_nothing(pool, text):
     assert list(rows) == [{"t": ["a"], "s": 1}, {"t": ["b", "a"], "s": 2.5}]
 
 
-def test_a_byte_order_mark_in_the_middle_is_no_json(pool):
-    with pytest.raises(PoolError, match=r"pool\.jsonl:2: is not JSON"):
+def test_a_byte_order_mark_in_the_middle_is_not_json(pool):
+    with pytest.raises(PoolError, match=r"pool\.jsonl:2: is not valid JSON"):
         pool(f"{A}\n\ufeff{B}\n")
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"t": ["a"]', "is not JSON"),
+        (b'{"t": ["a"]', "is not valid JSON"),
         (b"[1, 2]", "must be a JSON object, got a list"),
-        (b'{"t": "a", "s": 1}', "t must be a list of strings, got the text 'a'"),
-        (b'{"t": ["a"], "s": "x"}', "s must be a number or a list of numbers, got the text 'x'"),
+        (b'{"t": "a", "s": 1}', "t must be a list of strings, got the string 'a'"),
+        (b'{"t": ["a"], "s": "x"}', "s must be a number or a list of numbers, got the string 'x'"),
         (b'{"t": ["a"], "s": NaN}', "s must be a finite number of 0 or more, got nan"),
         (b'{"t": ["a"], "s": -1}', "s must be a finite number of 0 or more, got -1"),
         (b'{"t": ["a"], "s": 1, "x": "\xff"}', "is not UTF-8"),
-        (b'{"t": ["a"], "s": 1, "x": "\\ud800"}', "holds half of a surrogate pair"),
+        (b'{"t": ["a"], "s": 1, "x": "\\ud800"}', "contains half of a surrogate pair"),
         (b'{"t": ["a"], "s": 1, "x": ' + b"[" * 90_000 + b"]" * 90_000 + b"}", "is nested too deeply"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_bad_row_stops_with_file_and_line_or_is_skipped_and_counted(pool, line
     assert str(caught.value).startswith(f"pool.jsonl:3: {reason}")
     assert "mig_on_bad_row: skip" in str(caught.value)
     found = pool(content, on_bad_row="skip")
-    assert found.pool_indices.tolist() == [0, 2]  # the bad row has a place, the blank line has none
+    assert found.pool_indices.tolist() == [0, 2]  # the bad row has an index, the blank line has none
     assert (found.report.read, found.report.kept, found.report.unreadable.total()) == (3, 2, 1)
     assert found.report.dropped == {}
     assert len(found.report.unreadable_rows) == 1
@@ -145,7 +145,7 @@ def test_skipped_rows_are_counted_by_reason_without_their_values(pool):
     assert report.unreadable == {
         "s must be a finite number of 0 or more": 3,
         "t must be a list of strings": 2,
-        "is not JSON": 2,
+        "is not valid JSON": 2,
     }
     assert len(report.unreadable_rows) == 7
     assert (report.read, report.kept) == (8, 1)
@@ -195,7 +195,7 @@ def test_blank_files_are_an_error(pool):
 def test_a_pool_without_a_usable_row_is_an_error_that_says_why(pool):
     with pytest.raises(PoolError, match=r"none of the 3 rows of pool\.jsonl") as caught:
         pool('{"s":1}\n{"t":["a"]}\nx\n', on_bad_row="skip")
-    assert "1 no labels at t; 1 no score at s; 1 is not JSON" in str(caught.value)
+    assert "no labels at t: 1; no score at s: 1; is not valid JSON: 1" in str(caught.value)
 
 
 def test_num_labels_gives_no_score_yet(pool):
@@ -203,14 +203,14 @@ def test_num_labels_gives_no_score_yet(pool):
     assert all(math.isnan(score) for score in found.scores)
 
 
-def test_sources_stand_one_behind_the_other(tmp_path):
+def test_sources_are_concatenated_in_order(tmp_path):
     for name, text in {"b.jsonl": f"{A}\n{{}}\n", "a.jsonl": f"{B}\n{B}\n"}.items():
         (tmp_path / name).write_text(text)
     found = read(tmp_path / "b.jsonl", tmp_path / "a.jsonl")
     assert [source.name for source in found.sources] == ["b.jsonl", "a.jsonl"]
     assert found.source_entry_indices == [0, 1]
     assert found.pool_indices.tolist() == [0, 2, 3]
-    assert [places.tolist() for places in found.locate(np.arange(3))] == [[0, 1, 1], [0, 0, 1]]
+    assert [indices.tolist() for indices in found.locate(np.arange(3))] == [[0, 1, 1], [0, 0, 1]]
     assert found.report.duplicates == 1
 
 
@@ -266,18 +266,18 @@ PUBLISHED = SHARED_DATA / "published_example.jsonl"
 @pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is absent")
 def test_the_third_line_of_the_published_example_is_malformed():
     options = {"labels": "annotation.instag.content", "score": "deita"}
-    with pytest.raises(PoolError, match=r"published_example\.jsonl:3: is not JSON"):
+    with pytest.raises(PoolError, match=r"published_example\.jsonl:3: is not valid JSON"):
         read(PUBLISHED, **options)
     found = read(PUBLISHED, on_bad_row="skip", **options)
     lines = PUBLISHED.read_text(encoding="utf-8").splitlines()
     rows = {number: json.loads(line) for number, line in enumerate(lines) if number != 2}
-    assert (found.report.read, found.report.kept, found.report.unreadable) == (10, 9, {"is not JSON": 1})
+    assert (found.report.read, found.report.kept, found.report.unreadable) == (10, 9, {"is not valid JSON": 1})
     assert found.pool_indices.tolist() == list(rows)
-    for place, row in enumerate(rows.values()):
+    for kept_index, row in enumerate(rows.values()):
         deita = row["annotation"]["deita"]
         products = [q * c for q, c in zip(deita["quality_scores"], deita["complexity_scores"], strict=True)]
-        assert found.scores[place] == sum(products) / len(products)
-        assert names_of(found, place) == row["annotation"]["instag"]["content"]
+        assert found.scores[kept_index] == sum(products) / len(products)
+        assert names_of(found, kept_index) == row["annotation"]["instag"]["content"]
 
 
 ODD_ROWS = [

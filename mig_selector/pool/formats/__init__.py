@@ -1,1 +1,5 @@
-"""From a pool file to its rows: the values that selection needs of all rows, or some rows whole."""
+"""Formats: from an entry of the pool to its files, and from a file to its rows.
+
+`row_source` says what a format must offer, `files` chooses the format of a file. One module for each format:
+`json_lines`, `json_array`, `csv_rows`, `parquet`, `arrow` and `hub`; `json_text` and `tables` are what some share.
+"""

@@ -1,4 +1,4 @@
-"""From an entry to the files that hold its rows."""
+"""From an entry of the pool to the files that hold its rows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, PoolEntry
+from mig_selector.pool.formats.arrow import ArrowSource
 from mig_selector.pool.formats.csv_rows import CsvSource
-from mig_selector.pool.formats.json_rows import JsonArraySource, JsonLinesSource, holds_array
+from mig_selector.pool.formats.hub import HubTable
+from mig_selector.pool.formats.json_array import JsonArraySource, holds_array
+from mig_selector.pool.formats.json_lines import JsonLinesSource
+from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.formats.row_source import RowSource
-from mig_selector.pool.formats.tables import ArrowSource, HubTable, ParquetSource
 
 
 _FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "arrow": "arrow", "csv": "csv"}
@@ -23,23 +26,23 @@ def open_sources(entry: PoolEntry) -> list[RowSource]:
         entry: A file, a folder of files of one type (taken in the order of their names), or a dataset on a hub.
 
     Returns:
-        At least one source; nothing is read yet, except that a hub's dataset is downloaded.
+        At least one source; no rows are read yet, but a dataset on a hub is downloaded.
 
     Raises:
-        PoolError: A file is missing, empty or of a type that the host or this plugin cannot read.
+        PoolError: A file is missing, empty, or of a type that the host or this plugin cannot read.
     """
     if isinstance(entry.source, HubSource):
         return [HubTable(entry.source, entry.split, entry.source.repository)]
     path, name = entry.source.path, entry.source.file_name
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # locks, for one
+        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # lock files, for example
         if not files:
             raise PoolError(f"dataset {entry.name!r}: the folder {path} is empty.")
-        kinds = {_format(entry, file) for file in files}
-        if len(kinds) > 1:
+        formats = {_format(entry, file) for file in files}
+        if len(formats) > 1:
             raise PoolError(
-                f"dataset {entry.name!r}: the folder {path} holds files of several types "
-                f"({', '.join(sorted(kinds))}); "
+                f"dataset {entry.name!r}: the folder {path} contains files of several types "
+                f"({', '.join(sorted(formats))}); "
                 "LLaMA-Factory reads a folder only if all its files are of one type."
             )
         return [_open(file, f"{name.rstrip('/')}/{file.name}", _format(entry, file)) for file in files]
@@ -53,20 +56,20 @@ def _format(entry: PoolEntry, path: Path) -> str:
     if ending not in _FORMATS:
         hint = " Unpack it first: LLaMA-Factory cannot read it either." if ending in {"gz", "zip", "zst", "xz"} else ""
         raise PoolError(
-            f"dataset {entry.name!r}: {path} is of a type that cannot be selected from; "
+            f"dataset {entry.name!r}: {path} has an unsupported file type; "
             f"expected one of .{', .'.join(_FORMATS)}.{hint}"
         )
     return _FORMATS[ending]
 
 
-def _open(path: Path, name: str, kind: str) -> RowSource:
+def _open(path: Path, name: str, file_format: str) -> RowSource:
     if not path.is_file():
-        raise PoolError(f"{path} is no file that can be read, but a folder, a pipe, a device or a broken link.")
+        raise PoolError(f"{path} is not a readable file but a folder, a pipe, a device or a broken link.")
     if path.stat().st_size == 0:
         raise PoolError(f"{path} is empty; a pool needs at least one row.")
-    name = name.encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
-    match kind:
-        case "json":
+    name = name.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid UTF-8
+    match file_format:
+        case "json":  # by content, not by ending: the host reads either from both endings
             return JsonArraySource(path, name) if holds_array(path) else JsonLinesSource(path, name)
         case "parquet":
             return ParquetSource(path, name)

@@ -1,4 +1,4 @@
-"""What every kind of pool file offers: a pass over its rows for what selection needs, and some rows whole."""
+"""What each format offers: a scan of all rows for the values that selection needs, and single rows with all values."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ OnBytes = Callable[[int], object]
 Row = TypeVar("Row")
 
 BATCH_ROWS = 8_192
-"""Rows that are handed on at once, at most."""
+"""Maximum number of rows in a batch."""
 BATCH_BYTES = 1 << 22
-"""Text that is handed on at once, about."""
+"""Approximate size of the text in a batch."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Part of a source that can be passed over on its own."""
+    """Part of a source that can be scanned on its own."""
 
     start: int = 0
     stop: int = 0
-    """In units of the source: bytes, row groups; the source itself knows."""
+    """In units of the source: bytes of JSON Lines, row groups of Parquet; unused where there is only one span."""
     size: int = 0
     """Bytes, for the progress bar."""
 
 
 class RowSource(Protocol):
-    """One file of a pool. Sources can be pickled, so that several processes can pass over one."""
+    """One file of a pool."""
 
     name: str
     """As messages and selection.parquet name it."""
     size: int
     """Bytes, for the progress bar."""
     kind: str
-    """How the file is read; together with the bytes of `files` it decides the rows."""
+    """How the file is read; together with the bytes of `files` it determines the rows."""
 
     can_seek: bool
-    """Whether single rows can be read without passing over those before them."""
+    """Whether single rows can be read without reading those before them."""
 
     @property
     def files(self) -> list[Path]:
@@ -52,61 +52,66 @@ class RowSource(Protocol):
         ...
 
     def spans(self, size: int) -> list[Span]:
-        """Cut the source into parts of about `size` bytes, in order; one part where it can only be read whole."""
+        """Divide the source into spans of about `size` bytes, in order; one span where it can only be read whole."""
         ...
 
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
-        """Pass over the rows of a part; blank lines are none."""
+        """Read the values at the decoder's paths of all rows of a span, batch by batch; blank lines are not rows."""
         ...
 
     def read(
-        self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str] | None
+        self, source_rows: Sequence[int], byte_offsets: Sequence[int], columns: Sequence[str] | None
     ) -> Iterator[dict[str, Any]]:
-        """Read some rows, given with the positions found in the scan; in ascending order unless the source can seek.
+        """Read some rows again.
+
+        Args:
+            source_rows: Which rows; ascending unless the source can seek.
+            byte_offsets: Byte offset of each, as found by the scan; ignored by formats that have none.
+            columns: Top-level columns to keep; all if None.
 
         Yields:
-            Those of `columns` that a row has, all if None, in the row's own order.
+            Those of `columns` that a row has, in the row's own order.
         """
         ...
 
 
 class WholeFile(ABC, Generic[Row]):
-    """A source that can only be read from its beginning on."""
+    """A source that can only be read from the beginning."""
 
     can_seek = False
 
     def __init__(self, path: Path, name: str) -> None:
-        """Read `path`, call it `name`."""
+        """Read `path`; messages say `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
 
     def spans(self, size: int) -> list[Span]:
-        """Take the file whole."""
+        """Return the file as one span."""
         del size
         return [Span(size=self.size)]
 
     def read(
-        self, rows: Sequence[int], positions: Sequence[int], columns: Sequence[str] | None
+        self, source_rows: Sequence[int], byte_offsets: Sequence[int], columns: Sequence[str] | None
     ) -> Iterator[dict[str, Any]]:
-        """Read whole rows by passing over the file once more."""
-        del positions
-        wanted = iter(rows)
+        """Read rows by going through the file once more."""
+        del byte_offsets
+        wanted = iter(source_rows)
         target = next(wanted, None)
-        for number, row in enumerate(self._rows()):
-            if number == target:
+        for source_row, row in enumerate(self._rows()):
+            if source_row == target:
                 yield self._project(row, columns)
                 target = next(wanted, None)
 
     @abstractmethod
     def _rows(self) -> Iterator[Row]:
-        """Yield all rows as the file holds them."""
+        """Yield all rows as they are in the file."""
 
     @abstractmethod
     def _project(self, row: Row, columns: Sequence[str] | None) -> dict[str, Any]:
-        """Read a row, and keep those of `columns` that it has, all if None."""
+        """Decode a row, and keep those of `columns` that it has; all if None."""
 
 
 def batched(rows: Iterable[Row], weigh: Callable[[Row], int]) -> Iterator[tuple[list[Row], int]]:
-    """Yield many short rows or few long ones at a time, each time with their bytes as `weigh` counts them."""
+    """Yield batches of many short rows or few long ones, each with its size in bytes as `weigh` counts them."""
     batch: list[Row] = []
     size = 0
     for row in rows:

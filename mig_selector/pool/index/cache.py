@@ -1,4 +1,4 @@
-"""The cache of what was read of pool files: each file is read once, whoever asks."""
+"""The cached pool index: each pool file is scanned once, whichever run needs it first."""
 
 from __future__ import annotations
 
@@ -7,80 +7,90 @@ from pathlib import Path
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.formats.row_source import RowSource
-from mig_selector.pool.index.file_index import Extract
+from mig_selector.pool.index.file_index import FileIndex
 from mig_selector.pool.index.parallel import Readers
-from mig_selector.pool.index.serialization import read_extract, write_extract
+from mig_selector.pool.index.serialization import read_index, write_index
 from mig_selector.store.files import locked, remove_leftovers
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
-_READER_VERSION = 2
-"""Raised when the same bytes would be read as other rows, labels or scores than before."""
+_INDEX_VERSION = 3
+"""Raised when the same bytes would give other rows, labels or scores than before, or are stored in another layout."""
 
 
 class IndexCache:
-    """The indexes of pool files, each made once and kept in the cache."""
+    """The indexes of pool files below a cache folder."""
 
     def __init__(self, cache_dir: Path, hashes: ContentHashes) -> None:
-        """Keep them below `cache_dir`."""
+        """Use the folder ``pools`` in `cache_dir`."""
         self._folder = cache_dir / "pools"
         self._hashes = hashes
 
-    def get(self, source: RowSource, content: Sequence[str], readers: Readers) -> Extract:
-        """Return the extract of a file.
+    def get(self, source: RowSource, file_hashes: Sequence[str], readers: Readers) -> FileIndex:
+        """Return the index of a file: from the cache, or by a scan.
 
         Args:
             source: The file.
-            content: Hashes that its files are known by.
-            readers: Who reads it, if it was not read before.
+            file_hashes: Content hashes of its `files`, taken when the run began.
+            readers: Scan the file if it is not in the cache.
 
         Raises:
-            PoolError: A row is unreadable and `readers` stop at such, the file cannot be read, or it holds something
-                else than `content` says.
+            PoolError: A row is unreadable and `readers` stop at such rows, the file cannot be read, or its content no
+                longer has the given hashes.
         """
-        facts = {"version": _READER_VERSION, "kind": source.kind, "content": content, **readers.judge.identity}
-        mark = fingerprint_of(facts)
-        path = self._folder / f"{mark[:32]}.parquet"
+        identity = {
+            "version": _INDEX_VERSION,
+            "kind": source.kind,
+            "content": file_hashes,
+            **readers.judge.identity,
+        }
+        key = fingerprint_of(identity)
+        path = self._folder / f"{key[:32]}.parquet"
         with locked(path):
-            known = read_extract(path, mark)
-            if known is None:
+            index = read_index(path, key)
+            if index is None:
                 remove_leftovers(path)
-                write_extract(path, self._make(source, content, readers), mark)
-                known = read_extract(path, mark)
+                write_index(path, self._scan(source, file_hashes, readers), key)
+                index = read_index(path, key)
             else:
                 readers.on_bytes(source.size)
-        if known is None:
-            raise PoolError(f"{path} cannot be read, although it was just written; is the disk sound?")
-        if readers.stop_at_unreadable:
-            _refuse_unreadable(source, known, 0)
-        return known
+        if index is None:
+            raise PoolError(f"{path} cannot be read back although it was just written; check the disk.")
+        if readers.stop_at_unreadable:  # the index may come from a run that skipped such rows
+            _refuse_unreadable(source, index, 0)
+        return index
 
-    def _make(self, source: RowSource, content: Sequence[str], readers: Readers) -> Iterator[Extract]:
-        places = rows = 0
-        for part in readers.extract_parts(source):
+    def _scan(self, source: RowSource, file_hashes: Sequence[str], readers: Readers) -> Iterator[FileIndex]:
+        lines = rows = 0
+        for part in readers.index_spans(source):
             if readers.stop_at_unreadable:
-                _refuse_unreadable(source, part, places)
-            places, rows = places + part.tally.places, rows + part.tally.rows
+                _refuse_unreadable(source, part, lines)
+            lines, rows = lines + part.tally.lines, rows + part.tally.rows
             yield part
-        check_unchanged(source, content, self._hashes)
+        check_unchanged(source, file_hashes, self._hashes)
         if rows == 0:
             raise PoolError(f"{source.name} holds no rows; a pool needs at least one.")
 
 
-def check_unchanged(source: RowSource, content: Sequence[str], hashes: ContentHashes) -> None:
-    """Refuse a file that no longer holds what it did when the run began; hashes of old files are looked up.
+def check_unchanged(source: RowSource, file_hashes: Sequence[str], hashes: ContentHashes) -> None:
+    """Check that a file still has the content that it had when the run began.
+
+    Args:
+        source: The file.
+        file_hashes: Content hashes of its `files`, taken when the run began.
+        hashes: Hashes the files again, if their time stamps leave any doubt.
 
     Raises:
-        PoolError: It was changed, or is gone.
+        PoolError: The file was changed or removed.
     """
-    for file, known in zip(source.files, content, strict=True):
+    for file, known in zip(source.files, file_hashes, strict=True):
         if not file.exists() or hashes.file(file) != known:
-            raise PoolError(f"{source.name} was changed while it was in use; start again once it is complete.")
+            raise PoolError(f"{source.name} was changed while it was in use; run again once the file is complete.")
 
 
-def _refuse_unreadable(source: RowSource, extract: Extract, places_before: int) -> None:
-    for place, reason in extract.tally.listed[:1]:
+def _refuse_unreadable(source: RowSource, index: FileIndex, lines_before: int) -> None:
+    for line, reason in index.tally.listed[:1]:
         raise PoolError(
-            f"{source.name}:{places_before + place}: {reason}. "
-            "Mend the row, or set mig_on_bad_row: skip to count such rows and go on."
+            f"{source.name}:{lines_before + line}: {reason}. "
+            "Fix the row, or set mig_on_bad_row: skip to count and skip such rows."
         )

@@ -1,4 +1,4 @@
-"""What selection needs of a pool file: labels, score and place of every row that is kept; the text is not kept."""
+"""The index of a pool file: labels, scores and byte offsets of its kept rows, but not their text."""
 
 from __future__ import annotations
 
@@ -20,101 +20,101 @@ from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
 LISTED_ROWS = 1_000
-"""Unreadable rows that are listed one by one; more are only counted."""
+"""Number of unreadable rows that are listed one by one; more are only counted."""
 
 
 @dataclass
 class Tally:
-    """What became of the rows of a file or of a part of it."""
+    """What became of the rows of a file or of a span of it."""
 
     rows: int = 0
-    """All rows; blank lines are none."""
-    places: int = 0
-    """Lines or rows passed, blank lines included."""
+    """All rows; blank lines are not rows."""
+    lines: int = 0
+    """All lines (rows, in formats without lines), blank ones included."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Readable rows that lack something, by reason."""
+    """Counts of valid rows without something that selection needs, by reason."""
     unreadable: Counter[str] = field(default_factory=Counter)
-    """Rows that cannot be used, by reason without the values."""
+    """Counts of rows that cannot be used, by reason without the values."""
     listed: list[tuple[int, str]] = field(default_factory=list)
-    """Place, from 1 on, and reason of the first unreadable rows."""
+    """Line (1-based) and reason of the first unreadable rows."""
 
-    def note(self, place: int, reason: str) -> None:
-        """Count an unreadable row."""
+    def add_unreadable(self, line: int, reason: str) -> None:
+        """Count an unreadable row, and list it if it is among the first."""
         self.unreadable[reason.split(" (")[0].split(", got")[0]] += 1
         if len(self.listed) < LISTED_ROWS:
-            self.listed.append((place, reason))
+            self.listed.append((line, reason))
 
     def add(self, other: Tally) -> None:
-        """Count the rows of the part that follows."""
-        self.listed += [(self.places + place, reason) for place, reason in other.listed]
+        """Add the counts of the next span."""
+        self.listed += [(self.lines + line, reason) for line, reason in other.listed]
         del self.listed[LISTED_ROWS:]
         self.rows += other.rows
-        self.places += other.places
+        self.lines += other.lines
         self.dropped.update(other.dropped)
         self.unreadable.update(other.unreadable)
 
 
 @dataclass(frozen=True)
-class Extract:
-    """The kept rows of a file or of a part of it. N rows."""
+class FileIndex:
+    """The N kept rows of a file or of a span of it, and what became of the others."""
 
     label_names: list[str]
-    """Every label that a kept row names, in order of appearance."""
-    lengths: NDArray[np.int32]
-    """Number of labels that each row names, doubles included. Shape (N,)."""
+    """Every label of a kept row, in order of appearance."""
+    label_counts: NDArray[np.int32]
+    """Number of labels of each row, repetitions included. Shape (N,)."""
     label_ids: NDArray[np.int32]
-    """Labels of all rows, one row after the other, as positions in `label_names`."""
+    """Labels of all rows, one row after the other, as indices into `label_names`."""
     scores: NDArray[np.float64]
     """NaN where the score is the number of labels. Shape (N,)."""
-    rows: NDArray[np.int64]
-    """Place among all rows of the file or part, from 0 on. Shape (N,)."""
-    positions: NDArray[np.int64] | None
-    """Byte offset in the file, where the format has one. Shape (N,)."""
+    source_rows: NDArray[np.int64]
+    """0-based index of each row among all rows of the file or span. Shape (N,)."""
+    byte_offsets: NDArray[np.int64] | None
+    """Where each row begins in the file, in formats whose rows are found by offset. Shape (N,)."""
     digests: NDArray[np.uint64] | None
-    """64-bit hash of the row's text, where the format is read whole. Shape (N,)."""
+    """64-bit hash of each row's text; None for formats of which only some columns are read. Shape (N,)."""
     tally: Tally
 
-    def take(self, keep: NDArray[np.bool_]) -> Extract:
-        """Keep the rows that a mask names; names of labels and tally stay."""
+    def take(self, keep: NDArray[np.bool_]) -> FileIndex:
+        """Keep the rows that a mask selects; label names and tally stay as they are."""
         return replace(
             self,
-            lengths=self.lengths[keep],
-            label_ids=self.label_ids[np.repeat(keep, self.lengths)],
+            label_counts=self.label_counts[keep],
+            label_ids=self.label_ids[np.repeat(keep, self.label_counts)],
             scores=self.scores[keep],
-            rows=self.rows[keep],
-            positions=None if self.positions is None else self.positions[keep],
+            source_rows=self.source_rows[keep],
+            byte_offsets=None if self.byte_offsets is None else self.byte_offsets[keep],
             digests=None if self.digests is None else self.digests[keep],
         )
 
 
-def extract_rows(
+def index_span(
     source: RowSource, span: Span, judge: RowJudge, on_bytes: OnBytes, *, stop_at_unreadable: bool
-) -> Extract:
-    """Pass over a part of a file and keep what selection needs.
+) -> FileIndex:
+    """Scan a span of a file, and index the rows that are kept.
 
     Args:
         source: The file.
-        span: The part.
-        judge: What a row must have.
+        span: Which part of it.
+        judge: Decides what becomes of a row.
         on_bytes: Called with the number of bytes read since the last call.
-        stop_at_unreadable: End early once an unreadable row was found; what comes after it is not looked at.
+        stop_at_unreadable: Stop at the first unreadable row; rows after it are not looked at.
 
     Returns:
         The kept rows, and what became of the others.
     """
     numbering, tally = Numbering(), Tally()
-    parts: list[Extract] = []
+    batches: list[FileIndex] = []
     with _paused_garbage_collection():
         for leaves in source.scan(span, LeafDecoder(judge.paths), numbering, on_bytes):
-            parts.append(_keep(leaves, judge, numbering, tally, stop_at_unreadable))
+            batches.append(_index_batch(leaves, judge, numbering, tally, stop_at_unreadable))
             if stop_at_unreadable and tally.unreadable:
                 break
-    return _join(parts, list(numbering), tally)
+    return _join(batches, list(numbering), tally)
 
 
 @contextlib.contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Look for no cycles: decoding makes millions of small objects and no cycle, and each look goes through many."""
+    """Pause the search for reference cycles: decoding makes millions of objects and no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -124,66 +124,69 @@ def _paused_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _keep(leaves: Leaves, judge: RowJudge, numbering: Numbering, tally: Tally, stop_at_unreadable: bool) -> Extract:
-    """Judge a batch, count its rows, and keep those that are fit; its labels are numbered by `numbering`."""
+def _index_batch(
+    leaves: Leaves, judge: RowJudge, numbering: Numbering, tally: Tally, stop_at_unreadable: bool
+) -> FileIndex:
+    """Judge a batch of rows, add them to `tally`, and index those that are kept; `numbering` has their label names."""
     judgement = judge.judge_all(leaves)
     is_kept, scores, labels = judgement.is_kept, judgement.scores, leaves.labels
     tally.dropped.update(judgement.dropped)
-    late: dict[int, NDArray[np.int32]] = {}
+    # Rows that the arrays do not fully describe, or that have a fault to report, are judged one by one.
+    label_ids_of: dict[int, NDArray[np.int32]] = {}
     for row in judgement.unclear.tolist():
         values = leaves.of_row(row)
         verdict = values if isinstance(values, Unreadable) else judge.judge(values)
         if isinstance(verdict, Unreadable):
-            tally.note(int(leaves.places[row]), verdict.reason)
+            tally.add_unreadable(int(leaves.lines[row]), verdict.reason)
             if stop_at_unreadable:
                 break
         elif isinstance(verdict, Dropped):
             tally.dropped[verdict.reason] += 1
         else:
-            late[row] = numbering.of_all(verdict[0])
+            label_ids_of[row] = numbering.of_all(verdict[0])
             scores[row] = verdict[1]
             is_kept[row] = True
-    kept = _replace(labels, late).take(is_kept)
+    kept = _replace(labels, label_ids_of).take(is_kept)
     first_row = tally.rows
     tally.rows += len(leaves)
-    tally.places = leaves.end_place
-    return Extract(
+    tally.lines = leaves.end_line
+    return FileIndex(
         label_names=[],
-        lengths=kept.lengths.astype(np.int32),
+        label_counts=kept.lengths.astype(np.int32),
         label_ids=kept.flat.astype(np.int32),
         scores=scores[is_kept],
-        rows=first_row + np.flatnonzero(is_kept),
-        positions=None if leaves.positions is None else leaves.positions[is_kept],
+        source_rows=first_row + np.flatnonzero(is_kept),
+        byte_offsets=None if leaves.byte_offsets is None else leaves.byte_offsets[is_kept],
         digests=None if leaves.digests is None else leaves.digests[is_kept],
         tally=tally,
     )
 
 
-def _replace(labels: Ragged, late: dict[int, NDArray[np.int32]]) -> Ragged:
-    """Give some rows other labels."""
-    if not late:
+def _replace(labels: Ragged, label_ids_of: dict[int, NDArray[np.int32]]) -> Ragged:
+    """Replace the labels of some rows: the new ones are appended to the values, and `starts` point to them."""
+    if not label_ids_of:
         return labels
     starts, lengths = labels.starts.copy(), labels.lengths.copy()
     end = len(labels.values)
-    for row, values in late.items():
-        starts[row], lengths[row] = end, len(values)
-        end += len(values)
-    return Ragged(starts, lengths, np.concatenate((labels.values, *late.values())))
+    for row, label_ids in label_ids_of.items():
+        starts[row], lengths[row] = end, len(label_ids)
+        end += len(label_ids)
+    return Ragged(starts, lengths, np.concatenate((labels.values, *label_ids_of.values())))
 
 
-def _join(parts: Sequence[Extract], names: Sequence[str], tally: Tally) -> Extract:
-    """Put batches with one numbering together, and leave out the names that no kept row has."""
-    ids = _concatenate([part.label_ids for part in parts], np.int32)
+def _join(batches: Sequence[FileIndex], names: Sequence[str], tally: Tally) -> FileIndex:
+    """Join batches that share label ids, and leave out the names that no kept row has."""
+    ids = _concatenate([batch.label_ids for batch in batches], np.int32)
     is_used = np.zeros(len(names), np.bool_)
     is_used[ids] = True
-    return Extract(
+    return FileIndex(
         label_names=[name for name, keep in zip(names, is_used.tolist(), strict=True) if keep],
-        lengths=_concatenate([part.lengths for part in parts], np.int32),
+        label_counts=_concatenate([batch.label_counts for batch in batches], np.int32),
         label_ids=(np.cumsum(is_used, dtype=np.int32) - 1)[ids],
-        scores=_concatenate([part.scores for part in parts], np.float64),
-        rows=_concatenate([part.rows for part in parts], np.int64),
-        positions=_concatenate_if_any([part.positions for part in parts]),
-        digests=_concatenate_if_any([part.digests for part in parts]),
+        scores=_concatenate([batch.scores for batch in batches], np.float64),
+        source_rows=_concatenate([batch.source_rows for batch in batches], np.int64),
+        byte_offsets=_concatenate_if_any([batch.byte_offsets for batch in batches]),
+        digests=_concatenate_if_any([batch.digests for batch in batches]),
         tally=tally,
     )
 
@@ -193,6 +196,6 @@ def _concatenate(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDAr
 
 
 def _concatenate_if_any(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    """Join columns that a part without rows may lack."""
+    """Join columns that a batch may lack: one without rows, or every batch of a format that has none."""
     present = [array for array in arrays if array is not None]
     return np.concatenate(present) if present else None

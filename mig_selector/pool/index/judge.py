@@ -1,7 +1,7 @@
-"""Where a row's labels and score stand, and what they must be.
+"""Where the labels and the score of a row are, and what they must be.
 
-A field on the way to which something is missing, null or empty is *absent*: its row is dropped and counted. A field
-that is there but is not what it must be makes its row *unreadable*.
+A value that is missing, null or an empty list is *absent*, also where its path ends early: the row is dropped and
+counted. A value of the wrong type or out of range makes the row *unreadable*.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 @dataclass(frozen=True)
 class Judgement:
-    """What becomes of n rows that are judged together."""
+    """What becomes of n rows that were judged together."""
 
     is_kept: NDArray[np.bool_]
     scores: NDArray[np.float64]
-    """Of the kept rows; others hold anything. Shape (n,)."""
+    """Scores of the kept rows; undefined for the others. Shape (n,)."""
     dropped: Counter[str]
-    """Rows that lack something, by reason."""
+    """Counts of rows without something that selection needs, by reason."""
     unclear: NDArray[np.int64]
-    """Rows that must be judged one by one: neither kept nor counted so far."""
+    """Rows that must be judged one by one; they are neither kept nor counted yet."""
 
 
 class RowJudge:
-    """Turns the values of a row into its labels and score, or says why there are none."""
+    """Turns the values of a row into labels and a score, or says why the row has none."""
 
     def __init__(
         self, labels: str | None, numbers: StoredNumbers | None = None, *, required: Sequence[str] = ()
     ) -> None:
-        """Judge by what a selection needs.
+        """Set what a selection needs of a row.
 
         Args:
-            labels: Path of the labels; None where none are needed.
-            numbers: The numbers that make the score; None where no score is stored.
-            required: Paths at which a row must have further numbers, of either sign, whose values do not matter.
+            labels: Path of the labels; None if none are needed.
+            numbers: The numbers that make the score; None if no score is stored.
+            required: Paths at which a row must also have numbers, of either sign; they are not used here.
         """
         numbers = numbers or StoredNumbers()
         self._labels, self._numbers = labels, numbers
@@ -59,7 +59,7 @@ class RowJudge:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the verdicts: the arguments that make an equal judge."""
+        """What decides the verdicts, for fingerprints: the arguments of an equal judge."""
         return {"labels": self._labels, "numbers": self._numbers.identity, "required": self._required}
 
     @classmethod
@@ -73,7 +73,7 @@ class RowJudge:
         return self._numbers.join != "mean"
 
     def judge(self, values: tuple[Any, ...]) -> tuple[list[str], float] | Dropped | Unreadable:
-        """Judge the values that stand at `paths`; the score is NaN where none is stored."""
+        """Judge the values at `paths`; the score is NaN where none is stored."""
         labels, *scores = values
         fault = self._label_fault(labels)
         for path, value, lowest in zip(self._number_paths, scores, self._lowest, strict=True):
@@ -86,9 +86,13 @@ class RowJudge:
         return self._with_score(labels or [], [_floats(value) for value in scores[: self._num_scores]])
 
     def judge_all(self, leaves: Leaves) -> Judgement:
-        """Judge the rows of which the arrays tell all, together; each as `judge` would."""
+        """Judge all rows that the arrays fully describe at once, each as `judge` would.
+
+        Rows with a fault are left to `judge`, which describes it: they are rare, and the arrays stay simple.
+        """
         is_clear = leaves.is_plain & ~_has_bad_number(leaves, self._lowest)
         is_kept, dropped = is_clear.copy(), Counter[str]()
+        # In the order of the paths: a row without several values is counted once, for the first of them.
         for path, lack, column in zip(self.paths, self._lacks, (leaves.labels, *leaves.scores), strict=True):
             is_absent = is_kept & (column.lengths == 0) & (path is not None)
             if is_absent.any():
@@ -106,7 +110,7 @@ class RowJudge:
         return Judgement(is_kept & ~is_faulty, totals, dropped, np.flatnonzero(~is_clear | is_faulty))
 
     def _total_scores(self, scores: list[Ragged], count: int) -> NDArray[np.float64]:
-        """Return the scores of `count` rows that lack nothing."""
+        """Return the scores of `count` rows that have all they need."""
         if self._joins_products:
             quality, complexity = scores
             lengths = quality.lengths
@@ -126,28 +130,26 @@ class RowJudge:
             return f"{self._labels} must be a list of strings, got {describe_kind(labels)}"
         for label in labels:
             if type(label) is not str:
-                return f"{self._labels} must be a list of strings, got {describe_kind(label)} in it"
+                return f"{self._labels} must be a list of strings, got a list with {describe_kind(label)}"
         return None
 
     def _with_score(self, labels: list[str], scores: list[list[float]]) -> tuple[list[str], float] | Unreadable:
         if self._joins_products:
             quality, complexity = scores
             if len(quality) != len(complexity):
-                return Unreadable(
-                    "must have as many quality as complexity scores, one of each a turn, "
-                    f"got {len(quality)} and {len(complexity)}"
-                )
+                counts = f"{len(quality)} and {len(complexity)}"
+                return Unreadable(f"must have one quality and one complexity score per turn, got {counts}")
             score = _sum([q * c for q, c in zip(quality, complexity, strict=True)])
             score /= 1 if self._numbers.join == "sum of products" else len(quality)
         elif scores:
             score = _sum(scores[0]) / len(scores[0])
         else:
             score = math.nan
-        return (labels, score) if not math.isinf(score) else Unreadable("the score is infinite")
+        return (labels, score) if not math.isinf(score) else Unreadable("has a score that overflows to infinity")
 
 
 def _has_bad_number(leaves: Leaves, lowest: Sequence[float]) -> NDArray[np.bool_]:
-    """Say of each row whether one of its numbers is below what is allowed there, or not finite."""
+    """Say of each row whether one of its numbers is not finite, or below the lowest that is allowed there."""
     has_bad = np.zeros(len(leaves), np.bool_)
     for scores, least in zip(leaves.scores, lowest, strict=True):
         is_bad = ~((scores.flat >= least) & np.isfinite(scores.flat))
@@ -161,7 +163,7 @@ def _floats(value: Any) -> list[float]:
 
 
 def _sum(numbers: list[float]) -> float:
-    """Add up from left to right, as every version of Python and numpy does for short lists."""
+    """Add from left to right, in the same order as `_sums`; the built-in `sum` compensates since Python 3.12."""
     total = 0.0
     for number in numbers:
         total += number
@@ -181,11 +183,15 @@ def _score_fault(path: str, value: Any, lowest: float) -> str | None:
 
 
 def _sums(numbers: Ragged) -> NDArray[np.float64]:
-    """Return the sum of each row's numbers, added up in the order of `_sum`."""
+    """Return the sum of the numbers of each row, added from left to right.
+
+    Step k adds the k-th number of every row that has one: as many steps as the longest row has numbers. `reduceat` or
+    differences of a cumulative sum may round otherwise than `_sum`.
+    """
     totals = np.zeros(len(numbers.lengths))
-    rows, place = np.arange(len(totals)), 0
+    rows, step = np.arange(len(totals)), 0
     while len(rows):
-        totals[rows] += numbers.values[numbers.starts[rows] + place]
-        place += 1
-        rows = rows[numbers.lengths[rows] > place]
+        totals[rows] += numbers.values[numbers.starts[rows] + step]
+        step += 1
+        rows = rows[numbers.lengths[rows] > step]
     return totals

@@ -19,38 +19,38 @@ _NO_VALUES = np.zeros(0)
 
 
 def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numbering, start: int) -> Leaves:
-    """Take what stands at the decoder's paths.
+    """Take the values at the decoder's paths.
 
     Args:
         batch: n rows.
         decoder: Knows the paths; the first leads to labels, the others to scores.
-        numbering: Numbers the labels.
-        start: Rows that come before the batch.
+        numbering: Gives the labels their ids.
+        start: Number of rows before the batch.
 
     Returns:
-        The leaves; rows where something stands at a path that is not what it should be are not plain.
+        The leaves; a row with a value of an unexpected type at one of the paths is not plain.
     """
     label_path, *score_paths = decoder.paths
-    is_plain = np.ones(batch.num_rows, np.bool_)
+    is_plain = np.ones(batch.num_rows, np.bool_)  # the functions below clear it where a row needs a second look
     return Leaves(
         labels=_labels(_follow(batch, label_path), numbering, is_plain),
         scores=[_numbers(_follow(batch, path), is_plain) for path in score_paths],
         is_plain=is_plain,
         of_row=lambda row: _values(batch.slice(row, 1), decoder),
-        places=np.arange(start + 1, start + batch.num_rows + 1),
-        end_place=start + batch.num_rows,
+        lines=np.arange(start + 1, start + batch.num_rows + 1),
+        end_line=start + batch.num_rows,
     )
 
 
 def _values(row: pa.RecordBatch, decoder: LeafDecoder) -> tuple[Any, ...] | Unreadable:
     try:
         return decoder.of_mapping(row.to_pylist()[0])
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        return Unreadable(f"holds a value that cannot be read ({error})")
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # a date beyond the year 9999, for one
+        return Unreadable(f"contains a value that cannot be read ({error})")
 
 
 def _follow(batch: pa.RecordBatch, path: Sequence[str] | None) -> pa.Array:
-    """Return the array at a path; nulls where the path ends early, or where there is none to follow."""
+    """Return the array at a path; nulls where the path ends early, or where `path` is None."""
     if path is None:
         return pa.nulls(batch.num_rows)
     array: Any = batch
@@ -58,23 +58,25 @@ def _follow(batch: pa.RecordBatch, path: Sequence[str] | None) -> pa.Array:
         fields = batch.schema if array is batch else array.type
         if array is not batch and not pa.types.is_struct(fields):
             return pa.nulls(batch.num_rows)
-        places = fields.get_all_field_indices(key)
-        if len(places) > 1:
-            raise ValueError(f"{len(places)} fields are named {key!r}")
-        if not places:
+        indices = fields.get_all_field_indices(key)
+        if len(indices) > 1:
+            raise ValueError(f"{len(indices)} fields are named {key!r}")
+        if not indices:
             return pa.nulls(batch.num_rows)
-        array = batch.column(places[0]) if array is batch else pc.struct_field(array, places[0])
+        # struct_field, not `.field()`: it also applies the nulls of the parent.
+        array = batch.column(indices[0]) if array is batch else pc.struct_field(array, indices[0])
     return array
 
 
 def _labels(leaf: pa.Array, numbering: Numbering, is_plain: NDArray[np.bool_]) -> Ragged:
-    if not _is_list(leaf.type) or not _is_text(leaf.type.value_type):
+    if not _is_list(leaf.type) or not _is_string(leaf.type.value_type):
         return _nothing(leaf, is_plain)
     texts = leaf.flatten()
+    # Encoded as a dictionary, each distinct label becomes one Python string, however many rows have it.
     coded = (texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts).dictionary_encode()
-    numbers = numbering.of_all(coded.dictionary.to_pylist())
-    places = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    return _lists(_lengths(leaf), numbers[places] if len(numbers) else np.zeros(len(places)), texts, is_plain)
+    ids = numbering.of_all(coded.dictionary.to_pylist())
+    codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    return _lists(_lengths(leaf), ids[codes] if len(ids) else np.zeros(len(codes)), texts, is_plain)
 
 
 def _numbers(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
@@ -83,20 +85,20 @@ def _numbers(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
         return _nothing(leaf, is_plain)
     numbers = leaf.flatten() if is_list else leaf.drop_null()
     values = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
-    return _lists(_lengths(leaf) if is_list else _is_there(leaf).astype(np.int64), values, numbers, is_plain)
+    return _lists(_lengths(leaf) if is_list else _is_valid(leaf).astype(np.int64), values, numbers, is_plain)
 
 
 def _lists(lengths: NDArray[np.int64], values: NDArray[Any], array: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
-    """Put lists together; a row with a null among its values is not plain."""
+    """Build the lists; a row with a null among the values of its list is not plain."""
     if array.null_count:
         owners = np.repeat(np.arange(len(lengths)), lengths)
-        is_plain[owners[~_is_there(array)]] = False
+        is_plain[owners[~_is_valid(array)]] = False
     return Ragged(np.cumsum(lengths) - lengths, lengths, values)
 
 
 def _nothing(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
-    """Give up on a leaf of another type: only its nulls are plain."""
-    is_plain &= ~_is_there(leaf)
+    """Build empty lists for a column of an unexpected type: only the rows where it is null are plain."""
+    is_plain &= ~_is_valid(leaf)
     zeros = np.zeros(len(leaf), np.int64)
     return Ragged(zeros, zeros, _NO_VALUES)
 
@@ -106,18 +108,18 @@ def _lengths(leaf: pa.Array) -> NDArray[np.int64]:
     return lengths.astype(np.int64)
 
 
-def _is_there(array: pa.Array) -> NDArray[np.bool_]:
-    is_there: NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
-    return is_there
+def _is_valid(array: pa.Array) -> NDArray[np.bool_]:
+    is_valid: NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
+    return is_valid
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _is_string(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
+        return _is_string(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

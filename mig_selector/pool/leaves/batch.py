@@ -1,4 +1,4 @@
-"""The values at the wanted paths of many rows, as arrays: what a pass over a file hands on, batch by batch."""
+"""The values at the wanted paths of a batch of rows, as arrays: what a scan of a file yields."""
 
 from __future__ import annotations
 
@@ -19,24 +19,30 @@ from mig_selector.pool.leaves.verdicts import Unreadable
 
 @dataclass(frozen=True)
 class Ragged:
-    """A list of values for each of n rows; a single value is a list of one, and nothing is an empty list."""
+    """A list of values for each of n rows; a single value is a list of one, an absent value an empty list."""
 
     starts: NDArray[np.int64]
     """Where each row's values begin in `values`. Shape (n,)."""
     lengths: NDArray[np.int64]
-    """Shape (n,)."""
+    """Number of values of each row. Shape (n,)."""
     values: NDArray[Any]
 
     @classmethod
     def of_lists(cls, lists: Sequence[Sequence[Any]], values: NDArray[Any]) -> Self:
-        """Take the lengths from `lists` and the values, one list after the other, from `values`."""
+        """Take the lengths from `lists`, and from `values` their items, one list after the other."""
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return cls(np.cumsum(lengths) - lengths, lengths, values)
 
     @property
     def flat(self) -> NDArray[Any]:
-        """The values of all rows, one after the other."""
-        return self.values[self._places()]
+        """The values of all rows, one row after the other."""
+        ends = np.cumsum(self.lengths)
+        if len(ends) and np.array_equal(self.starts, ends - self.lengths):
+            in_order: NDArray[Any] = self.values[: int(ends[-1])]
+            return in_order  # a view, no copy
+        shifts: NDArray[np.int64] = np.repeat(self.starts - (ends - self.lengths), self.lengths)
+        gathered: NDArray[Any] = self.values[np.arange(len(shifts)) + shifts]
+        return gathered
 
     @property
     def owners(self) -> NDArray[np.int64]:
@@ -44,116 +50,119 @@ class Ragged:
         return np.repeat(np.arange(len(self.starts)), self.lengths)
 
     def take(self, rows: NDArray[Any]) -> Ragged:
-        """Keep the rows that a mask or a list of indices names."""
+        """Keep the rows that a mask or a list of indices selects."""
         return Ragged(self.starts[rows], self.lengths[rows], self.values)
-
-    def _places(self) -> NDArray[np.int64] | slice:
-        ends = np.cumsum(self.lengths)
-        if len(ends) and np.array_equal(self.starts, ends - self.lengths):
-            return slice(0, int(ends[-1]))  # they stand one after the other already
-        shifts: NDArray[np.int64] = np.repeat(self.starts - (ends - self.lengths), self.lengths)
-        return np.arange(len(shifts)) + shifts
 
 
 @dataclass(frozen=True)
 class Leaves:
-    """What stands at the wanted paths of n rows that follow each other."""
+    """The values at the wanted paths of n consecutive rows."""
 
     labels: Ragged
-    """Labels as positions in a `Numbering`."""
+    """Labels as ids in a `Numbering`."""
     scores: list[Ragged]
     """Numbers (float64) at each score path."""
     is_plain: NDArray[np.bool_]
-    """Whether the arrays tell all there is: a row whose labels are texts or absent, its scores numbers or absent."""
+    """Whether the arrays hold all values of a row: its labels are strings or absent, its scores numbers or absent.
+    For other rows their content is undefined. Shape (n,)."""
     of_row: Callable[[int], tuple[Any, ...] | Unreadable]
-    """The values of one row as they stand in the file: for the rows that are not plain, and for messages."""
-    places: NDArray[np.int64]
-    """Where each row is, for people, counted from the beginning of the pass: line or row, from 1 on. Shape (n,)."""
-    end_place: int
-    """Places passed when the batch ends, blank lines included."""
-    positions: NDArray[np.int64] | None = None
-    """Byte offset of each row in its file, where the format has one."""
+    """Returns the values of one row as the file has them: for rows that are not plain, and for messages."""
+    lines: NDArray[np.int64]
+    """Line (or row) number of each row, counted from 1 at the beginning of the scan. Shape (n,)."""
+    end_line: int
+    """Lines (or rows) from the beginning of the scan to the end of the batch, blank lines included."""
+    byte_offsets: NDArray[np.int64] | None = None
+    """Where each row begins in its file, in formats whose rows are found by offset. Shape (n,)."""
     digests: NDArray[np.uint64] | None = None
-    """64-bit hash of each row's text, to count duplicates; None for formats that are not read whole."""
+    """64-bit hash of each row's text, to count duplicates; None for formats of which only some columns are read."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.places)
+        return len(self.lines)
 
 
 class Numbering(dict[str, int]):
-    """Label names, numbered in the order in which they are first looked up."""
+    """Label names to ids, given in the order in which names are first looked up."""
 
     def __missing__(self, name: str) -> int:
-        """Give a name that was never seen the next number."""
+        """Give a new name the next id."""
         self[name] = number = len(self)
         return number
 
     def of_all(self, names: Iterable[str]) -> NDArray[np.int32]:
-        """Return the numbers of `names`."""
+        """Return the ids of `names`."""
         return np.fromiter(map(self.__getitem__, names), np.int32)
 
 
 class LeafBuilder:
-    """Gathers rows that were read as text, and makes `Leaves` of them."""
+    """Collects rows that are read as text, and turns them into `Leaves`."""
 
     def __init__(self, decoder: LeafDecoder, numbering: Numbering) -> None:
-        """Take what stands at the decoder's paths, and number its labels."""
+        """Collect the values at the paths of `decoder`; labels get their ids from `numbering`."""
         self._decoder = decoder
         self._numbering = numbering
         self._rows: list[tuple[Any, ...]] = []
         self._odd: dict[int, Callable[[], tuple[Any, ...] | Unreadable]] = {}
         self._digests: list[int] = []
-        self._places: list[NDArray[np.int64]] = []
-        self._positions: list[NDArray[np.int64]] = []
+        self._lines: list[NDArray[np.int64]] = []
+        self._byte_offsets: list[NDArray[np.int64]] = []
 
     def add_json(
         self,
         texts: Sequence[bytes | memoryview],
-        places: NDArray[np.int64],
-        positions: NDArray[np.int64] | None = None,
+        lines: NDArray[np.int64],
+        byte_offsets: NDArray[np.int64] | None = None,
         *,
         is_utf8: bool,
     ) -> None:
-        """Decode rows of JSON; `is_utf8` says that all are known to be UTF-8. Empty is one that is too long."""
+        """Decode rows of JSON.
+
+        Args:
+            texts: One for each row; an empty one stands for a row that is too long.
+            lines: Line number of each row.
+            byte_offsets: Where each row begins in the file.
+            is_utf8: All texts are known to be UTF-8; otherwise each is checked.
+        """
         decode = self._decoder.decode_plain
         rows = [decode(text) if is_utf8 or holds_utf8(text) else None for text in texts]
+        # Only the few rows that need a second look are copied out of the block they are slices of. They are decoded
+        # when asked for, because a strict run stops at the first one that is unreadable.
         odd = {
-            place: partial(self._decoder.decode, bytes(text))
-            for place, text in enumerate(texts)
-            if rows[place] is None
+            index: partial(self._decoder.decode, bytes(text))
+            for index, text in enumerate(texts)
+            if rows[index] is None
         }
-        self._add(rows, odd, texts, places)
-        if positions is not None:
-            self._positions.append(positions)
+        self._add(rows, odd, texts, lines)
+        if byte_offsets is not None:
+            self._byte_offsets.append(byte_offsets)
 
     def add_values(
         self,
         values: Sequence[tuple[Any, ...] | Unreadable],
         texts: Sequence[bytes | memoryview],
-        places: NDArray[np.int64],
+        lines: NDArray[np.int64],
     ) -> None:
-        """Take rows with values of any kind, each to be judged on its own."""
-        odd = {place: partial(_identity, value) for place, value in enumerate(values)}
-        self._add([None] * len(values), odd, texts, places)
+        """Take rows with values of any type, each to be judged on its own."""
+        odd = {index: partial(_return, value) for index, value in enumerate(values)}
+        self._add([None] * len(values), odd, texts, lines)
 
     def _add(
         self,
         rows: Sequence[tuple[Any, ...] | None],
         odd: Mapping[int, Callable[[], tuple[Any, ...] | Unreadable]],
         texts: Sequence[bytes | memoryview],
-        places: NDArray[np.int64],
+        lines: NDArray[np.int64],
     ) -> None:
-        """Add rows of labels and scores, each None where absent; of a row that is None, `odd` tells if asked."""
+        """Add rows of labels and scores, each None if absent; for a row that is None `odd` returns the values."""
         absent = (None,) * len(self._decoder.paths)
         first = len(self._rows)
         self._rows += [absent if row is None else row for row in rows]
-        self._odd.update({first + place: values for place, values in odd.items()})
+        self._odd.update({first + index: values for index, values in odd.items()})
         self._digests += map(xxh3_64_intdigest, texts)
-        self._places.append(places)
+        self._lines.append(lines)
 
-    def build(self, end_place: int) -> Leaves:
-        """Make leaves of the rows, and begin anew; `end_place` lines have been passed."""
+    def build(self, end_line: int) -> Leaves:
+        """Turn the collected rows into leaves, and begin the next batch; `end_line` lines have been read."""
         rows, odd = self._rows, self._odd
         columns = list(zip(*rows, strict=True)) or [()] * len(self._decoder.paths)
         labels = [row or () for row in columns[0]]
@@ -164,21 +173,21 @@ class LeafBuilder:
             scores=[_numbers(column) for column in columns[1:]],
             is_plain=is_plain,
             of_row=lambda row: odd[row]() if row in odd else rows[row],
-            places=np.concatenate([np.zeros(0, np.int64), *self._places]),
-            end_place=end_place,
-            positions=np.concatenate(self._positions) if self._positions else None,
+            lines=np.concatenate([np.zeros(0, np.int64), *self._lines]),
+            end_line=end_line,
+            byte_offsets=np.concatenate(self._byte_offsets) if self._byte_offsets else None,
             digests=np.array(self._digests, np.uint64),
         )
-        self._rows, self._odd, self._digests, self._places, self._positions = [], {}, [], [], []
+        self._rows, self._odd, self._digests, self._lines, self._byte_offsets = [], {}, [], [], []
         return leaves
 
 
-def _identity(value: tuple[Any, ...] | Unreadable) -> tuple[Any, ...] | Unreadable:
+def _return(value: tuple[Any, ...] | Unreadable) -> tuple[Any, ...] | Unreadable:
     return value
 
 
 def holds_utf8(text: bytes | memoryview) -> bool:
-    """Check a text many times faster than by decoding it."""
+    """Whether a text is UTF-8: Arrow checks it many times faster than Python decodes it, and without a copy."""
     offsets = pa.py_buffer(np.array([0, len(text)], np.int64))
     try:
         pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(text)).validate(full=True)

@@ -1,4 +1,4 @@
-"""Reading of a JSON line no more than what stands at the wanted paths."""
+"""Decode from a JSON line only the values at some dotted paths."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 MAX_ROW_BYTES = 64 << 20
-"""Longest row of text that is read; decoded it can take twenty times as much memory."""
+"""Longest row of text that is read; a decoded row can take twenty times as much memory."""
 _INT_DIGITS = 4_300
-"""Integers with more digits are as good as infinite; Python refuses to read them."""
+"""Python refuses to parse integers with more digits; they are read as infinite."""
 
-HALF_PAIR = Unreadable("holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
+LONE_SURROGATE = Unreadable("contains half of a surrogate pair (\\ud800 to \\udfff), which is not valid text")
 TOO_DEEP = Unreadable("is nested too deeply")
 
 _LABELS = list[str] | None
@@ -25,19 +25,27 @@ _SCORE = list[float] | float | None
 
 
 class LeafDecoder:
-    """Decodes of a JSON line only what stands at some dotted paths, checking the syntax of all of it.
+    """Decodes only the values at some dotted paths of a JSON line, and checks the syntax of the whole line.
 
     The first path leads to labels, the others to scores.
     """
 
     def __init__(self, paths: Sequence[str | None]) -> None:
-        """Prepare the decoder for `paths`; what None stands for is not wanted, and always absent."""
+        """Build the decoder.
+
+        Args:
+            paths: Dotted paths; None stands for a value that is not wanted and always absent.
+        """
         self.paths = tuple(tuple(path.split(".")) if path is not None else None for path in paths)
         self.wanted = [path for path in self.paths if path is not None]
-        tree = _tree(self.paths)
+        # Where one path runs through the value of another, a key would have to be a leaf and an object at once, which
+        # a struct type cannot express. All rows then take the slow path.
         self._has_clash = any(
             one[: len(other)] == other for one in self.wanted for other in self.wanted if one is not other
         )
+        tree = _tree(self.paths)
+        # Typed decoding: msgspec checks types while it parses, and makes no Python objects for the keys that the
+        # struct type lacks. Most of a row is text that selection does not look at.
         self._decode = msgspec.json.Decoder(_record_type(tree)).decode
         self._leaves = [_attributes(tree, path) for path in self.paths]
         self._take = _take_all(self._leaves)
@@ -48,10 +56,10 @@ class LeafDecoder:
         return list(dict.fromkeys(path[0] for path in self.wanted))
 
     def decode_plain(self, line: bytes | memoryview) -> tuple[Any, ...] | None:
-        """Return labels and scores of a row where they are what they should be or absent (None), else None.
+        """Return the labels and scores of a row, each None if absent; None instead where `decode` must look at it.
 
         Args:
-            line: JSON, known to be UTF-8: the decoder does not look into the texts that it skips.
+            line: JSON, known to be UTF-8: msgspec does not check the encoding of strings that it skips.
         """
         if self._has_clash:
             return None
@@ -61,41 +69,43 @@ class LeafDecoder:
             return None
         try:
             return self._take(record)
-        except AttributeError:  # a path ends early
+        except AttributeError:  # an object on the way is null or absent, where attrgetter cannot follow
             return tuple(_follow(record, leaf) for leaf in self._leaves)
 
     def decode(self, line: bytes) -> tuple[Any, ...] | Unreadable:
-        """Return the values at the paths, of whatever kind, None where there is none; or what is wrong.
+        """Return the values at the paths, of any type and None if absent; or what is wrong with the row.
+
+        Slower than `decode_plain`: for rows with other types, NaN, huge integers or a fault to describe.
 
         Args:
-            line: JSON; empty stands for a row that is too long to be read.
+            line: JSON; an empty one stands for a row longer than `MAX_ROW_BYTES`.
         """
         if not line:
             return Unreadable(f"is longer than {MAX_ROW_BYTES >> 20} MiB")
         try:
             record = parse_json(line.decode("utf-8"))
-            if has_half_pair(record):
-                return HALF_PAIR
+            if has_lone_surrogate(record):
+                return LONE_SURROGATE
         except UnicodeDecodeError as error:
             return Unreadable(f"is not UTF-8 (byte {error.start + 1} of the line)")
         except RecursionError:
             return TOO_DEEP
         except ValueError as error:
-            return Unreadable(f"is not JSON ({error})")
+            return Unreadable(f"is not valid JSON ({error})")
         if not isinstance(record, dict):
             return Unreadable(f"must be a JSON object, got {describe_kind(record)}")
         return self.of_mapping(record)
 
     def of_mapping(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the values at the paths of a row that is already decoded."""
+        """Return the values at the paths of a decoded row."""
         return tuple(look_up(record, path) for path in self.paths)
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON, and NaN and infinity where they stand for numbers.
+    """Parse JSON, with NaN and Infinity as numbers.
 
     Raises:
-        ValueError, RecursionError: It is none, or nested too deeply.
+        ValueError, RecursionError: The text is not valid JSON, or nested too deeply.
     """
     return json.loads(text, parse_int=_parse_int)
 
@@ -104,8 +114,8 @@ def _parse_int(digits: str) -> float:
     return int(digits) if len(digits.lstrip("-")) <= _INT_DIGITS else float(digits)
 
 
-def has_half_pair(value: Any) -> bool:
-    """Whether a JSON value holds half of a surrogate pair, which no file can hold; may raise a RecursionError."""
+def has_lone_surrogate(value: Any) -> bool:
+    """Whether a JSON value contains half of a surrogate pair, which UTF-8 cannot encode; may raise RecursionError."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -114,7 +124,7 @@ def has_half_pair(value: Any) -> bool:
 
 
 def look_up(record: Any, path: tuple[str, ...] | None) -> Any:
-    """Follow `path` through nested mappings; None where it ends early, or where there is none to follow."""
+    """Follow `path` through nested mappings; None where it ends early, or where `path` is None."""
     if path is None:
         return None
     for key in path:
@@ -125,9 +135,9 @@ def look_up(record: Any, path: tuple[str, ...] | None) -> Any:
 
 
 def describe_kind(value: Any) -> str:
-    """Name a JSON value for people."""
+    """Describe a JSON value in a message: its type, and its value if it is short."""
     if isinstance(value, str):
-        return f"the text {value[:40]!r}"
+        return f"the string {value[:40]!r}"
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, list):
@@ -138,28 +148,30 @@ def describe_kind(value: Any) -> str:
 
 
 def _tree(paths: Sequence[tuple[str, ...] | None]) -> dict[str, Any]:
-    """Nest the keys of all paths; what stands at a leaf is the type of its value."""
+    """Nest the keys of all paths; a leaf is the type of its value."""
     tree: dict[str, Any] = {}
-    for number, path in enumerate(paths):
+    for index, path in enumerate(paths):
         if path is None:
             continue
         node = tree
         for key in path[:-1]:
             below = node.get(key)
             node[key] = node = below if isinstance(below, dict) else {}
-        node.setdefault(path[-1], _SCORE if number else _LABELS)
+        node.setdefault(path[-1], _SCORE if index else _LABELS)
     return tree
 
 
 def _record_type(tree: Mapping[str, Any]) -> Any:
-    """Build a struct type that has just the fields of the tree; the decoder skips all others."""
+    """Build a struct type with just the fields of the tree."""
     kinds = [_record_type(below) | None if isinstance(below, dict) else below for below in tree.values()]
-    fields = [(f"f{place}", kind, None) for place, kind in enumerate(kinds)]
-    return msgspec.defstruct("Record", fields, rename={f"f{place}": key for place, key in enumerate(tree)}, gc=False)
+    # The fields have names of our own, because a key need not be a Python identifier. gc=False: structs of lists and
+    # numbers form no cycles, and the garbage collector need not track millions of them.
+    fields = [(f"f{index}", kind, None) for index, kind in enumerate(kinds)]
+    return msgspec.defstruct("Record", fields, rename={f"f{index}": key for index, key in enumerate(tree)}, gc=False)
 
 
 def _attributes(tree: Mapping[str, Any], path: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return the names that the struct type has for the keys of a path."""
+    """Return the fields of the struct types along a path."""
     if path is None:
         return None
     names = []
@@ -171,6 +183,7 @@ def _attributes(tree: Mapping[str, Any], path: tuple[str, ...] | None) -> tuple[
 
 
 def _take_all(leaves: Sequence[tuple[str, ...] | None]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function from a record to all its leaves; one attrgetter follows all paths without Python code."""
     wanted = [".".join(leaf) for leaf in leaves if leaf is not None]
     if len(wanted) == len(leaves) > 1:
         return attrgetter(*wanted)

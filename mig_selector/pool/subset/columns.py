@@ -10,29 +10,29 @@ import pyarrow as pa
 
 _SCALARS = {bool: "bool", int: "int", float: "float", str: "string"}
 _MAX_DEPTH = 100
-"""Levels of lists and objects within each other; more would exhaust Python's stack."""
+"""Maximum nesting of lists and objects; deeper values would exhaust Python's stack."""
 
 
 @dataclass(slots=True)
 class JsonType:
-    """What the values of one place look like; `add` makes it cover one more value."""
+    """The type of all values of a column, or of one key or item within it; `add` extends it to one more value."""
 
     kinds: set[str] = field(default_factory=set)
-    """Of: bool, int, float, string, list, object."""
+    """Those seen of bool, int, float, string, list and object."""
     has_null: bool = False
     """A value was null or absent."""
     has_empty: bool = False
-    """A list was empty, or an object had no key."""
+    """A list was empty, or an object had no keys."""
     varies: bool = False
     """Objects had different keys."""
     items: JsonType | None = None
-    """Type of a list's items."""
+    """Type of the items of lists."""
     keys: dict[str, JsonType] = field(default_factory=dict)
-    """Type by key of an object."""
+    """Types of the values of objects, by key."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether no value was ever there."""
+        """Whether there was no value at all: only nulls, empty lists, and objects of nothing else."""
         if self.kinds == {"list"}:
             return self.items is None
         if self.kinds == {"object"}:
@@ -41,26 +41,29 @@ class JsonType:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether `datasets` reads the column from JSON however late a row comes: one shape, nothing missing."""
+        """Whether `datasets` can read the column from JSON: one shape, and nothing missing.
+
+        `datasets` takes the types from the first block of a file (10 MB), and fails on a later row that differs.
+        """
         if len(self.kinds) != 1 or self.has_null or self.has_empty or self.varies:
             return False
         below = [self.items] if self.items else list(self.keys.values())
         return all(part.is_uniform for part in below)
 
     def to_arrow(self, path: str) -> pa.DataType:
-        """Return the Arrow type that holds every value seen.
+        """Return the Arrow type that can hold every value seen.
 
         Args:
-            path: The place, for the message.
+            path: Names the column, key or item in the error message.
 
         Raises:
-            TypeError: No Arrow type holds them all; names the place and the kinds found.
+            TypeError: No Arrow type can hold them all; the message names the path and the kinds found.
         """
         kinds = self.kinds
         if kinds == {"int", "float"}:
             return pa.float64()
         if len(kinds) > 1:
-            raise TypeError(f"{path} is now {' and now '.join(sorted(kinds))}")
+            raise TypeError(f"{path} mixes {' and '.join(sorted(kinds))}")
         match next(iter(kinds), "null"):
             case "list":
                 return pa.list_(self.items.to_arrow(f"{path}[]") if self.items else pa.string())
@@ -79,13 +82,13 @@ class JsonType:
                 return pa.string()
 
     def add(self, value: Any, depth: int = 0) -> bool:
-        """Cover `value`, too, which stands `depth` levels deep in its column.
+        """Extend the type to `value`, which is nested `depth` levels deep in its column.
 
         Returns:
-            Whether there is a number with a fraction in it.
+            Whether there is a float in it.
 
         Raises:
-            TypeError: `value` is nothing that JSON can hold, which names its type, or is nested too deeply.
+            TypeError: JSON cannot represent a value; the message names its type. Or it is nested too deeply.
         """
         if depth > _MAX_DEPTH:
             raise TypeError(f"it is nested deeper than {_MAX_DEPTH} levels")
@@ -98,7 +101,7 @@ class JsonType:
             return self._add_list(value, depth)
         name = _SCALARS.get(type(value))
         if name is None:
-            raise TypeError(f"it holds a value of type {type(value).__name__}, which JSON cannot hold")
+            raise TypeError(f"it contains a value of type {type(value).__name__}, which JSON cannot represent")
         self.kinds.add(name)
         return name == "float"
 
@@ -123,7 +126,7 @@ class JsonType:
         has_float = False
         for key, part in self.keys.items():
             item = value.get(key)
-            if type(item) is str:  # as `add` would do; most values are texts
+            if type(item) is str:  # what `add` would do, without the call: most values of messages are strings
                 part.kinds.add("string")
             else:
                 has_float |= part.add(item, depth + 1)

@@ -1,4 +1,8 @@
-"""Chosen rows on their way to a subset file: what their columns hold is known only once all are there."""
+"""Chosen rows on their way to a subset file.
+
+They are read in whatever order is fastest, are written in the order of choice, and the columns and types of the file
+are known only after the last one. A temporary file holds them in between: all of them may not fit into memory.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,15 @@ _COPIED_BYTES = 1 << 20
 
 
 class Spool:
-    """B chosen rows as JSON in a temporary file: put in as they come, taken out in the order of choice."""
+    """B chosen rows as JSON lines in a temporary file: put in any order, taken out in the order of choice."""
 
     def __init__(self, stream: IO[bytes], chosen: NDArray[np.int64]) -> None:
-        """Keep rows in `stream`; `chosen` are their places in the pool in the order of choice, shape (B,)."""
+        """Hold rows in `stream`.
+
+        Args:
+            stream: An empty file.
+            chosen: Kept index of each row, in the order of choice. Shape (B,).
+        """
         count = len(chosen)
         self._stream = stream
         self._chosen = chosen
@@ -31,50 +40,58 @@ class Spool:
         self._end = 0
 
     def put(self, rank: int, row: dict[str, Any]) -> None:
-        """Take in the row that was chosen as number `rank`.
+        """Add the row with index `rank` in the order of choice.
 
         Raises:
-            TypeError, ValueError: It holds what JSON cannot hold.
+            TypeError, ValueError: JSON cannot represent a value of the row.
         """
         line = _dump(row, has_float=self._learn(row))
         empty = tuple(column for column, value in row.items() if value is None or value == [])
+        # The shape of a row is which columns it has, in its order, and which of them are empty. There are few shapes:
+        # questions about all rows are answered by looking at them.
         self._shape_of[rank] = self._shapes.setdefault((tuple(row), empty), len(self._shapes))
         self._starts[rank] = self._end
         self._stream.write(line)
         self._end += len(line)
 
     def _learn(self, row: Mapping[str, Any]) -> bool:
-        """Cover the row by the columns' types; return whether it holds a number with a fraction."""
+        """Extend the types of the columns to the row; return whether there is a float in it."""
         for column in row:
             if column not in self._types:
-                self._types[column] = JsonType(has_null=self._end > 0)
+                self._types[column] = JsonType(has_null=self._end > 0)  # the rows before did not have it
         has_float = False
         for column, kind in self._types.items():
             has_float |= kind.add(row.get(column))
         return has_float
 
     def kept_columns(self) -> dict[str, JsonType]:
-        """Return the columns that hold anything, in the order in which the pool's rows name them, and their types."""
+        """Return the columns that are not empty in every row, with their types.
+
+        Their order is that of the rows: first the columns of the row that comes first in the pool, then those that the
+        next shape adds, and so on.
+        """
         first_rows = np.full(len(self._shapes), np.iinfo(np.int64).max)
         np.minimum.at(first_rows, self._shape_of, self._chosen)
         shapes = list(self._shapes)
-        columns = (column for place in np.argsort(first_rows) for column in shapes[place][0])
+        columns = (column for index in np.argsort(first_rows) for column in shapes[index][0])
         return {column: self._types[column] for column in columns if not self._types[column].is_empty}
 
     def lines(self, columns: Sequence[str]) -> Iterator[bytes]:
-        """Yield the rows as JSON Lines that all have the same columns: lines, or blocks of them."""
+        """Yield JSON Lines, all with the same columns, in the order of choice: one by one, or in larger pieces."""
+        # Where every row has just these columns and was put in this order, the spool is the file.
         if all(shape == tuple(columns) for shape, _ in self._shapes) and np.all(np.diff(self._starts) > 0):
             self._stream.seek(0)
             yield from iter(lambda: self._stream.read(_COPIED_BYTES), b"")
             return
         is_final = np.array([shape == tuple(columns) for shape, _ in self._shapes])[self._shape_of]
-        for start, as_it_is in zip(self._starts.tolist(), is_final.tolist(), strict=True):
+        for start, is_unchanged in zip(self._starts.tolist(), is_final.tolist(), strict=True):
             self._stream.seek(start)
             line = self._stream.readline()
-            yield line if as_it_is else _dump(_project(json.loads(line), columns), has_float=True)
+            # A line that has the columns already is copied; others are parsed again to fill in nulls.
+            yield line if is_unchanged else _dump(_project(json.loads(line), columns), has_float=True)
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the rows with the same columns throughout."""
+        """Yield the rows, all with the same columns, in the order of choice."""
         for start in self._starts.tolist():
             self._stream.seek(start)
             yield _project(json.loads(self._stream.readline()), columns)
@@ -91,7 +108,10 @@ def _project(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _dump(row: Mapping[str, Any], *, has_float: bool) -> bytes:
-    """Write a row as the `json` module does, without blanks; msgspec writes the same but for fractions."""
+    """Write a row as the `json` module does, without spaces.
+
+    msgspec is much faster and writes the same text, except for floats (1e16 instead of 1e+16).
+    """
     if not has_float:
         return msgspec.json.encode(row) + b"\n"
     return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"

@@ -1,4 +1,4 @@
-"""Chosen rows to the files that the trainer reads: the columns that it maps, and no others."""
+"""Write the files of a selection: the chosen rows with the columns that the trainer reads, and the selection table."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ from mig_selector.store.files import whole_file
 _ID_COLUMNS = ("_id", "id")
 _BATCH_ROWS = 1_000
 _COPIED_ROLES = ("system", "tools", "images", "videos", "audios")
-_GUESSED_ROWS = 1_000
+"""Roles whose columns the host copies to ``_<role>``."""
+_TYPED_ROWS = 1_000
+"""Number of rows from which `datasets` takes the type of a column that the host makes."""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The chosen rows of one pool entry on disk."""
+    """The files with the chosen rows of one pool entry."""
 
     json_lines: Path
     trainer_file: Path
-    """The file for the entry: the JSON Lines, or Parquet where `datasets` could not read them as JSON."""
+    """The file to train on: the JSON Lines, or Parquet where `datasets` could not read them as JSON."""
     columns: dict[str, str]
-    """The host's roles to those columns that are in the file."""
+    """The host's roles to the columns in the files."""
     row_ids: list[str | None]
-    """Identifier of each row in the order of choice, where the pool has one."""
+    """Identifier of each row that has one, in the order of choice."""
 
 
 def write_subset(
@@ -48,29 +50,32 @@ def write_subset(
     """Copy rows of one entry, in the order of choice.
 
     Args:
-        pool: The pool that was read; its files are read again, at the chosen rows only.
+        pool: The pool; the chosen rows are read again from its files.
         entry: The entry whose columns are kept.
-        chosen: Kept rows of `pool` that belong to `entry`, in the order of choice. Shape (B,).
-        folder: Where to write; nothing is there under its final name before it is whole.
+        chosen: Kept indices of rows of `entry`, in the order of choice. Shape (B,).
+        folder: Where to write; a file appears under its final name only once it is complete.
         stem: File name without its ending.
         on_rows: Called with the number of rows copied since the last call.
 
     Returns:
-        What was written.
+        The files, and what is in them.
 
     Raises:
-        PoolError: A row changed since it was read, no row has any of the entry's columns, or a column's values are of
-            kinds that no file type can hold.
+        PoolError: A row changed since it was scanned, no row has a value in any of the entry's columns, or a column
+            has values of types that no file can hold together.
     """
     wanted = tuple(dict.fromkeys(entry.columns.values()))
+    needed = (
+        None if entry.formatting == "alpaca" else entry.columns.get("messages")
+    )  # null breaks the host's converter
     folder.mkdir(parents=True, exist_ok=True)
     with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as stream:
         spool = Spool(stream, chosen)
-        ids = _fill(spool, pool, chosen, wanted, _needed_column(entry), on_rows)
+        ids = _copy_rows(spool, pool, chosen, wanted, needed, on_rows)
         kept = spool.kept_columns()
         if not kept:
             raise PoolError(
-                f"dataset {entry.name!r}: no chosen row has anything in {', '.join(wanted) or 'any column'}; "
+                f"dataset {entry.name!r}: no chosen row has a value in {', '.join(wanted) or 'any column'}; "
                 "check `columns` of the entry in dataset_info.json."
             )
         roles = {role: column for role, column in entry.columns.items() if column in kept}
@@ -80,14 +85,15 @@ def write_subset(
         trainer_file = json_lines
         if not all(kind.is_uniform for kind in kept.values()):
             trainer_file = folder / f"{stem}.parquet"
-            late = {role: column for role, column in roles.items() if spool.longest_gap(column) >= _GUESSED_ROWS}
+            # Columns whose type the host could not find in the first rows of its copy.
+            late = {role: column for role, column in roles.items() if spool.longest_gap(column) >= _TYPED_ROWS}
             _write_parquet(trainer_file, entry, kept, late, spool.rows(list(kept)))
     return Subset(json_lines, trainer_file, roles, ids)
 
 
 @contextlib.contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Leave no empty folder behind when the block raises."""
+    """Remove the folder if the block raises and it is empty."""
     try:
         yield
     except BaseException:
@@ -96,28 +102,23 @@ def _removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def _needed_column(entry: PoolEntry) -> str | None:
-    """Return the column without which the host ends with a traceback, where there is one."""
-    return None if entry.formatting == "alpaca" else entry.columns.get("messages")
-
-
-def _fill(
+def _copy_rows(
     spool: Spool, pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], needed: str | None, on_rows: Any
 ) -> list[str | None]:
-    """Copy the chosen rows, in the order of the pool; return their identifiers in the order of choice."""
+    """Copy the chosen rows to the spool; return their identifiers in the order of choice."""
     ids: list[str | None] = [None] * len(chosen)
     for rank, where, record in _read_chosen(pool, chosen, (*wanted, *_ID_COLUMNS)):
         ids[rank] = _row_id(record)
         if needed is not None and record.get(needed) is None:
             raise PoolError(
-                f"{where}: has nothing in {needed!r}, and LLaMA-Factory cannot train on a row without messages; "
-                "take the row out of the pool, or its labels."
+                f"{where}: {needed!r} is missing or null, and LLaMA-Factory cannot train on a row without messages; "
+                "remove the row from the pool, or its labels."
             )
         try:
             spool.put(rank, {column: record[column] for column in record if column in wanted})
         except (TypeError, ValueError) as error:
             raise PoolError(
-                f"{where}: cannot be copied ({error}); leave the column out of the entry, or mend the row."
+                f"{where}: cannot be copied ({error}); remove the column from the entry, or fix the row."
             ) from error
         on_rows(1)
     return ids
@@ -126,18 +127,20 @@ def _fill(
 def _read_chosen(
     pool: Pool, chosen: NDArray[np.int64], columns: Sequence[str]
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield rank, place and columns of the chosen rows, in whatever order they are read fastest."""
-    order = np.argsort(pool.locate(chosen)[0], kind="stable")  # in the order of choice, source by source
+    """Yield rank, location (for messages) and columns of the chosen rows, source by source."""
+    # Where rows can be found by offset they come in the order of choice, so that the spool is often the file already.
+    # Other sources are read from the beginning, and give rows in ascending order only.
+    order = np.argsort(pool.locate(chosen)[0], kind="stable")
     if not all(source.can_seek for source in pool.sources):
         order = np.argsort(chosen)
-    sources, rows = pool.locate(chosen[order])
-    positions = pool.byte_offsets_of(chosen[order])
-    for source in np.unique(sources):
-        mine = sources == source
-        places = rows[mine].tolist()
-        records = pool.sources[source].read(places, positions[mine].tolist(), columns)
-        for rank, row, record in zip(order[mine].tolist(), places, records, strict=True):
-            yield rank, f"{pool.sources[source].name}, row {row + 1}", record
+    sources, source_rows = pool.locate(chosen[order])
+    byte_offsets = pool.byte_offsets_of(chosen[order])
+    for index in np.unique(sources):
+        source, mine = pool.sources[index], sources == index
+        rows = source_rows[mine].tolist()
+        records = source.read(rows, byte_offsets[mine].tolist(), columns)
+        for rank, row, record in zip(order[mine].tolist(), rows, records, strict=True):
+            yield rank, f"{source.name}, row {row + 1}", record
 
 
 def _row_id(record: Mapping[str, Any]) -> str | None:
@@ -169,11 +172,11 @@ def _write_parquet(
 
 
 def _typed_copies(late: Mapping[str, str], fields: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-    """Return columns without values that tell the host the types of its own copies of late columns.
+    """Return columns without values, whose only use is to give the host's copies of late columns a type.
 
     The host copies the columns of some roles to ``_<role>``, and `datasets` takes the type of such a copy from its
-    first 1,000 rows, unless the file has a column of that name: where those rows hold nothing, the first value
-    that comes later breaks the run. The host overwrites the column in every row.
+    first 1,000 rows, unless the file has a column of that name. If those rows are all empty, the first value after
+    them breaks the run. The host overwrites the column in every row.
     """
     kinds = {role: fields[column] for role, column in late.items() if role in _COPIED_ROLES}
     return {
@@ -192,28 +195,28 @@ def write_selection_table(
     scores: NDArray[np.float64] | None,
     row_ids: Sequence[str | None],
 ) -> None:
-    """Write selection.parquet: which rows were chosen, in which order, and what they were worth.
+    """Write selection.parquet: which rows were chosen, in which order, and their gains, scores and labels.
 
     Args:
         path: The file.
-        pool: The pool that was read.
+        pool: The pool.
         datasets: Name of each entry.
-        chosen: Kept rows in the order of choice. Shape (B,).
-        gains: Gain at the moment of choice, NaN where there is none. Shape (B,).
-        labels: Sorted distinct labels of each chosen row, length B; None where none were read.
-        scores: Score before normalisation of each chosen row, shape (B,); None where there are none.
-        row_ids: Identifier of each chosen row. Length B.
+        chosen: Kept indices in the order of choice. Shape (B,).
+        gains: Gain of each row when it was chosen; NaN where the method has none. Shape (B,).
+        labels: Sorted distinct labels of each row, length B; None if no labels were read.
+        scores: Score of each row before normalisation, shape (B,); None if there are no scores.
+        row_ids: Identifier of each row that has one. Length B.
     """
-    sources, rows = pool.locate(chosen)
+    sources, source_rows = pool.locate(chosen)
     names = np.array([source.name for source in pool.sources], object)
-    owners = np.array([datasets[entry] for entry in pool.source_entry_indices], object)
+    owners = np.array([datasets[entry_index] for entry_index in pool.source_entry_indices], object)
     table = pa.table(
         {
             "rank": pa.array(np.arange(len(chosen)), pa.int64()),
             "row_index": pa.array(pool.pool_indices[chosen], pa.int64()),
             "dataset": pa.array(owners[sources], pa.string()),
             "source_file": pa.array(names[sources], pa.string()),
-            "source_row": pa.array(rows, pa.int64()),
+            "source_row": pa.array(source_rows, pa.int64()),
             "row_id": pa.array(row_ids, pa.string()),
             "gain": pa.array(gains, pa.float64(), from_pandas=True),
             "score": pa.nulls(len(chosen), pa.float64()) if scores is None else pa.array(scores, pa.float64()),

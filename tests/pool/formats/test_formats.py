@@ -113,12 +113,12 @@ def local(path, split="train"):
 def read(entry, rule=RULE, on_bad_row="error"):
     with tempfile.TemporaryDirectory() as cache:
         hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
-        contents = contents_of(sources, hashes)
-        extracts = IndexCache(Path(cache), hashes)
-        return read_pool([entry], sources, contents, rule, on_bad_row, lambda count: None, extracts)
+        file_hashes = contents_of(sources, hashes)
+        index_cache = IndexCache(Path(cache), hashes)
+        return read_pool([entry], sources, file_hashes, rule, on_bad_row, lambda count: None, index_cache)
 
 
-def facts(pool):
+def summary(pool):
     names = [
         [pool.labels.names[label] for label in pool.labels.ids[begin:end]]
         for begin, end in zip(pool.labels.offsets[:-1], pool.labels.offsets[1:], strict=True)
@@ -138,11 +138,11 @@ EXPECTED = (
 def check_reading(pool, empty=""):
     """All kept rows can be read again, or some of them."""
     for wanted in ([0, 1, 2, 3], [1, 3], [2]):
-        for place, source in enumerate(pool.sources):
+        for index, source in enumerate(pool.sources):
             sources, rows = pool.locate(np.array(wanted))
-            mine = np.array(wanted)[sources == place]
-            positions = pool.byte_offsets_of(mine).tolist()
-            found = list(source.read(rows[sources == place].tolist(), positions, COLUMNS))
+            mine = np.array(wanted)[sources == index]
+            byte_offsets = pool.byte_offsets_of(mine).tolist()
+            found = list(source.read(rows[sources == index].tolist(), byte_offsets, COLUMNS))
             whole = [ROWS[pool.pool_indices[row]] for row in mine]
             assert found == [{column: row[column] or empty for column in COLUMNS} for row in whole]
             assert all(list(row) == list(COLUMNS) for row in found)
@@ -152,7 +152,7 @@ def check_reading(pool, empty=""):
 def test_the_same_rows_are_read_from_every_kind_of_file(tmp_path, write, name):
     write(tmp_path / name)
     pool = read(local(tmp_path / name))
-    assert facts(pool) == EXPECTED
+    assert summary(pool) == EXPECTED
     assert pool.locate(np.arange(4))[1].tolist() == [0, 2, 3, 5]
     assert pool.sources[0].name == name
     assert pool.sources[0].size == (tmp_path / name).stat().st_size
@@ -167,7 +167,7 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path, write, en
         write(folder / f"{name}.{ending}")
     pool = read(local(folder))
     assert [source.name for source in pool.sources] == [f"parts/a.{ending}", f"parts/b.{ending}"]
-    assert facts(pool) == (
+    assert summary(pool) == (
         EXPECTED[0] * 2,
         EXPECTED[1] * 2,
         [*EXPECTED[2], *(6 + row for row in EXPECTED[2])],
@@ -186,7 +186,7 @@ def test_a_hub_entry_is_read_as_datasets_loads_it(tmp_path, write, name):
     write(hub / name)
     source = HubSource("hf", str(hub), None, None, cache_dir=str(tmp_path / "cache"))
     pool = read(entry_for(source))
-    assert facts(pool) == EXPECTED
+    assert summary(pool) == EXPECTED
     assert pool.sources[0].name == str(hub)
     assert all(file.is_file() for file in pool.sources[0].files)
     check_reading(pool)
@@ -194,7 +194,7 @@ def test_a_hub_entry_is_read_as_datasets_loads_it(tmp_path, write, name):
     assert half.pool_indices.tolist() == [0, 2]
     assert half.report.read == 3  # `datasets` itself leaves the others out
     without = judge_of("nothing.here", "constant")
-    with pytest.raises(PoolError, match=r"none of the 6 rows .*: 6 no labels at nothing\.here"):
+    with pytest.raises(PoolError, match=r"none of the 6 rows .*no labels at nothing\.here: 6"):
         read(entry_for(source), without)
 
 
@@ -219,7 +219,7 @@ def test_a_split_keeps_the_same_rows_of_every_kind_of_file(tmp_path, write, name
 @pytest.mark.parametrize(("write", "name"), FILES, ids=lambda value: getattr(value, "__name__", value))
 def test_a_file_without_the_wanted_column_says_which_path_is_absent(tmp_path, write, name):
     write(tmp_path / name)
-    with pytest.raises(PoolError, match=r"none of the 6 rows .* 6 no labels at tags\.names"):
+    with pytest.raises(PoolError, match=r"none of the 6 rows .* no labels at tags\.names: 6"):
         read(local(tmp_path / name), judge_of("tags.names", "other"))
 
 
@@ -254,7 +254,7 @@ GOOD = '{"labels":["a"],"score":1}'
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
 def test_a_broken_array_is_an_error_with_its_line(tmp_path, text, line, on_bad_row):
     (tmp_path / "pool.json").write_text(text)
-    with pytest.raises(PoolError, match=rf"^pool\.json:{line}: .*turn it into JSON Lines"):
+    with pytest.raises(PoolError, match=rf"^pool\.json:{line}: .*convert it to JSON Lines"):
         read(local(tmp_path / "pool.json"), on_bad_row=on_bad_row)
 
 
@@ -272,7 +272,7 @@ def test_a_bad_element_of_an_array_is_skipped_and_its_line_named(tmp_path):
     ]
 
 
-def test_bytes_that_are_no_text_make_one_element_of_an_array_bad(tmp_path):
+def test_bytes_that_are_not_utf8_make_one_element_of_an_array_bad(tmp_path):
     (tmp_path / "pool.json").write_bytes(f'[\n{GOOD},\n{{"x": "'.encode() + b'\xff"},\n' + f"{GOOD}]".encode())
     with pytest.raises(PoolError, match=r"pool\.json:3: is not UTF-8"):
         read(local(tmp_path / "pool.json"))
@@ -289,7 +289,7 @@ def test_an_array_of_many_rows_with_nan_is_read_in_one_pass(tmp_path):
 def test_a_csv_row_is_named_by_the_line_where_it_begins(tmp_path):
     path = tmp_path / "pool.csv"
     path.write_text('text,labels,score\n"two\nlines","[""a""]",1\n\n"three\n\nlines",math,1\n"x","[""a""]",2\n')
-    with pytest.raises(PoolError, match=r"pool\.csv:5: labels must be a list of strings, got the text 'math'"):
+    with pytest.raises(PoolError, match=r"pool\.csv:5: labels must be a list of strings, got the string 'math'"):
         read(local(path))
     pool = read(local(path), on_bad_row="skip")
     assert pool.pool_indices.tolist() == [0, 2]
@@ -300,10 +300,10 @@ def test_a_csv_row_is_named_by_the_line_where_it_begins(tmp_path):
 def test_a_csv_row_with_other_cells_than_the_header_is_bad(tmp_path, cells, number):
     path = tmp_path / "pool.csv"
     path.write_text(f'labels,score\n"[""a""]",1\n{cells}\n')
-    with pytest.raises(PoolError, match=rf"pool\.csv:3: must have the 2 cells of the header, got {number}"):
+    with pytest.raises(PoolError, match=rf"pool\.csv:3: must have 2 cells like the header, got {number}"):
         read(local(path))
     report = read(local(path), on_bad_row="skip").report
-    assert report.unreadable == {"must have the 2 cells of the header": 1}
+    assert report.unreadable == {"must have 2 cells like the header": 1}
 
 
 def test_csv_cells_lead_dotted_paths_through_json(tmp_path):
@@ -325,7 +325,7 @@ def test_csv_cells_of_any_length_are_read(tmp_path):
 def test_a_broken_csv_is_an_error_with_its_line(tmp_path):
     path = tmp_path / "pool.csv"
     path.write_text('labels,score\n"[""a""]",1\n"[""a""]"x,1\n')
-    with pytest.raises(PoolError, match=r"pool\.csv:3: is not CSV"):
+    with pytest.raises(PoolError, match=r"pool\.csv:3: is not valid CSV"):
         read(local(path), on_bad_row="skip")
     path.write_bytes(b'labels,score\n"[""a""]",1\n' * 1_000 + b'"[""\xff""]",1\n' + b'"[""a""]",1\n' * 1_000)
     with pytest.raises(PoolError, match=r"pool\.csv:2001: is not UTF-8"):
@@ -359,7 +359,7 @@ def test_a_bad_row_of_a_table_is_named_by_its_number(tmp_path, kind):
 def test_other_kinds_of_file_are_refused(tmp_path, name):
     (tmp_path / name).write_text(GOOD)
     with pytest.raises(
-        PoolError, match=r"dataset 'pool': .* cannot be selected from; expected one of \.jsonl, \.json"
+        PoolError, match=r"dataset 'pool': .* has an unsupported file type; expected one of \.jsonl, \.json"
     ):
         open_sources(local(tmp_path / name))
 
@@ -382,11 +382,11 @@ def test_a_missing_an_empty_and_a_mixed_folder_are_refused(tmp_path):
     (folder / "b.json").write_text(f"[{GOOD}]")
     assert len(open_sources(local(folder))) == 2  # both are JSON to the host
     (folder / "c.csv").write_text("labels,score\n")
-    with pytest.raises(PoolError, match=r"holds files of several types \(csv, json\)"):
+    with pytest.raises(PoolError, match=r"contains files of several types \(csv, json\)"):
         open_sources(local(folder))
     (folder / "c.csv").unlink()
     (folder / "README.md").write_text("words")
-    with pytest.raises(PoolError, match=r"README\.md is of a type that cannot be selected from"):
+    with pytest.raises(PoolError, match=r"README\.md has an unsupported file type"):
         open_sources(local(folder))
 
 
@@ -396,5 +396,5 @@ def test_a_file_that_changed_since_the_scan_is_noticed(tmp_path):
     pool = read(local(path))
     for text in (f"{GOOD[:-3]}\n{GOOD}\n", "[1]\n" * 40):
         path.write_text(text)
-        with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: .*did the file change meanwhile"):
+        with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: .*did the file change during the run"):
             list(pool.sources[0].read([1], pool.byte_offsets[1:].tolist(), ["labels"]))

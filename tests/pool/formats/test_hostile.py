@@ -1,4 +1,4 @@
-"""Pool files made to do harm: what they hold ends in a clear error or is counted, within bounded memory."""
+"""Malicious and damaged pool files: each ends in a clear error or is counted, within bounded memory."""
 
 import csv
 import os
@@ -38,7 +38,7 @@ print(max(int(own), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) // 1
 
 
 def read_elsewhere(path, on_bad_row="error"):
-    """Read a pool in another process; return what it printed, and the most megabytes that it or a child held."""
+    """Read a pool in another process; return what it printed, and the peak memory of it and its children in MiB."""
     words = [sys.executable, "-c", _READING, Path(__file__).parents[2], path, on_bad_row]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def read_elsewhere(path, on_bad_row="error"):
 
 
 def write_hole(path, before, size, after):
-    """Write a file with `size` zero bytes in the middle that take no room on disk."""
+    """Write a file with `size` zero bytes in the middle that take no space on disk."""
     with path.open("wb") as stream:
         stream.write(before.encode())
         stream.truncate(len(before.encode()) + size)
@@ -56,11 +56,11 @@ def write_hole(path, before, size, after):
 
 
 @pytest.mark.parametrize("size", [80 * MEGABYTE, 200 * MEGABYTE], ids=["one process", "several"])
-def test_a_line_of_more_than_64_mib_is_unreadable_and_never_held(tmp_path, size):
+def test_a_line_of_more_than_64_mib_is_unreadable_and_never_in_memory(tmp_path, size):
     path = tmp_path / "pool.jsonl"
     write_hole(path, f'{GOOD}\n{{"x": "', size, f'"}}\n\n{OTHER}\n')
     line, peak = read_elsewhere(path)
-    assert line.startswith("pool.jsonl:2: is longer than 64 MiB. Mend the row")
+    assert line.startswith("pool.jsonl:2: is longer than 64 MiB. Fix the row")
     assert peak < 200
     line, peak = read_elsewhere(path, "skip")
     assert line == "[0, 2] pool.jsonl:2: is longer than 64 MiB"
@@ -76,7 +76,7 @@ def test_a_line_of_64_mib_is_read_in_both_passes(tmp_path, surplus, rows):
     assert pool.pool_indices.tolist() == rows
     found = list(pool.sources[0].read(rows, pool.byte_offsets.tolist(), ["score", "x"]))
     assert [(row["score"], len(row.get("x", ""))) for row in found] == [
-        (score, length) for place, score, length in ((0, 1, 0), (1, 9, fill), (2, 2, 0)) if place in rows
+        (score, length) for row, score, length in ((0, 1, 0), (1, 9, fill), (2, 2, 0)) if row in rows
     ]
 
 
@@ -85,14 +85,14 @@ def test_a_line_that_has_become_too_long_is_not_read_whole(tmp_path):
     path.write_text(f"{GOOD}\n{OTHER}\n")
     source = read_file(path).sources[0]
     write_hole(path, '{"x": "', 200 * MEGABYTE, '"}\n')
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: .*did the file change meanwhile"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl, row 1: .*did the file change during the run"):
         list(source.read([0], [0], ["x"]))
 
 
-def test_a_first_line_without_end_that_begins_as_an_array_is_no_crash(tmp_path):
+def test_an_endless_first_line_that_begins_as_an_array_is_an_error(tmp_path):
     path = tmp_path / "pool.jsonl"
     write_hole(path, "[", 200 * MEGABYTE, "")
-    with pytest.raises(PoolError, match=r"pool\.jsonl:1: the element that begins here is not"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl:1: the array element that begins here is not"):
         read_file(path)
 
 
@@ -100,7 +100,7 @@ def test_a_first_line_without_end_that_begins_as_an_array_is_no_crash(tmp_path):
 def test_an_element_of_more_than_64_mib_is_unreadable(tmp_path, nan):
     path = tmp_path / "pool.json"
     path.write_text(f'[\n{GOOD},\n{{"x": ["{"x" * LIMIT}",\n\n"y"]{nan}}},\n 7,{OTHER}]')
-    with pytest.raises(PoolError, match=r"^pool\.json:3: is longer than 64 MiB\. Mend the row"):
+    with pytest.raises(PoolError, match=r"^pool\.json:3: is longer than 64 MiB\. Fix the row"):
         read_file(path)
     pool = read_file(path, "skip")
     assert pool.pool_indices.tolist() == [0, 3]
@@ -123,19 +123,19 @@ def test_a_csv_row_of_more_than_64_mib_is_an_error_with_its_line(tmp_path, recor
     path = tmp_path / "pool.csv"
     path.write_text(f"labels,score,x\n[],1,x\n{record}")
     for on_bad_row in ("error", "skip"):
-        with pytest.raises(PoolError, match=r"^pool\.csv:3: is not CSV \(its row is longer than 64 MiB"):
+        with pytest.raises(PoolError, match=r"^pool\.csv:3: is not valid CSV \(the row is longer than 64 MiB"):
             read_file(path, on_bad_row)
 
 
-def test_an_open_quote_in_a_large_file_is_an_error_in_little_memory(tmp_path):
+def test_an_unclosed_quote_in_a_large_file_is_an_error_in_little_memory(tmp_path):
     path = tmp_path / "pool.csv"
     write_hole(path, 'labels,score\n"[', 300 * MEGABYTE, "")
     line, peak = read_elsewhere(path)
-    assert line.startswith("pool.csv:2: is not CSV (its row is longer than 64 MiB; is a quote left open?)")
+    assert line.startswith("pool.csv:2: is not valid CSV (the row is longer than 64 MiB; is a quote not closed?)")
     assert peak < 400
 
 
-def test_a_line_without_end_that_is_no_utf8_is_named_in_little_memory(tmp_path):
+def test_an_endless_line_that_is_not_utf8_is_named_in_little_memory(tmp_path):
     path = tmp_path / "pool.csv"
     write_hole(path, 'labels,score\n"[""a""]",1\n', 60 * MEGABYTE, "")
     with path.open("ab") as stream:
@@ -162,14 +162,14 @@ def as_array(row):
         (f'"score": 1{"0" * 1_000_000}', "score must be a finite number of 0 or more, got inf"),
         (f'"score": -1{"0" * 1_000_000}', "score must be a finite number of 0 or more, got -inf"),
         (f'"score": 1{"0" * 400}', f"score must be a finite number of 0 or more, got 1{'0' * 39}"),
-        ('"x": "\\ud800"', "holds half of a surrogate pair"),
-        ('"\\udc00": 1', "holds half of a surrogate pair"),
-        ('"labels": ["\\udfff"]', "holds half of a surrogate pair"),
+        ('"x": "\\ud800"', "contains half of a surrogate pair"),
+        ('"\\udc00": 1', "contains half of a surrogate pair"),
+        ('"labels": ["\\udfff"]', "contains half of a surrogate pair"),
         ('"labels": ["b"], "labels": 1', "labels must be a list of strings, got the number 1"),
-        ('"score": 1, "score": "x"', "score must be a number or a list of numbers, got the text 'x'"),
+        ('"score": 1, "score": "x"', "score must be a number or a list of numbers, got the string 'x'"),
     ],
 )
-def test_a_value_that_is_no_label_or_score_makes_its_row_unreadable(tmp_path, write, name, more, reason):
+def test_a_value_that_is_not_a_label_or_score_makes_its_row_unreadable(tmp_path, write, name, more, reason):
     path = tmp_path / name
     path.write_bytes(write(f'{{"labels":["a"],"score":1,{more}}}'))
     with pytest.raises(PoolError) as caught:
@@ -209,7 +209,7 @@ DEPTHS = [200, 2_000, 1_000_000]
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")])
-def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth, brackets):
+def test_deep_nesting_ends_in_a_verdict_in_every_text_format(tmp_path, depth, brackets):
     nested = f"{brackets[0] * depth}1{brackets[1] * depth}"
     lines, cells, array = tmp_path / "pool.jsonl", tmp_path / "pool.csv", tmp_path / "pool.json"
     for path, column in ((lines, "x"), (lines, "labels"), (lines, "score")):
@@ -219,7 +219,7 @@ def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth,
     with pytest.raises(PoolError, match=r"^pool\.jsonl:2: (is nested too deeply|score must be a number)"):
         read_file(lines)
     array.write_bytes(as_array(f'{{"labels":["a"],"score":{nested}}}'))
-    with pytest.raises(PoolError, match=r"^pool\.json:2: (score must|the element that begins here .*recursion)"):
+    with pytest.raises(PoolError, match=r"^pool\.json:2: (score must|the array element that begins here .*recursion)"):
         read_file(array)
     with cells.open("w", newline="") as stream:
         csv.writer(stream).writerows([["labels", "score"], ['["a"]', nested]])
@@ -228,16 +228,16 @@ def test_deep_nesting_ends_in_a_verdict_in_every_format_of_text(tmp_path, depth,
 
 
 @pytest.mark.parametrize("cell", ['["\\ud800"]', '{"x": 1}', f"1{'0' * 5_000}", "[[1]]", '["a", null]', "\0", "1e400"])
-def test_a_cell_that_is_no_list_of_labels_makes_its_row_unreadable(tmp_path, cell):
+def test_a_cell_that_is_not_a_list_of_labels_makes_its_row_unreadable(tmp_path, cell):
     path = tmp_path / "pool.csv"
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([["labels", "score"], ['["a"]', 1], [cell, 1], ['["b"]', 2]])
-    with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a list of strings|holds half)"):
+    with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a list of strings|contains half)"):
         read_file(path)
     assert read_file(path, "skip").pool_indices.tolist() == [0, 2]
 
 
-def test_of_two_columns_by_one_name_csv_counts_the_first_as_datasets_does(tmp_path):
+def test_of_two_csv_columns_with_one_name_the_first_counts_as_in_datasets(tmp_path):
     path = tmp_path / "pool.csv"
     path.write_text('labels,score,labels,,\n"[""a""]",1,"[""b""]",,\n')
     pool = read_file(path)
@@ -258,11 +258,11 @@ LABELS = [["a"], ["b"], ["c"]]
 
 
 @TABLES
-def test_texts_of_a_table_that_are_no_utf8_are_an_error_with_their_rows(tmp_path, name):
+def test_strings_of_a_table_that_are_not_utf8_are_an_error_with_their_rows(tmp_path, name):
     path = tmp_path / name
     data = pa.array([b"fine", b"not \xff", b"fine"]).view(pa.string())
     write_table(path, pa.table({"labels": LABELS, "score": [1, 2, 3], "x": data}))
-    pool = read_file(path)  # what is not wanted is not looked at
+    pool = read_file(path)  # columns that are not wanted are not checked
     with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(rows 1 to 3: .*UTF8"):
         list(pool.sources[0].read([0], [0], ["x"]))
     labels = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), data)
@@ -272,7 +272,7 @@ def test_texts_of_a_table_that_are_no_utf8_are_an_error_with_their_rows(tmp_path
 
 
 @TABLES
-def test_a_table_with_two_columns_by_one_name_is_an_error(tmp_path, name):
+def test_a_table_with_two_columns_of_one_name_is_an_error(tmp_path, name):
     columns = [pa.array(LABELS), pa.array([1, 2, 3]), pa.array([1, 2, 3])]
     path = tmp_path / name
     write_table(path, pa.Table.from_arrays(columns, ["labels", "score", "score"]))
@@ -301,9 +301,9 @@ def test_a_table_with_two_columns_by_one_name_is_an_error(tmp_path, name):
     ],
     ids=lambda column: str(column.type),
 )
-def test_a_column_of_a_type_that_is_no_score_makes_rows_unreadable(tmp_path, name, column):
+def test_a_column_of_a_type_that_is_not_a_score_makes_rows_unreadable(tmp_path, name, column):
     write_table(tmp_path / name, pa.table({"labels": LABELS, "score": column}))
-    with pytest.raises(PoolError, match=rf"^{name}:1: (score must be a number|holds a value that cannot be read)"):
+    with pytest.raises(PoolError, match=rf"^{name}:1: (score must be a number|contains a value that cannot be read)"):
         read_file(tmp_path / name)
     with pytest.raises(PoolError, match="none of the 3 rows"):
         read_file(tmp_path / name, "skip")
@@ -322,7 +322,7 @@ def variable_length(number):
 
 
 def parquet_with_schema(count, struct_bytes):
-    """A file of nothing but a footer, whose schema says that it has `count` elements."""
+    """A file that is only a footer, whose schema claims to have `count` elements."""
     footer = b"\x15\x02" + b"\x19" + thrift_list_of_structs(count, struct_bytes) + b"\x16\x02\x19\x0c\0"
     return b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1"
 
@@ -346,7 +346,7 @@ ELEMENT = b"\x35\x02\x18\x01a\x15\x02\0"  # optional, named "a", with one child
     ],
     ids=["nested deeply", "more elements than there are", "large footer", "no footer", "no size"],
 )
-def test_a_footer_made_to_do_harm_is_an_error(tmp_path, content):
+def test_a_malicious_footer_is_an_error(tmp_path, content):
     path = tmp_path / "pool.parquet"
     path.write_bytes(content)
     line, peak = read_elsewhere(path)
@@ -369,26 +369,26 @@ def test_a_column_that_ends_before_the_others_is_an_error_when_it_is_wanted(tmp_
     table = pa.table({"labels": [["a"]] * 100, "score": range(100), "x": range(100)})
     pq.write_table(table, path, use_dictionary=False, compression="none", write_statistics=False)
     content = path.read_bytes()
-    place = content.rindex(b"\x2c\x15\xc8\x01")  # in the header of the last page: the page's 100 values
-    path.write_bytes(content[: place + 2] + b"\xe4\x00" + content[place + 4 :])  # 50
+    offset = content.rindex(b"\x2c\x15\xc8\x01")  # in the header of the last page: the page's 100 values
+    path.write_bytes(content[: offset + 2] + b"\xe4\x00" + content[offset + 4 :])  # 50
     source = read_file(path).sources[0]
-    with pytest.raises(PoolError, match=r"^pool\.parquet: .* \(row group 1 says that it has 100 rows, but has 50\)"):
+    with pytest.raises(PoolError, match=r"^pool\.parquet: .* \(row group 1 declares 100 rows but contains 50\)"):
         list(source.read([0, 99], [0, 0], ["x"]))
     with pytest.raises(PoolError, match=r"^pool\.parquet: cannot be read as Parquet \("):
         read_file(path, score="x")
 
 
 @pytest.mark.parametrize("name", ["pool.jsonl", "pool.json", "pool.csv", "pool.parquet", "pool.arrow"])
-def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+def test_what_is_not_a_file_is_refused_at_once(tmp_path, name):
     folder = tmp_path / "parts"
     folder.mkdir()
     makers = [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("gone")]
     for make in makers:
         path = folder / name
         make(path)
-        with pytest.raises(PoolError, match=r"is no file that can be read, but a folder, a pipe, a device or"):
+        with pytest.raises(PoolError, match=r"is not a readable file but a folder, a pipe, a device or"):
             read_file(folder)
         if not path.is_dir():
-            with pytest.raises(PoolError, match=r"is no file that can be read"):
+            with pytest.raises(PoolError, match=r"is not a readable file"):
                 read_file(path)
         path.rmdir() if path.is_dir() else path.unlink()

@@ -1,14 +1,7 @@
-"""Arrays against rows one by one: an extract is what reading each row with `json` and judging it alone gives."""
+"""Arrays against rows one by one: an index is what parsing each row with `json` and judging it alone gives."""
 
-import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import judge_of
 
-from mig_selector.errors import PoolError
-from mig_selector.pool.formats import json_rows, row_source
-from mig_selector.pool.formats.json_rows import JsonLinesSource
-from mig_selector.pool.formats.tables import ParquetSource
-from mig_selector.pool.index import parallel
-from mig_selector.pool.index.file_index import extract_rows
-from mig_selector.pool.leaves.batch import holds_utf8
-from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.formats import json_lines, row_source
+from mig_selector.pool.formats.json_lines import JsonLinesSource
+from mig_selector.pool.formats.parquet import ParquetSource
+from mig_selector.pool.index.file_index import index_span
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
@@ -36,43 +25,43 @@ def walk(value, path):
 
 
 def naive(rows, judge):
-    """Judge rows one by one: kept (place, labels, score), dropped and unreadable reasons in their order."""
+    """Judge rows one by one: kept (source row, labels, score), dropped reasons, unreadable (source row, reason)."""
     kept, dropped, unreadable = [], [], []
-    for place, row in enumerate(rows):
+    for source_row, row in enumerate(rows):
         verdict = row if isinstance(row, Unreadable) else judge.judge(tuple(walk(row, path) for path in judge.paths))
         if isinstance(verdict, Dropped):
             dropped.append(verdict.reason)
         elif isinstance(verdict, Unreadable):
-            unreadable.append((place, verdict.reason))
+            unreadable.append((source_row, verdict.reason))
         else:
-            kept.append((place, *verdict))
+            kept.append((source_row, *verdict))
     return kept, sorted(dropped), unreadable
 
 
-def found(extract):
-    ends = np.cumsum(extract.lengths)
+def found(index):
+    ends = np.cumsum(index.label_counts)
     kept = [
-        (row, [extract.label_names[label] for label in extract.label_ids[end - length : end]], score)
+        (row, [index.label_names[label] for label in index.label_ids[end - length : end]], score)
         for row, end, length, score in zip(
-            extract.rows.tolist(), ends, extract.lengths, extract.scores.tolist(), strict=True
+            index.source_rows.tolist(), ends, index.label_counts, index.scores.tolist(), strict=True
         )
     ]
-    unreadable = [(place - 1, reason) for place, reason in extract.tally.listed]
-    return kept, sorted(extract.tally.dropped.elements()), unreadable
+    unreadable = [(line - 1, reason) for line, reason in index.tally.listed]
+    return kept, sorted(index.tally.dropped.elements()), unreadable
 
 
-def extract_all(source, judge, size=10**9, *, stop=False):
-    """The extracts of all parts, and the whole that they make up."""
+def index_all(source, judge, size=10**9, *, stop=False):
+    """What the indexes of all spans make up together."""
     parts = [
-        extract_rows(source, span, judge, lambda count: None, stop_at_unreadable=stop) for span in source.spans(size)
+        index_span(source, span, judge, lambda count: None, stop_at_unreadable=stop) for span in source.spans(size)
     ]
-    kept, dropped, unreadable, rows, places = [], [], [], 0, 0
+    kept, dropped, unreadable, rows, lines = [], [], [], 0, 0
     for part in parts:
         mine = found(part)
         kept += [(rows + row, *rest) for row, *rest in mine[0]]
         dropped += mine[1]
-        unreadable += [(places + place, reason) for place, reason in mine[2]]
-        rows, places = rows + part.tally.rows, places + part.tally.places
+        unreadable += [(lines + line, reason) for line, reason in mine[2]]
+        rows, lines = rows + part.tally.rows, lines + part.tally.lines
     return kept, sorted(dropped), unreadable
 
 
@@ -115,15 +104,15 @@ def renamed(deita):
 
 
 def found_in(path, judge):
-    return extract_all(JsonLinesSource(path, path.name), judge)
+    return index_all(JsonLinesSource(path, path.name), judge)
 
 
 def same(left, right):
-    """Equal, where NaN equals NaN and the number in a message may be written as a fraction."""
+    """Equal, where NaN equals NaN and a number in a message may be written as a float."""
 
     def plain(kept, dropped, unreadable):
         kept = [(row, labels, None if math.isnan(score) else score) for row, labels, score in kept]
-        return kept, dropped, [(place, reason.split(", got")[0]) for place, reason in unreadable]
+        return kept, dropped, [(line, reason.split(", got")[0]) for line, reason in unreadable]
 
     return plain(*left) == plain(*right)
 
@@ -153,7 +142,7 @@ def test_a_table_is_judged_as_its_rows_alone(tmp_path_factory, rows, text, numbe
     path = tmp_path_factory.mktemp("pool") / "pool.parquet"
     pq.write_table(table, path, row_group_size=group)
     judge = judge_of("t", "d.q")
-    assert extract_all(ParquetSource(path, path.name), judge, size=1) == naive(table.to_pylist(), judge)
+    assert index_all(ParquetSource(path, path.name), judge, size=1) == naive(table.to_pylist(), judge)
 
 
 def test_labels_kept_as_a_dictionary_are_read_from_every_row_group(tmp_path):
@@ -161,7 +150,7 @@ def test_labels_kept_as_a_dictionary_are_read_from_every_row_group(tmp_path):
     coded = pa.ListArray.from_arrays(labels.offsets, labels.values.dictionary_encode())
     path = tmp_path / "pool.parquet"
     pq.write_table(pa.table({"t": coded, "s": np.arange(3_000.0)}), path, row_group_size=1_000)
-    kept, dropped, unreadable = extract_all(ParquetSource(path, "p"), judge_of("t", "s"))
+    kept, dropped, unreadable = index_all(ParquetSource(path, "p"), judge_of("t", "s"))
     assert kept == [(number, [f"l{number % 7}", "all"], float(number)) for number in range(3_000)]
     assert (dropped, unreadable) == ([], [])
 
@@ -178,7 +167,7 @@ def test_labels_kept_as_a_dictionary_are_read_from_every_row_group(tmp_path):
 def test_a_column_of_single_numbers_is_a_score(tmp_path, kind, values, scores):
     table = pa.table({"t": [["a"]] * 3, "s": pa.array(values, kind)})
     pq.write_table(table, tmp_path / "pool.parquet")
-    kept, dropped, _ = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), judge_of("t", "s"))
+    kept, dropped, _ = index_all(ParquetSource(tmp_path / "pool.parquet", "p"), judge_of("t", "s"))
     assert [score for *_, score in kept] == scores
     assert dropped == ["no score at s"]
 
@@ -187,7 +176,7 @@ def test_a_column_of_single_numbers_is_a_score(tmp_path, kind, values, scores):
     ("column", "reason"),
     [
         (pa.array([True, None]), "s must be a number or a list of numbers, got true"),
-        (pa.array(["1", None]), "s must be a number or a list of numbers, got the text '1'"),
+        (pa.array(["1", None]), "s must be a number or a list of numbers, got the string '1'"),
         (pa.array([{"a": 1}, None]), "s must be a number or a list of numbers, got an object"),
         (pa.array([-1.0, None]), "s must be a finite number of 0 or more, got -1.0"),
         (pa.array([math.nan, None]), "s must be a finite number of 0 or more, got nan"),
@@ -195,7 +184,7 @@ def test_a_column_of_single_numbers_is_a_score(tmp_path, kind, values, scores):
 )
 def test_a_table_with_another_kind_of_score_says_what_it_found(tmp_path, column, reason):
     pq.write_table(pa.table({"t": [["a"], ["a"]], "s": column}), tmp_path / "pool.parquet")
-    kept, dropped, unreadable = extract_all(ParquetSource(tmp_path / "pool.parquet", "p"), judge_of("t", "s"))
+    kept, dropped, unreadable = index_all(ParquetSource(tmp_path / "pool.parquet", "p"), judge_of("t", "s"))
     assert (kept, dropped, unreadable) == ([], ["no score at s"], [(0, reason)])
 
 
@@ -205,214 +194,54 @@ TEXT = (
 WHOLE = (
     [(0, ["a"], 1.0), (1, ["b", "ü"], 2.0), (4, ["a"], 3.0)],
     ["no labels at t"],
-    [(5, "is not JSON (Expecting value: line 1 column 16 (char 15))")],
+    [(5, "is not valid JSON (Expecting value: line 1 column 16 (char 15))")],
 )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 16, 22, 23, 24, 25, 26, 40, 60, 100, 1000])
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
-def test_parts_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
-    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+def test_spans_of_any_size_make_up_the_whole(tmp_path, monkeypatch, size, block):
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
     monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
-    assert extract_all(JsonLinesSource(path, "pool.jsonl"), judge_of("t", "s"), size) == WHOLE
+    assert index_all(JsonLinesSource(path, "pool.jsonl"), judge_of("t", "s"), size) == WHOLE
 
 
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
-def test_positions_lead_back_to_the_lines(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", block)
+def test_byte_offsets_lead_back_to_the_lines(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
     monkeypatch.setattr(row_source, "BATCH_BYTES", 16 * block)
     path = tmp_path / "pool.jsonl"
     path.write_bytes(TEXT.encode())
     source = JsonLinesSource(path, "pool.jsonl")
     for span in source.spans(20):
-        part = extract_rows(source, span, judge_of("t", "s"), lambda count: None, stop_at_unreadable=False)
-        positions = [] if part.positions is None else part.positions.tolist()
-        for position, score in zip(positions, part.scores.tolist(), strict=True):
-            assert json.loads(path.read_bytes()[position:].splitlines()[0])["s"] == score
+        part = index_span(source, span, judge_of("t", "s"), lambda count: None, stop_at_unreadable=False)
+        byte_offsets = [] if part.byte_offsets is None else part.byte_offsets.tolist()
+        for byte_offset, score in zip(byte_offsets, part.scores.tolist(), strict=True):
+            assert json.loads(path.read_bytes()[byte_offset:].splitlines()[0])["s"] == score
 
 
-def test_a_line_longer_than_many_parts_is_read_by_the_part_it_begins_in(tmp_path, monkeypatch):
+def test_a_line_longer_than_many_spans_is_read_by_the_span_it_begins_in(tmp_path, monkeypatch):
     path = tmp_path / "pool.jsonl"
     path.write_text(f'{{"t":["a"],"s":1,"x":"{"y" * 5_000}"}}\n{{"t":["b"],"s":2}}\n')
     source, judge = JsonLinesSource(path, "p"), judge_of("t", "s")
     read = []
-    original = json_rows._next_line
+    original = json_lines._next_line
 
-    def watched(stream, position, limit=None):
-        end = original(stream, position, limit)
-        read.append(end - position)
+    def watched(stream, offset, limit=None):
+        end = original(stream, offset, limit)
+        read.append(end - offset)
         return end
 
-    monkeypatch.setattr(json_rows, "_next_line", watched)
-    assert extract_all(source, judge, 10) == ([(0, ["a"], 1.0), (1, ["b"], 2.0)], [], [])
-    assert sum(read) < 3 * source.size  # not once for each of the 500 parts
+    monkeypatch.setattr(json_lines, "_next_line", watched)
+    assert index_all(source, judge, 10) == ([(0, ["a"], 1.0), (1, ["b"], 2.0)], [], [])
+    assert sum(read) < 3 * source.size  # not once for each of the 500 spans
 
 
-def test_names_that_only_rows_without_use_have_are_left_out(tmp_path):
+def test_labels_that_no_kept_row_has_are_left_out(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text('{"t":["gone"],"s":null}\n{"t":["kept"],"s":1}\n{"t":["wrong"],"s":-1}\n')
     source = JsonLinesSource(path, "p")
-    part = extract_rows(source, source.spans(100)[0], judge_of("t", "s"), lambda n: None, stop_at_unreadable=False)
+    part = index_span(source, source.spans(100)[0], judge_of("t", "s"), lambda n: None, stop_at_unreadable=False)
     assert part.label_names == ["kept"]
-
-
-@given(st.binary(max_size=40) | st.text(max_size=10).map(str.encode))
-def test_a_text_holds_utf8_where_python_can_decode_it(data):
-    try:
-        data.decode("utf-8")
-        expected = True
-    except UnicodeDecodeError:
-        expected = False
-    assert holds_utf8(data) is expected
-
-
-@pytest.mark.parametrize(
-    "data", [b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"a" * 70 + b"\xff"]
-)
-def test_halves_of_pairs_overlong_and_cut_sequences_are_no_utf8(data):
-    assert not holds_utf8(data)
-
-
-_ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from("abc"), _ANY, max_size=3))
-def test_what_the_typed_decoder_takes_for_plain_is_what_json_finds(row):
-    line = json.dumps(row).encode()
-    for paths in (("a", "b"), ("a.b", "a.a", "c"), ("b.a.b",)):
-        plain = LeafDecoder(paths).decode_plain(line)
-        if plain is not None:
-            assert plain == tuple(walk(row, path) for path in paths)
-            assert all(value is None or isinstance(value, list | float) for value in plain)
-            assert all(type(label) is str for label in plain[0] or [])
-
-
-class TestProcesses:
-    """Several processes over the parts of one file."""
-
-    @pytest.fixture
-    def source(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(parallel, "_PARALLEL_BYTES", 0)
-        monkeypatch.setattr(parallel, "_SPAN_BYTES", 4_000)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0, 1})
-
-        def write(bad_line=None):
-            lines = [json.dumps({"t": [f"label {n % 7}", f"ü{n % 5}"], "s": n / 8}) for n in range(1_000)]
-            if bad_line:
-                lines[bad_line] = "{"
-            path = tmp_path / "pool.jsonl"
-            path.write_text("\n".join(lines) + "\n")
-            return JsonLinesSource(path, "pool.jsonl")
-
-        return write
-
-    def parts_of(self, source, seen):
-        judge = judge_of("t", "s")
-        with parallel.Readers(source.size, judge, seen.append, stop_at_unreadable=False) as readers:
-            return list(readers.extract_parts(source))
-
-    def test_the_parts_come_in_their_order_and_make_up_the_whole(self, source):
-        pool = source(bad_line=700)
-        seen = []
-        parts = self.parts_of(pool, seen)
-        assert sum(seen) == pool.size
-        assert len(parts) > 4
-        rows = np.concatenate([part.scores for part in parts])
-        assert rows.tolist() == [n / 8 for n in range(1_000) if n != 700]
-        assert sum(part.tally.rows for part in parts) == 1_000
-
-    def strict_readers(self):
-        return parallel.Readers(10**9, judge_of("t", "s"), lambda n: None, stop_at_unreadable=True)
-
-    @pytest.fixture
-    def readers(self, source):
-        with self.strict_readers() as readers:
-            yield readers
-
-    def test_they_are_two_serve_several_files_and_end_with_the_block(self, source):
-        with self.strict_readers() as readers:
-            assert not children()
-            next(readers.extract_parts(source()))
-            mine = children()
-            assert len(mine) == 2
-            assert sum(len(part.scores) for part in readers.extract_parts(source())) == 1_000
-            assert children() == mine
-        assert not children()
-
-    def test_one_that_ends_before_its_time_is_an_error(self, readers, source):
-        parts = readers.extract_parts(source())
-        next(parts)
-        for child in children():
-            os.kill(int(child), signal.SIGKILL)
-        with pytest.raises(PoolError, match=r"a process that read pool\.jsonl ended before its time"):
-            list(parts)
-
-    def test_what_one_of_them_finds_wrong_is_told_as_it_is(self, tmp_path, readers):
-        path = tmp_path / "pool.parquet"
-        table = pa.table({"t": [["a"]] * 50_000, "s": np.arange(50_000.0)})
-        pq.write_table(table, path, row_group_size=5_000, compression="none", use_dictionary=False)
-        pool = ParquetSource(path, "pool.parquet")
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2 : len(data) // 2 + 100_000] = bytes(100_000)
-        path.write_bytes(data)
-        with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as Parquet"):
-            list(readers.extract_parts(pool))
-        path.unlink()
-        with pytest.raises(PoolError, match=r"pool\.parquet"):
-            list(readers.extract_parts(pool))
-
-    def test_they_end_with_a_process_that_is_killed(self, source):
-        pool = source()
-        code = (
-            "import sys; from pathlib import Path; from mig_selector.pool.index import parallel\n"
-            "from mig_selector.pool.index.judge import RowJudge\n"
-            "from mig_selector.pool.formats.json_rows import JsonLinesSource\n"
-            "from mig_selector.pool.index.numbers import StoredNumbers\n"
-            "parallel._SPAN_BYTES = 4_000\n"
-            "judge = RowJudge('t', StoredNumbers(('s',)))\n"
-            "readers = parallel.Readers(10**9, judge, lambda n: None, stop_at_unreadable=True)\n"
-            "parts = readers.extract_parts(JsonLinesSource(Path(sys.argv[1]), 'p'))\n"
-            "next(parts); print('reading', flush=True); sys.stdin.read()\n"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(pool.files[0])], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert process.stdout.readline() == b"reading\n"
-        workers = children(process.pid)
-        assert len(workers) == len(os.sched_getaffinity(process.pid)) or len(workers) == 16
-        process.kill()
-        process.communicate(timeout=30)
-        deadline = time.monotonic() + 20
-        while any(
-            Path(f"/proc/{worker}/status").exists() and "(zombie)" not in state_of(worker) for worker in workers
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def test_one_core_reads_alone(self, source, monkeypatch):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0})
-        with self.strict_readers() as readers:
-            next(readers.extract_parts(source()))
-            assert not children()
-
-
-def state_of(process):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/status").read_text()
-    return "(zombie)"
-
-
-def children(parent=None):
-    """Processes that this one, or another, started and that have not ended."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, number = path.read_text().rpartition(")")[2].split()[:2]
-            found |= {path.parent.name} if number == str(parent or os.getpid()) and state != "Z" else set()
-    return found

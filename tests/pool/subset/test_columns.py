@@ -57,7 +57,7 @@ def test_one_shape_throughout_is_uniform_and_stays_json(values, arrow):
         ([{"x": "a", "y": {"z": None}}], pa.struct([("x", pa.string())])),
     ],
 )
-def test_what_json_readers_of_blocks_trip_over_is_not_uniform_but_has_an_arrow_type(values, arrow):
+def test_what_breaks_readers_of_json_blocks_is_not_uniform_but_has_an_arrow_type(values, arrow):
     found = type_of(*values)
     assert not found.is_uniform
     assert not found.is_empty
@@ -68,7 +68,7 @@ def test_what_json_readers_of_blocks_trip_over_is_not_uniform_but_has_an_arrow_t
 @pytest.mark.parametrize(
     "values", [[None], [[]], [{}], [None, []], [[], None], [{"x": None}], [{"x": {"y": []}}, None]]
 )
-def test_a_place_without_any_value_is_empty(values):
+def test_a_column_without_any_value_is_empty(values):
     assert type_of(*values).is_empty
 
 
@@ -78,27 +78,27 @@ def test_empty_text_and_zero_are_values(values):
 
 
 @pytest.mark.parametrize(
-    ("values", "place"),
+    ("values", "message"),
     [
-        (["a", 1], "column x is now int and now string"),
-        (["a", ["a"]], "column x is now list and now string"),
-        ([{"a": 1}, "a"], "column x is now object and now string"),
-        ([True, 1], "column x is now bool and now int"),
-        ([[1], ["a"]], r"column x\[\] is now int and now string"),
-        ([[{"content": "a"}], [{"content": ["a"]}]], r"column x\[\]\.content is now list and now string"),
-        ([{"a": {"b": 1}}, {"a": {"b": {}}}], r"column x\.a\.b is now int and now object"),
+        (["a", 1], "column x mixes int and string"),
+        (["a", ["a"]], "column x mixes list and string"),
+        ([{"a": 1}, "a"], "column x mixes object and string"),
+        ([True, 1], "column x mixes bool and int"),
+        ([[1], ["a"]], r"column x\[\] mixes int and string"),
+        ([[{"content": "a"}], [{"content": ["a"]}]], r"column x\[\]\.content mixes list and string"),
+        ([{"a": {"b": 1}}, {"a": {"b": {}}}], r"column x\.a\.b mixes int and object"),
     ],
 )
-def test_kinds_that_no_type_holds_are_named_with_their_place(values, place):
+def test_kinds_that_no_type_can_hold_are_named_with_their_path(values, message):
     found = type_of(*values)
     assert not found.is_uniform
-    with pytest.raises(TypeError, match=place):
+    with pytest.raises(TypeError, match=message):
         found.to_arrow("column x")
 
 
 @pytest.mark.parametrize("value", [b"bytes", ("a",), {"a": {1}}, [object()]])
-def test_values_that_json_cannot_hold_are_named(value):
-    with pytest.raises(TypeError, match=r"a value of type (bytes|tuple|set|object), which JSON cannot hold"):
+def test_values_that_json_cannot_represent_are_named(value):
+    with pytest.raises(TypeError, match=r"a value of type (bytes|tuple|set|object), which JSON cannot represent"):
         JsonType().add(value)
 
 
@@ -106,12 +106,12 @@ def test_values_that_json_cannot_hold_are_named(value):
     ("value", "has_float"),
     [(1, False), ("1.5", False), (1.0, True), ([1, [2.5]], True), ({"a": {"b": [0.0, "x"]}}, True), ({"a": 2}, False)],
 )
-def test_numbers_with_a_fraction_are_told_from_others(value, has_float):
+def test_floats_are_told_from_other_numbers(value, has_float):
     assert JsonType().add(value) is has_float
 
 
 def shaped(kind, value):
-    """Compare as Arrow gives back: keys that are absent are null, objects have every key."""
+    """The value as Arrow returns it: absent keys are null, objects have every key."""
     if pa.types.is_struct(kind):
         return None if value is None else {field.name: shaped(field.type, value.get(field.name)) for field in kind}
     if pa.types.is_list(kind):

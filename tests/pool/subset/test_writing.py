@@ -25,7 +25,7 @@ COLUMNS = {"messages": "dialogs", "system": "system", "tools": "tools", "images"
 
 
 class Work:
-    """One or more pool files, read once, of which rows are chosen."""
+    """One or more pool files, read once, to choose rows from."""
 
     def __init__(self, folder, columns, *files):
         self.folder = folder
@@ -36,12 +36,12 @@ class Work:
         judge = judge_of("annotation.instag.content", "constant")
         sources = [open_sources(entry) for entry in self.entries]
         hashes = ContentHashes(folder / "cache")
-        extracts, contents = IndexCache(folder / "cache", hashes), contents_of(sources, hashes)
-        self.pool = read_pool(self.entries, sources, contents, judge, "error", lambda count: None, extracts)
+        cache, file_hashes = IndexCache(folder / "cache", hashes), contents_of(sources, hashes)
+        self.pool = read_pool(self.entries, sources, file_hashes, judge, "error", lambda count: None, cache)
 
-    def write(self, chosen, place=0, on_rows=lambda count: None):
+    def write(self, chosen, entry_index=0, on_rows=lambda count: None):
         rows = np.array(chosen, np.int64)
-        return write_subset(self.pool, self.entries[place], rows, self.folder / "out", "selected", on_rows)
+        return write_subset(self.pool, self.entries[entry_index], rows, self.folder / "out", "selected", on_rows)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_values_are_untouched(pool):
         "object": {"b": "1", "a": "2"},
         "text": "",
     }
-    columns = {f"role{place}": name for place, name in enumerate(sorted(values))}
+    columns = {f"role{index}": name for index, name in enumerate(sorted(values))}
     subset = pool([talk(0, **values), talk(1, **values)], columns).write([1, 0])
     (line,) = set(lines_of(subset.json_lines))
     assert line == json.dumps(values, ensure_ascii=False, separators=(",", ":"))
@@ -207,29 +207,29 @@ def test_a_long_gap_adds_columns_that_only_tell_the_host_the_types_of_its_copies
 
 
 @pytest.mark.parametrize(
-    ("values", "place"),
+    ("values", "message"),
     [
-        (["a", ["a"]], "column system is now list and now string"),
-        ([{"a": 1}, "a"], "column system is now object and now string"),
-        ([True, 1], "column system is now bool and now int"),
-        ([[{"a": "x"}], [{"a": 1}]], r"column system\[\]\.a is now int and now string"),
+        (["a", ["a"]], "column system mixes list and string"),
+        ([{"a": 1}, "a"], "column system mixes object and string"),
+        ([True, 1], "column system mixes bool and int"),
+        ([[{"a": "x"}], [{"a": 1}]], r"column system\[\]\.a mixes int and string"),
     ],
 )
-def test_types_that_cannot_be_reconciled_are_an_error_that_names_the_column(pool, values, place):
+def test_types_that_cannot_be_reconciled_are_an_error_that_names_the_column(pool, values, message):
     work = pool([talk(number, system=value) for number, value in enumerate(values)])
-    with pytest.raises(PoolError, match=rf"dataset 'pool': {place} among the chosen rows"):
+    with pytest.raises(PoolError, match=rf"dataset 'pool': {message} among the chosen rows"):
         work.write([0, 1])
     assert work.write([1]).columns == {"messages": "dialogs", "system": "system"}
 
 
-def test_whole_numbers_that_no_float_holds_are_refused_rather_than_rounded(pool):
+def test_integers_that_no_float_can_hold_are_refused_rather_than_rounded(pool):
     work = pool([talk(0, tools=2**53 + 1), talk(1, tools=0.5)])
     with pytest.raises(PoolError, match=r"dataset 'pool': .*among the chosen rows"):
         work.write([0, 1])
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity"])
-def test_a_value_that_json_cannot_hold_is_an_error_that_names_the_row(tmp_path, value):
+def test_a_value_that_json_cannot_represent_is_an_error_that_names_the_row(tmp_path, value):
     path = tmp_path / "pool.jsonl"
     path.write_text(f'{json.dumps(talk(0))}\n{json.dumps(talk(1))[:-1]}, "system": {value}}}\n')
     work = Work(tmp_path, COLUMNS, path)
@@ -251,16 +251,16 @@ def test_a_value_nested_too_deeply_is_an_error_that_names_the_row(tmp_path):
 def test_bytes_in_a_table_are_an_error_that_names_the_type(tmp_path):
     rows = pa.table({"annotation": [{"instag": {"content": ["a"]}}], "dialogs": [["x"]], "images": [[b"\x89PNG"]]})
     pq.write_table(rows, tmp_path / "pool.parquet")
-    with pytest.raises(PoolError, match=r"pool\.parquet, row 1: .* value of type bytes, which JSON cannot hold"):
+    with pytest.raises(PoolError, match=r"pool\.parquet, row 1: .* value of type bytes, which JSON cannot represent"):
         Work(tmp_path, COLUMNS, tmp_path / "pool.parquet").write([0])
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_an_entry_none_of_whose_columns_are_there_is_an_error(tmp_path, ending):
+def test_an_entry_without_any_of_its_columns_is_an_error(tmp_path, ending):
     path = tmp_path / f"pool.{ending}"
     rows = [{"annotation": {"instag": {"content": ["a"]}}, "text": "x"}]
     write_lines(path, rows) if ending == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
-    with pytest.raises(PoolError, match="dataset 'pool': no chosen row has anything in instruction, input"):
+    with pytest.raises(PoolError, match="dataset 'pool': no chosen row has a value in instruction, input"):
         Work(tmp_path, {"prompt": "instruction", "query": "input"}, path).write([0])
     assert not (tmp_path / "out").exists()
 
@@ -279,7 +279,7 @@ def test_rows_of_several_files_and_entries_keep_to_their_entry(tmp_path):
     write_lines(tmp_path / "other.jsonl", [talk(4), talk(5)])
     work = Work(tmp_path, COLUMNS, folder, tmp_path / "other.jsonl")
     assert work.write([3, 0, 2, 1]).row_ids == ["id3", "id0", "id2", "id1"]
-    assert work.write([5, 4], place=1).row_ids == ["id5", "id4"]
+    assert work.write([5, 4], entry_index=1).row_ids == ["id5", "id4"]
 
 
 def test_selection_parquet_has_exactly_these_columns_and_types(tmp_path):
@@ -325,7 +325,7 @@ def test_selection_parquet_has_exactly_these_columns_and_types(tmp_path):
 
 
 def large_rows(count):
-    """Some 12 KB a row; `system` and `images` stand in the last three only, and a message gets a new key there."""
+    """About 12 KB per row; `system` and `images` are in the last three only, and a message has a new key there."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(count):
@@ -381,7 +381,7 @@ def test_a_subset_of_more_than_20_megabytes_loads_though_columns_first_appear_at
     assert math.isclose(loaded[-1]["dialogs"][1]["weight"], 1_799 / 2)
 
 
-def test_columns_stand_in_the_order_of_the_pool_whatever_was_chosen_first(pool):
+def test_columns_are_in_the_order_of_the_pool_whatever_was_chosen_first(pool):
     rows = [
         {"system": "s", "dialogs": ["d"], "tools": "t", "images": ["i"]},
         {"images": ["i"], "dialogs": ["d"], "system": None, "tools": "t"},

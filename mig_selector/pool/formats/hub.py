@@ -1,0 +1,78 @@
+"""Datasets from a hub, as `datasets` prepared them on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mig_selector.errors import PoolError
+from mig_selector.pool.entry import HubSource
+from mig_selector.pool.formats.row_source import BATCH_ROWS, Span
+from mig_selector.pool.formats.tables import TableSource, names_among
+
+
+class HubTable(TableSource):
+    """A dataset from a hub, as `datasets` prepared it on this machine."""
+
+    title = "a dataset"
+
+    def __init__(self, source: HubSource, split: str, name: str) -> None:
+        """Load `source` as the host does; it is downloaded if this machine does not have it yet."""
+        self.name, self.kind = name, f"hub, split {split}"
+        self._table = _load_from_hub(source, split)
+        self.size = int(self._table.data.nbytes)
+
+    @property
+    def files(self) -> list[Path]:
+        """The Arrow files that `datasets` prepared."""
+        return [Path(file["filename"]) for file in self._table.cache_files]
+
+    def _num_rows(self, span: Span) -> int:
+        del span
+        return len(self._table)
+
+    def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        present = names_among(self._table.column_names, columns)
+        # A table without columns loses its number of rows in `datasets`, so that one column is always read.
+        arrow = self._table.select_columns(present or self._table.column_names[:1]).with_format("arrow")
+        for table in arrow.iter(BATCH_ROWS):
+            for batch in table.combine_chunks().to_batches():
+                yield batch.select(present)
+
+
+def _load_from_hub(source: HubSource, split: str) -> Any:
+    try:
+        if source.hub == "ms":
+            return _load_from_modelscope(source, split)
+        from datasets import load_dataset
+
+        return load_dataset(
+            source.repository,
+            name=source.subset,
+            data_dir=source.folder,
+            split=split,
+            cache_dir=source.cache_dir,
+            token=source.token,
+        )
+    except Exception as error:
+        raise PoolError(
+            f"the dataset {source.repository!r} cannot be loaded from its hub ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _load_from_modelscope(source: HubSource, split: str) -> Any:
+    from modelscope import MsDataset
+    from modelscope.utils.config_ds import MS_DATASETS_CACHE
+
+    table = MsDataset.load(
+        dataset_name=source.repository,
+        subset_name=source.subset,
+        data_dir=source.folder,
+        split=split,
+        cache_dir=source.cache_dir or MS_DATASETS_CACHE,
+        token=source.token,
+    )
+    return table.to_hf_dataset() if isinstance(table, MsDataset) else table

@@ -1,0 +1,88 @@
+"""Parquet files, row group by row group."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mig_selector.pool.formats.row_source import BATCH_ROWS, Span
+from mig_selector.pool.formats.tables import LEAF_ROWS, TableSource, names_among
+from mig_selector.pool.leaves.decoder import LeafDecoder
+
+
+class ParquetSource(TableSource):
+    """A Parquet file."""
+
+    kind, title = "parquet", "Parquet"
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Read `path`; messages say `name`."""
+        self.files, self.name, self.size = [path], name, path.stat().st_size
+        with self._open():  # a file that is not Parquet is an error now, not after the rest of the pool was read
+            pass
+
+    def spans(self, size: int) -> list[Span]:
+        """Divide by row groups, the smallest unit that can be read on its own."""
+        with self._open() as file:
+            groups = file.num_row_groups
+        each = max(groups * size // max(self.size, 1), 1)
+        bounds = [*range(0, groups, each), groups]
+        share = self.size / max(groups, 1)
+        return [
+            Span(start, stop, round(stop * share) - round(start * share)) for start, stop in itertools.pairwise(bounds)
+        ]
+
+    def _num_rows(self, span: Span) -> int:
+        with self._open() as file:
+            return sum(file.metadata.row_group(group).num_rows for group in range(span.start, span.stop))
+
+    def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        with self._open() as file:
+            for group in range(file.num_row_groups):
+                yield from _read_group(file, group, _present(file, columns), BATCH_ROWS)
+
+    def _batches_with(
+        self, source_rows: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        start = 0
+        with self._open() as file:
+            for group in range(file.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                if bisect_left(source_rows, start) < bisect_left(source_rows, end):  # others are not read at all
+                    for batch in _read_group(file, group, _present(file, columns), BATCH_ROWS):
+                        yield start, batch
+                        start += batch.num_rows
+                start = end
+
+    def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
+        # Parquet stores each leaf of a nested column on its own, and a dotted name selects the leaves below it: of
+        # `annotation.deita.quality_scores` neither the siblings nor the conversation of the row are read.
+        wanted = [".".join(path) for path in decoder.wanted]
+        with self._open() as file:
+            for group in range(span.start, span.stop):  # pyarrow cannot read nested dictionaries across row groups
+                yield from _read_group(file, group, wanted, LEAF_ROWS)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        with self._wrapped_errors(), pq.ParquetFile(self.files[0]) as file:
+            yield file
+
+
+def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a row group; pyarrow stops without an error where a column has too few values."""
+    count, found = file.metadata.row_group(group).num_rows, 0
+    for batch in file.iter_batches(size, row_groups=[group], columns=columns):
+        found += batch.num_rows
+        yield batch
+    if found != count:
+        raise ValueError(f"row group {group + 1} declares {count} rows but contains {found}")
+
+
+def _present(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
+    return names_among(dict.fromkeys(file.schema_arrow.names), columns)

@@ -1,1 +1,1 @@
-"""The label graph: which labels count, which are alike, and how information spreads among them."""
+"""The label graph: which labels are used, which are similar, and how information spreads among them."""

@@ -1,4 +1,7 @@
-"""Label vectors to the propagation matrix (Eq. 3, 6, 7). L labels, D dimensions, E entries."""
+"""From label vectors to the label graph and its propagation matrix (Eq. 3, 6, 7).
+
+Dimension letters: L labels, D dimensions of a label's vector, E stored entries of a matrix.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ from mig_selector.arrays import Adjacency, Propagation
 
 
 _BLOCK_LABELS = 8192
-"""Labels compared at once; up to this many the similarity matrix is one product."""
+"""Labels compared with all others at a time, so that memory grows with L and not with its square. Up to this many
+labels the similarity matrix is a single product."""
 
 
 def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> Adjacency:
-    """Join labels whose vectors point the same way.
+    """Join labels by an edge if their vectors have a large cosine.
 
     Args:
-        vectors: One per label, of any length above 0. Shape (L, D).
-        threshold: Cosine from which two labels are joined, in (0, 1]; compared without tolerance.
+        vectors: One vector per label, of any length above 0. Shape (L, D).
+        threshold: Smallest cosine of an edge, in (0, 1]; compared without tolerance.
 
     Returns:
-        W of Eq. 3: the cosine where it is at least `threshold`; the diagonal always. Symmetric.
+        W of Eq. 3: the cosine where it is at least `threshold`, and the whole diagonal. Symmetric.
 
     Raises:
         ValueError: If a vector is zero or holds a value that is not finite.
@@ -29,6 +33,8 @@ def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> Adjacenc
     num_labels = len(unit)
     rows, columns, weights = [], [], []
     for start in range(0, num_labels, _BLOCK_LABELS):
+        # Only pairs above the diagonal are taken, and mirrored later. The two halves of a product can differ in the
+        # last bit, and then a pair at the threshold would have an edge in one direction only.
         cosines = unit[start : start + _BLOCK_LABELS] @ unit[start:].T
         low, high = np.nonzero(cosines >= threshold)
         itself = np.arange(len(cosines))
@@ -51,7 +57,7 @@ def _normalise(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
 def _symmetric(
     num_labels: int, low: NDArray[np.int64], high: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> Adjacency:
-    """Mirror the entries above the diagonal and sort all by row and column."""
+    """Mirror the entries above the diagonal, and sort all by row and column: the search adds up in that order."""
     above = low != high
     rows = np.concatenate((low, high[above]))
     columns = np.concatenate((high, low[above]))
@@ -66,10 +72,11 @@ def build_propagation(adjacency: Adjacency, propagation_weight: float) -> Propag
 
     Args:
         adjacency: W of Eq. 3.
-        propagation_weight: alpha of Eq. 6, 0 or more: weight of an edge against a label's own similarity to itself.
+        propagation_weight: alpha of Eq. 6, 0 or more: weight of an edge relative to a label's similarity to itself.
 
     Returns:
-        P of Eq. 7: off-diagonal weights times alpha, then every column divided by its sum.
+        P of Eq. 7: off-diagonal weights times alpha, then every column divided by its sum. Entries of weight 0 are
+        left out: the search relies on stored entries being above 0.
 
     Source: MIG (arXiv 2504.13835), Eq. 6 and 7.
     """

@@ -1,4 +1,4 @@
-"""Which labels count, and the rows' labels rewritten in them."""
+"""The labels that a selection uses, and the rows' labels renumbered accordingly."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from mig_selector.errors import PoolError
 
 
 _BLOCK_ROWS = 1 << 18
+"""Rows rewritten at a time, so that temporary arrays stay small beside the pool."""
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Read the labels that count from a JSON list of strings, or from a text file with one label a line.
+    """Read a label vocabulary: a JSON list of strings, or a text file with one label per line.
 
     Args:
-        path: A ``.json`` file is read as JSON, any other as UTF-8 text; blank lines are ignored.
+        path: A ``.json`` file is read as JSON, any other file as UTF-8 text; blank lines are ignored.
 
     Returns:
         The labels in the order of the file.
 
     Raises:
-        PoolError: The file cannot be read, or is no list of strings, or is empty.
+        PoolError: The file cannot be read, or is not a list of strings, or is empty.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -34,21 +35,24 @@ def read_vocabulary(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise PoolError(f"mig_label_vocabulary: {path} cannot be read: {error}") from error
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise PoolError(f"mig_label_vocabulary: {path} must hold a list of labels (strings), and at least one.")
+        raise PoolError(
+            f"mig_label_vocabulary: {path}: expected at least one label, as a JSON list of strings (.json) or one per "
+            f"line (any other file), found {text.strip()[:60]!r}."
+        )
     return labels
 
 
 def count_labels(named: RowLabels, *, vocabulary: Collection[str] | None, min_count: int) -> RowLabels:
-    """Keep the labels that count, each once a row, and number them in sorted order.
+    """Keep the labels of a vocabulary, or else the frequent ones; each once per row, numbered in sorted order.
 
     Args:
-        named: The labels of N rows as the rows name them.
-        vocabulary: The labels that count, or None for those that at least `min_count` rows name.
+        named: The labels of N rows, in the order and with the repetitions of the rows.
+        vocabulary: The labels to keep, or None to keep those that at least `min_count` rows have.
         min_count: Only used without a vocabulary; a row counts once.
 
     Returns:
-        The labels that count: names sorted by code point, each row's ids ascending and distinct. A row may be left
-        with none.
+        The labels kept that some row has: names sorted by code point, each row's ids ascending and distinct. A row may
+        have none left.
     """
     names = named.names
     order = sorted(range(len(names)), key=names.__getitem__)
@@ -70,7 +74,11 @@ def count_labels(named: RowLabels, *, vocabulary: Collection[str] | None, min_co
 def _distinct(
     named: RowLabels, rank: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Number the labels by `rank`, sort them within each row and take each once; also count the rows of each label."""
+    """Renumber labels by `rank`, sort them within each row, drop repetitions, and count the rows of each label.
+
+    Returns:
+        New offsets, shape (N + 1,); new ids; rows that have each label, by rank, shape (L,).
+    """
     offsets, ids = named.offsets, named.ids
     num_rows, num_labels = len(named), len(rank)
     new_offsets = np.zeros(num_rows + 1, np.int64)
@@ -78,6 +86,7 @@ def _distinct(
     counts = np.zeros(num_labels, np.int64)
     end = 0
     for start, stop in _blocks(num_rows):
+        # One number per label of a row, row first: a single sort orders the labels within every row of the block.
         rows = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
         keys = rows * np.int64(max(num_labels, 1)) + rank[ids[offsets[start] : offsets[stop]]]
         keys.sort()
@@ -93,8 +102,8 @@ def _distinct(
 def _keep(
     offsets: NDArray[np.int64], ids: NDArray[np.int32], is_kept: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Leave some labels out and close the gaps in the numbering; what stood in order stays in order."""
-    number = np.cumsum(is_kept, dtype=np.int32) - np.int32(1)
+    """Drop some labels and renumber the others without gaps; their order stays, so nothing needs sorting again."""
+    new_id = np.cumsum(is_kept, dtype=np.int32) - np.int32(1)
     new_offsets = np.zeros(len(offsets), np.int64)
     new_ids = np.empty(len(ids), np.int32)
     end = 0
@@ -102,13 +111,13 @@ def _keep(
         block = ids[offsets[start] : offsets[stop]]
         keep = is_kept[block]
         before = np.concatenate((np.zeros(1, np.int64), np.cumsum(keep)))
-        new_ids[end : end + before[-1]] = number[block[keep]]
+        new_ids[end : end + before[-1]] = new_id[block[keep]]
         new_offsets[start + 1 : stop + 1] = end + before[offsets[start + 1 : stop + 1] - offsets[start]]
         end += int(before[-1])
     return new_offsets, new_ids[:end]
 
 
 def _blocks(num_rows: int) -> Iterator[tuple[int, int]]:
-    """Cut the rows into blocks, so that what is made on the way stays small beside the pool."""
+    """Yield where each block of rows starts and stops."""
     for start in range(0, num_rows, _BLOCK_ROWS):
         yield start, min(start + _BLOCK_ROWS, num_rows)

@@ -1,7 +1,7 @@
-"""What is known of several methods that chose from one pool, and the table of it for a terminal.
+"""The figures of several methods that chose from the same pool, and their table for a terminal.
 
-`picture` draws it, `page` lays it out as HTML, `writing` writes all of it to files. Text out of data is kept as it is
-here and made harmless where it is shown.
+`picture` draws them, `page` lays them out as HTML, `writing` writes all of it to files. Text that comes from data is
+kept unchanged here and escaped where it is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mig_selector.console import printable
 
 
 MISSING = "-"
-"""Shown in the place of a figure that is not known."""
+"""Shown instead of a figure that is not known."""
 
 _LINE_WIDTH = 120
 _BETWEEN = "  "
@@ -31,68 +31,70 @@ _NOTE_WIDTH = 300
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """What one method chose, and what it took."""
+    """What one method chose, and the time and memory it took."""
 
     method: str
     rows: int
-    """How many it chose."""
+    """Number of chosen rows."""
     seconds: float
     peak_memory_bytes: int | None
     information: float | None
     """E(D) of the chosen rows (Eq. 8)."""
     label_coverage: float | None
-    """Share of the labels in use that at least one chosen row has, in [0, 1]."""
+    """Share of the labels in use in the pool that at least one chosen row has, in [0, 1]."""
     mean_score: float | None
     tokens: int | None
     sources: Mapping[str, int]
-    """Chosen rows per source."""
+    """Number of chosen rows per source."""
     folder: str
-    """Where the subset is."""
+    """Folder of the subset."""
     note: str | None = None
-    """What else one should know of this choice, in a few words."""
+    """A short remark for readers, such as how many rows were filled up."""
 
     def share_of(self, sources: Sequence[str]) -> float:
-        """Return which share of the chosen rows is from these sources."""
+        """Return the share of the chosen rows that comes from these sources, in [0, 1]."""
         return sum(self.sources.get(source, 0) for source in sources) / (sum(self.sources.values()) or 1)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several methods that chose from one pool with one budget."""
+    """Several methods that chose from the same pool with the same budget."""
 
     pool: str
     budget: int
     """Rows that each method was asked for."""
     kept_rows: int
-    """Rows that could be chosen."""
+    """Rows of the pool that were eligible."""
     read_rows: int
+    """Rows of the pool, dropped ones included."""
     score: str
-    """What `MethodFigures.mean_score` is the mean of."""
+    """The score whose mean is `MethodFigures.mean_score`."""
     tokenizer: str | None
-    """What counted `MethodFigures.tokens`; None if nothing did."""
+    """The tokenizer behind `MethodFigures.tokens`; None if tokens were not counted."""
     figures: Sequence[MethodFigures]
-    """One per method, in the order asked."""
+    """One per method, in the order of the configuration."""
     overlaps: Sequence[Sequence[float]]
-    """``overlaps[a][b]``: share of the rows of method a that method b chose, too, in [0, 1]."""
+    """``overlaps[a][b]``: share of method a's rows that method b also chose, in [0, 1]."""
     settings: Mapping[str, Any]
-    """Keys that the choices were made with; JSON values."""
+    """Keys of the configuration and their values, which JSON can hold."""
     versions: Mapping[str, Any]
-    """Versions of the programs involved; JSON values."""
+    """Names and versions of the software involved; values that JSON can hold."""
 
     def __post_init__(self) -> None:
-        """Refuse overlaps that are not those of these methods."""
+        """Refuse overlaps that are not one row and one column per method."""
         widths = [len(row) for row in self.overlaps]
         if not self.figures or widths != [len(self.figures)] * len(self.figures):
-            raise ValueError(f"{len(self.figures)} methods, but rows of overlaps of lengths {widths}")
+            expected = f"one row and one column per method ({len(self.figures)})"
+            raise ValueError(f"overlaps must have {expected}, got rows of lengths {widths}")
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods, in the order asked."""
+        """Names of the methods, in the order of the configuration."""
         return [figures.method for figures in self.figures]
 
     @property
     def sources(self) -> list[str]:
-        """Names of all sources; first the one that most rows were chosen from, over all methods."""
+        """Names of all sources, by descending number of chosen rows over all methods."""
         totals: dict[str, int] = {}
         for figures in self.figures:
             for source, rows in figures.sources.items():
@@ -102,23 +104,23 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Column:
-    """A figure that every method has: its name in files, its head and its form for people."""
+    """A figure of each method: its name in files, and its heading, explanation and format for readers."""
 
     key: str
     """Field of `MethodFigures`; the name of the column in CSV and JSON."""
     head: str
-    """With the unit."""
+    """Heading, with the unit."""
     meaning: str
-    """For people who have not read the paper."""
+    """Explanation for readers who do not know the paper."""
     form: Callable[[float], str]
 
     def value(self, figures: MethodFigures) -> float | None:
-        """Return the figure; None if it is not known or not finite, which CSV and JSON could not say alike."""
+        """Return the figure; None if it is not known or not finite: JSON has no NaN or infinity."""
         value: float | None = getattr(figures, self.key)
         return value if value is not None and math.isfinite(value) else None
 
     def text(self, figures: MethodFigures) -> str:
-        """Return the figure as people are shown it."""
+        """Return the figure as readers see it."""
         value = self.value(figures)
         return MISSING if value is None else self.form(value)
 
@@ -137,53 +139,53 @@ COLUMNS = (
     Column(
         "rows",
         "rows",
-        "Rows chosen. Fewer than the budget only where the method found no more.",
+        "Number of rows chosen. It is below the budget only if the method found no more rows.",
         "{:,}".format,
     ),
     Column(
         "information",
         "E(D)",
-        "Information of the chosen rows as MIG defines it (Eq. 8). A row gives its score to its labels and to labels "
-        "of like meaning; the more a label has got already, the less another row adds. MIG searches for the largest "
-        "E(D), so it should lead here. It does not say how good a model trained on the rows will be.",
+        "Information of the chosen rows as defined by MIG (Eq. 8). A row contributes its score to its labels and to "
+        "labels of similar meaning; the more a label has received, the less another row adds. MIG maximises E(D), so "
+        "it should lead here. E(D) does not tell how good a model trained on the rows will be.",
         partial(_decimal, decimals=2),
     ),
     Column(
         "label_coverage",
         "labels (%)",
-        "Share of the labels in use in the pool that at least one chosen row has.",
+        "Share of all labels in use in the pool that appear on at least one chosen row.",
         lambda share: f"{100 * share:.1f}",
     ),
     Column(
         "mean_score",
         "mean score",
-        "Mean over the chosen rows of the score named above. A method that looks at scores alone leads here.",
+        "Mean of the score named above over the chosen rows. A method that ranks by this score alone leads here.",
         partial(_significant, digits=4),
     ),
     Column(
         "tokens",
         "tokens",
-        "Tokens of all chosen rows together. Training takes time in proportion, and a method that prefers long rows "
-        "trains on more text at the same number of rows.",
+        "Total tokens of the chosen rows. Training time is proportional to it, and a method that prefers long rows "
+        "trains on more text with the same number of rows.",
         "{:,}".format,
     ),
     Column(
         "seconds",
         "time (s)",
-        "Seconds that the method took to choose.",
+        "Time the method took to choose, in seconds.",
         partial(_significant, digits=3),
     ),
     Column(
         "peak_memory_bytes",
         "memory (MiB)",
-        "The most memory that the process held while it chose, in units of 1,048,576 bytes.",
+        "Peak memory of the process while the method chose, in MiB (1,048,576 bytes).",
         lambda size: f"{size / 2**20:,.0f}",
     ),
 )
 
 
 def summary(comparison: Comparison) -> str:
-    """Say in one line what was chosen from what."""
+    """Return one line: the pool, the budget and the numbers of rows."""
     return (
         f"{shorten(comparison.pool, 60)}: {comparison.budget:,} of {comparison.kept_rows:,} rows "
         f"({comparison.read_rows:,} read)"
@@ -191,13 +193,13 @@ def summary(comparison: Comparison) -> str:
 
 
 def format_table(comparison: Comparison) -> str:
-    """Lay the figures out for a terminal.
+    """Format the figures as a table for a terminal.
 
     Args:
-        comparison: What to show; a name is cut off where the line would get longer than 120 columns.
+        comparison: What to show; names are shortened where a line would exceed 120 columns.
 
     Returns:
-        Lines without a line end at the last: what was chosen from what, heads with units, one line a method, notes.
+        The summary, headings with units, one line per method, and notes. No line break at the end.
     """
     numbers = [[column.head, *map(column.text, comparison.figures)] for column in COLUMNS]
     numbers = [_aligned_right(cells) for cells in numbers]
@@ -219,18 +221,18 @@ def _aligned_left(names: Sequence[str]) -> list[str]:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    said = [("score", comparison.score)]
+    lines = [("score", comparison.score)]
     if comparison.tokenizer is not None:
-        said.append(("tokens", f"counted with {comparison.tokenizer}"))
-    said += [(shorten(each.method, _NAME_WIDTH), each.note) for each in comparison.figures if each.note]
-    lines = (f"{name}: {shorten(text, _NOTE_WIDTH)}" for name, text in said)
-    return [textwrap.fill(line, _LINE_WIDTH, subsequent_indent="  ") for line in lines]
+        lines.append(("tokens", f"counted with {comparison.tokenizer}"))
+    lines += [(shorten(each.method, _NAME_WIDTH), each.note) for each in comparison.figures if each.note]
+    notes = (f"{name}: {shorten(text, _NOTE_WIDTH)}" for name, text in lines)
+    return [textwrap.fill(note, _LINE_WIDTH, subsequent_indent="  ") for note in notes]
 
 
 def shorten(text: str, width: int) -> str:
-    """Make text out of data harmless and at most `width` columns of a terminal wide; an ellipsis where it was cut."""
+    """Escape text that comes from data, and cut it to `width` terminal columns, with an ellipsis where it was cut."""
     text = printable(text)
-    # Marks over letters take no columns, and there is no end to how many a letter can have: characters count as well.
+    # Combining marks take no columns, and a letter can have any number of them, so characters are limited as well.
     ends = list(accumulate(map(_display_width, text[: width + 1])))
     if len(text) <= width and ends[-1:] <= [width]:
         return text
@@ -238,7 +240,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def _display_width(text: str) -> int:
-    """Count the columns that printable text takes where all characters are as wide as each other, or twice as wide."""
+    """Count the columns that printable text takes in a monospaced font: 0 for combining marks, 2 for wide letters."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     marks = sum(unicodedata.category(character) in {"Mn", "Me"} for character in text)
     return len(text) + wide - marks

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing else: no script, no network, light and dark, good to print."""
+"""A comparison as a single self-contained HTML file: no script, no network, light and dark mode, print layout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TEMPLATE = "comparison.html.jinja"
 
 
 def build_page(comparison: Comparison, svg: str) -> str:
-    """Lay a comparison out as HTML.
+    """Build the page of a comparison.
 
     Args:
-        comparison: What to show. Its texts may hold anything: they are shown, never obeyed.
-        svg: Its picture, an ``<svg>`` element that is taken as it is.
+        comparison: What to show. Its texts may contain anything, as they are escaped.
+        svg: Its picture, an ``<svg>`` element, inserted unchanged.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -36,8 +36,8 @@ def build_page(comparison: Comparison, svg: str) -> str:
         comparison=comparison,
         columns=COLUMNS,
         picture=Markup(svg),
-        by_lot=comparison.budget / comparison.kept_rows,
-        made_with=list(_made_with(comparison)),
+        random_overlap=comparison.budget / comparison.kept_rows,
+        settings_and_versions=list(_settings_and_versions(comparison)),
         ink=INK,
         faint=FAINT,
         paper=PAPER,
@@ -45,6 +45,6 @@ def build_page(comparison: Comparison, svg: str) -> str:
     )
 
 
-def _made_with(comparison: Comparison) -> Iterator[tuple[str, str]]:
+def _settings_and_versions(comparison: Comparison) -> Iterator[tuple[str, str]]:
     for name, value in (*comparison.settings.items(), *comparison.versions.items()):
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

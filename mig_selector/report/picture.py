@@ -1,8 +1,8 @@
-"""One picture of a comparison: the figures as bars, what the choices have in common, where the rows come from.
+"""One picture of a comparison: the figures as bars, the rows that methods have in common, the sources of the rows.
 
-matplotlib draws it, without pyplot and in a style of its own, so that no setting of the user or of a program around us
-changes it, and none of theirs is changed. Colours are those of Okabe and Ito (Color Universal Design, 2008), which
-people with any kind of colour vision can tell apart.
+It is drawn with matplotlib, without pyplot and with a fixed style, so that it neither depends on the settings of the
+user or the calling program nor changes them. The colours are those of Okabe and Ito (Color Universal Design, 2008),
+which people with any kind of colour vision can tell apart.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 INK, FAINT, PAPER = "#24292f", "#8c959f", "#ffffff"
-"""Text, thin lines, background. A dark page gives other colours to these three, wherever they stand in the SVG."""
+"""Text, thin lines, background. In dark mode the page replaces these three wherever they occur in the SVG."""
 _BLUE, _ON_BLUE = "#0072b2", "#fefefe"
 MOSTLY_BLUE = 0.8
-"""Share above which white is easier to read on a cell of the overlaps than `INK` is."""
+"""Overlap above which a cell is so blue that white text is easier to read than `INK`."""
 _SOURCE_COLOURS = (_BLUE, "#e69f00", "#56b4e9", "#d55e00", "#009e73", "#f0e442", "#cc79a7")
 _OTHER_COLOUR = "#999999"
 
@@ -64,12 +64,12 @@ _WIDTH, _MARGIN, _GAP = 12.5, 0.2, 0.25
 _LINE, _CELL = 0.29, 0.42
 _HEADLINE, _TITLE, _TICKS, _LEGEND = 0.45, 0.36, 0.3, 0.65
 _LEAST_OVERLAPS, _MOST_OVERLAPS = 1.8, 5.5
-# Longest names, in columns.
+# Longest names, in characters of single width.
 _METHOD_COLUMNS, _SOURCE_COLUMNS = 20, 26
 
 
 def draw_png(comparison: Comparison) -> bytes:
-    """Draw the picture for people who see it alone: on white, below a line that says what was compared."""
+    """Draw the picture as a stand-alone file: on white, with a summary line on top."""
     stream = io.BytesIO()
     with _own_style():
         figure = _draw(comparison, top=_HEADLINE)
@@ -79,7 +79,7 @@ def draw_png(comparison: Comparison) -> bytes:
 
 
 def draw_svg(comparison: Comparison) -> str:
-    """Draw the picture for a page: an ``<svg>`` element without background, texts as texts."""
+    """Draw the picture for the page: an ``<svg>`` element without background, whose texts remain texts."""
     stream = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with _own_style():
@@ -99,7 +99,7 @@ def _own_style() -> Iterator[None]:
 
 
 class _Sheet:
-    """A figure with two rows of panels, in all of which each method has a line, the first on top."""
+    """A figure with two rows of panels; in each panel every method has a line, the first method at the top."""
 
     def __init__(self, names: Sequence[str], top: float) -> None:
         from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ class _Sheet:
         upper = top + _TITLE
         lower = upper + self._height + _TICKS + _TITLE
         self._tops = (upper, lower)
-        below = max(_TICKS + _LEGEND, 0.7 * self.left)  # what stands there: a legend, names of methods aslant
+        below = max(_TICKS + _LEGEND, 0.7 * self.left)  # a legend, slanted method names
         self.figure.set_size_inches(_WIDTH, lower + self._height + below)
 
     def _widest(self, names: Sequence[str]) -> float:
@@ -122,7 +122,7 @@ class _Sheet:
         return float(width)
 
     def panel(self, title: str, row: int, left: float, width: float) -> Axes:
-        """Add a panel; names stand beside the leftmost ones. Lengths in inches."""
+        """Add a panel; only the leftmost panel of a row shows the names. Lengths in inches."""
         full_height = self.figure.get_figheight()
         bottom = full_height - self._tops[row] - self._height
         axes = self.figure.add_axes(
@@ -139,8 +139,8 @@ def _draw(comparison: Comparison, top: float) -> Figure:
     sheet = _Sheet(names, top)
     columns = [column for column in COLUMNS if column.key in _DRAWN and _is_known(column, comparison)]
     width = (_WIDTH - _MARGIN - sheet.left + _GAP) / len(columns)
-    for place, column in enumerate(columns):
-        axes = sheet.panel(column.head, 0, sheet.left + place * width, width - _GAP)
+    for index, column in enumerate(columns):
+        axes = sheet.panel(column.head, 0, sheet.left + index * width, width - _GAP)
         (_draw_dots if column.key == "seconds" else _draw_bars)(axes, column, comparison.figures)
     left = sheet.left
     if len(names) > 1:
@@ -165,9 +165,9 @@ def _draw_bars(axes: Axes, column: Column, figures: Sequence[MethodFigures]) -> 
 
 
 def _draw_dots(axes: Axes, column: Column, figures: Sequence[MethodFigures]) -> None:
-    """Draw a logarithmic scale, and dots, as it has no zero where a bar could begin."""
+    """Draw dots on a logarithmic scale, which has no zero at which a bar could start."""
     values = [column.value(each) or 0.0 for each in figures]
-    powers = {place: math.log10(value) for place, value in enumerate(values) if value > 0}
+    powers = {line: math.log10(value) for line, value in enumerate(values) if value > 0}
     low = math.floor(min(powers.values(), default=0.0))
     high = max(low + 1, math.ceil(max(powers.values(), default=0.0)))
     axes.hlines(list(powers), low, list(powers.values()), color=_BLUE, linewidth=1.6)
@@ -175,16 +175,16 @@ def _draw_dots(axes: Axes, column: Column, figures: Sequence[MethodFigures]) -> 
     ticks = range(low, high + 1, math.ceil((high - low) / 4))
     axes.set_xticks(ticks, [f"{10.0**power:,g}" for power in ticks])
     axes.grid(axis="x", color=FAINT, alpha=0.4, linewidth=0.6)
-    _write_values(axes, column, figures, [powers.get(place, low) for place in range(len(values))])
+    _write_values(axes, column, figures, [powers.get(line, low) for line in range(len(values))])
     _leave_room(axes, low, high)
 
 
 def _write_values(axes: Axes, column: Column, figures: Sequence[MethodFigures], ends: Sequence[float]) -> None:
-    for place, (each, end) in enumerate(zip(figures, ends, strict=True)):
+    for line, (each, end) in enumerate(zip(figures, ends, strict=True)):
         text = column.text(each)
         axes.annotate(
             text,
-            (end, place),
+            (end, line),
             xytext=(5, 0),
             textcoords="offset points",
             va="center_baseline",
@@ -194,7 +194,7 @@ def _write_values(axes: Axes, column: Column, figures: Sequence[MethodFigures], 
 
 
 def _leave_room(axes: Axes, low: float, high: float) -> None:
-    """End the panel to the right of the longest bar, so that its value has room."""
+    """Extend the axis beyond the longest bar, so that its value fits."""
     axes.set_xlim(low, low + 1.5 * ((high - low) or 1.0))
 
 
@@ -202,9 +202,9 @@ def _draw_overlaps(axes: Axes, names: Sequence[str], overlaps: Sequence[Sequence
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_xticks(range(len(names)), names, fontsize=9, rotation=40, ha="right", rotation_mode="anchor")
     for row, shares in enumerate(overlaps):
-        for place, share in enumerate(shares):
-            if place != row:
-                _draw_cell(axes, place, row, share)
+        for column, share in enumerate(shares):
+            if column != row:
+                _draw_cell(axes, column, row, share)
 
 
 def _draw_cell(axes: Axes, x: int, y: int, share: float) -> None:
@@ -221,7 +221,7 @@ def _draw_sources(axes: Axes, comparison: Comparison) -> None:
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
     ends = [0.0] * len(comparison.figures)
     for name, colour, shares in _source_shares(comparison):
-        label = f" {name}"  # the blank: matplotlib before 3.10 leaves out what begins with "_"
+        label = f" {name}"  # the space: matplotlib before 3.10 leaves out labels that start with "_"
         axes.barh(range(len(ends)), shares, left=ends, height=0.72, color=colour, edgecolor=PAPER, label=label)
         ends = [end + share for end, share in zip(ends, shares, strict=True)]
     if any(ends):
@@ -230,7 +230,7 @@ def _draw_sources(axes: Axes, comparison: Comparison) -> None:
 
 
 def _source_shares(comparison: Comparison) -> Iterator[tuple[str, str, list[float]]]:
-    """Yield name, colour and share in each method of the largest sources, then of all others together."""
+    """Yield name, colour and share per method of each of the largest sources, then of all others together."""
     named, others = comparison.sources[: len(_SOURCE_COLOURS)], comparison.sources[len(_SOURCE_COLOURS) :]
     for source, colour in zip(named, _SOURCE_COLOURS, strict=False):
         yield shorten(source, _SOURCE_COLUMNS), colour, [each.share_of([source]) for each in comparison.figures]

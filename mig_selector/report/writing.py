@@ -1,4 +1,4 @@
-"""A comparison in files: tables and everything for programs, a picture and a page for people."""
+"""A comparison as files: tables and JSON for programs, a picture and a page for people."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """Write a comparison; the same comparison gives the same bytes.
 
     Args:
-        folder: Made if need be; files of these names in it are replaced.
+        folder: Created if missing; existing files of the names below are replaced.
         comparison: What to write.
 
     Returns:
-        What was written: ``comparison.csv`` (one row a method), ``overlaps.csv`` (the matrix), ``sources.csv`` (one
-        row for each method and source), ``comparison.json`` (everything, texts unchanged), ``comparison.png``,
-        ``comparison.html``.
+        The files: ``comparison.csv`` (one row per method), ``overlaps.csv`` (the matrix), ``sources.csv`` (one row per
+        method and source), ``comparison.json`` (everything, texts unchanged), ``comparison.png``, ``comparison.html``.
     """
     tables = {"comparison.csv": _figures, "overlaps.csv": _overlaps, "sources.csv": _sources}
     for name, rows in tables.items():
@@ -60,12 +59,12 @@ def _csv(rows: Iterable[list[Any]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     for row in rows:
-        writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow([_escape_cell(cell) if isinstance(cell, str) else cell for cell in row])
     return stream.getvalue()
 
 
-def _harmless(text: str) -> str:
-    """Escape control characters; an apostrophe keeps a spreadsheet from taking a text for a formula."""
+def _escape_cell(text: str) -> str:
+    """Escape control characters, and prefix an apostrophe where a spreadsheet would run the text as a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 

@@ -1,7 +1,7 @@
-"""Rows in clusters of similar vectors: PCA, then k-means; by blocks and batches where there are many rows.
+"""Clusters of rows with similar vectors: PCA, then k-means; in blocks and mini-batches for large pools.
 
-All of it runs on one thread. Sums of many threads round differently, and k-means makes other clusters of that: on one
-thread the clusters do not depend on how many cores a machine has.
+Everything runs on one thread. The order of a sum over several threads depends on their number, and k-means amplifies a
+difference in the last bit into other clusters. On one thread the result does not depend on the number of cores.
 
 Dimension letters: N rows, D dimensions of a row's vector, R dimensions that PCA keeps, K clusters.
 """
@@ -21,36 +21,38 @@ from mig_selector.errors import EmbeddingError
 logger = logging.getLogger(__name__)
 
 EXACT_ROWS = 65_536
-"""Up to here k-means looks at all rows in every iteration, which takes minutes for the 52,002 rows of Alpaca. With K
-growing as the square root of N its cost grows as N^1.5: a million rows would take hours."""
+"""Up to this many rows k-means visits all rows in every iteration, which takes minutes for the 52,002 rows of Alpaca.
+With K growing as the square root of N its cost grows as N^1.5: a million rows would take hours."""
 _VARIANCE = 0.95
+"""Share of the variance that PCA keeps, as published."""
 _STARTS = 10
-"""Of that many runs of k-means the best counts; the default of scikit-learn 0.24, with which CaR was published."""
+"""Runs of k-means, of which the best counts: the default of scikit-learn 0.24, with which CaR was published."""
 _BATCH_ROWS_PER_CLUSTER = 32
-"""Twice or four times as many bring rows hardly nearer to their centres (0.3 % of the squared distances)."""
+"""Twice or four times as many hardly bring rows nearer to their centres (0.3 % of the squared distances)."""
 _BLOCK_ROWS = 8_192
+"""Rows converted to float64 at a time."""
 
 Embeddings = NDArray[np.floating[Any]]
 
 
 def cluster_rows(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
-    """Cluster rows exactly up to `EXACT_ROWS`, else by batches.
+    """Cluster rows: as published up to `EXACT_ROWS` rows, in mini-batches above that.
 
     Args:
         embeddings: One vector a row; may be mapped from a file. Shape (N, D).
         num_clusters: K, in [1, N].
-        seed: Where k-means begins.
+        seed: Seed of the initial centres of k-means.
 
     Returns:
-        The cluster of each row, in [0, K); a cluster may be empty. Shape (N,). The same on every run and with any
-        number of cores; another processor, or another version of numpy or scikit-learn, may yield other clusters.
+        The cluster of each row, in [0, K); a cluster may be empty. Shape (N,). The same in every run and with any
+        number of cores; another processor, or another version of numpy or scikit-learn, may give other clusters.
 
     Raises:
         EmbeddingError: A vector holds NaN or infinity.
 
     Source: CaR (arXiv 2402.18191) and its published code.
     """
-    _check(embeddings)
+    _check_finite(embeddings)
     if num_clusters == 1:
         return np.zeros(len(embeddings), np.int32)
     is_exact = len(embeddings) <= EXACT_ROWS
@@ -78,7 +80,7 @@ def cluster_exactly(embeddings: Embeddings, num_clusters: int, seed: int) -> NDA
 
 
 def cluster_by_batches(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
-    """Cluster rows by PCA, exact up to rounding, and mini-batch k-means (Sculley 2010), one start."""
+    """Cluster rows by PCA, exact up to rounding, and one run of mini-batch k-means (Sculley 2010)."""
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
@@ -93,8 +95,11 @@ def cluster_by_batches(embeddings: Embeddings, num_clusters: int, seed: int) -> 
 def reduce_by_blocks(embeddings: Embeddings) -> NDArray[np.float32]:
     """Project rows on the directions that hold 95 % of their variance (PCA), reading them block by block.
 
+    Three passes (mean, scatter matrix, projection) need memory for one block and a (D, D) matrix only. The mean has a
+    pass of its own because subtracting it from the scatter matrix afterwards would lose digits by cancellation.
+
     Returns:
-        Coordinates along the directions, that of the greatest variance first. Shape (N, R).
+        Coordinates along the directions, the direction of the greatest variance first. Shape (N, R).
     """
     mean = np.zeros(embeddings.shape[1])
     for _, block in _blocks(embeddings):
@@ -111,20 +116,20 @@ def reduce_by_blocks(embeddings: Embeddings) -> NDArray[np.float32]:
 
 
 def _main_directions(scatter: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the fewest eigenvectors, largest eigenvalue first, with more than 95 % of the sum. Shape (D, R)."""
+    """Return the fewest eigenvectors whose eigenvalues, largest first, exceed 95 % of the sum. Shape (D, R)."""
     variances, directions = np.linalg.eigh(scatter)
     held = np.cumsum(variances[::-1])
     num_kept = int(np.searchsorted(held, _VARIANCE * held[-1], side="right")) + 1
     return directions[:, ::-1][:, :num_kept]
 
 
-def _check(embeddings: Embeddings) -> None:
+def _check_finite(embeddings: Embeddings) -> None:
     for start, block in _blocks(embeddings):
         faulty = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if len(faulty):
             raise EmbeddingError(
-                f"row {start + faulty[0]} of the pool (counted from 0) has a vector with NaN or infinity. Put the row "
-                "right in the file that mig_row_embeddings names or, without that key, choose another "
+                f"the vector of kept row {start + faulty[0]} (0-based) has NaN or infinity; expected finite numbers. "
+                "Fix it in the file that mig_row_embeddings names or, if that key is not set, choose another "
                 "mig_row_embedding_model."
             )
 
@@ -135,5 +140,5 @@ def _blocks(embeddings: Embeddings) -> Iterator[tuple[int, NDArray[np.float64]]]
 
 
 def _as_state(seed: int) -> int:
-    """Return what scikit-learn takes as a seed."""
+    """Return a seed in the range that scikit-learn accepts, below 2^32."""
     return seed % 2**32

@@ -1,6 +1,10 @@
-"""How well some rows cover a pool, and how much better with a row more: facility location, for lazy greedy search.
+"""Facility location for lazy greedy search: how well the chosen rows cover a pool, and what one more row would add.
 
-Dimension letters: N rows to choose from, T targets (the rows to be covered), D dimensions.
+The coverage of a target is its highest cosine with a chosen row. A further row adds, summed over the targets, what its
+own cosines exceed these by (its rise). Highest cosines only grow, so a rise only falls, and targets only leave a
+reach.
+
+Dimension letters: N rows to choose from, T targets (the rows to be covered), R targets of a reach, D dimensions.
 """
 
 from __future__ import annotations
@@ -16,35 +20,37 @@ from mig_selector.selection.unit_rows import cosines, product_error, unit_blocks
 
 
 _SURVEYED_AT_ONCE = 256
+"""Most rows in one survey. Rows come in the order of their bounds, so later ones are less likely to be needed."""
 _PRODUCT_ELEMENTS = 2**22
+"""Most elements of the matrix product of a survey: 16 MB of float32."""
 _HELD_ELEMENTS = 2**25
-"""About as many cosines are kept, at 8 to 12 bytes each; then they are forgotten and computed again where needed."""
+"""About this many cosines are kept, at 8 to 12 bytes each; then all are dropped, and computed again where needed."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """The targets that are nearer to a row than to any chosen row, and how near."""
+    """The targets that are nearer to a row than to any chosen row, and their cosines with the row."""
 
     targets: NDArray[np.int32]
-    """Ascending; if the reach is not exact, also some that are hardly farther."""
+    """Indices of targets, ascending. If the reach is not exact, possibly some that are no nearer. Shape (R,)."""
     cosines: NDArray[np.floating[Any]]
-    """In float64 if exact; else in float32, and too high by up to twice the error of a product."""
+    """In float64 if exact; else upper bounds in float32, too high by up to twice `product_error`. Shape (R,)."""
     is_exact: bool
 
-    def keep(self, places: NDArray[np.bool_]) -> Reach:
-        """Return the reach with some of its targets only."""
-        return Reach(self.targets[places], self.cosines[places], self.is_exact)
+    def keep(self, is_kept: NDArray[np.bool_]) -> Reach:
+        """Return the reach with only the targets for which `is_kept`, shape (R,), is true."""
+        return Reach(self.targets[is_kept], self.cosines[is_kept], self.is_exact)
 
 
 class Coverage:
-    """How near the targets are to the chosen rows, and how much nearer another row would bring them.
+    """The highest cosine of each target with the chosen rows, and the reach of rows that may be chosen next.
 
-    What a row would add is first bounded by float32 products, for many rows at once, and computed exactly where the
-    bound is not enough. A target that a row does not reach now it never will, so that looking again costs little.
+    A reach is first bounded by a float32 product, for many rows at once, and computed exactly for the few rows where
+    the bound does not decide. A target outside a row's reach never enters it, so looking at a row again costs little.
     """
 
     def __init__(self, embeddings: NDArray[np.floating[Any]], targets: NDArray[np.int64]) -> None:
-        """Begin with no row chosen.
+        """Start with no row chosen.
 
         Args:
             embeddings: One vector a row, of any length above 0; may be mapped from a file. Shape (N, D).
@@ -67,41 +73,46 @@ class Coverage:
         self.survey_size = max(16, min(_SURVEYED_AT_ONCE, _PRODUCT_ELEMENTS // len(targets)))
         """About how many rows to survey at once."""
         self._highest = np.empty(0)
+        """Highest cosine of each target with a chosen row. Shape (T,)."""
         self._reaches: dict[int, Reach] = {}
         self._held = 0
+        """Cosines held in `_reaches`."""
         self._exact_rows: dict[float, int] = {}
-        """The last row whose reach was computed, by what it adds as the first: rows of equal vectors share a reach."""
+        """The last row whose reach was computed exactly, by its first rise. Rows of equal vectors have equal first
+        rises, so this finds a duplicate, whose reach can be shared, without comparing all pairs."""
 
     def begin(self, row: int) -> None:
         """Choose the first row."""
         self._highest = self._measure(row, self._targets)
 
     def room(self) -> float:
-        """Bound what any row adds: no cosine is above 1."""
+        """Return an upper bound on the rise of any row: no cosine is above 1."""
         return _add_rises(np.ones_like(self._highest), self._highest)
 
     def knows(self, row: int) -> bool:
-        """Say whether the reach of a row is known, if only as a bound."""
+        """Return whether the reach of a row is held, exactly or as a bound."""
         return row in self._reaches
 
     def is_exact(self, row: int) -> bool:
-        """Say whether the reach of a row is known exactly."""
+        """Return whether the reach of a row is held exactly."""
         return self.knows(row) and self._reaches[row].is_exact
 
     def survey(self, rows: list[int]) -> None:
-        """Bound the reach of each of some rows, if nothing is known of it."""
+        """Bound the reach of each of some rows, unless it is held already."""
         if self._held > _HELD_ELEMENTS:
             self._reaches.clear()
             self._held = 0
         unknown = [row for row in rows if not self.knows(row)]
         product = unit_rows(self._embeddings, np.array(unknown)).astype(np.float32) @ self._units.T
+        # A true cosine is at most the product plus the error. So no target that the row reaches is missed here, and
+        # the cosines held are upper bounds.
         lowest = (self._highest - self._error).astype(np.float32)
-        for row, line in zip(unknown, product, strict=True):
-            reached = np.flatnonzero(line > lowest)
-            self._hold(row, Reach(reached.astype(np.int32), line[reached] + self._error, is_exact=False))
+        for row, products in zip(unknown, product, strict=True):
+            reached = np.flatnonzero(products > lowest)
+            self._hold(row, Reach(reached.astype(np.int32), products[reached] + self._error, is_exact=False))
 
     def rise(self, row: int) -> float:
-        """Return what a row would add if its reach is exact, else a bound on it."""
+        """Return what a row would add if its reach is exact, else an upper bound; shrink its reach as needed."""
         reach = self._reaches[row]
         highest = self._highest[reach.targets]
         is_reached = reach.cosines > highest
@@ -111,7 +122,7 @@ class Coverage:
         return _add_rises(reach.cosines, highest) if reach.is_exact else float(np.sum(reach.cosines - highest))
 
     def make_exact(self, row: int) -> None:
-        """Compute the cosines of a reach that is bounded only."""
+        """Compute the exact cosines of a reach that is only bounded so far."""
         targets = self._reaches[row].targets
         twin = self._exact_rows.get(self.first_rises[row], row)
         if self.is_exact(twin) and np.array_equal(self._unit(twin), self._unit(row)):
@@ -121,7 +132,7 @@ class Coverage:
             self._exact_rows[self.first_rises[row]] = row
 
     def add(self, row: int) -> None:
-        """Choose a row whose reach is exact and, by `rise`, up to date."""
+        """Choose a row whose reach is exact and has been brought up to date by `rise`."""
         reach = self._reaches[row]
         self._highest[reach.targets] = reach.cosines
 
@@ -131,7 +142,7 @@ class Coverage:
         self._reaches[row] = reach
 
     def _measure(self, row: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the cosine of a row with each of some others."""
+        """Return the exact cosine of a row with each of the rows `others`. Shape (len(others),)."""
         unit = self._unit(row)
         measured = np.empty(len(others))
         for start, units in unit_blocks(self._embeddings, others):
@@ -144,8 +155,9 @@ class Coverage:
 
 
 def _add_rises(cosines: NDArray[np.floating[Any]], highest: NDArray[np.float64]) -> float:
-    """Add up how far cosines rise above the highest so far, exactly, and round once.
+    """Add up by how much cosines exceed the highest so far: an exact sum, rounded once.
 
-    So the sum never grows when `highest` does, and of rows that add the same none is ahead by rounding.
+    So the sum never rises when `highest` does (lazy search stays exact), and rounding never decides between rows that
+    add the same.
     """
     return math.fsum(np.concatenate([cosines, -highest]).tolist())

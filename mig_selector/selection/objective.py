@@ -1,4 +1,4 @@
-"""E(D), the information that a set of rows holds over the label graph (Eq. 8)."""
+"""E(D): the information that a set of rows holds over the label graph (Eq. 8)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Objective:
-    """E(D) = sum over labels of phi(information), and the rule by which greedy ranks rows."""
+    """E(D) = sum over labels of phi(information), and the gain by which greedy search ranks rows."""
 
     phi: Literal["pow", "exp"] = "pow"
-    """pow is (x + offset)^exponent (Eq. 12), exp is 1 - exp(-rate x) (Eq. 13)."""
+    """pow is (x + offset)^exponent (Eq. 12), exp is 1 - exp(-rate x) (Eq. 13). Both are concave."""
     exponent: float = 0.8
+    """For pow; above 0, at most 1."""
     offset: float = 1e-6
+    """For pow; above 0, so that phi'(0) is finite."""
     rate: float = 1.0
+    """For exp; above 0."""
     gain: Literal["gradient", "marginal"] = "gradient"
     """gradient is e . phi'(x) (Eq. 11), marginal is E(D + i) - E(D) (Eq. 9)."""
 

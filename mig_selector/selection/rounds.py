@@ -1,9 +1,14 @@
-"""Exact lazy greedy in rounds: one look at all rows, then many picks from the best of them.
+"""Exact lazy greedy in rounds: evaluate all rows once, then make many picks from the best of them.
 
-Gains never rise as information grows, so the gain that a row had when last looked at is an upper bound on its gain now
-(Minoux 1978), and a row that looked worse than all of a working set stays worse until the set's best falls below it.
-Looking at all rows in the order in which they lie in memory costs a few nanoseconds a row; a search that jumps among
-them costs a hundred at each evaluation, a search in a small set costs few again.
+Gains never rise as information grows, so the last gain computed for a row is an upper bound on its present gain
+(Minoux 1978). A round evaluates all rows and puts the best into a working set. A row outside the set stays worse than
+the set's best entry until that falls below the cut; then the next round begins.
+
+Why rounds, and not one heap over all rows: evaluating all rows in memory order takes a few nanoseconds a row; jumping
+among them, as a heap over all rows would, takes a hundred for each evaluation; within a small set it takes a few
+again.
+
+The search is exact for any working set. Which rows it gets, and how many, decides only how fast it is.
 """
 
 from __future__ import annotations
@@ -15,12 +20,13 @@ from numpy.typing import NDArray
 
 from mig_selector.arrays import LabelledPool, Propagation
 from mig_selector.selection.kernel import (
-    Graph,
-    Labels,
-    Pool,
+    STALE,
+    LabelledPoolTuple,
+    LabelState,
+    ObjectiveTuple,
+    PoolState,
+    PropagationTuple,
     Ranking,
-    Rows,
-    Rule,
     WorkingSet,
     copy_rows,
     local_value,
@@ -31,70 +37,74 @@ from mig_selector.selection.objective import Objective
 from mig_selector.selection.twins import link_equal_rows
 
 
-_ROWS_PER_DRAWN = {"gradient": 32, "marginal": 8}
-"""One row in so many is drawn for a round: then drawing and searching cost about as much as looking at all rows.
-Gains of the gradient rule are looked up, so that a pass is cheap against a search; marginal gains are computed."""
-_DRAWN_AT_LEAST = 2_048
-_SAMPLE = 16_384
-"""Rows whose gains tell where the cut lies."""
+_ROWS_PER_ENTRY = {"gradient": 32, "marginal": 8}
+"""The working set gets one row in this many: then searching it takes about as long as evaluating all rows. Gradient
+gains are looked up, so a round is cheap and the set may be small; marginal gains are computed, so rounds must be
+few."""
+_MIN_ENTRIES = 2_048
+_SAMPLE_ROWS = 16_384
+"""The cut is estimated from the gains of this many rows."""
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
 class Search:
-    """The state of one greedy search; `pick` goes on where the last call stopped."""
+    """The state of one greedy search; `pick` continues where the last call stopped."""
 
     def __init__(self, pool: LabelledPool, propagation: Propagation, objective: Objective) -> None:
-        """Draw the first working set at zero information."""
+        """Start the first round, with no row chosen."""
         num_rows, num_labels = len(pool), propagation.num_labels
-        self._rule = Rule(
+        self._objective = ObjectiveTuple(
             objective.phi == "pow",
             objective.gain == "gradient",
             objective.exponent,
             objective.offset,
             objective.rate,
         )
-        self._graph = Graph(propagation.offsets, propagation.columns, propagation.weights)
-        self._labels = Labels(
+        self._propagation = PropagationTuple(propagation.offsets, propagation.columns, propagation.weights)
+        self._labels = LabelState(
             information=np.zeros(num_labels),
-            local=np.full(num_labels, local_value(self._rule, 0.0)),
-            worth=np.full(num_labels, -1.0),
+            local=np.full(num_labels, local_value(self._objective, 0.0)),
+            worth=np.full(num_labels, STALE),
             spread=np.zeros(num_labels),
             reached=np.zeros(num_labels, np.int32),
         )
         is_candidate = np.ones(num_rows, np.bool_)
         following = link_equal_rows(pool, is_candidate)
-        self._pool = Pool(Rows(pool.labels.offsets, pool.labels.ids, pool.scores), is_candidate, following)
+        rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
+        self._pool = PoolState(rows, is_candidate, following)
         self._noise = _rounding_bound(pool, propagation, objective)
         self._gains = np.empty(num_rows)
-        self._width = max(num_rows // _ROWS_PER_DRAWN[objective.gain], _DRAWN_AT_LEAST)
-        self._sample = np.random.default_rng(0).integers(0, num_rows, min(num_rows, _SAMPLE))
-        self._drawn = self._draw()
+        self._num_wanted = max(num_rows // _ROWS_PER_ENTRY[objective.gain], _MIN_ENTRIES)
+        self._sample = np.random.default_rng(0).integers(0, num_rows, min(num_rows, _SAMPLE_ROWS))
+        self._working_set = self._start_round()
 
     def pick(self, rows: NDArray[np.int64], gains: NDArray[np.float64]) -> None:
-        """Fill `rows` and `gains`; the pool must have as many rows left."""
+        """Fill `rows` and `gains` with the next picks; the pool must have that many rows left."""
         made = self._search(rows, gains, 0)
         while made < len(rows):
-            self._drawn = self._draw()
+            self._working_set = self._start_round()
             before, made = made, self._search(rows, gains, made)
             if made == before:
-                raise RuntimeError("the best of a fresh draw was not chosen; this is a fault of mig_selector")
+                raise RuntimeError("a new round made no pick; this is a bug in mig_selector, please report it")
 
     def _search(self, rows: NDArray[np.int64], gains: NDArray[np.float64], made: int) -> int:
-        arguments: tuple[Any, ...] = (self._graph, self._rule, self._labels, self._pool, self._drawn, self._noise)
-        return int(search(*arguments, rows, gains, made))
+        arguments: tuple[Any, ...] = (self._propagation, self._objective, self._labels, self._pool, self._working_set)
+        return int(search(*arguments, self._noise, rows, gains, made))
 
-    def _draw(self) -> WorkingSet:
-        """Look at all candidates anew, and copy the best into a working set."""
-        rank(self._graph, self._rule, self._labels, self._pool, self._gains)
-        cut_gain, cut_row = self._guess_cut(), -1
-        is_drawn = self._gains > cut_gain
+    def _start_round(self) -> WorkingSet:
+        """Evaluate all candidates, and copy the best into a working set."""
+        rank(self._propagation, self._objective, self._labels, self._pool, self._gains)
+        cut_gain, cut_row = self._estimate_cut(), -1
+        is_entry = self._gains > cut_gain
         if cut_gain > -np.inf:
-            tied = np.flatnonzero(self._gains == cut_gain)[: self._width]
-            is_drawn[tied] = True
+            # Very many rows may tie at the cut, so only the first of them are taken: ties go by row, and those left
+            # outside come after `cut_row`. Some must be taken, or a round in which all rows tie would be empty.
+            tied = np.flatnonzero(self._gains == cut_gain)[: self._num_wanted]
+            is_entry[tied] = True
             cut_row = int(tied[-1])
-        indices = np.flatnonzero(is_drawn)
+        indices = np.flatnonzero(is_entry)
         gains = self._gains[indices]
-        order = np.argsort(-gains)
+        order = np.argsort(-gains)  # not stable: the search breaks ties itself
         return WorkingSet(
             rows=self._copy(indices),
             indices=indices,
@@ -105,28 +115,35 @@ class Search:
             cut_row=cut_row,
         )
 
-    def _guess_cut(self) -> float:
-        """Return a gain that about `width` rows surpass; the search is exact wherever the cut lies."""
-        sample = self._gains[self._sample]
-        surpassed_by = len(sample) * self._width // len(self._gains)
-        if surpassed_by >= len(sample):
-            return -np.inf
-        place = len(sample) - 1 - surpassed_by
-        return float(np.partition(sample, place)[place])
+    def _estimate_cut(self) -> float:
+        """Return a gain that about `_num_wanted` rows exceed; -inf if fewer candidates than that are left.
 
-    def _copy(self, indices: NDArray[np.int64]) -> Rows:
+        A sample is enough, as any cut gives the same picks; it saves a partition of all N gains in every round. The
+        result is the gain of a row of the sample, so at least one row ties with it.
+        """
+        sample = self._gains[self._sample]
+        num_above = len(sample) * self._num_wanted // len(self._gains)
+        if num_above >= len(sample):
+            return -np.inf
+        index = len(sample) - 1 - num_above
+        return float(np.partition(sample, index)[index])
+
+    def _copy(self, indices: NDArray[np.int64]) -> LabelledPoolTuple:
         offsets = self._pool.rows.offsets
-        num_labels = int(np.sum(offsets[indices + 1] - offsets[indices]))
-        rows = Rows(np.empty(len(indices) + 1, np.int64), np.empty(num_labels, np.int32), np.empty(len(indices)))
+        num_ids = int(np.sum(offsets[indices + 1] - offsets[indices]))
+        rows = LabelledPoolTuple(
+            np.empty(len(indices) + 1, np.int64), np.empty(num_ids, np.int32), np.empty(len(indices))
+        )
         copy_rows(self._pool.rows, indices, rows)
         return rows
 
 
 def _rounding_bound(pool: LabelledPool, propagation: Propagation, objective: Objective) -> float:
-    """Bound what a gain can rise by although information grew, by rounding alone.
+    """Return by how much a gain can rise, through rounding alone, although information grew.
 
-    Only phi(x + e) - phi(x), with phi a power, is off by an absolute amount: a few units in the last place of phi at
-    each label that a row reaches. No label ever holds more than the sum of all scores.
+    The other gains are sums and products of values that fall to the last bit, and rounding keeps the order of what it
+    rounds. The difference phi(x + e) - phi(x) of two powers is not such a product: its error is a few units in the
+    last place of phi(x), at each label that the row reaches. No label ever holds more than the sum of all scores.
     """
     if objective.phi != "pow" or objective.gain != "marginal":
         return 0.0

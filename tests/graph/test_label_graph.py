@@ -17,7 +17,7 @@ def dense(matrix):
     return full
 
 
-def test_labels_are_joined_from_the_threshold_on():
+def test_labels_are_joined_at_the_threshold_and_above():
     # Cosines: 0-1 is 0.6 exactly, 0-2 is 0, 1-2 is 0.8.
     vectors = np.array([[2.0, 0.0], [3.0, 4.0], [0.0, 5.0]])
     joined = dense(build_adjacency(vectors, 0.6))
@@ -38,7 +38,7 @@ def test_propagation_worked_by_hand():
     assert spread == pytest.approx(weights / np.array([1.3, 1.7, 1.4]))  # every column by its own sum
 
 
-def test_without_propagation_weight_labels_keep_to_themselves():
+def test_without_propagation_weight_information_stays_at_its_label():
     vectors = np.array([[1.0, 0.1], [1.0, 0.0]])
     assert dense(build_propagation(build_adjacency(vectors, 0.5), 0.0)) == pytest.approx(np.eye(2))
 
@@ -66,6 +66,6 @@ def test_blocks_give_what_one_product_gives(monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
-def test_vectors_that_point_nowhere_are_refused(bad):
+def test_vectors_without_a_direction_are_refused(bad):
     with pytest.raises(ValueError, match="vector 1 is zero or not finite"):
         build_adjacency(np.array([[1.0, 0.0], bad]), 0.9)

@@ -19,14 +19,14 @@ def rows_of(labels):
     return [labels.of_row(row) for row in range(len(labels.offsets) - 1)]
 
 
-def test_labels_are_sorted_and_each_counts_once_a_row():
+def test_labels_are_sorted_and_each_counts_once_per_row():
     labels = build([["pear", "apple", "pear"], ["apple"], []])
     assert labels.names == ["apple", "pear"]
     assert rows_of(labels) == [["apple", "pear"], ["apple"], []]
 
 
-def test_labels_of_too_few_rows_leave_and_the_rows_stay():
-    # "pear" stands twice, but in one row.
+def test_labels_of_too_few_rows_are_dropped_and_the_rows_stay():
+    # "pear" occurs twice, but in one row.
     labels = build([["pear", "pear"], ["apple"], ["apple"]], min_count=2)
     assert labels.names == ["apple"]
     assert rows_of(labels) == [[], ["apple"], ["apple"]]
@@ -67,7 +67,7 @@ def test_other_vocabularies_are_refused(tmp_path, text):
     min_count=st.integers(1, 4),
     vocabulary=st.none() | st.sets(st.sampled_from("abcz")),
 )
-def test_rows_are_renumbered_block_by_block_as_each_on_its_own(rows, block, min_count, vocabulary):
+def test_rows_are_renumbered_in_blocks_as_they_are_one_by_one(rows, block, min_count, vocabulary):
     names = list("xdbeac")
     ids = np.array([names.index(label) for row in rows for label in row], np.int32)
     offsets = np.cumsum([0, *map(len, rows)])

@@ -1,4 +1,4 @@
-"""A comparison in all its forms: what is read back is what was given; texts out of data are shown, never obeyed."""
+"""A comparison in all its forms: what is read back is what was given; text from data is shown, never interpreted."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from mig_selector.report.picture import FAINT, INK
 from mig_selector.report.writing import write_comparison
 
 
-pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # what matplotlib says of letters that it lacks
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # matplotlib warns of letters that its font lacks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -80,8 +80,8 @@ EVIL = [
     "",
     "=HYPERLINK('http://evil')",
 ]
-SOURCES = {text: 100 + place % 2 for place, text in enumerate(EVIL)}
-"""Half of the texts name methods, and the picture names the others, of which there are more rows."""
+SOURCES = {text: 100 + index % 2 for index, text in enumerate(EVIL)}
+"""Half of the texts name methods. The others name the larger sources, which the picture shows by name."""
 HOSTILE = compared(
     *(method_figures(text, folder=f"/data/\udcff{text}", note=text, sources=SOURCES) for text in EVIL[::2]),
     **dict.fromkeys(("pool", "score", "tokenizer"), "".join(EVIL[:10])),
@@ -91,7 +91,7 @@ HOSTILE = compared(
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A function that writes a comparison, once for all tests, and returns the folder."""
+    """Return a function that writes a comparison, once for all tests, and returns the folder."""
     folders = {}
 
     def write(comparison):
@@ -104,7 +104,7 @@ def written(tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it: tags, which must be in balance, attributes, texts, and tables by their class."""
+    """A page as a browser reads it: tags, which must be balanced, attributes, texts, and tables by class."""
 
     def __init__(self, path):
         super().__init__()
@@ -148,7 +148,7 @@ def texts_in(element):
 
 
 def widths_of(element, colour):
-    """Return how wide the boxes of a colour are, in the order drawn."""
+    """Return the widths of the boxes of a colour, in drawing order."""
     boxes = [path.get("d") for path in element.iter(f"{SVG}path") if f"fill: {colour}" in path.get("style")]
     corners = [[float(x) for x in re.findall(r"[ML] (\S+)", box)] for box in boxes]
     return [max(xs) - min(xs) for xs in corners]
@@ -159,7 +159,7 @@ def csv_rows(path):
         return list(csv.reader(stream))
 
 
-def test_the_table_for_a_terminal_is_aligned_and_says_what_it_does_not_know():
+def test_the_table_for_a_terminal_is_aligned_and_marks_unknown_figures():
     assert format_table(TWO).split("\n") == [
         "tulu: 2,000 of 8,000 rows (8,200 read)",
         "",
@@ -189,12 +189,12 @@ def test_the_table_for_a_terminal_is_aligned_and_says_what_it_does_not_know():
         (float("inf"), "-"),
     ],
 )
-def test_seconds_are_shown_with_three_digits_that_count(value, text):
+def test_seconds_are_shown_with_three_significant_digits(value, text):
     seconds = next(column for column in COLUMNS if column.key == "seconds")
     assert seconds.text(method_figures("mig", seconds=value)) == text
 
 
-def test_names_of_any_kind_keep_the_table_within_its_width_and_its_lines():
+def test_no_name_makes_the_table_wider_or_adds_lines():
     def columns(line):
         marks = sum(unicodedata.category(char) == "Mn" for char in line)
         return len(line) + sum(unicodedata.east_asian_width(char) in "WF" for char in line) - marks
@@ -206,7 +206,7 @@ def test_names_of_any_kind_keep_the_table_within_its_width_and_its_lines():
     assert sum(map(len, lines)) < 10_000
 
 
-def test_the_tables_in_csv_hold_every_figure_unrounded(written):
+def test_the_csv_tables_hold_every_figure_unrounded(written):
     folder = written(TWO)
     assert csv_rows(folder / "comparison.csv") == [
         ["method", *(column.key for column in COLUMNS), "folder", "note"],
@@ -276,14 +276,14 @@ def test_the_page_shows_every_table_and_explains_every_column(written):
         "settings": [["mig_num_samples", "2000"], ["mig_labels", "a.b"], ["numpy", "1.26.4"]],
     }
     text = " ".join(" ".join(page.texts).split())
-    assert "asked for 2,000 of the 8,000 rows that could be chosen (8,200 were read). Score: deita ." in text
-    assert "Two methods that draw by lot have about 25.0 in common." in text
+    assert "asked for 2,000 of 8,000 eligible rows (8,200 rows read). Score: deita ." in text
+    assert "Two random selections would share about 25.0 of 100." in text
     assert page.tags.count("dt") == len(COLUMNS)
     assert all(f"{column.head} {column.meaning}" in text for column in COLUMNS)
 
 
 @pytest.mark.parametrize("comparison", [TWO, HOSTILE], ids=["plain", "hostile"])
-def test_the_page_asks_for_nothing_outside_and_runs_nothing(written, comparison):
+def test_the_page_loads_nothing_and_runs_nothing(written, comparison):
     page = Page(written(comparison) / "comparison.html")
     plain = Page(written(TWO) / "comparison.html")
     assert set(page.tags) == set(plain.tags)
@@ -298,7 +298,7 @@ def test_the_page_asks_for_nothing_outside_and_runs_nothing(written, comparison)
     assert "@import" not in styles
 
 
-def test_texts_out_of_data_stand_on_the_page_as_texts(written):
+def test_text_from_data_appears_on_the_page_as_text(written):
     page = Page(written(HOSTILE) / "comparison.html")
     sources = {row[0] for row in page.tables["sources"]}
     assert sources == {
@@ -310,7 +310,7 @@ def test_texts_out_of_data_stand_on_the_page_as_texts(written):
     assert all(char.isprintable() or char == "\n" for text in page.texts for char in text)
 
 
-def test_texts_out_of_data_come_back_from_json_as_they_were(written):
+def test_text_from_data_is_unchanged_in_json(written):
     everything = json.loads((written(HOSTILE) / "comparison.json").read_text(encoding="utf-8"))
     assert [method["method"] for method in everything["methods"]] == EVIL[::2]
     assert everything["methods"][0]["sources"] == SOURCES
@@ -335,19 +335,19 @@ def test_the_picture_is_a_png_with_room_for_each_method_in_both_rows_of_panels(w
 
 SCALES = compared(
     *(
-        method_figures(str(place), information=information, seconds=seconds)
-        for place, (information, seconds) in enumerate([(40.0, 0.1), (10.0, 1.0), (None, 1000.0), (-20.0, 0.0)])
+        method_figures(str(index), information=information, seconds=seconds)
+        for index, (information, seconds) in enumerate([(40.0, 0.1), (10.0, 1.0), (None, 1000.0), (-20.0, 0.0)])
     )
 )
 
 
-def test_bars_are_as_long_as_their_figures(written):
+def test_bar_lengths_are_proportional_to_the_figures(written):
     longest, *others = widths_of(panel(written(SCALES), 1), "#0072b2")
     assert [width / longest for width in others] == pytest.approx([0.25, 0.0, 0.5], abs=1e-3)
     assert texts_in(panel(written(SCALES), 1)) == ["0", "1", "2", "3", "40.00", "10.00", "-", "-20.00", "E(D)"]
 
 
-def test_times_stand_on_a_logarithmic_scale(written):
+def test_times_are_on_a_logarithmic_scale(written):
     dots = panel(written(SCALES), 5).findall(".//*[@id='PathCollection_1']//*[@x]")
     first, *others = (float(dot.get("x")) for dot in dots)
     assert len(others) == 2
@@ -356,13 +356,13 @@ def test_times_stand_on_a_logarithmic_scale(written):
     assert texts_in(panel(written(SCALES), 5)) == [*scale, *values, "time (s)"]
 
 
-def test_a_figure_that_is_known_of_no_method_has_no_panel(tmp_path):
+def test_a_figure_that_no_method_has_gets_no_panel(tmp_path):
     write_comparison(tmp_path, compared(method_figures("zip", **NOTHING), RANDOM))
     titles = [texts_in(panel(tmp_path, number))[-1] for number in (1, 2)]
     assert titles == ["time (s)", "rows in common (%)"]
 
 
-def test_overlaps_are_drawn_one_way_and_the_other(tmp_path):
+def test_overlaps_are_drawn_in_both_directions(tmp_path):
     three = [method_figures(name, sources={}) for name in "abc"]
     write_comparison(tmp_path, compared(*three, overlaps=[[1, 0.5, 0.25], [0.75, 1, 0.9], [0, 0.1, 1]]))
     cells = ["50", "25", "75", "90", "0", "10"]
@@ -370,7 +370,7 @@ def test_overlaps_are_drawn_one_way_and_the_other(tmp_path):
     assert "sources" not in Page(tmp_path / "comparison.html").tables
 
 
-def test_sources_are_stacked_the_largest_first(written):
+def test_sources_are_stacked_with_the_largest_first(written):
     math, code = (widths_of(panel(written(TWO), 7), colour) for colour in ("#0072b2", "#e69f00"))
     assert [width / math[1] for width in (*math[:2], *code[:2])] == pytest.approx([0.75, 1, 0.25, 0], abs=1e-3)
     assert [text for text in texts_in(panel(written(TWO), 7)) if text.strip() in ("math", "code")] == [
@@ -387,12 +387,12 @@ def test_the_picture_names_seven_sources_and_the_page_all(written):
     ]
 
 
-def test_one_method_has_nothing_in_common_with_others(written):
+def test_a_single_method_has_no_overlaps(written):
     assert "overlaps" not in Page(written(ONE) / "comparison.html").tables
     assert "rows in common (%)" not in texts_in(svg_of(written(ONE)))
 
 
-def test_a_dark_page_can_change_the_ink_of_the_picture_and_sees_no_paper(written):
+def test_a_dark_page_can_recolour_the_picture_which_has_no_background(written):
     svg, page = svg_of(written(TWO)), (written(TWO) / "comparison.html").read_text()
     inks = {re.search("fill: (.*)", text.get("style")).group(1) for text in svg.iter(f"{SVG}text")}
     assert inks == {INK, FAINT}
@@ -400,18 +400,18 @@ def test_a_dark_page_can_change_the_ink_of_the_picture_and_sees_no_paper(written
     assert svg.find(".//*[@id='patch_1']")[0].get("style") == "fill: none"
 
 
-def test_texts_are_drawn_as_they_are(written):
+def test_texts_are_drawn_unchanged(written):
     texts = texts_in(svg_of(written(HOSTILE)))
     assert {"$x^2$ \\frac{1}{2}", " _hidden in a legend", "<script>alert(1)</s…", "{{ 7 * 7 }}{% raw %}"} <= set(texts)
 
 
 @pytest.mark.parametrize("overlaps", [[], [[1.0]], [[1.0, 0.5], [0.5]]])
-def test_overlaps_are_of_each_method_with_each(overlaps):
-    with pytest.raises(ValueError, match=r"2 methods, but rows of overlaps of lengths \["):
+def test_overlaps_must_be_of_each_method_with_each(overlaps):
+    with pytest.raises(ValueError, match=r"one row and one column per method \(2\), got rows of lengths \["):
         compared(MIG, RANDOM, overlaps=overlaps)
 
 
-def test_the_same_comparison_gives_the_same_bytes_whatever_the_style_around(written, tmp_path):
+def test_the_same_comparison_gives_the_same_bytes_whatever_style_is_set(written, tmp_path):
     with mpl.rc_context({"font.size": 30, "text.usetex": True, "axes.facecolor": "red", "svg.hashsalt": "other"}):
         before = dict(mpl.rcParams)
         paths = write_comparison(tmp_path / "new" / "folder", TWO)
@@ -421,7 +421,7 @@ def test_the_same_comparison_gives_the_same_bytes_whatever_the_style_around(writ
         assert path.read_bytes() == (written(TWO) / path.name).read_bytes(), path.name
 
 
-def test_nothing_heavy_is_loaded_before_it_is_drawn_and_pyplot_never(tmp_path):
+def test_nothing_heavy_is_imported_before_drawing_and_pyplot_never(tmp_path):
     program = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Small pools for the search, by hand and drawn."""
+"""Small pools for the search, written by hand and generated."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -33,7 +33,7 @@ OBJECTIVES = [
 ]
 
 SCORES = st.one_of(
-    st.sampled_from([0.0, 1.0, 2.0, 2.5, 1e-9, 1e6]),  # many ties, and sizes that round against each other
+    st.sampled_from([0.0, 1.0, 2.0, 2.5, 1e-9, 1e6]),  # many ties, and magnitudes that lose digits when added
     st.floats(0.01, 30.0),
 )
 
@@ -48,7 +48,7 @@ def pools(draw):
     count = draw(st.integers(1, 22))
     label_sets = draw(st.lists(st.frozensets(st.integers(0, size - 1), max_size=size), min_size=count, max_size=count))
     scores = draw(st.lists(SCORES, min_size=count, max_size=count))
-    if draw(st.booleans()):  # mig_normalize: by the labels that a row names, some of which may not count
+    if draw(st.booleans()):  # mig_normalize: by the labels a row names, including some outside the vocabulary
         named = [len(labels) + draw(st.integers(0, 2)) for labels in label_sets]
         scores = [score / max(count_, 1) for score, count_ in zip(scores, named, strict=True)]
     vectors = np.random.default_rng(draw(st.integers(0, 2**16))).normal(size=(size, 3)) + 0.6

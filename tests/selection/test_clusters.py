@@ -1,4 +1,4 @@
-"""Clusters are scikit-learn's, on one thread; by blocks and batches they are near to them."""
+"""Clusters are those of scikit-learn on one thread; in blocks and batches they are close to them."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def cloud(num_rows, dimensions, seed, dtype=np.float64):
 
 
 def islands(num_islands, rows_each, seed):
-    """Draw vectors around centres far from each other; return them and the centre of each."""
+    """Draw vectors around centres far apart; return them and the number of each one's centre."""
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.repeat(np.arange(num_islands), rows_each))
     centres = 10.0 * np.eye(num_islands)
@@ -30,7 +30,7 @@ def islands(num_islands, rows_each, seed):
 
 
 def partition(numbers):
-    """Return the sets of rows of equal number, whatever the numbers are."""
+    """Return the sets of rows with equal cluster numbers, whatever the numbers are."""
     return {frozenset(np.flatnonzero(numbers == number).tolist()) for number in np.unique(numbers)}
 
 
@@ -45,7 +45,7 @@ def test_exact_clusters_are_those_of_scikit_learn(seed, dtype):
 
 
 @pytest.mark.parametrize("block_rows", [7, 100, 8_192])
-def test_reducing_by_blocks_is_scikit_learns_pca_but_for_directions_turned_round(monkeypatch, tmp_path, block_rows):
+def test_reducing_by_blocks_is_scikit_learns_pca_up_to_signs(monkeypatch, tmp_path, block_rows):
     monkeypatch.setattr(clusters, "_BLOCK_ROWS", block_rows)
     embeddings = cloud(700, 30, 3, np.float32)
     np.save(tmp_path / "vectors.npy", embeddings)
@@ -69,7 +69,7 @@ def test_islands_are_found(cluster):
     assert partition(cluster(embeddings, 12, 42)) == partition(truth)
 
 
-def test_batches_bring_rows_nearly_as_near_to_their_centres_as_exact_k_means():
+def test_batches_bring_rows_nearly_as_close_to_their_centres_as_exact_k_means():
     embeddings = cloud(6_000, 20, 9, np.float32)
 
     def spread(numbers):
@@ -84,11 +84,11 @@ def test_batches_bring_rows_nearly_as_near_to_their_centres_as_exact_k_means():
 def test_k_means_runs_on_one_thread_so_that_cores_do_not_change_clusters(monkeypatch, cluster, means):
     seen, fit_predict = [], means.fit_predict
 
-    def note_threads(self, rows):
+    def record_threads(self, rows):
         seen.extend(library["num_threads"] for library in threadpool_info())
         return fit_predict(self, rows)
 
-    monkeypatch.setattr(means, "fit_predict", note_threads)
+    monkeypatch.setattr(means, "fit_predict", record_threads)
     with threadpool_limits(4):
         cluster(cloud(50, 8, 0), 5, 42)
         assert {library["num_threads"] for library in threadpool_info()} != {1}
@@ -116,7 +116,7 @@ def test_a_single_cluster_needs_no_search():
 
 
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**32 + 5])
-def test_any_seed_will_do(seed):
+def test_any_seed_is_accepted(seed):
     embeddings, truth = islands(3, 8, 0)
     assert partition(cluster_rows(embeddings, 3, seed)) == partition(truth)
 
@@ -126,11 +126,11 @@ def test_a_vector_that_is_not_finite_is_named(monkeypatch, value):
     monkeypatch.setattr(clusters, "_BLOCK_ROWS", 10)
     embeddings = cloud(40, 5, 0)
     embeddings[23, 2] = value
-    with pytest.raises(EmbeddingError, match=r"row 23 of the pool .* has a vector with NaN or infinity"):
+    with pytest.raises(EmbeddingError, match=r"the vector of kept row 23 \(0-based\) has NaN or infinity"):
         cluster_rows(embeddings, 4, 42)
 
 
-def test_importing_clusters_loads_no_more_than_numpy():
+def test_importing_clusters_loads_only_numpy():
     program = (
         "import sys, mig_selector.selection.methods.car\n"
         "print(*({'sklearn', 'scipy', 'threadpoolctl', 'numba'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""Where the machine code of the search is kept."""
+"""The folder in which the machine code of the search is kept."""
 
 import os
 import subprocess
@@ -15,8 +15,8 @@ IN_TREE = Path(mig_selector.selection.__file__).parent / "__pycache__"
 PROGRAM = """
 import sys
 from numba import config
-from mig_selector.selection.kernel import Rule, local_value
-value = local_value(Rule(False, True, 0.8, 1e-6, 2.0), 0.0)
+from mig_selector.selection.kernel import ObjectiveTuple, local_value
+value = local_value(ObjectiveTuple(False, True, 0.8, 1e-6, 2.0), 0.0)
 stats = local_value.stats
 print(value, stats.cache_path, sum(stats.cache_hits.values()), repr(config.CACHE_DIR))
 """
@@ -44,10 +44,10 @@ def code_below(folder):
     return [path.name for path in folder.rglob("*") if path.suffix in {".nbi", ".nbc"}]
 
 
-@pytest.mark.parametrize("place", ["variable", "home"])
-def test_code_is_kept_in_the_cache_and_found_there_by_the_next_process(tmp_path, place):
-    kernels = tmp_path / {"variable": "cache", "home": ".cache/mig_selector"}[place] / "kernels"
-    variables = {"variable": {"MIG_SELECTOR_CACHE": tmp_path / "cache"}, "home": {"HOME": tmp_path}}[place]
+@pytest.mark.parametrize("chosen_by", ["variable", "home"])
+def test_code_is_kept_in_the_cache_and_found_there_by_the_next_process(tmp_path, chosen_by):
+    kernels = tmp_path / {"variable": "cache", "home": ".cache/mig_selector"}[chosen_by] / "kernels"
+    variables = {"variable": {"MIG_SELECTOR_CACHE": tmp_path / "cache"}, "home": {"HOME": tmp_path}}[chosen_by]
     value, path, hits, setting = run(**variables)
     assert float(value) == 2.0
     assert Path(path).parent == kernels
@@ -67,14 +67,14 @@ def test_the_folder_that_the_user_gave_numba_wins(tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["MIG_SELECTOR_CACHE", "NUMBA_CACHE_DIR"])
-def test_without_a_folder_to_write_to_it_is_compiled_in_every_run(tmp_path, variable):
+def test_without_a_writable_folder_it_is_compiled_in_every_run(tmp_path, variable):
     (tmp_path / "file").write_text("no folder")
     variables = {"HOME": tmp_path / "home", variable: tmp_path / "file"}
     assert [run(**variables)[:3] for _ in range(2)] == [["2.0", "None", "0"]] * 2
     assert not code_below(tmp_path)
 
 
-def test_a_folder_that_numba_cannot_make_its_own_in_is_left_aside(tmp_path):
+def test_a_folder_in_which_numba_cannot_create_its_own_is_not_used(tmp_path):
     kernels = tmp_path / "cache" / "kernels"
     _, path, _, _ = run(MIG_SELECTOR_CACHE=tmp_path / "cache")
     for file in Path(path).iterdir():

@@ -1,4 +1,4 @@
-"""Coverage: what a row would add, bounded and exact, and how much of what is known is kept."""
+"""Coverage: what a row would add, bounded and exact, and how many reaches are held."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_only_targets_are_covered():
     assert coverage.rise(2) == pytest.approx(0.2 + 1.0)
 
 
-def test_what_is_known_is_forgotten_where_it_would_be_too_much(monkeypatch):
+def test_reaches_are_dropped_when_too_many_cosines_are_held(monkeypatch):
     monkeypatch.setattr("mig_selector.selection.coverage._HELD_ELEMENTS", 3)
     coverage = cover()
     coverage.begin(2)
@@ -49,5 +49,5 @@ def test_what_is_known_is_forgotten_where_it_would_be_too_much(monkeypatch):
 
 
 @pytest.mark.parametrize(("num_targets", "size"), [(4, 256), (2**16, 64), (2**20, 16)])
-def test_fewer_rows_are_looked_at_at_once_where_there_are_more_targets(num_targets, size):
+def test_fewer_rows_are_surveyed_at_once_if_there_are_more_targets(num_targets, size):
     assert cover(np.zeros(num_targets, np.int64)).survey_size == size

@@ -40,8 +40,8 @@ def test_of_equal_rows_the_smallest_index_wins():
     assert selection.rows.tolist() == [0, 1, 2, 3]
 
 
-def test_gains_that_round_to_one_number_go_by_index_whatever_the_score():
-    # exp with a huge rate: after one pick every slope underflows to 0, so all that is left ties at 0.
+def test_gains_that_round_to_the_same_number_go_by_index_whatever_the_score():
+    # exp with a huge rate: after one pick every slope underflows to 0, so all remaining rows tie at 0.
     objective = Objective(phi="exp", rate=1e5)
     selection = choose([{0}, {0}, {0}, {0}], [1.0, 1.5, 3.0, 2.0], IDENTITY, objective, 4)
     assert selection.rows.tolist() == [2, 0, 1, 3]
@@ -99,18 +99,18 @@ def test_a_budget_beyond_the_pool_is_refused(budget):
         ([{0}, {1}], [1.7e308, 1.7e308], "and their sum must be finite"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(label_sets, scores, message):
+def test_arrays_that_do_not_match_are_refused(label_sets, scores, message):
     with pytest.raises(ValueError, match=message):
         choose(label_sets, scores, IDENTITY, Objective(), 1)
 
 
-def test_offsets_that_do_not_fit_are_refused():
+def test_offsets_that_do_not_match_are_refused():
     pool = LabelledPool(RowLabels(["a", "b"], np.array([0, 1, 3]), np.array([0, 1], np.int32)), np.array([1.0, 1.0]))
     with pytest.raises(ValueError, match="3 offsets ending at 2, got 3 ending at 3"):
         select_rows(pool, IDENTITY, Objective(), 1)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1e-9, 1.0, 1e9], ids=["no time", "a moment", "long", "for ever"])
+@pytest.mark.parametrize("seconds", [0.0, 1e-9, 1.0, 1e9], ids=["no time", "a moment", "long", "forever"])
 def test_every_pick_is_reported_however_long_they_take(monkeypatch, seconds):
     pool = LabelledPool(RowLabels(["a"], np.arange(2_001), np.zeros(2_000, np.int32)), np.arange(1.0, 2_001.0))
     matrix = Propagation(np.array([0, 1]), np.zeros(1, np.int32), np.ones(1))

@@ -16,14 +16,14 @@ from mig_selector.selection.objective import Objective
 
 @pytest.fixture
 def small_rounds(monkeypatch):
-    """One row in four a round."""
-    monkeypatch.setattr(rounds, "_DRAWN_AT_LEAST", 1)
-    monkeypatch.setattr(rounds, "_ROWS_PER_DRAWN", {"gradient": 4, "marginal": 4})
+    """A round holds one row in four."""
+    monkeypatch.setattr(rounds, "_MIN_ENTRIES", 1)
+    monkeypatch.setattr(rounds, "_ROWS_PER_ENTRY", {"gradient": 4, "marginal": 4})
 
 
 @pytest.fixture
 def linked(monkeypatch):
-    """Equal rows wait for each other, though the pool is small."""
+    """Equal rows wait for each other although the pool is small."""
     monkeypatch.setattr(twins, "_PAIRS_WORTH_LINKING", 0)
 
 
@@ -47,8 +47,8 @@ def assert_as_naive(label_sets, scores, matrix, objective, budget):
 @given(pools())
 def test_small_rounds_choose_what_naive_greedy_chooses(objective, pairs_worth_linking, case):
     with (
-        patch.object(rounds, "_DRAWN_AT_LEAST", 1),
-        patch.object(rounds, "_ROWS_PER_DRAWN", {"gradient": 4, "marginal": 4}),
+        patch.object(rounds, "_MIN_ENTRIES", 1),
+        patch.object(rounds, "_ROWS_PER_ENTRY", {"gradient": 4, "marginal": 4}),
         patch.object(twins, "_PAIRS_WORTH_LINKING", pairs_worth_linking),
         patch.object(greedy, "_FIRST_PICKS", 3),
     ):
@@ -76,7 +76,7 @@ def test_ties_on_both_sides_of_the_cut_go_by_index(objective, monkeypatch):
 
 @pytest.mark.usefixtures("small_rounds")
 def test_a_later_tie_outside_the_cut_waits_for_an_earlier_one_inside():
-    # All gain the same at first; when label 0 falls, the ties of label 1 that no round has drawn yet come by index.
+    # All gain the same at first; when label 0 falls, the ties of label 1 that no round has held yet go by index.
     label_sets = [{0}, {1}, {0}, {1}, {0}, {1}, {2}, {2}]
     assert_as_naive(label_sets, [1.0] * 8, IDENTITY, Objective(), 8)
 
@@ -128,20 +128,20 @@ def test_a_pool_of_one_row(objective):
 def test_a_round_holds_one_row_in_32():
     pool = as_pool([{row % 3} for row in range(200_000)], np.random.default_rng(1).permutation(200_000) + 1.0)
     search = rounds.Search(pool, IDENTITY, Objective())
-    assert len(search._drawn.indices) == pytest.approx(200_000 / 32, rel=0.2)
+    assert len(search._working_set.indices) == pytest.approx(200_000 / 32, rel=0.2)
 
 
 def test_tied_rows_do_not_flood_a_round():
-    # One row in two gains the most: a round takes only the first of them, and says where it stopped.
+    # One row in two gains the most: a round takes only the first of them, and records where it stopped.
     pool = as_pool([{0} if row % 2 else {1, 2} for row in range(100_000)], np.ones(100_000))
     with patch.object(twins, "_PAIRS_WORTH_LINKING", math.inf):
-        drawn = rounds.Search(pool, IDENTITY, Objective())._drawn
-    assert drawn.indices.tolist() == list(range(0, 2 * (100_000 // 32), 2))
-    assert drawn.cut_row == drawn.indices[-1]
+        working_set = rounds.Search(pool, IDENTITY, Objective())._working_set
+    assert working_set.indices.tolist() == list(range(0, 2 * (100_000 // 32), 2))
+    assert working_set.cut_row == working_set.indices[-1]
 
 
-def test_gains_that_rise_by_rounding_are_looked_at_again():
-    # (x + e + 0.5) - (x + 0.5) is e up to rounding, now above and now below; ten equal scores differ by nothing else.
+def test_gains_that_rise_by_rounding_are_evaluated_again():
+    # (x + e + 0.5) - (x + 0.5) is e up to rounding, above or below; equal scores differ by nothing else.
     objective = Objective(gain="marginal", exponent=1.0, offset=0.5)
     rng = np.random.default_rng(4)
     for _ in range(30):

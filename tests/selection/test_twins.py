@@ -1,4 +1,4 @@
-"""Equal rows wait for each other where they are frequent; rows that differ in anything do not."""
+"""Equal rows wait for each other if they are frequent; rows that differ in anything do not."""
 
 from unittest.mock import patch
 
@@ -22,13 +22,13 @@ def test_each_row_waits_for_the_equal_one_before_it():
     assert is_candidate == [True, True, False, True, True, True, False]
 
 
-def test_rows_are_left_alone_where_few_are_equal():
+def test_no_row_waits_if_few_are_equal():
     following, is_candidate = link([{row % 7} for row in range(5000)], np.arange(5000) // 2 + 1.0)
     assert following == []
     assert all(is_candidate)
 
 
-def test_frequent_equal_rows_are_found_whatever_their_number():
+def test_frequent_equal_rows_are_found_however_many_kinds_there_are():
     # 3000 kinds, more than the first hash table holds; whole scores, whose bits end in zeros.
     rng = np.random.default_rng(2)
     kinds = rng.integers(0, 3000, 12_000)

@@ -1,4 +1,4 @@
-"""Unit vectors and cosines do not depend on what else is computed, and float32 products stay within their bound."""
+"""Unit vectors and cosines do not depend on what else is computed; float32 products stay within their error bound."""
 
 import numpy as np
 import pytest
@@ -45,26 +45,26 @@ def test_vectors_of_one_direction_have_the_cosine_1(dimensions):
     assert {float(cosines(scaled[[row]], units[row])[0]) for row in range(500)} == {1.0}
 
 
-def test_vectors_of_nearly_one_direction_have_not():
+def test_vectors_of_nearly_one_direction_have_a_smaller_cosine():
     units = unit_rows(np.array([[1.0, 0.0], [1.0, 2e-7]]), np.arange(2))
     assert cosines(units, units[0]).tolist() == [1.0, pytest.approx(1 - 2e-14, abs=1e-15)]
 
 
 @pytest.mark.parametrize("dimensions", DIMENSIONS)
 def test_float32_sums_in_any_order_stay_within_the_bound(dimensions):
-    same_sign = np.abs(draw(40, dimensions)) ** 8 + np.float32(1e-3)  # rounding errors that do not cancel out
+    same_sign = np.abs(draw(40, dimensions)) ** 8 + np.float32(1e-3)  # rounding errors that do not cancel
     units = unit_rows(np.concatenate([same_sign, draw(40, dimensions)]), np.arange(80))
     rounded = units.astype(np.float32)
     exact = np.array([cosines(units, unit) for unit in units])
     one_by_one = np.zeros((80, 80), np.float32)
-    for place in range(dimensions):
-        one_by_one += rounded[:, [place]] * rounded[:, place]
+    for dimension in range(dimensions):
+        one_by_one += rounded[:, [dimension]] * rounded[:, dimension]
     for product in (rounded @ rounded.T, one_by_one):
         assert np.abs(product.astype(np.float64) - exact).max() <= product_error(dimensions) / 2
 
 
 def test_blocks_cover_all_rows_in_order(monkeypatch):
-    monkeypatch.setattr("mig_selector.selection.unit_rows._ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("mig_selector.selection.unit_rows._BLOCK_ROWS", 3)
     rows = np.array([4, 0, 6, 1, 5, 2, 3])
     blocks = list(unit_blocks(draw(7, 4), rows))
     assert [start for start, _ in blocks] == [0, 3, 6]
@@ -77,6 +77,6 @@ def test_blocks_cover_all_rows_in_order(monkeypatch):
 def test_a_vector_without_direction_is_an_error_that_names_the_row(value, length):
     embeddings = draw(6, 3, np.float64)
     embeddings[4] = value
-    expected = rf"vector of row 4 of the pool .* length {length}; .* mig_row_embeddings .* mig_row_embedding_model"
+    expected = rf"vector of kept row 4 .0-based. has length {length}; .* mig_row_embeddings .* mig_row_embedding_model"
     with pytest.raises(EmbeddingError, match=expected):
         unit_rows(embeddings, np.array([5, 4, 0]))

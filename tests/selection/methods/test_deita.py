@@ -157,5 +157,5 @@ def test_no_more_vectors_are_read_than_are_looked_at():
 def test_a_vector_without_direction_is_an_error_that_names_the_row(value):
     vectors, scores = draw_clusters()
     vectors[123] = value
-    with pytest.raises(EmbeddingError, match=r"row 123 of the pool .* mig_row_embeddings"):
+    with pytest.raises(EmbeddingError, match=r"kept row 123 \(0-based\) .* mig_row_embeddings"):
         choose(vectors, scores, 0.9, 300)

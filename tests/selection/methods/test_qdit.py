@@ -290,5 +290,5 @@ def test_every_choice_is_reported():
 def test_a_vector_without_direction_is_an_error_that_names_the_row(value):
     vectors, scores = draw_topics()
     vectors[321] = value
-    with pytest.raises(EmbeddingError, match=r"row 321 of the pool .* mig_row_embeddings"):
+    with pytest.raises(EmbeddingError, match=r"kept row 321 \(0-based\) .* mig_row_embeddings"):
         choose(vectors, scores, 5, alpha=0.5, sample=20)

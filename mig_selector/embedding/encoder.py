@@ -207,8 +207,7 @@ def _embed_own_batches(
 ) -> _Share:
     """Embed this rank's batches of a round.
 
-    A rank without batches embeds the first one and marks all of it as padding: to take part in the gather it must know
-    D.
+    A rank without batches embeds the first one and marks all of it as padding, because it must know D for the gather.
     """
     import torch
 

@@ -118,7 +118,7 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 
 def _tokenized_marker(path: Path) -> Path:
-    """Return the origin marker of a tokenized_path: beside it, because the host writes a new folder."""
+    """Return the origin marker of a tokenized_path: beside it, as the folder belongs to the host."""
     return path.with_name(f"{path.name}.mig_selection.json")
 
 

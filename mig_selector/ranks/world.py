@@ -307,7 +307,7 @@ def _shared_failures(ranks: Ranks, watch: Watch, signals: StopSignals) -> Iterat
 
 def _describe(error: BaseException, ranks: Ranks, watch: Watch) -> str:
     """Return the message for all ranks: the cause of `error`, which may lie on another rank."""
-    # Stopped is raised by the guard, by torchrun after a rank of its own has died, or by the user: the first two have
+    # Stopped is raised by the guard, by torchrun after one of its ranks has died, or by the user: the first two have
     # a cause to report.
     if isinstance(error, Stopped):
         return watch.fault or watch.dead_rank() or STOPPED

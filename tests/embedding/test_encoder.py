@@ -47,7 +47,7 @@ def test_vectors_are_those_of_the_model_for_the_plain_text(minilm, hashes):
     assert vectors == pytest.approx(expected, abs=2e-6)
 
 
-@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data are not beside this checkout")
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data is not beside this checkout")
 def test_vectors_are_those_published_for_the_papers_labels(minilm, hashes):
     with np.load(SHARED_DATA / "label_embeddings_minilm.npz", allow_pickle=False) as file:
         labels, expected = file["labels"][:64].tolist(), file["embeddings"][:64].astype(np.float64)

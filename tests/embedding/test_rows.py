@@ -52,13 +52,13 @@ def token_vectors(folder, text, max_tokens=None):
 def test_a_sentence_transformers_model_keeps_its_own_pooling(minilm, path):
     from sentence_transformers import SentenceTransformer
 
-    model, told = SentenceTransformer(minilm, device="cpu"), []
+    model, reported = SentenceTransformer(minilm, device="cpu"), []
     expected = np.stack([model.encode(text) for text in TEXTS])
-    found = embed(minilm, path, on_rows=told.append, pooling="lasttoken")
+    found = embed(minilm, path, on_rows=reported.append, pooling="lasttoken")
     assert isinstance(found, np.memmap)
     assert (found.dtype, found.shape) == (np.float32, (30, 384))
     assert found == pytest.approx(expected, abs=2e-6)
-    assert sum(told) == 30
+    assert sum(reported) == 30
 
 
 @pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
@@ -94,13 +94,13 @@ def test_an_interrupted_run_resumes_where_it_stopped(minilm, path):
 
     with pytest.raises(KeyboardInterrupt):
         embed_rows(some_texts, 30, encoder_of(minilm), path, Ranks(), lambda _: None)
-    told = []
-    assert embed(minilm, path, on_rows=told.append).tobytes() == whole
-    assert told[0] == 16
-    assert sum(told) == 30
-    told.clear()
-    assert embed("no/such-model", path, on_rows=told.append).tobytes() == whole
-    assert told == []
+    reported = []
+    assert embed(minilm, path, on_rows=reported.append).tobytes() == whole
+    assert reported[0] == 16
+    assert sum(reported) == 30
+    reported.clear()
+    assert embed("no/such-model", path, on_rows=reported.append).tobytes() == whole
+    assert reported == []
 
 
 RANK_PROGRAM = """

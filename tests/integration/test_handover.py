@@ -80,9 +80,7 @@ def test_a_finished_model_is_recognised_as_the_host_does():
 
 
 @pytest.mark.llamafactory
-@pytest.mark.parametrize(
-    "name", ["checkpoint-10", "checkpoint-", "checkpoint-x", "checkpoint-1-2", "a-checkpoint-1"]
-)
+@pytest.mark.parametrize("name", ["checkpoint-10", "checkpoint-", "checkpoint-x", "checkpoint-1-2", "a-checkpoint-1"])
 def test_a_checkpoint_is_recognised_as_the_host_does(tmp_path, name):
     from transformers.trainer_utils import get_last_checkpoint
 

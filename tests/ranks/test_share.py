@@ -27,9 +27,9 @@ share.CHUNK_ITEMS = CHUNK
 out = Path(sys.argv[2])
 with connect() as ranks:
     for count in json.loads(sys.argv[3]):
-        model, told = Widths(), []
-        fill(out / f"{count}.npy", count, model, ranks=ranks, on_items=told.append)
-        (out / f"{count}-{ranks.rank}.json").write_text(json.dumps([model.computed, model.counted, sum(told)]))
+        model, reported = Widths(), []
+        fill(out / f"{count}.npy", count, model, ranks=ranks, on_items=reported.append)
+        (out / f"{count}-{ranks.rank}.json").write_text(json.dumps([model.computed, model.counted, sum(reported)]))
 import torch.distributed as dist
 from accelerate.state import PartialState
 assert not dist.is_initialized() and PartialState._shared_state == {}, "process group or accelerate state left behind"
@@ -117,11 +117,11 @@ def test_batches_hold_every_item_once_and_no_more_tokens_than_allowed(lengths, b
 
 @pytest.mark.parametrize("count", [1, CHUNK, CHUNK + 1, 70])
 def test_results_come_in_the_order_of_the_items(tmp_path, count):
-    model, told = Widths(), []
-    found = fill(tmp_path / "m.npy", count, model, on_items=told.append)
+    model, reported = Widths(), []
+    found = fill(tmp_path / "m.npy", count, model, on_items=reported.append)
     assert np.array_equal(found, naive(count))
     assert sorted(model.computed) == list(range(count))
-    assert sum(told) == count
+    assert sum(reported) == count
 
 
 def test_a_complete_matrix_loads_no_model(tmp_path):
@@ -131,7 +131,7 @@ def test_a_complete_matrix_loads_no_model(tmp_path):
 
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 def test_an_interrupted_run_resumes_with_the_same_batches(tmp_path, chunks):
-    path, told = tmp_path / "m.npy", []
+    path, reported = tmp_path / "m.npy", []
 
     def some_items(count):
         yield from all_items(count)[: chunks * CHUNK + 3]
@@ -140,10 +140,10 @@ def test_an_interrupted_run_resumes_with_the_same_batches(tmp_path, chunks):
     with pytest.raises(KeyboardInterrupt):
         fill(path, 70, Widths(), items=some_items)
     model = Widths()
-    found = fill(path, 70, model, on_items=told.append)
+    found = fill(path, 70, model, on_items=reported.append)
     assert np.array_equal(found, naive(70))
     assert sorted(model.computed) == list(range(chunks * CHUNK, 70))
-    assert (told[0], sum(told)) == (chunks * CHUNK, 70)
+    assert (reported[0], sum(reported)) == (chunks * CHUNK, 70)
 
 
 @pytest.mark.parametrize(("given", "words"), [(19, "has 19 of 20 rows"), (21, "cannot be appended to 16 of 20 rows")])
@@ -165,13 +165,13 @@ def test_two_ranks_share_the_work_and_the_model_sees_what_one_would_see(tmp_path
     assert done.returncode == 0
     for count in counts:
         assert np.array_equal(np.load(tmp_path / f"{count}.npy"), naive(count))
-        computed, counted, told = zip(
+        computed, counted, reported = zip(
             *(json.loads((tmp_path / f"{count}-{rank}.json").read_text()) for rank in range(2)), strict=True
         )
         for shares in (computed, counted):
             assert sorted(shares[0] + shares[1]) == list(range(count))
             assert min(map(len, shares)) > 0 or count <= 2
-        assert told[0] == count
+        assert reported[0] == count
     said = {(tmp_path / f"broken-{rank}.txt").read_text() for rank in range(2)}
     assert len(said) == 1
     assert said.pop().startswith("the model has had enough (rank 1 on ")

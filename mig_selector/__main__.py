@@ -1,4 +1,4 @@
-"""``python -m mig_selector``: what torchrun starts on every rank."""
+"""``python -m mig_selector``: the command line, in the form that torchrun starts on every rank."""
 
 from mig_selector.cli import main
 

@@ -1,9 +1,9 @@
-"""What Python imports at every start, by way of ``mig_selector.pth``: standard library only, and very little of it.
+"""Imported by Python at every start, through ``mig_selector.pth``; uses very little, and of the standard library only.
 
-It registers a finder. When one of two modules of LLaMA-Factory is imported, and only then, the finder lets the real
-loader do its work and hands the finished module to ``mig_selector.hook``. A program that never imports LLaMA-Factory's
-trainer pays for one look into a set per import that Python has to search for. (Annotations are texts here: the module
-``__future__`` would have to be loaded, a quarter of the cost.)
+It registers a meta path finder. When one of two modules of LLaMA-Factory is imported, the finder lets the real loader
+execute the module and then passes it to ``mig_selector.hook``. A program that never imports LLaMA-Factory's trainer
+pays one set lookup for each new module. (Annotations are strings here because importing ``__future__`` would be a
+quarter of the cost of this module.)
 """
 
 import sys
@@ -19,23 +19,23 @@ _INSTALLERS = {
     "llamafactory.train.tuner": "install",
     "llamafactory.v1.config.arg_parser": "install_v1_guard",
 }
-"""What ``mig_selector.hook`` does with a module of the host."""
+"""Module of the host -> function of ``mig_selector.hook`` that is called with it."""
 
 
 class _HostFinder:
-    """Meta path finder that sees each of the host's modules once."""
+    """Meta path finder that handles each of the host's modules once."""
 
     def __init__(self) -> None:
-        """Wait for all of them."""
-        self._awaited = set(_INSTALLERS)
+        """Handle all modules in `_INSTALLERS`."""
+        self._unseen = set(_INSTALLERS)
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """Wrap the loader of a module of the host; stay out of everything else."""
-        if name not in self._awaited:
+        """Return the spec of a module of the host with a wrapped loader; None for every other module."""
+        if name not in self._unseen:
             return None
-        self._awaited.remove(name)  # the search below comes by here again
+        self._unseen.remove(name)  # find_spec below calls this finder again
         import importlib.util
 
         spec = importlib.util.find_spec(name)
@@ -45,6 +45,7 @@ class _HostFinder:
 
         def exec_module(module: "ModuleType") -> None:
             run_module(module)
+            # After the module was executed: only now does it have the functions that are to be wrapped.
             _install_hook(name, module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
@@ -52,6 +53,7 @@ class _HostFinder:
 
 
 def _install_hook(name: str, module: "ModuleType") -> None:
+    """Wrap the functions of a module of the host that has been executed."""
     from mig_selector import hook
 
     getattr(hook, _INSTALLERS[name])(module)
@@ -65,7 +67,7 @@ def is_disabled() -> bool:
 
 
 def start() -> None:
-    """Make the hook known to this interpreter; calling it again changes nothing."""
+    """Register the finder, and hook modules that are already imported; a second call changes nothing."""
     if is_disabled():
         return
     for name in _INSTALLERS:

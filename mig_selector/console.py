@@ -1,4 +1,4 @@
-"""What people see while a selection runs: log lines and progress bars on stderr, on rank 0 only."""
+"""Output for people while a selection runs: log lines and progress bars on stderr, on rank 0 only."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ LOGGER_NAME = "mig_selector"
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Escape what a terminal or a log would act upon instead of showing it: whatever data hold, it is only shown.
+    r"""Escape characters that a terminal or a log would interpret rather than show.
+
+    Names, labels and messages of libraries may contain any text from the data; it must not move the cursor, forge a
+    line of the log, or reverse the direction of writing.
 
     Args:
-        text: Perhaps with text out of data: names, labels, messages of libraries.
-        keep: Characters that stay as they are, such as line ends in a message of several lines.
+        text: Text that may come from data.
+        keep: Characters that are not escaped, such as line ends in a message of several lines.
 
     Returns:
-        The text with control characters, line ends, marks of direction and halves of surrogate pairs as escapes
-        (``\x1b``, ``\n``, ``\u202e``); letters and spaces of all scripts stay.
+        The text with control characters, line ends, direction marks and lone surrogates as escapes (``\x1b``, ``\n``,
+        ``\u202e``); the letters and spaces of all scripts are kept.
     """
     if text.isprintable():
         return text
@@ -29,6 +32,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _is_space(char: str) -> bool:
+    """Whether `char` is a space of any script; all but the ASCII space count as unprintable in Python."""
     return unicodedata.category(char) == "Zs"
 
 
@@ -37,20 +41,20 @@ def _escape(char: str) -> str:
 
 
 def print_error(prefix: str, error: Exception) -> None:
-    """Tell people on stderr what they can put right; a library's message may have several lines."""
+    """Print an error that the user can fix to stderr; line ends are kept, as a library's message may have several."""
     message = printable(str(error), keep="\n\t")
     print(f"{prefix}: {message}", file=sys.stderr, flush=True)  # noqa: T201  people read this
 
 
 class _StderrHandler(logging.Handler):
-    """Writes a line to what stderr is at that moment; a stream kept from an earlier call may be closed."""
+    """Writes to the current ``sys.stderr``: one kept from an earlier call may have been replaced and closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(printable(self.format(record)), file=sys.stderr, flush=True)  # noqa: T201  this is the log
 
 
 def show_log(*, is_main: bool) -> None:
-    """Send the package's log lines to stderr; on other ranks only warnings."""
+    """Send the package's log to stderr: from INFO on the main rank, from WARNING on others."""
     logger = logging.getLogger(LOGGER_NAME)
     if not logger.handlers:
         handler = _StderrHandler()
@@ -65,13 +69,13 @@ def progress(title: str, total: int, unit: str, *, is_main: bool) -> Iterator[Ca
     """Show a progress bar while the block runs.
 
     Args:
-        title: What is going on.
-        total: How much there is to do.
-        unit: ``B`` for bytes, else the name of what is counted.
-        is_main: Whether this rank shows bars.
+        title: What is being done.
+        total: The total amount of work, in `unit`.
+        unit: ``B`` for bytes, otherwise the name of what is counted.
+        is_main: Whether this rank shows progress bars.
 
     Yields:
-        A function that takes how much was done since its last call.
+        A function to call with the amount done since its last call.
     """
     from tqdm import tqdm
 
@@ -87,4 +91,5 @@ def progress(title: str, total: int, unit: str, *, is_main: bool) -> Iterator[Ca
     )
     with bar:
         yield bar.update
+        # Estimates by rank, or rows that were left out, may not add up to the total.
         bar.update(max(total - bar.n, 0))

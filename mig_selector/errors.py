@@ -1,34 +1,34 @@
-"""One exception tree: what a user can put right is a ``MigSelectorError`` and prints as one message.
+"""The exceptions for errors that a user can fix; commands print them as one message without a traceback.
 
 MigSelectorError
-├── HostError          the LLaMA-Factory that is installed, or the way it is started
+├── HostError          the installed LLaMA-Factory, or the way it is started
 ├── ArgumentError      a ``mig_*`` key, or a key of the host that selection needs
 ├── PoolError          dataset_info.json or a pool file
-├── EmbeddingError     the encoder, or the vectors given in its place
+├── EmbeddingError     the encoder, or vectors from a file
 ├── RegistrationError  writing the subset or its entry
-├── HandoverError      training would read other rows than the ones selected
+├── HandoverError      training would read other rows than those selected
 └── RemoteError        another rank failed; carries its message
 """
 
 
 class MigSelectorError(Exception):
-    """Something that the user can put right; its text says where, what was found and what to do."""
+    """An error that the user can fix; its message says where it is, what was expected and found, and what to do."""
 
 
 class HostError(MigSelectorError):
-    """The installed LLaMA-Factory, or the way it is started, leaves no place for a selection."""
+    """The installed LLaMA-Factory, or the way it is started, does not support a selection."""
 
 
 class ArgumentError(MigSelectorError):
-    """A key of the configuration is unknown, missing or has a value that is not allowed."""
+    """A key of the configuration is unknown or missing, or its value is not allowed."""
 
 
 class PoolError(MigSelectorError):
-    """A pool cannot be found or read, or holds a row that cannot be used."""
+    """A pool cannot be found or read, or has a row that cannot be used."""
 
 
 class EmbeddingError(MigSelectorError):
-    """The labels could not be turned into vectors."""
+    """Labels or rows could not be turned into vectors, or given vectors cannot be used."""
 
 
 class RegistrationError(MigSelectorError):
@@ -36,8 +36,8 @@ class RegistrationError(MigSelectorError):
 
 
 class HandoverError(MigSelectorError):
-    """The training run as configured would not train on the selected rows."""
+    """The training run, as configured, would not train on the selected rows."""
 
 
 class RemoteError(MigSelectorError):
-    """Another rank failed; the text is that rank's message."""
+    """Another rank failed; the message is that of the rank that failed first."""

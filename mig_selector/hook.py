@@ -1,7 +1,7 @@
-"""The wrapper around LLaMA-Factory's ``run_exp``: takes the ``mig_*`` keys out, selects, hands the subset over.
+"""The wrapper around LLaMA-Factory's ``run_exp``: it removes the ``mig_*`` keys, selects, and passes the subset on.
 
-Every way to train goes through ``llamafactory.train.tuner.run_exp``. The wrapper runs before the host parses
-anything: no process group and no DeepSpeed configuration is alive then. Without a ``mig_`` key it does nothing.
+Every way to train goes through ``llamafactory.train.tuner.run_exp``. The wrapper runs before the host parses its
+arguments, when there is no process group and no DeepSpeed configuration yet. Without a ``mig_`` key it does nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Result = TypeVar("Result")
 
 
 def install(tuner: ModuleType) -> None:
-    """Wrap ``run_exp`` of the host's tuner module; doing it again changes nothing."""
+    """Wrap ``run_exp`` of the host's tuner module; a second call changes nothing."""
     original = getattr(tuner, "run_exp", None)
     if original is None or getattr(original, "is_mig_selector", False):
         return
-    # Old versions have no read_args; they are refused, but only where there is a mig_ key.
+    # Old versions without read_args must train as usual too; they are refused only if there is a mig_ key.
     read_args = getattr(tuner, "read_args", _read_args)
 
     def run_host(args: Any, callbacks: Any) -> Any:
-        # The default of an argument is the host's own affair; it changed between versions.
+        # Not passed if None: the host's default for it differs between versions.
         return original(args) if callbacks is None else original(args, callbacks)
 
     @functools.wraps(original)
@@ -42,8 +42,9 @@ def install(tuner: ModuleType) -> None:
         given = read_args(args)
         if not isinstance(given, Mapping) and {"-h", "--help"} & set(given):
             _print_help()
-        elif _names_a_key(given):
-            args, lines = _in_one_message(_run, given) if args is None else _run(given)
+        elif _has_mig_key(given):
+            # Without arguments this is a command line, whose user gets a message. A program gets the exception.
+            args, lines = _exit_on_error(_select, given) if args is None else _select(given)
             callbacks = [*(callbacks or []), _summary_callback(lines)]
         return run_host(args, callbacks)
 
@@ -52,15 +53,15 @@ def install(tuner: ModuleType) -> None:
 
 
 def install_v1_guard(arg_parser: ModuleType) -> None:
-    """Refuse ``mig_`` keys in the host's other trainer, which ALLOW_EXTRA_KEYS lets train on all rows in silence."""
+    """Reject ``mig_`` keys in the host's v1 trainer; with ALLOW_EXTRA_KEYS it would silently train on all rows."""
     original = arg_parser.get_args
     if getattr(original, "is_mig_selector", False):
         return
 
     @functools.wraps(original)
     def get_args(args: Any = None) -> Any:
-        if not is_disabled() and _names_a_key(_read_args(args)):
-            _in_one_message(_refuse_v1, args) if args is None else _refuse_v1(args)
+        if not is_disabled() and _has_mig_key(_read_args(args)):
+            _exit_on_error(_reject_v1, args) if args is None else _reject_v1(args)
         return original(args)
 
     get_args.is_mig_selector = True  # type: ignore[attr-defined]
@@ -68,7 +69,7 @@ def install_v1_guard(arg_parser: ModuleType) -> None:
 
 
 def _read_args(args: Any) -> Any:
-    """Read the command line as the host does; what cannot be read is left to the host to complain about."""
+    """Read the command line as the host does; a configuration that cannot be read is left to the host to report."""
     from mig_selector.integration.config import read_config
 
     if args is not None:
@@ -80,22 +81,28 @@ def _read_args(args: Any) -> Any:
     return words
 
 
-def _names_a_key(args: Any) -> bool:
+def _has_mig_key(args: Any) -> bool:
+    """Whether a configuration or a list of options sets a ``mig_`` key."""
     if isinstance(args, Mapping):
+        # lstrip: after a YAML, --mig_x=1 is a key with dashes; it must be reported rather than ignored.
         return any(str(key).lstrip("-").startswith(PREFIX) for key in args)
-    # The host takes --mig-key for --mig_key.
+    # The host accepts --mig-key for --mig_key.
     return any(str(option).replace("-", "_").startswith(f"__{PREFIX}") for option in args)
 
 
-def _refuse_v1(args: Any) -> None:
+def _reject_v1(args: Any) -> None:
+    """Raise the error for ``mig_`` keys in the v1 trainer."""
     raise HostError(
         "LLaMA-Factory's v1 trainer (USE_V1) is not supported: nothing would be selected. "
-        "Unset USE_V1, or take the mig_ keys out."
+        "Unset USE_V1, or remove the mig_ keys."
     )
 
 
-def _in_one_message(work: Callable[[Any], Result], args: Any) -> Result:
-    """Do `work` for a user who started a command: what is wrong is one message, not a traceback."""
+def _exit_on_error(work: Callable[[Any], Result], args: Any) -> Result:
+    """Do `work` for a command: print an error of the user as one message without a traceback, and exit.
+
+    The exit code is 1 after an error and 130 after Ctrl-C.
+    """
     try:
         return work(args)
     except MigSelectorError as error:
@@ -108,8 +115,8 @@ def _in_one_message(work: Callable[[Any], Result], args: Any) -> Result:
         raise SystemExit(130) from None
 
 
-def _run(args: Any) -> tuple[Any, list[str]]:
-    """Select; return the host's arguments with the subset in place of the pool, and what happened."""
+def _select(args: Any) -> tuple[Any, list[str]]:
+    """Select; return the host's arguments with the subset in place of the pool, and the lines of the summary."""
     from mig_selector.console import show_log
     from mig_selector.integration.config import check_overrides, drop_options, read_options, to_options
     from mig_selector.integration.host import check_host
@@ -131,6 +138,7 @@ def _run(args: Any) -> tuple[Any, list[str]]:
 
 
 def _print_help() -> None:
+    """Print the keys of this package, before the host prints its own."""
     from transformers import HfArgumentParser
 
     from mig_selector.reference import keys_as_dataclass
@@ -142,6 +150,7 @@ def _print_help() -> None:
 
 
 def _summary_callback(lines: list[str]) -> Any:
+    """Return the callback for the host; in a function, because importing it imports transformers."""
     from mig_selector.integration.callback import SelectionSummary
 
     return SelectionSummary(lines)

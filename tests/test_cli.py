@@ -61,8 +61,8 @@ def test_a_json_config_is_read(pool_of_60, tmp_path, capsys):
         ("dataset=nowhere", "'nowhere' is not in"),
         ("dataset_dir=/no/such/folder", "/no/such/folder/dataset_info.json does not exist"),
         ("dataset=null", "dataset is missing"),
-        ("nonsense", "'nonsense' is no override; after a file expected key=value, without dashes"),
-        ("--mig_num_samples=5", "'--mig_num_samples=5' is no override"),
+        ("nonsense", "'nonsense' is not an override; after a file, write key=value without dashes"),
+        ("--mig_num_samples=5", "'--mig_num_samples=5' is not an override"),
         ("mig_output_dir=/etc/passwd", "mig_output_dir: /etc/passwd is no folder"),
         ("mig_output_dir=/etc/passwd/below", "/etc/passwd/below/pool_mig_10-"),
         ("mig_label_embeddings=/no/file.npz", "mig_label_embeddings: /no/file.npz is not a file"),
@@ -86,7 +86,7 @@ def test_a_config_that_is_missing_or_broken_is_a_users_error(tmp_path, capsys):
 
 def test_an_override_in_place_of_a_file_says_that_a_file_is_expected(capsys):
     assert main(["select", "dataset=pool"]) == 1
-    assert "'dataset=pool' is no YAML or JSON file; name one first" in capsys.readouterr().err
+    assert "'dataset=pool' is not a YAML or JSON file; give one first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["choose"], ["select"]])

@@ -1,4 +1,4 @@
-"""Whatever text data hold, a terminal and a log only show it."""
+"""Text from data is shown by a terminal or a log, never interpreted."""
 
 import json
 import unicodedata
@@ -13,13 +13,13 @@ from mig_selector.console import printable
 
 
 EVIL = "\x1b[2J\x1b]0;title\x07\r\x9b31m\u202egnp\u2066\u2028\x85\x00\udcff"
-"""ANSI in both spellings, a carriage return, a bidi override, line ends of Unicode, NUL, a byte that is no UTF-8."""
+"""ANSI escapes of both kinds, a carriage return, a bidi override, Unicode line ends, NUL, an invalid UTF-8 byte."""
 LABEL = f"{EVIL[:-1]}!"
-"""The same without half a surrogate pair, which is no label; a NUL at the end is lost on numpy."""
+"""The same without the lone surrogate, which is not valid in a label; numpy drops a NUL at the end."""
 SHOWN = "\\x1b[2J\\x1b]0;title\\x07\\r\\x9b31m\\u202egnp\\u2066\\u2028\\x85\\x00\\udcff"
 
 
-def test_what_would_act_is_escaped_and_the_rest_stays():
+def test_characters_that_a_terminal_interprets_are_escaped_and_others_kept():
     assert printable(EVIL) == SHOWN
     assert printable("a\nb") == "a\\nb"
     assert printable("a\nb\tc\rd", keep="\n\t") == "a\nb\tc\\rd"
@@ -28,7 +28,7 @@ def test_what_would_act_is_escaped_and_the_rest_stays():
 
 
 @given(st.text())
-def test_nothing_but_letters_marks_numbers_signs_and_spaces_is_left(text):
+def test_only_letters_marks_numbers_symbols_and_spaces_remain(text):
     assert {unicodedata.category(char)[0] for char in printable(text)} <= set("LMNPSZ")
     assert not {"\u2028", "\u2029"} & set(printable(text))
 
@@ -39,7 +39,7 @@ SHOWN_NAME = f"pool {SHOWN}\\n.jsonl".replace("\\x00", "")
 
 @pytest.fixture
 def evil_pool(workplace):
-    """A workplace whose pool file has a name that a file system allows and no log should show as it is."""
+    """A workplace whose pool file has a name that a file system allows but a log must escape."""
     rows = make_rows(60)
     rows[5]["annotation"]["instag"]["content"] = [LABEL] * 2
     rows[6]["annotation"]["instag"]["content"] = [LABEL]
@@ -60,7 +60,7 @@ def command(tmp_path):
 
 
 def controls(text):
-    """Characters that a terminal would act upon; a progress bar's return is read as a line end."""
+    """Return the characters that a terminal would interpret; a progress bar's return is read as a line end."""
     return {char for char in text if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}} - {"\n"}
 
 
@@ -72,7 +72,7 @@ def test_a_line_of_the_log_stays_a_line(evil_pool, command):
     assert controls(done.stderr) == set()
 
 
-def test_an_error_of_the_command_is_only_shown(evil_pool, command):
+def test_data_in_an_error_are_escaped(evil_pool, command):
     with (evil_pool.data / NAME).open("a") as stream:
         stream.write("{\n")
     done = command("mig-selector", "select", settings=evil_pool.settings())
@@ -82,7 +82,7 @@ def test_an_error_of_the_command_is_only_shown(evil_pool, command):
     assert controls(done.stderr) == set()
 
 
-def test_skipped_rows_and_labels_without_a_vector_are_only_shown(evil_pool, command):
+def test_data_in_messages_about_skipped_rows_and_labels_are_escaped(evil_pool, command):
     with (evil_pool.data / NAME).open("a") as stream:
         stream.write(json.dumps({"annotation": {"instag": {"content": LABEL}}}) + "\n")
     settings = evil_pool.settings(mig_on_bad_row="skip", mig_num_samples=60)
@@ -92,7 +92,7 @@ def test_skipped_rows_and_labels_without_a_vector_are_only_shown(evil_pool, comm
     assert controls(done.stderr) == set()
 
 
-def test_several_lines_of_a_librarys_message_stay(workplace, command):
+def test_line_ends_in_a_librarys_message_are_kept(workplace, command):
     (workplace.data / "pool.parquet").write_bytes(b"PAR1\x00\x00\x00\x00PAR1")
     workplace.add("pool", file_name="pool.parquet", **SHAREGPT)
     done = command("mig-selector", "select", settings=workplace.settings())

@@ -29,17 +29,17 @@ def test_a_yaml_selects_and_trains_on_the_chosen_rows(training, tmp_path, pool_o
     chosen = (pool_of_60.data / entry["file_name"]).read_text().splitlines()
     assert len(chosen) == 10
     assert "mig_selector: chosen: 10 of 60 rows" in done.stdout  # in the host's own log, too
-    mark = json.loads((tmp_path / "out" / "_mig_selection.json").read_text())
-    assert mark["fingerprint"] == entry["mig_selector"]
+    marker = json.loads((tmp_path / "out" / "_mig_selection.json").read_text())
+    assert marker["fingerprint"] == entry["mig_selector"]
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_overrides_after_a_yaml_are_heard(training, tmp_path):
+def test_overrides_after_a_yaml_apply(training, tmp_path):
     done = train(write_yaml(tmp_path, training), "mig_num_samples=7", "max_steps=1", launcher=("lmf", "train"))
     assert num_examples(done) == {7}
 
 
-def test_options_without_a_yaml_are_heard(training, tmp_path):
+def test_options_without_a_yaml_apply(training, tmp_path):
     own = {key: training.pop(key) for key in ("dataset", "dataset_dir", "mig_num_samples")}
     words = [*options(training), "--mig_num_samples", "6", "--mig_phi=exp", "--mig_normalize"]
     done = train(*words, "--dataset", own["dataset"], f"--dataset_dir={own['dataset_dir']}")
@@ -78,7 +78,7 @@ def test_help_shows_the_keys_and_the_hosts_own():
         ("mig_phi=log", "mig_phi: 'log' is not allowed; expected pow or exp."),
         (
             "--mig_num_samples=5",
-            "'--mig_num_samples' is no override; after a file expected key=value",
+            "'--mig_num_samples' is not an override; after a file, write key=value",
         ),
     ],
 )
@@ -106,14 +106,14 @@ def test_without_a_key_nothing_changes(training, tmp_path, pool_of_60):
     assert not (tmp_path / "out" / "_mig_selection.json").exists()
 
 
-def test_disabled_the_keys_are_the_hosts_usual_error(training, tmp_path):
+def test_when_disabled_the_keys_are_an_error_of_the_host(training, tmp_path):
     done = train(write_yaml(tmp_path, training), env={"MIG_SELECTOR_DISABLE": "1"})
     assert done.returncode == 1
     assert "Some keys are not used by the HfArgumentParser" in done.stderr
     assert "mig_num_samples" in done.stderr
 
 
-def test_other_rows_are_not_resumed_on(training, tmp_path):
+def test_a_run_on_other_rows_does_not_resume(training, tmp_path):
     first = train(write_yaml(tmp_path, {**training, "save_steps": 1}))
     assert num_examples(first) == {10}
     done = train(write_yaml(tmp_path, training), "mig_num_samples=11")
@@ -121,14 +121,14 @@ def test_other_rows_are_not_resumed_on(training, tmp_path):
     assert "came from another selection" in done.stderr
 
 
-def test_one_command_of_our_own_does_the_same(training, tmp_path):
+def test_mig_selector_train_does_the_same(training, tmp_path):
     done = train(write_yaml(tmp_path, training), launcher=("mig-selector", "train"))
     assert num_examples(done) == {10}
 
 
 @pytest.fixture
 def old_host(tmp_path):
-    """The environment in which a copy of the installed LLaMA-Factory, by its own words version 0.8.3, comes first."""
+    """An environment in which a copy of the installed LLaMA-Factory that reports version 0.8.3 comes first."""
     copy = tmp_path / "old" / "llamafactory"
     shutil.copytree(HOST, copy)
     version = copy / "extras" / "env.py"
@@ -136,13 +136,13 @@ def old_host(tmp_path):
     return {"PYTHONPATH": os.pathsep.join([str(copy.parent), os.environ.get("PYTHONPATH", "")])}
 
 
-def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(training, tmp_path, old_host):
+def test_an_unsupported_version_is_refused_with_one_message_if_there_are_keys(training, tmp_path, old_host):
     refused = train(write_yaml(tmp_path, training), env=old_host)
     assert refused.returncode == 1
     own = [line for line in refused.stderr.splitlines() if "mig_selector" in line]
     assert own == [
-        "[mig_selector] error: LLaMA-Factory 0.8.3 is installed, but mig_selector works with "
-        "llamafactory<0.10,>=0.9.3 only; `pip install 'llamafactory<0.10,>=0.9.3'`, or take the mig_ keys out."
+        "[mig_selector] error: LLaMA-Factory 0.8.3 is installed, but mig_selector supports "
+        "llamafactory<0.10,>=0.9.3 only; `pip install 'llamafactory<0.10,>=0.9.3'`, or remove the mig_ keys."
     ]
     stock = {key: value for key, value in training.items() if not key.startswith("mig_")}
     unknown = train(write_yaml(tmp_path, {**stock, "unknown": 1}), env=old_host)
@@ -151,15 +151,18 @@ def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(tra
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
-def test_ray_that_is_not_installed_is_missed_before_the_selection(training, tmp_path):
+def test_a_missing_ray_is_reported_before_the_selection(training, tmp_path):
     done = train(write_yaml(tmp_path, training), env={"USE_RAY": "1"})
     assert done.returncode == 1
-    assert "error: USE_RAY asks LLaMA-Factory to train by Ray, but the package ray is not installed;" in done.stderr
+    assert (
+        "error: USE_RAY is set, so LLaMA-Factory would train with Ray, but the package ray is not installed;"
+        in done.stderr
+    )
     assert "reading the pool" not in done.stderr
 
 
 @pytest.mark.skipif(not (HOST / "v1").is_dir(), reason="this LLaMA-Factory has no v1 trainer")
-def test_the_other_trainer_goes_on_as_ever_but_never_with_our_keys(tmp_path):
+def test_the_v1_trainer_works_as_usual_but_rejects_mig_keys(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "from llamafactory.v1.config.arg_parser import get_args\n"
@@ -174,7 +177,7 @@ def test_the_other_trainer_goes_on_as_ever_but_never_with_our_keys(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_wheel_carries_the_line_that_starts_the_hook(tmp_path):
+def test_a_wheel_contains_the_line_that_starts_the_hook(tmp_path):
     done = run_command("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT)
     assert done.returncode == 0, done.stderr + done.stdout
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
@@ -184,6 +187,6 @@ def test_a_wheel_carries_the_line_that_starts_the_hook(tmp_path):
     assert "\nmig_selector.pth," in f"\n{record}"  # pip removes what RECORD names
 
 
-def test_the_installed_hook_is_there_when_python_starts():
+def test_the_installed_hook_is_loaded_when_python_starts():
     done = run_command("python", "-c", "import sys; print('mig_selector._autoload' in sys.modules)")
     assert done.stdout.strip() == "True"

@@ -119,7 +119,7 @@ def test_force_torchrun_selects_once_for_two_ranks_however_long_rank_0_takes(tra
     done = train(path, "mig_num_samples=12", env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
     assert num_examples(done) == {12}
     assert done.stderr.count("chosen: 12 of 60 rows, E(D)") == 1
-    assert "waiting for another run that holds" in done.stderr
+    assert "waiting for another run to release" in done.stderr
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 

@@ -271,7 +271,7 @@ def test_rows_are_embedded_as_the_method_says_once_and_kept(scored, tiny_llama, 
     assert kept[:10] != best_first(deita_sums(scored.rows))[:10]
     assert rows_of(outcome) == kept[:10]
     assert manifest(outcome)["row_encoder"]["model"] == tiny_llama
-    monkeypatch.setattr("mig_selector.embedding.rows._load", None)  # from here on no model is loaded
+    monkeypatch.setattr("mig_selector.embedding.rows._load_model", None)  # from here on no model is loaded
     assert rows_of(select(scored, "deita", mig_num_samples=5, **keys)) == kept[:5]
 
 

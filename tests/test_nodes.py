@@ -205,4 +205,4 @@ def test_encoders_that_differ_are_refused(nodes, minilm):
     (nodes[1].folder / "encoder" / "config.json").write_text("{}")
     first, second = errors(run(nodes))
     assert first == second
-    assert f"{nodes[1].folder / 'encoder'} on this node holds other files than {nodes[0].folder / 'encoder'}" in first
+    assert f"{nodes[1].folder / 'encoder'} on this node has other files than {nodes[0].folder / 'encoder'}" in first

@@ -1,1 +1,1 @@
-"""Label texts in, vectors out: from an encoder on every rank, or from a file made elsewhere."""
+"""Texts in, vectors out: labels and rows, embedded by an encoder on every rank or read from a file of the user."""

@@ -1,1 +1,1 @@
-"""LLaMA-Factory's data: its configuration, its dataset_info.json, and when it would read other rows."""
+"""Everything that knows LLaMA-Factory (the host): its configuration, dataset_info.json, outputs and version."""

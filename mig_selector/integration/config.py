@@ -1,4 +1,4 @@
-"""LLaMA-Factory's configuration, read as it reads it, and the few of its keys that selection needs."""
+"""LLaMA-Factory's configuration, read the way it does, and the few of its keys that a selection needs."""
 
 from __future__ import annotations
 
@@ -17,80 +17,83 @@ def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        overrides: As they stand on the command line.
+        overrides: The words after the file on the command line.
 
     Returns:
-        Keys and values.
+        The values by key; ``${...}`` references are not resolved.
 
     Raises:
-        ArgumentError: The file or an override cannot be read.
+        ArgumentError: The file cannot be read, holds no keys and values, or an override is malformed.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     if path.suffix not in {".yaml", ".yml", ".json"}:
-        raise ArgumentError(f"{str(path)!r} is no YAML or JSON file; name one first, then key=value overrides.")
+        raise ArgumentError(f"{str(path)!r} is not a YAML or JSON file; give one first, then key=value overrides.")
     for override in overrides:
         if "=" not in override or override.startswith("--"):
-            raise ArgumentError(f"{override!r} is no override; after a file expected key=value, without dashes.")
+            raise ArgumentError(f"{override!r} is not an override; after a file, write key=value without dashes.")
     try:
         if path.suffix == ".json":
             config = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
         else:
             config = OmegaConf.load(path)
-        # Like the host, without resolving ${...}: both must read the same values.
+        # The host does not resolve ${...} either: both must read the same values.
         merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_cli(list(overrides))))
     except FileNotFoundError as error:
         raise ArgumentError(f"{path} does not exist.") from error
     except (OSError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ArgumentError(f"{path} cannot be read: {error}") from error
     if not isinstance(merged, dict):
-        raise ArgumentError(f"{path} must hold keys and values.")
+        raise ArgumentError(f"{path} must hold keys and values at its top level.")
     return {str(key): value for key, value in merged.items()}
 
 
 def check_overrides(settings: Mapping[str, Any]) -> None:
-    """Refuse options behind a file: the host reads ``--mig_x=1`` there as a key of that name, dashes included.
+    """Reject ``--key=value`` options after a configuration file.
+
+    The host reads ``--mig_x=1`` there as a key named ``--mig_x``, so the setting would be ignored.
 
     Raises:
         ArgumentError: A key begins with dashes.
     """
     for key in settings:
         if key.startswith("--"):
-            raise ArgumentError(f"{key!r} is no override; after a file expected key=value, without dashes.")
+            raise ArgumentError(f"{key!r} is not an override; after a file, write key=value without dashes.")
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:
     """Read ``--key value``, ``--key=value`` and bare ``--flag`` options.
 
     Args:
-        options: As they stand on the command line.
+        options: The words of the command line.
 
     Returns:
-        Keys with ``_`` for ``-``, as the host takes both, and values as text; a bare flag is True. What is no option
-        is left out.
+        Values as strings by key, with ``_`` for ``-`` in keys, as the host accepts both; True for a bare flag. Of
+        repeated options the last wins. Words that are neither options nor their values are left out.
     """
     settings: dict[str, Any] = {}
-    place = 0
-    while place < len(options):
-        key, has_value, value = options[place].partition("=")
-        place += 1
+    index = 0
+    while index < len(options):
+        key, has_value, value = options[index].partition("=")
+        index += 1
         if not key.startswith("--"):
             continue
-        if not has_value and place < len(options) and not options[place].startswith("--"):
-            value, has_value = options[place], "="
-            place += 1
+        if not has_value and index < len(options) and not options[index].startswith("--"):
+            value, has_value = options[index], "="
+            index += 1
         settings[_option_key(key)] = value if has_value else True
     return settings
 
 
 def _option_key(option: str) -> str:
+    """Return the key of an option: ``mig_phi`` for both ``--mig-phi`` and ``--mig_phi=pow``."""
     return option.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
 def drop_options(options: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
-    """Return the options without those named in `keys`."""
+    """Return the options without those named in `keys` and without their values."""
     kept: list[str] = []
     skipping = False
     for option in options:
@@ -98,30 +101,32 @@ def drop_options(options: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
             skipping = _option_key(option) in keys
         if not skipping:
             kept.append(option)
-        elif "=" in option:
+        elif "=" in option:  # it had its value: what follows does not belong to it
             skipping = False
     return kept
 
 
 def to_options(settings: Mapping[str, Any]) -> list[str]:
-    """Write settings as ``--key value`` options."""
+    """Return settings as ``--key value`` options; the reverse of `read_options`."""
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 
 @dataclass(frozen=True)
 class HostArguments:
-    """The host's own keys that decide what is read and what training would do with it."""
+    """The keys of the host that decide which rows are read, and what training would do with them."""
 
     dataset: tuple[str, ...]
     dataset_dir: str
+    """A folder, ``ONLINE`` or ``REMOTE:<repository>``."""
     media_dir: str | None
     eval_dataset: tuple[str, ...]
     output_dir: Path | None
     overwrite_output_dir: bool
     resume_from_checkpoint: str | None
-    """None: from the last checkpoint in output_dir, if there is one. Else ``true``, ``false`` or a checkpoint."""
+    """None: resume from the last checkpoint in output_dir, if any. Otherwise ``true``, ``false`` or a folder."""
     tokenized_path: Path | None
     interleave_probs: bool
+    """Whether the key is set; its value does not matter to a selection."""
     max_samples: int | None
     model_name_or_path: str | None
     do_train: bool
@@ -131,68 +136,73 @@ class HostArguments:
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> HostArguments:
-        """Pick the keys out of a configuration.
+        """Read the keys from a configuration; the values of all other keys are left for the host to check.
 
         Args:
-            settings: The host's keys, typed (YAML) or as text (command line).
+            settings: The host's keys, typed (from YAML) or as strings (from the command line).
 
         Returns:
-            The keys, with the host's defaults.
+            The keys, with the host's defaults for missing ones.
 
         Raises:
-            ArgumentError: `dataset` is missing, or `dataset_dir` is no text.
+            ArgumentError: `dataset` is missing, or `dataset_dir` is not a string or is empty.
         """
-        dataset = _names(settings.get("dataset"))
+        dataset = _split_names(settings.get("dataset"))
         if not dataset:
-            raise ArgumentError("dataset is missing; selection needs the name of the pool in dataset_info.json.")
+            raise ArgumentError("dataset is missing; set it to the name of the pool in dataset_info.json.")
         dataset_dir = settings.get("dataset_dir", "data")
         if not isinstance(dataset_dir, str) or not dataset_dir:
             raise ArgumentError(f"dataset_dir: {dataset_dir!r} must be a folder, ONLINE or REMOTE:<repository>.")
         return cls(
             dataset=dataset,
             dataset_dir=dataset_dir,
-            media_dir=_text(settings.get("media_dir")),
-            eval_dataset=_names(settings.get("eval_dataset")),
-            output_dir=_path(settings.get("output_dir")),
+            media_dir=_optional_string(settings.get("media_dir")),
+            eval_dataset=_split_names(settings.get("eval_dataset")),
+            output_dir=_optional_path(settings.get("output_dir")),
             overwrite_output_dir=_is_true(settings.get("overwrite_output_dir")),
-            resume_from_checkpoint=_resume(settings.get("resume_from_checkpoint")),
-            tokenized_path=_path(settings.get("tokenized_path")),
+            resume_from_checkpoint=_resume_setting(settings.get("resume_from_checkpoint")),
+            tokenized_path=_optional_path(settings.get("tokenized_path")),
             interleave_probs=settings.get("interleave_probs") is not None,
-            max_samples=_count(settings.get("max_samples")),
-            model_name_or_path=_text(settings.get("model_name_or_path")),
+            max_samples=_optional_count(settings.get("max_samples")),
+            model_name_or_path=_optional_string(settings.get("model_name_or_path")),
             do_train=_is_true(settings.get("do_train")),
-            cache_dir=_text(settings.get("cache_dir")),
-            hf_hub_token=_text(settings.get("hf_hub_token")),
-            ms_hub_token=_text(settings.get("ms_hub_token")),
+            cache_dir=_optional_string(settings.get("cache_dir")),
+            hf_hub_token=_optional_string(settings.get("hf_hub_token")),
+            ms_hub_token=_optional_string(settings.get("ms_hub_token")),
         )
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _split_names(value: Any) -> tuple[str, ...]:
+    """Return the names in a list, or in a string separated by commas."""
     if value is None:
         return ()
     parts = value if isinstance(value, Sequence) and not isinstance(value, str) else str(value).split(",")
     return tuple(name for part in parts if (name := str(part).strip()))
 
 
-def _text(value: Any) -> str | None:
+def _optional_string(value: Any) -> str | None:
+    """Return a value as a string; None where the host would treat it as unset."""
     return None if value is None or value is False or value == "" else str(value)
 
 
-def _path(value: Any) -> Path | None:
-    text = _text(value)
+def _optional_path(value: Any) -> Path | None:
+    """Return a value as a path; None where the host would treat it as unset."""
+    text = _optional_string(value)
     return None if text is None else Path(text)
 
 
-def _resume(value: Any) -> str | None:
+def _resume_setting(value: Any) -> str | None:
+    """Return `resume_from_checkpoint` as a string; an empty one means no resuming, unlike an absent one."""
     if value is None:
         return None
     return str(value).lower() if isinstance(value, bool) else str(value) or "false"
 
 
-def _count(value: Any) -> int | None:
-    """Read a number of the host's; what is none is left to the host to complain about."""
+def _optional_count(value: Any) -> int | None:
+    """Return a count of 0 or more; None for anything else, which the host will reject itself."""
     return int(value) if re.fullmatch(r"\d+", str(value)) else None
 
 
 def _is_true(value: Any) -> bool:
+    """Return whether a value is true in YAML or, as a string, on the host's command line."""
     return value is True or str(value).lower() in {"true", "1", "yes", "y", "t"}

@@ -1,4 +1,4 @@
-"""dataset_info.json: which rows a name stands for, and the one place where a new name is written."""
+"""dataset_info.json: reading entries as LLaMA-Factory does, and registering the entries of subsets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mig_selector.store.files import locked, write_text
 
 FILE_NAME = "dataset_info.json"
 OWN_KEY = "mig_selector"
-"""Extra key of entries that this plugin wrote: the fingerprint of the selection. LLaMA-Factory ignores it."""
+"""Key in entries that this plugin wrote; its value is the fingerprint of the selection. LLaMA-Factory ignores it."""
 
 _COLUMN_DEFAULTS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
 _COLUMNS = (
@@ -36,26 +36,29 @@ _TAG_DEFAULTS = {
 }
 _ROLES = frozenset((*_COLUMNS, *_TAG_DEFAULTS))
 _MAX_BYTES = 64 << 20
+"""A larger dataset_info.json is a mistake, such as a link to a pool, and is not read."""
 _LISTED_NAMES = 50
-_TEXTS, _OPTIONAL_TEXTS = ("formatting", "split", "hf_hub_url", "ms_hub_url"), ("subset", "folder")
-_PLACES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-_REDIRECTIONS = (*_PLACES, "num_samples", "split", "subset", "folder")
-"""Keys that would resample the subset or read something else; the new entry has none of them."""
+"""How many of the known names an error lists."""
+_STRING_KEYS, _OPTIONAL_STRING_KEYS = ("formatting", "split", "hf_hub_url", "ms_hub_url"), ("subset", "folder")
+_SOURCE_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+_REDIRECTIONS = (*_SOURCE_KEYS, "num_samples", "split", "subset", "folder")
+"""Keys that would resample the subset or read something else; the entry of a subset has none of the pool's."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The entries behind a `dataset_dir`."""
+    """The entries of a `dataset_dir`."""
 
     dataset_dir: str
-    """As configured: a folder, ONLINE or REMOTE:<repository>."""
+    """As configured: a folder, ``ONLINE`` or ``REMOTE:<repository>``."""
     path: Path | None
-    """The file on this machine that new entries may be written to; None where there is none."""
+    """dataset_info.json, if new entries can be written to it; None for a remote or read-only one."""
     entries: dict[str, dict[str, Any]]
+    """As written in the file, by name."""
 
     @property
     def folder(self) -> Path | None:
-        """Absolute path of the folder that local `file_name`s start from."""
+        """Absolute path of the folder that a relative `file_name` refers to; None if dataset_dir is not a folder."""
         return None if _is_remote(self.dataset_dir) else Path(self.dataset_dir).absolute()
 
 
@@ -68,31 +71,32 @@ def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
 
     Args:
         dataset_dir: As configured.
-        names: Names that must be there.
+        names: Names of entries that must exist.
 
     Returns:
-        All entries; with ONLINE one per name.
+        All entries of the file; for ``ONLINE``, where every name is a hub id, one made for each of `names`.
 
     Raises:
-        PoolError: The file cannot be read, or lacks a name.
+        PoolError: The file cannot be read, is not a valid dataset_info.json, or lacks a name.
     """
     if dataset_dir == "ONLINE":
         entries = {name: {"hf_hub_url": name, "ms_hub_url": name, "om_hub_url": name} for name in names}
         return DatasetInfo(dataset_dir, None, entries)
     path = _download(dataset_dir) if dataset_dir.startswith("REMOTE:") else Path(dataset_dir).absolute() / FILE_NAME
-    entries = _read_json(path)
+    entries = _read_file(path)
     if not _are_entries(entries):
-        raise PoolError(f"{path} must hold one object per dataset name.")
+        raise PoolError(f"{path} must hold one JSON object per dataset name.")
     for name in names:
         if name not in entries:
             known = ", ".join([*sorted(entries)[:_LISTED_NAMES], *["..."][: max(len(entries) - _LISTED_NAMES, 0)]])
-            raise PoolError(f"dataset: {name!r} is not in {path}; it names {known or 'nothing'}.")
+            raise PoolError(f"dataset: {name!r} is not in {path}; it has {known or 'no entries'}.")
     real = path.resolve()
-    is_ours_to_write = not _is_remote(dataset_dir) and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
-    return DatasetInfo(dataset_dir, path if is_ours_to_write else None, entries)
+    is_writable = not _is_remote(dataset_dir) and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
+    return DatasetInfo(dataset_dir, path if is_writable else None, entries)
 
 
-def _read_json(path: Path) -> Any:
+def _read_file(path: Path) -> Any:
+    """Read a dataset_info.json; PoolError if that is impossible for any reason."""
     if not path.exists():
         raise PoolError(f"dataset_dir: {path} does not exist.")
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
@@ -102,23 +106,25 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise PoolError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise PoolError(f"{path} is not JSON: {error}") from error
+        raise PoolError(f"{path} is not valid JSON: {error}") from error
     except RecursionError as error:
         raise PoolError(f"{path} is nested too deeply.") from error
 
 
 def _are_entries(value: Any) -> bool:
+    """Whether a JSON value is an object of objects."""
     return isinstance(value, dict) and all(isinstance(entry, dict) for entry in value.values())
 
 
 def _download(dataset_dir: str) -> Path:
+    """Fetch the dataset_info.json of ``REMOTE:<repository>`` into the hub's cache; PoolError if that fails."""
     from huggingface_hub import hf_hub_download
 
     repository = dataset_dir.removeprefix("REMOTE:")
     try:
         return Path(hf_hub_download(repo_id=repository, filename=FILE_NAME, repo_type="dataset"))
     except Exception as error:
-        raise PoolError(f"dataset_dir: {FILE_NAME} of {repository!r} cannot be fetched ({error}).") from error
+        raise PoolError(f"dataset_dir: {FILE_NAME} of {repository!r} cannot be downloaded ({error}).") from error
 
 
 def resolve_entry(
@@ -130,23 +136,23 @@ def resolve_entry(
     hf_hub_token: str | None = None,
     ms_hub_token: str | None = None,
 ) -> PoolEntry:
-    """Fill in what LLaMA-Factory assumes where an entry is silent.
+    """Interpret an entry as LLaMA-Factory does, with its defaults for missing keys.
 
     Args:
         name: The entry's name.
-        raw: The entry.
-        folder: Where local files start from; None if there is none.
-        cache_dir: The host's key, for hubs.
-        hf_hub_token: The host's key.
-        ms_hub_token: The host's key.
+        raw: The entry as written.
+        folder: The folder that a relative `file_name` refers to; None if there is none.
+        cache_dir: The host's key of that name, for pools on a hub.
+        hf_hub_token: The host's key of that name.
+        ms_hub_token: The host's key of that name.
 
     Returns:
-        The entry as the host understands it.
+        The resolved entry.
 
     Raises:
-        PoolError: The entry names a place that cannot be selected from.
+        PoolError: A value has the wrong type, or the entry's source is missing or not supported.
     """
-    _check_kinds(name, raw)
+    _check_value_types(name, raw)
     columns: Mapping[str, Any] = raw.get("columns", _COLUMN_DEFAULTS)
     tags: Mapping[str, Any] = raw.get("tags", _TAG_DEFAULTS)
     return PoolEntry(
@@ -160,20 +166,20 @@ def resolve_entry(
     )
 
 
-def _check_kinds(name: str, raw: Mapping[str, Any]) -> None:
-    """Refuse an entry with values of kinds that the host would stumble over."""
-    texts = {key: raw[key] for key in _TEXTS if key in raw}
+def _check_value_types(name: str, raw: Mapping[str, Any]) -> None:
+    """Raise a PoolError for values of a type that the host would fail on; keys that it ignores are not checked."""
+    strings = {key: raw[key] for key in _STRING_KEYS if key in raw}
     for key in ("columns", "tags"):
         group = raw.get(key, {})
         if not isinstance(group, Mapping):
             raise PoolError(f"dataset {name!r}: {key} must be an object, got {describe_kind(group)}.")
-        texts |= {f"{key}.{role}": value for role, value in group.items() if value and role in _ROLES}
-    for key in _OPTIONAL_TEXTS:
+        strings |= {f"{key}.{role}": value for role, value in group.items() if value and role in _ROLES}
+    for key in _OPTIONAL_STRING_KEYS:
         if raw.get(key) is not None:
-            texts[key] = raw[key]
-    for key, value in texts.items():
+            strings[key] = raw[key]
+    for key, value in strings.items():
         if not isinstance(value, str):
-            raise PoolError(f"dataset {name!r}: {key} must be a text, got {describe_kind(value)}.")
+            raise PoolError(f"dataset {name!r}: {key} must be a string, got {describe_kind(value)}.")
 
 
 def _source(
@@ -184,48 +190,50 @@ def _source(
     hf_hub_token: str | None,
     ms_hub_token: str | None,
 ) -> LocalSource | HubSource:
+    """Return where the host would read the entry from: the order of these tests is the host's."""
     subset, data_dir = raw.get("subset"), raw.get("folder")
     if "ms_hub_url" in raw and (_is_enabled("USE_MODELSCOPE_HUB") or "hf_hub_url" not in raw):
         return HubSource("ms", raw["ms_hub_url"], subset, data_dir, cache_dir, ms_hub_token)
     if "om_hub_url" in raw and (_is_enabled("USE_OPENMIND_HUB") or "hf_hub_url" not in raw):
-        raise PoolError(f"dataset {name!r}: om_hub_url cannot be selected from; give file_name or hf_hub_url.")
+        raise PoolError(f"dataset {name!r}: om_hub_url is not supported; give file_name or hf_hub_url.")
     if "hf_hub_url" in raw:
         return HubSource("hf", raw["hf_hub_url"], subset, data_dir, cache_dir, hf_hub_token)
     for key in ("script_url", "cloud_file_name"):
         if key in raw:
-            raise PoolError(f"dataset {name!r}: {key} cannot be selected from; give file_name or hf_hub_url.")
+            raise PoolError(f"dataset {name!r}: {key} is not supported; give file_name or hf_hub_url.")
     if folder is None or not isinstance(raw.get("file_name"), str):
-        raise PoolError(f"dataset {name!r}: the entry names no file; expected file_name or hf_hub_url.")
+        raise PoolError(f"dataset {name!r}: the entry names no file; give file_name or hf_hub_url.")
     return LocalSource(raw["file_name"], Path(os.path.normpath(folder / raw["file_name"])))
 
 
 def _is_enabled(variable: str) -> bool:
+    """Whether an environment variable of the host is set, by the host's own rule."""
     return os.environ.get(variable, "0").lower() in {"true", "y", "1"}
 
 
 def build_entry(
-    raw: Mapping[str, Any], resolved: PoolEntry, columns: Mapping[str, str], file_name: str, mark: str
+    raw: Mapping[str, Any], resolved: PoolEntry, columns: Mapping[str, str], file_name: str, fingerprint: str
 ) -> dict[str, Any]:
-    """Make the entry of a subset from that of its pool.
+    """Return the entry of a subset, made from that of its pool.
 
     Args:
         raw: The pool's entry as written.
-        resolved: The same with the host's defaults.
-        columns: Roles to the columns that are in the subset.
-        file_name: How the entry names the subset's file.
-        mark: Fingerprint of the selection.
+        resolved: The same entry, with the host's defaults.
+        columns: The column of each role, for columns that are in the subset.
+        file_name: The value of `file_name` in the new entry.
+        fingerprint: The fingerprint of the selection.
 
     Returns:
-        The pool's own formatting, columns and tags; without what would resample or redirect it.
+        The pool's keys, without those that would resample the subset or redirect the entry.
     """
     entry = {"file_name": file_name, **{key: value for key, value in raw.items() if key not in _REDIRECTIONS}}
     if dict(columns) != dict(resolved.columns):
         entry["columns"] = dict(columns)
-    return {**entry, OWN_KEY: mark}
+    return {**entry, OWN_KEY: fingerprint}
 
 
 def check_name_is_free(info: DatasetInfo, name: str) -> None:
-    """Raise a RegistrationError if `name` belongs to an entry that this plugin did not write."""
+    """Raise a RegistrationError if an entry called `name` exists that this plugin did not write."""
     if name in info.entries and OWN_KEY not in info.entries[name]:
         raise RegistrationError(
             f"{FILE_NAME} of {info.dataset_dir} already has an entry {name!r} that mig_selector did not write; "
@@ -241,17 +249,18 @@ def register_entries(
     Args:
         path: The file.
         entries: New entries by name.
-        on_repoint: Called with the name of an entry of ours that pointed elsewhere.
+        on_repoint: Called with the name of each entry of this plugin that belonged to another selection until now.
 
     Raises:
         RegistrationError: A name belongs to an entry that this plugin did not write, or the file cannot be written.
     """
     try:
+        # Read again under the lock: another run may have registered an entry since the configuration was read.
         with locked(path):
             text = path.read_bytes().decode("utf-8")
             known = json.loads(text)
             if not _are_entries(known):
-                raise RegistrationError(f"{path} must hold one object per dataset name.")
+                raise RegistrationError(f"{path} must hold one JSON object per dataset name.")
             for name, entry in entries.items():
                 check_name_is_free(DatasetInfo(str(path.parent), path, known), name)
                 if known.get(name) == entry:
@@ -267,11 +276,13 @@ def register_entries(
 
 
 def set_member(text: str, name: str, value: Mapping[str, Any]) -> str:
-    """Set one member of a JSON object in its text, in the text's own indentation and line ends.
+    """Set one member of a JSON object by editing its text, with the text's indentation and line ends.
+
+    Parsing and dumping the file would be shorter, but would reformat what its owner wrote.
 
     Args:
         text: A JSON object.
-        name: The member; it is added at the end if it is not there.
+        name: The key of the member; a new one is added at the end.
         value: Its new value.
 
     Returns:
@@ -282,6 +293,7 @@ def set_member(text: str, name: str, value: Mapping[str, Any]) -> str:
     first_key = min((key for key, _, _ in spans.values()), default=None)
     opening = text.index("{") + 1
     gap = text[opening:first_key] if first_key is not None else f"{line_end}  "
+    # The white space before the first key is the indentation of the file; without a line end it has none.
     indent = gap.rpartition("\n")[2] if "\n" in gap else None
     lines = json.dumps(value, indent=indent).replace("\n", f"\n{indent}") if indent else json.dumps(value)
     written = lines.replace("\n", line_end)
@@ -296,29 +308,30 @@ def set_member(text: str, name: str, value: Mapping[str, Any]) -> str:
 
 
 def _member_spans(text: str) -> dict[str, tuple[int, int, int]]:
-    """Return where each member's key begins, its value begins and its value ends."""
+    """Return for each member of a valid JSON object the offsets where its key, its value and its end are."""
     decoder = json.JSONDecoder()
-    place = text.index("{") + 1
+    offset = text.index("{") + 1
     spans: dict[str, tuple[int, int, int]] = {}
     while True:
-        place = _skip(text, place, " \t\r\n,")
-        if text[place] == "}":
+        offset = _skip(text, offset, " \t\r\n,")
+        if text[offset] == "}":
             return spans
-        key_start = place
-        key, place = scanstring(text, place + 1)
-        value_start = _skip(text, place, " \t\r\n:")
-        _, place = decoder.raw_decode(text, value_start)
-        spans[key] = (key_start, value_start, place)
+        key_start = offset
+        key, offset = scanstring(text, offset + 1)
+        value_start = _skip(text, offset, " \t\r\n:")
+        _, offset = decoder.raw_decode(text, value_start)
+        spans[key] = (key_start, value_start, offset)
 
 
-def _skip(text: str, place: int, characters: str) -> int:
-    while text[place] in characters:
-        place += 1
-    return place
+def _skip(text: str, offset: int, characters: str) -> int:
+    """Return the offset of the first character, from `offset`, that is not one of `characters`."""
+    while text[offset] in characters:
+        offset += 1
+    return offset
 
 
 def absolute_entry(raw: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Return an entry that means the same from any other `dataset_dir`."""
+    """Return an entry with absolute paths, so that it can be copied to another `dataset_dir`."""
     entry = dict(raw)
     for key in ("file_name", "script_url"):
         if folder is not None and isinstance(entry.get(key), str):

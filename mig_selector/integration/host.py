@@ -1,4 +1,4 @@
-"""The installed LLaMA-Factory: whether this package works with it, and whether it can do what it was started for."""
+"""Checks of the installed LLaMA-Factory: its version, and the packages that this launch needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mig_selector.errors import HostError
 
 
 def check_host() -> None:
-    """Refuse what would fail, or do something else, after the selection.
+    """Check before the selection what would otherwise fail, or go wrong silently, after it.
 
     Raises:
         HostError: The version is not supported, or a package is missing that this launch needs.
@@ -22,13 +22,13 @@ def check_host() -> None:
 
     if use_ray() and not is_ray_available():
         raise HostError(
-            "USE_RAY asks LLaMA-Factory to train by Ray, but the package ray is not installed; "
+            "USE_RAY is set, so LLaMA-Factory would train with Ray, but the package ray is not installed; "
             "`pip install ray`, or unset USE_RAY."
         )
 
 
 def check_version() -> None:
-    """Refuse a version that this package was not tested with.
+    """Refuse a version of LLaMA-Factory that this package was not tested with.
 
     Raises:
         HostError: The version is outside the range that this package declares.
@@ -36,19 +36,19 @@ def check_version() -> None:
     import llamafactory
 
     found, supported = llamafactory.__version__, supported_versions()
-    # A development version belongs to the release it leads to.
+    # prereleases: a development version counts as the release that it precedes.
     if not supported.contains(found, prereleases=True):
         raise HostError(
-            f"LLaMA-Factory {found} is installed, but mig_selector works with llamafactory{supported} only; "
-            f"`pip install 'llamafactory{supported}'`, or take the mig_ keys out."
+            f"LLaMA-Factory {found} is installed, but mig_selector supports llamafactory{supported} only; "
+            f"`pip install 'llamafactory{supported}'`, or remove the mig_ keys."
         )
 
 
 def supported_versions() -> SpecifierSet:
-    """Read the range of LLaMA-Factory's versions from this package's own requirements."""
+    """Return the versions of LLaMA-Factory in this package's requirements; all if it is not installed."""
     try:
         lines = requires("mig_selector") or []
-    except PackageNotFoundError:  # run from its sources, without being installed
+    except PackageNotFoundError:  # run from the source tree
         lines = []
     requirements = map(Requirement, lines)
     return next((line.specifier for line in requirements if line.name == "llamafactory"), SpecifierSet())

@@ -1,1 +1,1 @@
-"""Which rank am I; do once and tell all; faults and deaths reach every rank."""
+"""The ranks of a run: who does what, how results are shared, and how a failure on one rank ends all of them."""

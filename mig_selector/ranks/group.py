@@ -1,7 +1,7 @@
-"""What accelerate needs to embed on every rank, gone again before training starts.
+"""The process group and accelerate state for running a model on every rank, removed before training starts.
 
-A default process group left alive would override LLaMA-Factory's ``ddp_timeout``, and one that is destroyed and made
-again on the same store may fail to connect; so this one stands on a store of its own.
+A default process group left behind would override LLaMA-Factory's ``ddp_timeout``. Destroying a group and creating
+another on the same store may fail to connect, so each group here gets its own store.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mig_selector.ranks.world import Ranks
 
 
 _TIMEOUT = timedelta(days=30)
-"""Ranks wait as long as the work on another rank lasts; deaths are noticed by the watch."""
+"""In effect none: a rank may have to wait for hours of work on another. Dead ranks are detected by `watch`."""
 
 
 @contextlib.contextmanager
 def process_group(ranks: Ranks) -> Iterator[Any]:
-    """Open a process group of our own and accelerate's state on it; both are gone afterwards.
+    """Open a private process group with accelerate's state on it, and remove both when the block ends.
 
     Yields:
         accelerate's PartialState.
@@ -30,7 +30,7 @@ def process_group(ranks: Ranks) -> Iterator[Any]:
     from accelerate.state import AcceleratorState, PartialState
 
     if ranks.world_size == 1:
-        with _without_leftovers(AcceleratorState):
+        with _reset_accelerate(AcceleratorState):
             yield PartialState()
         return
     from torch import distributed
@@ -38,7 +38,7 @@ def process_group(ranks: Ranks) -> Iterator[Any]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
-    with _same_environment(), _without_leftovers(AcceleratorState):
+    with _restored_environment(), _reset_accelerate(AcceleratorState):
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=ranks.open_store(_TIMEOUT),
@@ -53,8 +53,8 @@ def process_group(ranks: Ranks) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _same_environment() -> Iterator[None]:
-    """Put environment variables back that accelerate sets on CPU."""
+def _restored_environment() -> Iterator[None]:
+    """Restore the environment when the block ends: accelerate sets variables on CPU, which must not reach training."""
     before = dict(os.environ)
     try:
         yield
@@ -65,8 +65,8 @@ def _same_environment() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_leftovers(accelerator_state: Any) -> Iterator[None]:
-    """Leave accelerate's singletons as a fresh process has them."""
+def _reset_accelerate(accelerator_state: Any) -> Iterator[None]:
+    """Reset accelerate's singletons when the block ends, so that training finds them as in a new process."""
     try:
         yield
     finally:
@@ -75,7 +75,7 @@ def _without_leftovers(accelerator_state: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def all_threads(ranks: Ranks) -> Iterator[None]:
-    """Let numerical work use this rank's share of the cores: torchrun allows each rank one thread."""
+    """Let numerical libraries use this rank's share of the cores; torchrun limits each rank to one thread."""
     from threadpoolctl import threadpool_limits
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How much memory this process held at most while something ran."""
+"""Peak memory of this process while a block of code runs."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ from pathlib import Path
 
 
 _RESET_PEAK = "5"
-"""Written to clear_refs it makes the kernel forget the peak so far; see proc(5)."""
+"""Written to /proc/self/clear_refs, this resets VmHWM, the peak resident size; see proc(5)."""
 
 
 @dataclass
 class Peak:
-    """The most memory that the process held."""
+    """The peak resident memory of the process during a block."""
 
     num_bytes: int | None = None
-    """Once the block has ended; None where the system does not tell. Mapped files count as far as they were read."""
+    """Set when the block ends; None where the system cannot measure it. Includes resident pages of mapped files."""
 
 
 @contextlib.contextmanager
 def measured_peak() -> Iterator[Peak]:
-    """Measure while the block runs."""
+    """Measure the peak memory of the process while the block runs.
+
+    Yields:
+        The peak, filled in when the block ends without an exception.
+    """
     peak = Peak()
-    is_measured = _write(Path("/proc/self/clear_refs"), _RESET_PEAK)
+    is_reset = _write_if_possible(Path("/proc/self/clear_refs"), _RESET_PEAK)
     yield peak
-    if is_measured and (found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())):
+    # Without the reset, VmHWM would be the peak since the start of the process: report nothing instead.
+    if is_reset and (found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())):
         peak.num_bytes = int(found[1]) * 1024
 
 
-def _write(path: Path, text: str) -> bool:
+def _write_if_possible(path: Path, text: str) -> bool:
+    """Write to a file that may be missing or read-only, as in some containers; return whether it worked."""
     try:
         path.write_text(text)
     except OSError:

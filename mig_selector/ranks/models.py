@@ -1,4 +1,4 @@
-"""What every room that runs a model needs: its precision here, words for what goes wrong, the memory back."""
+"""What everything that runs a model shares: precision, errors on loading, and giving memory back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mig_selector.errors import MigSelectorError
 
 
 def resolve_dtype(dtype: str) -> str:
-    """Return the precision on this machine: auto is bfloat16 on a GPU and float32 on a CPU."""
+    """Return the precision to use on this machine: ``auto`` means bfloat16 with a GPU and float32 without."""
     import torch
 
     if dtype != "auto":
@@ -21,7 +21,7 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def dtype_argument(dtype: str) -> dict[str, Any]:
-    """Return the argument of `from_pretrained` that sets a model's precision; transformers 4.56 renamed it."""
+    """Return the keyword argument of `from_pretrained` that sets the precision; transformers 4.56 renamed it."""
     import torch
     from packaging.version import Version
 
@@ -31,12 +31,12 @@ def dtype_argument(dtype: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def loading(key: str, model: str, error_type: type[MigSelectorError]) -> Iterator[None]:
-    """Say in words what keeps a model from being loaded.
+    """Turn whatever prevents a model from loading into one error for the user.
 
     Args:
-        key: Names the model in the configuration.
+        key: The key of the configuration that names the model.
         model: Folder or hub id.
-        error_type: What to raise.
+        error_type: The exception to raise.
     """
     try:
         yield
@@ -45,9 +45,10 @@ def loading(key: str, model: str, error_type: type[MigSelectorError]) -> Iterato
 
 
 def free_memory() -> None:
-    """Give back what a model held that nobody refers to any more: training starts with an empty GPU."""
+    """Release the memory of models that are no longer referenced, so that training starts with an empty GPU."""
     import torch
 
+    # Objects in reference cycles keep their GPU memory until collected; torch can only release what nothing holds.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

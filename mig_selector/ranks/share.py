@@ -1,9 +1,10 @@
-"""Work on millions of rows shared out: rank 0 reads them, every rank computes its part, rank 0 keeps the results.
+"""Run a model over millions of rows: rank 0 reads the rows, every rank computes, rank 0 stores the results.
 
-What the model sees depends on the rows alone: not on how many ranks there are, nor on what an earlier run has done.
-Rows are taken in chunks of a fixed size; a chunk is sorted by length and cut into batches of about as many tokens, so
-that little is padded. (On a CPU the last bit of a result may still depend on the threads of a rank: numerical
-libraries sum in another order.) Ranks talk in tensors over the process group; nothing is pickled.
+The batches that the model sees depend on the rows alone, not on the number of ranks nor on where an earlier run
+stopped. Rows are taken in chunks of a fixed size; each chunk is sorted by length and cut into batches of about the
+same number of tokens, so that there is little padding. (On a CPU the last bit of a result can still depend on the
+number of threads per rank, because numerical libraries then sum in another order.) Ranks exchange tensors through the
+process group; nothing is pickled.
 
 Dimension letters: m items of a chunk, W numbers for each item.
 """
@@ -26,54 +27,54 @@ from mig_selector.ranks.world import Ranks
 
 
 CHUNK_ITEMS = 1_024
-"""Items that are sorted together; so much work can be lost when a run is killed."""
+"""Items sorted together and stored together; at most this much work is lost when a run is killed."""
 GPU_TOKENS, CPU_TOKENS = 16_384, 1_024
-"""Tokens of a batch, padding included: as many as keep a GPU busy, or as stay in the caches of a CPU."""
+"""Tokens per batch, padding included: enough to keep a GPU busy; few enough to stay in the caches of a CPU."""
 
 
 class RowModel(Protocol):
-    """A model that turns items, each of which JSON can hold, into W numbers each."""
+    """A model that computes W numbers for each item; items must be JSON-serialisable."""
 
     width: int
     """W."""
     batch_tokens: int
-    """Tokens that it takes at once, padding included; an item that is longer comes alone."""
+    """Most tokens per batch, padding included; an item that is longer gets a batch of its own."""
 
     def count_tokens(self, items: Sequence[Any]) -> NDArray[np.int64]:
-        """Return the length of each of m items in tokens, or a bound close to it. Shape (m,)."""
+        """Return the length in tokens, or a close bound, of each of m items. Shape (m,)."""
         ...
 
     def compute(self, items: Sequence[Any]) -> Any:
-        """Return a float32 tensor of shape (m, W)."""
+        """Return a float32 tensor of shape (m, W), one row per item of a batch."""
         ...
 
 
 class Matrix(Protocol):
-    """Where the results go, such as a `store.matrix.MatrixFile`; only rank 0 uses it."""
+    """Storage for the results, such as a `store.matrix.MatrixFile`; used on rank 0 only."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep others from filling it while the block runs."""
+        """Keep other runs from filling this matrix while the block runs."""
         ...
 
-    def is_whole(self) -> bool:
-        """Say whether there is nothing left to do."""
+    def is_complete(self) -> bool:
+        """Return whether all rows have been stored."""
         ...
 
     def begin(self, width: int) -> int:
-        """Prepare for rows of W numbers; return how many are there already."""
+        """Prepare for rows of `width` numbers (W); return the number of rows already stored."""
         ...
 
     def append(self, rows: NDArray[np.float32]) -> None:
-        """Keep the next rows, shape (m, W), for good."""
+        """Store the next rows, shape (m, W), so that they survive a crash."""
         ...
 
     def finish(self) -> None:
-        """Close it; it must be full."""
+        """Close the matrix; called once all rows are stored."""
         ...
 
 
 def tokens_per_batch(device: Any) -> int:
-    """Return how many tokens a batch may have on a device (torch's), if the model itself sets no limit."""
+    """Return the number of tokens per batch for a torch device, for models that set no limit themselves."""
     return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 
@@ -84,30 +85,31 @@ def fill_matrix(
     ranks: Ranks,
     on_items: Callable[[int], object],
 ) -> None:
-    """Compute a row for every item, on all ranks, and go on where an earlier run was ended; for every rank to call.
+    """Compute a row for every item, resuming where an earlier run stopped. Must be called on every rank.
 
     Args:
         matrix: Filled in the order of the items.
-        items: Called on rank 0 only, which streams them.
-        load: Loads the model onto the device it is given.
-        ranks: Who shares the work.
-        on_items: Called with the number of items done since the last call, by all ranks if they keep step; first with
-            what an earlier run has done.
+        items: Called on rank 0 only; yields the items.
+        load: Loads the model onto the given device; called on every rank.
+        ranks: The ranks that share the work.
+        on_items: Called with the number of items finished since the last call, assuming equally fast ranks; first with
+            the number that an earlier run finished.
 
     Raises:
         RemoteError: Another rank failed.
     """
     with matrix.locked() if ranks.is_main else contextlib.nullcontext():
-        if ranks.decide(matrix.is_whole):
+        if ranks.decide(matrix.is_complete):
             return
         with all_threads(ranks), process_group(ranks) as state:
-            _fill(matrix, items, ranks.agree(lambda: load(state.device)), ranks, state, on_items)
+            # No variable here holds the model: it must be garbage by the time free_memory runs.
+            _compute_missing_rows(matrix, items, ranks.agree(lambda: load(state.device)), ranks, state, on_items)
             free_memory()
         if ranks.is_main:
             matrix.finish()
 
 
-def _fill(
+def _compute_missing_rows(
     matrix: Matrix,
     items: Callable[[], Iterable[Any]],
     model: RowModel,
@@ -115,47 +117,49 @@ def _fill(
     state: Any,
     on_items: Callable[[int], object],
 ) -> None:
+    """Append the rows that the matrix does not hold yet."""
     done = ranks.decide(lambda: matrix.begin(model.width))
     on_items(done)
-    rest = islice(items(), done, None) if ranks.is_main else iter(())
-    for _, rows in shared_results(rest, model, state, on_items):
+    remaining = islice(items(), done, None) if ranks.is_main else iter(())
+    for _, rows in shared_results(remaining, model, state, on_items):
         matrix.append(rows)
 
 
 def shared_results(
     items: Iterator[Any], model: RowModel, state: Any, on_items: Callable[[int], object]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Compute on every rank; every rank must iterate over this.
+    """Compute the results of a stream of items on all ranks; every rank must iterate to the end.
 
     Args:
-        items: Those of rank 0 count.
-        model: The same on every rank.
-        state: accelerate's PartialState, with the process group of the ranks if there are several.
-        on_items: Called with the number of items done since the last call, by all ranks if they keep step.
+        items: Only those of rank 0 are used.
+        model: The same model on every rank.
+        state: accelerate's PartialState, with a process group if there are several ranks.
+        on_items: Called with the number of items finished since the last call, assuming equally fast ranks.
 
     Yields:
-        On rank 0, chunk by chunk: the place of its first item, and the results, shape (m, W), in the items' order.
+        On rank 0, for each chunk: the index of its first item, and the results, shape (m, W), in the items' order.
     """
-    first = 0
-    while chunk := _tell(list(islice(items, CHUNK_ITEMS)), state):
-        batches = cut_batches(_shared_counts(chunk, model, state), model.batch_tokens)
-        results = _compute_share(chunk, batches, model, state, on_items)
+    first_index = 0
+    while chunk := _broadcast_items(list(islice(items, CHUNK_ITEMS)), state):
+        batches = cut_batches(_count_tokens(chunk, model, state), model.batch_tokens)
+        results = _compute_own_batches(chunk, batches, model, state, on_items)
         rows = _gather_rows(results, batches, state)
         if state.is_main_process:
-            yield first, rows
-        first += len(chunk)
+            yield first_index, rows
+        first_index += len(chunk)
 
 
 def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Cut items into batches, the longest first; equal ones in their order.
+    """Cut items into batches, longest items first; items of equal length keep their order.
 
     Args:
         token_counts: Length of each item. Shape (m,).
-        batch_tokens: Rows times the longest of them is at most this, but in a batch of one.
+        batch_tokens: Upper bound on the number of rows times the longest row; a single longer item is allowed.
 
     Returns:
-        The places of each batch's items.
+        The item indices of each batch.
     """
+    # Longest first: a batch that is too large for the memory fails at the start of a chunk, not in its middle.
     order = np.argsort(-token_counts, kind="stable")
     batches = []
     start = 0
@@ -166,26 +170,28 @@ def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDAr
     return batches
 
 
-def _tell(chunk: list[Any], state: Any) -> list[Any]:
-    """Give every rank the items of rank 0."""
+def _broadcast_items(chunk: list[Any], state: Any) -> list[Any]:
+    """Return rank 0's chunk on every rank."""
     if state.num_processes == 1:
         return chunk
     import torch
     from accelerate.utils import broadcast
 
     data = torch.frombuffer(bytearray(json.dumps(chunk).encode("ascii")), dtype=torch.uint8).to(state.device)
+    # The size goes first: a broadcast needs a tensor of the right size on the receivers.
     size = broadcast(torch.tensor([len(data)], device=state.device))
     if not state.is_main_process:
         data = torch.empty(int(size), dtype=torch.uint8, device=state.device)
     return list(json.loads(broadcast(data).cpu().numpy().tobytes()))
 
 
-def _shared_counts(chunk: Sequence[Any], model: RowModel, state: Any) -> NDArray[np.int64]:
-    """Count the tokens of a chunk, the ranks in turn."""
+def _count_tokens(chunk: Sequence[Any], model: RowModel, state: Any) -> NDArray[np.int64]:
+    """Count the tokens of each item, each rank every num_processes-th item; the counts of all, shape (m,)."""
     import torch
     from accelerate.utils import gather
 
     mine = chunk[state.process_index :: state.num_processes]
+    # gather needs the same shape on every rank, so the last ranks pad with a zero, which is cut off again below.
     counts = np.zeros(-(-len(chunk) // state.num_processes), np.int64)
     if mine:
         counts[: len(mine)] = model.count_tokens(mine)
@@ -193,35 +199,37 @@ def _shared_counts(chunk: Sequence[Any], model: RowModel, state: Any) -> NDArray
     return gathered.reshape(state.num_processes, -1).T.ravel()[: len(chunk)]  # type: ignore[no-any-return]
 
 
-def _compute_share(
+def _compute_own_batches(
     chunk: Sequence[Any],
     batches: Sequence[NDArray[np.int64]],
     model: RowModel,
     state: Any,
     on_items: Callable[[int], object],
 ) -> Any:
-    """Compute this rank's batches, one after the other; a tensor of shape (rows, W)."""
+    """Compute this rank's share of the batches; a tensor of shape (rows, W), in the order of its batches."""
     import torch
 
     size = state.num_processes
+    # A rank without a batch still has to take part in the gather, with a tensor of the right width.
     results = [torch.empty((0, model.width), dtype=torch.float32, device=state.device)]
     for step, batch in enumerate(batches[state.process_index :: size]):
-        results.append(model.compute([chunk[place] for place in batch]))
+        results.append(model.compute([chunk[index] for index in batch]))
         on_items(sum(map(len, batches[step * size : (step + 1) * size])))
     return torch.cat(results)
 
 
 def _gather_rows(results: Any, batches: Sequence[NDArray[np.int64]], state: Any) -> NDArray[np.float32]:
-    """Put the results of all ranks in the order of the items; every rank sends as many rows."""
+    """Collect the results of all ranks in the order of the items, shape (m, W)."""
     import torch
     from accelerate.utils import gather
 
     size = state.num_processes
-    places = [np.concatenate([np.empty(0, np.int64), *batches[rank::size]]) for rank in range(size)]
-    padded = torch.zeros((max(map(len, places)), results.shape[1]), dtype=torch.float32, device=state.device)
+    indices = [np.concatenate([np.empty(0, np.int64), *batches[rank::size]]) for rank in range(size)]
+    # gather needs the same shape on every rank: each pads to the largest share, and the padding is dropped below.
+    padded = torch.zeros((max(map(len, indices)), results.shape[1]), dtype=torch.float32, device=state.device)
     padded[: len(results)] = results
     gathered = gather(padded).cpu().numpy().reshape(size, len(padded), -1)
-    rows = np.empty((sum(map(len, places)), gathered.shape[2]), np.float32)
-    for place, values in zip(places, gathered, strict=True):
-        rows[place] = values[: len(place)]
+    rows = np.empty((sum(map(len, indices)), gathered.shape[2]), np.float32)
+    for rank_indices, values in zip(indices, gathered, strict=True):
+        rows[rank_indices] = values[: len(rank_indices)]
     return rows

@@ -1,7 +1,7 @@
-"""The processes of a run, and how they agree: rank 0 decides, all are told, none goes on where one has failed.
+"""The processes of a run and how they agree: rank 0 decides, all are told, and no rank goes on when one has failed.
 
-Ranks talk through the c10d store that torchrun serves anyway, not through a process group. Nothing here waits with a
-timeout: work takes as long as it takes, and a fault on any rank, or its death, ends the waiting (see `watch`).
+Ranks talk through the c10d store that torchrun hosts anyway, not through a process group. Nothing here has a timeout:
+work takes as long as it takes. A failure or death of any rank ends the waiting on all others (see `watch`).
 """
 
 from __future__ import annotations
@@ -21,30 +21,35 @@ from typing import Any, TypeVar
 
 from mig_selector.errors import MigSelectorError, RemoteError
 from mig_selector.ranks.signals import STOPPED, Stopped, StopSignals
-from mig_selector.ranks.watch import ARRIVAL_SECONDS, LOST, Place, Watch
+from mig_selector.ranks.watch import ARRIVAL_SECONDS, LOST, Location, Watch
 
 
 logger = logging.getLogger(__name__)
 
 Plain = TypeVar("Plain")
+"""A JSON-serialisable value."""
 Result = TypeVar("Result")
 
 _CHUNK_BYTES = 4 << 20
-"""A store value beyond 8 MiB kills the connection."""
+"""Size of a value in the store: one beyond 8 MiB makes the store close the connection."""
 _CHUNKS_AHEAD = 8
-"""So many chunks of a file may wait in the store to be taken."""
+"""How many chunks of a transfer the store may hold that not all receivers have read: bounds its memory."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
+"""Seconds between two looks at the store: short at first, for quick answers, then longer."""
 _GREETING_SECONDS = 0.05
+"""Time between two looks while ranks join."""
 _CLOSING_SECONDS = 1.0
+"""How long after a broken connection a process may still take to exit."""
 _NOTICE_SECONDS = 20.0
+"""A rank that waits longer than this for the others logs a warning."""
 
 _kept_stores: list[Any] = []
-"""Without torchrun's agent rank 0 hosts the store itself; it must outlive the last reader."""
+"""Without torchrun's agent rank 0 hosts the store itself, and it must outlive the last reader: never freed."""
 
 
 @dataclass
 class Ranks:
-    """The processes of this run, and the means to agree. Every method must be called on every rank."""
+    """This process among the processes of the run. Every rank must call the same methods in the same order."""
 
     rank: int = 0
     world_size: int = 1
@@ -54,6 +59,7 @@ class Ranks:
     _store: Any = None
     _watch: Watch | None = None
     _messages: int = field(default=0, repr=False)
+    """Number of messages so far. Equal on all ranks, so that it can serve as the key of the next one."""
 
     @property
     def is_main(self) -> bool:
@@ -67,82 +73,89 @@ class Ranks:
 
     @property
     def are_on_one_node(self) -> bool:
-        """Whether all ranks are."""
+        """Whether all ranks run on the same node."""
         return self.local_world_size == self.world_size
 
     def decide(self, work: Callable[[], Plain]) -> Plain:
-        """Let rank 0 do `work` and give its result to every rank.
+        """Do `work` on rank 0 and return its result on every rank.
 
         Args:
-            work: Must return what JSON can hold.
+            work: Must return a JSON-serialisable value; not called on the other ranks.
 
         Raises:
-            RemoteError: It failed on rank 0.
+            RemoteError: The work failed on rank 0.
         """
         return self._do_for(range(self.world_size), work)
 
     def decide_on_node(self, work: Callable[[], Plain]) -> Plain:
-        """Let the first rank of each node do `work` and give its result to the ranks of that node.
+        """Do `work` on the first rank of each node and return its result on the ranks of that node.
 
         Args:
-            work: Must return what JSON can hold.
+            work: Must return a JSON-serialisable value; not called on the other ranks.
 
         Raises:
-            RemoteError: It failed on some rank.
+            RemoteError: The work failed on another rank.
         """
         first = self.rank - self.local_rank
         return self._do_for(range(first, first + self.local_world_size), work)
 
     def _do_for(self, group: Sequence[int], work: Callable[[], Plain]) -> Plain:
+        """Do `work` on the first rank of `group` and return its result on all of the group."""
         key = f"{self._next_key()}/{group[0]}"
         if self.rank != group[0]:
-            return self._read(key)  # type: ignore[no-any-return]
+            return self._read_value(key)  # type: ignore[no-any-return]
         result = work()
         if len(group) > 1:
-            self._write(key, result)
+            self._write_value(key, result)
         return result
 
     def agree(self, work: Callable[[], Result]) -> Result:
-        """Do `work` on every rank and go on once it has succeeded on all.
+        """Do `work` on every rank and return once it has succeeded on all.
 
         Returns:
-            This rank's own result, which stays here.
+            This rank's own result, which is not sent anywhere.
 
         Raises:
-            RemoteError: It failed on another rank.
+            RemoteError: The work failed on another rank.
         """
         result = work()
         self.exchange(None)
         return result
 
     def exchange(self, value: Plain) -> list[Plain]:
-        """Give every rank what each has.
+        """Give every rank the values of all ranks.
 
         Args:
-            value: What JSON can hold, and little of it.
+            value: JSON-serialisable and small, well below the 8 MiB that the store allows for a value.
 
         Returns:
             The values in the order of the ranks.
+
+        Raises:
+            RemoteError: Another rank failed.
         """
         if self.world_size == 1:
             return [value]
         key = self._next_key()
         keys = [f"{key}/{rank}" for rank in range(self.world_size)]
-        with _connection():
+        with _translated_store_errors():
             self._store.set(keys[self.rank], json.dumps(value))
-        self._wait(keys)
-        with _connection():
+        self._wait_for_keys(keys)
+        with _translated_store_errors():
             return [json.loads(answer) for answer in self._store.multi_get(keys)]
 
     def transfer(self, chunks: Callable[[], Iterable[bytes]], receivers: Sequence[int]) -> Iterator[bytes]:
-        """Send bytes from rank 0 to some ranks; to be iterated on every rank.
+        """Send bytes from rank 0 to some ranks; every rank must iterate to the end.
 
         Args:
-            chunks: Called on rank 0: what to send.
-            receivers: Which ranks, the same on all.
+            chunks: Called on rank 0 only; yields the bytes to send.
+            receivers: The receiving ranks, the same on all ranks.
 
         Yields:
-            The bytes, on the receivers.
+            On the receivers: the same bytes, cut into chunks of at most 4 MiB.
+
+        Raises:
+            RemoteError: Another rank failed.
         """
         key = self._next_key()
         if self.is_main:
@@ -154,28 +167,30 @@ class Ranks:
         number = 0
         for chunk in chunks:
             for start in range(0, len(chunk), _CHUNK_BYTES):
-                self._forget_taken(key, number - _CHUNKS_AHEAD, num_receivers)
-                with _connection():
+                # Wait for the slowest receiver: the store must not hold the whole file in memory.
+                self._delete_taken(key, number - _CHUNKS_AHEAD, num_receivers)
+                with _translated_store_errors():
                     self._store.set(f"{key}/{number}", b"+" + chunk[start : start + _CHUNK_BYTES])
                 number += 1
-        with _connection():
+        with _translated_store_errors():
             self._store.set(f"{key}/{number}", b".")
-        for left in range(max(number - _CHUNKS_AHEAD, 0), number):
-            self._forget_taken(key, left, num_receivers)
+        for remaining in range(max(number - _CHUNKS_AHEAD, 0), number):
+            self._delete_taken(key, remaining, num_receivers)
 
-    def _forget_taken(self, key: str, number: int, num_receivers: int) -> None:
-        """Wait until a chunk has been taken by all, and remove it from the store."""
+    def _delete_taken(self, key: str, number: int, num_receivers: int) -> None:
+        """Wait until all receivers have read a chunk, and delete it from the store."""
         if number < 0:
             return
         self._wait_until(lambda: self._store.add(f"{key}/{number}/taken", 0) >= num_receivers)
-        with _connection():
+        with _translated_store_errors():
             self._store.delete_key(f"{key}/{number}")
 
     def _receive(self, key: str) -> Iterator[bytes]:
+        """Yield the chunks of a transfer: ``+`` begins a chunk, a value ``.`` ends the transfer."""
         number = 0
         while True:
-            self._wait([f"{key}/{number}"])
-            with _connection():
+            self._wait_for_keys([f"{key}/{number}"])
+            with _translated_store_errors():
                 chunk = self._store.get(f"{key}/{number}")
                 self._store.add(f"{key}/{number}/taken", 1)
             if chunk == b".":
@@ -184,35 +199,40 @@ class Ranks:
             number += 1
 
     def open_store(self, timeout: timedelta) -> Any:
-        """Return a store of its own for a process group, on a connection of its own."""
-        with _connection():
+        """Return a store for a process group: a namespace and a connection that nothing else uses."""
+        with _translated_store_errors():
             return _open_store(f"{self._session}/{self._next_key()}", timeout)
 
     def _next_key(self) -> str:
         self._messages += 1
         return f"{self._messages}"
 
-    def _write(self, key: str, value: Any) -> None:
+    def _write_value(self, key: str, value: Any) -> None:
         data = json.dumps(value).encode("ascii")
         chunks = [data[start : start + _CHUNK_BYTES] for start in range(0, len(data), _CHUNK_BYTES)]
-        with _connection():
+        with _translated_store_errors():
             for number, chunk in enumerate(chunks):
                 self._store.set(f"{key}/chunk/{number}", chunk)
+            # The count goes last: whoever sees it finds all chunks.
             self._store.set(f"{key}/chunks", str(len(chunks)))
 
-    def _read(self, key: str) -> Any:
-        self._wait([f"{key}/chunks"])
-        with _connection():
+    def _read_value(self, key: str) -> Any:
+        self._wait_for_keys([f"{key}/chunks"])
+        with _translated_store_errors():
             count = int(self._store.get(f"{key}/chunks"))
             return json.loads(b"".join(self._store.get(f"{key}/chunk/{number}") for number in range(count)))
 
-    def _wait(self, keys: list[str]) -> None:
+    def _wait_for_keys(self, keys: list[str]) -> None:
         self._wait_until(lambda: self._store.check(keys))
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Poll the store until `is_so`; RemoteError if the run fails meanwhile.
+
+        The store's own wait is of no use here: it needs a timeout, and no failure interrupts it.
+        """
         pause = _SHORTEST_PAUSE
         while True:
-            with _connection():
+            with _translated_store_errors():
                 if is_so():
                     return
             if self._watch is not None and self._watch.fault is not None:
@@ -223,13 +243,13 @@ class Ranks:
 
 @contextlib.contextmanager
 def connect() -> Iterator[Ranks]:
-    """Join the other processes that torchrun's environment tells of, and share their fate while the block runs.
+    """Join the other processes that torchrun's environment variables describe; fail together while the block runs.
 
     Yields:
-        The ranks; a single one where there are no others.
+        The ranks; a single one if WORLD_SIZE is unset or 1.
 
     Raises:
-        RemoteError: Another rank has failed, with the same message on every rank.
+        RemoteError: Another rank failed; the message is the same on every rank.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         with StopSignals():
@@ -247,63 +267,67 @@ def connect() -> Iterator[Ranks]:
             _store=PrefixStore(session, store),
             _watch=watch,
         )
-        with _shared_fate(ranks, watch, signals):
-            _find_place_on_node(ranks)
+        with _shared_failures(ranks, watch, signals):
+            _find_local_rank(ranks)
             yield ranks
 
 
-def _find_place_on_node(ranks: Ranks) -> None:
-    """Fill in the local rank and world size; a launcher that does not tell them has the ranks ask each other."""
+def _find_local_rank(ranks: Ranks) -> None:
+    """Fill in the local rank and world size. Not every launcher sets them; then the ranks compare their machines."""
     if "LOCAL_WORLD_SIZE" in os.environ:
         ranks.local_rank, ranks.local_world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         return
-    machines = ranks.exchange(Place.here().machine)
+    machines = ranks.exchange(Location.here().machine)
     here = [rank for rank, machine in enumerate(machines) if machine == machines[ranks.rank]]
     ranks.local_rank, ranks.local_world_size = here.index(ranks.rank), len(here)
 
 
 @contextlib.contextmanager
-def _shared_fate(ranks: Ranks, watch: Watch, signals: StopSignals) -> Iterator[None]:
-    """Tell the other ranks of what goes wrong here, and stop here for what goes wrong there."""
+def _shared_failures(ranks: Ranks, watch: Watch, signals: StopSignals) -> Iterator[None]:
+    """Publish a failure of this rank to the others, and raise theirs here."""
     watch.start()
     try:
         yield
     except BaseException as raised:
         error = Stopped() if signals.is_swallowed(raised) else raised
         signals.settle()
-        told = watch.publish(_describe(error, ranks, watch))
-        if told == STOPPED:
+        published = watch.publish(_describe(error, ranks, watch))
+        if published == STOPPED:
             raise Stopped from None
-        if isinstance(error, KeyboardInterrupt) or told == str(error):
+        if isinstance(error, KeyboardInterrupt) or published == str(error):
             raise
-        if told == _text_of(error, ranks) and not isinstance(error, MigSelectorError):
-            raise  # a fault of this program: whoever mends it wants the traceback
-        raise RemoteError(told) from (None if isinstance(error, Stopped | RemoteError) else error)
+        if published == _text_of(error, ranks) and not isinstance(error, MigSelectorError):
+            raise  # a bug in this program, on this rank: whoever fixes it needs the traceback
+        # Another rank failed first: all report that. The error here, perhaps a consequence, is kept as the cause.
+        raise RemoteError(published) from (None if isinstance(error, Stopped | RemoteError) else error)
     finally:
         signals.hold()
         watch.leave()
 
 
 def _describe(error: BaseException, ranks: Ranks, watch: Watch) -> str:
-    """Say what ended this rank's work, in the words that all ranks are to use."""
-    if isinstance(error, Stopped):  # by the watch, by a torchrun one of whose ranks has ended, or by the user
+    """Return the message for all ranks: the cause of `error`, which may lie on another rank."""
+    # Stopped is raised by the guard, by torchrun after one of its ranks has died, or by the user: the first two have
+    # a cause to report.
+    if isinstance(error, Stopped):
         return watch.fault or watch.dead_rank() or STOPPED
     if isinstance(error, MigSelectorError | KeyboardInterrupt):
         return _text_of(error, ranks)
-    # A collective hears of a death as of a connection that was closed, and sooner than the process is gone.
+    # A collective whose partner dies reports a closed connection, and does so before the dead process is gone.
     return watch.dead_rank(patience=_CLOSING_SECONDS) or _text_of(error, ranks)
 
 
 def _text_of(error: BaseException, ranks: Ranks) -> str:
+    """Return an error's message, with the rank it came from unless that is rank 0 or the message names it."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     text = str(error) if isinstance(error, MigSelectorError) else f"{type(error).__name__}: {error}"
-    is_told = ranks.is_main or isinstance(error, RemoteError)
-    return text if is_told else f"{text} (rank {ranks.rank} on {socket.gethostname()})"
+    is_located = ranks.is_main or isinstance(error, RemoteError)
+    return text if is_located else f"{text} (rank {ranks.rank} on {socket.gethostname()})"
 
 
 def _open_store(prefix: str, timeout: timedelta | None = None) -> Any:
-    """Connect to the store that torchrun's environment tells of."""
+    """Open a new connection to the store that torchrun's environment variables name."""
     timeout = timeout or timedelta(seconds=ARRIVAL_SECONDS)
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -315,29 +339,39 @@ def _open_store(prefix: str, timeout: timedelta | None = None) -> Any:
 
 @contextlib.contextmanager
 def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
-    """Agree on a name under which no earlier run has left anything in the store.
+    """Agree on a namespace in which no earlier run has left anything in the store.
 
-    A store may outlive the processes: torchrun starts them again after a fault, and a program may train twice. So each
-    rank asks with a word of its own, and rank 0 answers to that word until all have come.
+    The store may outlive the processes: torchrun restarts them after a failure, and a program may train twice. So
+    rank 0 cannot simply publish a name: a fast rank might read that of the previous run. Instead each rank asks with a
+    random token, and rank 0 answers every token until all ranks have joined.
 
     Yields:
-        The name, and the store.
+        The name of the session, and the store.
+
+    Raises:
+        RemoteError: The store cannot be reached, or rank 0 does not answer.
     """
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     notice = threading.Timer(
-        _NOTICE_SECONDS, logger.warning, ("rank %d of %d waits for the others at %s", rank, world_size, address)
+        _NOTICE_SECONDS,
+        logger.warning,
+        ("rank %d of %d is waiting for the others at %s", rank, world_size, address),
     )
     notice.start()
     try:
         store = _open_store("mig_selector")
         if rank == 0:
             session, is_over = uuid.uuid4().hex, threading.Event()
-            greeter = threading.Thread(target=_greet, args=(store, session, world_size, is_over), daemon=True)
+            # In the background: rank 0 can start working while slow ranks are still loading.
+            greeter = threading.Thread(target=_answer_ranks, args=(store, session, world_size, is_over), daemon=True)
             greeter.start()
         else:
-            session = _ask(store, rank)
+            session = _ask_for_session(store, rank)
     except RuntimeError as error:
-        raise RemoteError(f"the ranks do not find each other at {address} ({error})") from error
+        raise RemoteError(
+            f"the ranks cannot reach each other at {address} ({error}); check MASTER_ADDR and MASTER_PORT, and the "
+            "output of the first node."
+        ) from error
     finally:
         notice.cancel()
     try:
@@ -348,42 +382,44 @@ def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
             greeter.join()
 
 
-def _greet(store: Any, session: str, world_size: int, is_over: threading.Event) -> None:
-    """Tell every rank that asks the name of the session, until all have come."""
+def _answer_ranks(store: Any, session: str, world_size: int, is_over: threading.Event) -> None:
+    """Tell the name of the session to every rank that asks, until all have joined."""
     missing = set(range(1, world_size))
     with contextlib.suppress(RuntimeError):  # the watches notice that the connection is lost
         while missing:
             for rank in sorted(missing):
-                word = store.get(f"word/{rank}").decode() if store.check([f"word/{rank}"]) else None
-                # Looked up after the word: a rank that has come and asks again asks for another session.
-                if store.check([f"{session}/came/{rank}"]):
+                token = store.get(f"token/{rank}").decode() if store.check([f"token/{rank}"]) else None
+                # Read after the token: if this rank has joined, the token may already be for its next session, and
+                # answering it with this session would be wrong.
+                if store.check([f"{session}/joined/{rank}"]):
                     missing.remove(rank)
-                elif word is not None:
-                    store.set(f"answer/{word}", session)
+                elif token is not None:
+                    store.set(f"answer/{token}", session)
             if is_over.wait(_GREETING_SECONDS):
                 return
 
 
-def _ask(store: Any, rank: int) -> str:
-    word = uuid.uuid4().hex
-    store.set(f"word/{rank}", word)
+def _ask_for_session(store: Any, rank: int) -> str:
+    """Ask rank 0 for the name of the session, and confirm it."""
+    token = uuid.uuid4().hex
+    store.set(f"token/{rank}", token)
     end = time.monotonic() + ARRIVAL_SECONDS
-    while not store.check([f"answer/{word}"]):
+    while not store.check([f"answer/{token}"]):
         if time.monotonic() > end:
             raise RemoteError(
-                f"rank 0 did not begin to select within {ARRIVAL_SECONDS} seconds; is mig_selector installed on its "
-                "node, and are its keys in that node's configuration?"
+                f"rank 0 did not start selecting within {ARRIVAL_SECONDS} seconds; is mig_selector installed on its "
+                "node, and does that node's configuration have the mig_ keys?"
             )
         time.sleep(_GREETING_SECONDS)
-    session: str = store.get(f"answer/{word}").decode()
-    store.set(f"{session}/came/{rank}", "1")
+    session: str = store.get(f"answer/{token}").decode()
+    store.set(f"{session}/joined/{rank}", "1")
     return session
 
 
 @contextlib.contextmanager
-def _connection() -> Iterator[None]:
-    """Say in words that the store is gone."""
+def _translated_store_errors() -> Iterator[None]:
+    """Turn torch's errors of a store, which are RuntimeErrors, into a message that the connection was lost."""
     try:
         yield
-    except RuntimeError as error:  # torch's errors of a store
+    except RuntimeError as error:
         raise RemoteError(LOST) from error

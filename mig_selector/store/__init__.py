@@ -1,1 +1,1 @@
-"""What lasts between runs: whole files or none, content hashes, fingerprints, cached vectors, manifests."""
+"""What lasts between runs: atomically written files, content hashes, fingerprints, cached vectors, manifests."""

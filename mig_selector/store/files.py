@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and locks around those that several runs share."""
+"""Atomic file writes, and file locks for what several runs share."""
 
 from __future__ import annotations
 
@@ -21,43 +21,51 @@ logger = logging.getLogger(__name__)
 
 
 _ABANDONED_SECONDS = 60.0
-"""A temporary file that nobody has written to for so long, and nobody holds, was left by a process that was killed."""
+"""A temporary file that is unlocked and has not been written to for this long was left by a killed process."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name beside `path` and give it its name once it is on disk.
+    """Write a file atomically: under a temporary name beside `path`, renamed to `path` once it is on disk.
+
+    If the block raises, `path` stays as it was and the temporary file is removed. Temporary files that killed
+    processes left for the same `path` are removed too.
 
     Args:
-        path: The final name, followed if it is a link; its folder is made if need be.
+        path: The final name; a symbolic link is followed. Its folder is created if necessary.
 
     Yields:
-        The open temporary file. If the block raises, `path` stays as it was and nothing is left behind. What a
-        process that was killed left of `path` is removed.
+        The temporary file, opened for writing.
+
+    Raises:
+        OSError: The file cannot be written; its `filename` is set.
     """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
+    # mkstemp creates files that only their owner can read: keep the mode of the old file, or use the default.
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            with contextlib.suppress(OSError):  # a file system without locks
+            # Locked while it is being written, so that no other process takes it for abandoned; see _remove_abandoned.
+            with contextlib.suppress(OSError):  # not every file system has locks
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield stream
+            # On disk before the rename: after a crash the name must not lead to an empty or incomplete file.
             stream.flush()
             os.fsync(stream.fileno())
             Path(temporary).chmod(mode)
             Path(temporary).replace(target)
     except OSError as error:
-        error.filename = error.filename or str(target)  # a full disk does not say where it is full
+        error.filename = error.filename or str(target)  # a failed write ("disk full") names no file
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed left of `path`; only for those who hold its lock."""
+    """Remove the temporary files that killed processes left for `path`; the caller must hold its lock."""
     for file in _temporary_files(path):
         file.unlink(missing_ok=True)
 
@@ -67,9 +75,10 @@ def _temporary_files(path: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove old temporary files of `path` that no process holds; others may be writing the same file right now."""
+    """Remove old temporary files of `path`, but not those that another process is writing right now."""
     for file in _temporary_files(path):
         with contextlib.suppress(OSError):
+            # The age covers the moment between creating and locking a file, and file systems without locks.
             if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
                 with file.open("r+b") as stream:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,27 +86,28 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
     current = os.umask(0)
     os.umask(current)
     return current
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` atomically, as UTF-8."""
     with whole_file(path) as stream:
         stream.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` atomically, as indented JSON."""
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     with whole_file(path) as stream:
-        # A path that is not UTF-8 holds half surrogates; a backslash escape is how JSON writes them, too.
+        # A path that is not valid UTF-8 contains lone surrogates; their backslash escape is also their JSON escape.
         stream.write(text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours; None where it is absent or not JSON."""
+    """Read a JSON file that this package wrote; None if it is missing, unreadable or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -106,14 +116,18 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path`, links followed (``.<name>.lock`` beside it), while the block runs."""
+    """Hold the lock of `path` (the file ``.<name>.lock`` beside it) while the block runs.
+
+    Symbolic links are followed, so that all names of a file share one lock. There is no timeout.
+    """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Writable for all: users who share a cache share its locks.
     lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        logger.info("waiting for another run that holds %s", target)
+        logger.info("waiting for another run to release %s", target)
         lock.acquire()
     try:
         yield

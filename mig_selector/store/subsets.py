@@ -1,4 +1,4 @@
-"""Finished subsets: found again by fingerprint, checked before they are used, copied where they are wanted."""
+"""Finished subsets: found by fingerprint, verified before use, copied to another folder."""
 
 from __future__ import annotations
 
@@ -12,73 +12,80 @@ from mig_selector.store.hashing import ContentHashes
 
 
 MANIFEST = "manifest.json"
-"""Written last: a folder without it is no subset."""
+"""Written last: a folder without it is not a finished subset."""
 
 
-def read_manifest(folder: Path, mark: str, hashes: ContentHashes) -> dict[str, Any] | None:
-    """Return a subset's manifest if the folder holds that selection, whole and unchanged.
+def read_manifest(folder: Path, fingerprint: str, hashes: ContentHashes) -> dict[str, Any] | None:
+    """Return the manifest of a subset if the folder holds it completely and unchanged.
 
     Args:
-        folder: A subset's folder.
-        mark: Fingerprint that is wanted.
-        hashes: To check the files.
+        folder: The folder of a subset, or of something else.
+        fingerprint: The fingerprint that the subset must have.
+        hashes: Hashes the files, to compare them with the manifest.
+
+    Returns:
+        The manifest; None if the folder lacks it, has another selection, or has missing or changed files.
     """
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("fingerprint") != mark:
+    if not isinstance(manifest, dict) or manifest.get("fingerprint") != fingerprint:
         return None
     files = manifest.get("files")
-    # A folder may have been made by somebody else: no name may lead out of it.
+    # The folder may come from somebody else: its manifest must not name files outside it.
     if not isinstance(files, dict) or not files or any(name != Path(name).name for name in files):
         return None
     try:
-        is_whole = all(hashes.file(folder / name) == digest for name, digest in files.items())
+        is_intact = all(hashes.file(folder / name) == digest for name, digest in files.items())
     except OSError:
         return None
-    return manifest if is_whole else None
+    return manifest if is_intact else None
 
 
-def find_subset(mark: str, output_dir: Path, cache_dir: Path, hashes: ContentHashes) -> Path | None:
-    """Look for a finished selection, under whatever name, in `output_dir` and wherever it was made before.
+def find_subset(fingerprint: str, output_dir: Path, cache_dir: Path, hashes: ContentHashes) -> Path | None:
+    """Find a finished subset, whatever its name, in `output_dir` or in any folder it was written to before.
 
     Args:
-        mark: Fingerprint that is wanted.
-        output_dir: Where subsets are kept now.
-        cache_dir: Remembers where they were kept before.
-        hashes: To check the files.
+        fingerprint: The fingerprint that the subset must have.
+        output_dir: The current output folder.
+        cache_dir: Holds the record of earlier folders; see `remember_subset`.
+        hashes: Hashes the files, to compare them with the manifest.
 
     Returns:
-        The folder of a valid subset, or None.
+        The folder of an intact subset, or None.
     """
-    for folder in dict.fromkeys(_candidates(mark, output_dir, cache_dir)):
-        if read_manifest(folder, mark, hashes) is not None:
+    for folder in dict.fromkeys(_candidates(fingerprint, output_dir, cache_dir)):
+        if read_manifest(folder, fingerprint, hashes) is not None:
             return folder
     return None
 
 
-def _candidates(mark: str, output_dir: Path, cache_dir: Path) -> Iterator[Path]:
+def _candidates(fingerprint: str, output_dir: Path, cache_dir: Path) -> Iterator[Path]:
     if output_dir.is_dir():
-        yield from sorted(output_dir.glob(f"*-{mark[:8]}"))
-    known = read_json(_pointer(mark, cache_dir))
+        yield from sorted(output_dir.glob(f"*-{fingerprint[:8]}"))
+    known = read_json(_record_path(fingerprint, cache_dir))
     if isinstance(known, list):
         yield from (Path(folder) for folder in known if isinstance(folder, str))
 
 
-def _pointer(mark: str, cache_dir: Path) -> Path:
-    return cache_dir / "selections" / f"{mark}.json"
+def _record_path(fingerprint: str, cache_dir: Path) -> Path:
+    """Return the file that lists the folders a selection was written to."""
+    return cache_dir / "selections" / f"{fingerprint}.json"
 
 
-def remember_subset(mark: str, folder: Path, cache_dir: Path) -> None:
-    """Note where a subset is, so that another output folder finds it; a read-only cache remembers nothing."""
-    known = read_json(_pointer(mark, cache_dir))
+def remember_subset(fingerprint: str, folder: Path, cache_dir: Path) -> None:
+    """Record the folder of a subset, so that runs with another output folder find it.
+
+    If the cache cannot be written, nothing is recorded and the subset is merely computed again there.
+    """
+    known = read_json(_record_path(fingerprint, cache_dir))
     folders = [*known, str(folder)] if isinstance(known, list) else [str(folder)]
     try:
-        write_json(_pointer(mark, cache_dir), list(dict.fromkeys(folders)))
+        write_json(_record_path(fingerprint, cache_dir), list(dict.fromkeys(folders)))
     except OSError:
         return
 
 
 def copy_subset(source: Path, target: Path) -> None:
-    """Copy a finished subset to another folder, its manifest last."""
+    """Copy a finished subset to another folder, its manifest last; OSError if a file cannot be read or written."""
     names = [*read_json(source / MANIFEST)["files"], MANIFEST]
     for name in names:
         with (source / name).open("rb") as original, whole_file(target / name) as copy:

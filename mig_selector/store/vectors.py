@@ -1,4 +1,4 @@
-"""Label vectors kept between runs, by encoder: a label is embedded once."""
+"""Cache of label vectors, by encoder: no label is embedded twice."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from mig_selector.store.files import locked, whole_file
 
 
 class VectorCache:
-    """The vectors of one encoder: a folder of Parquet files, each written whole, read together."""
+    """The label vectors of one encoder: a folder of Parquet files, each written atomically, read together.
+
+    Columns: `label` (string) and `embedding` (fixed-size list of D float32).
+    """
 
     def __init__(self, cache_dir: Path, encoder: str) -> None:
-        """Keep vectors below `cache_dir`; `encoder` is the hash of all that decides the vectors."""
+        """Store vectors below `cache_dir`; `encoder` is the fingerprint of everything that decides a vector."""
         self._folder = cache_dir / "embeddings" / encoder[:32]
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other runs from embedding for this encoder while the block runs."""
+        """Hold the lock of this encoder while the block runs; other runs that would embed with it wait."""
         return locked(self._folder)
 
     def read(self, labels: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the vectors, each of shape (D,), of those `labels` that are kept."""
+        """Return the vector, shape (D,), of each label that is in the cache; other labels are left out."""
         wanted = set(labels)
         found: dict[str, NDArray[np.float32]] = {}
         for file in sorted(self._folder.glob("*.parquet")):
@@ -41,7 +44,7 @@ class VectorCache:
         return found
 
     def write(self, labels: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Keep the vectors, shape (M, D), of `labels`."""
+        """Store the vectors, shape (M, D), of M labels in a file of their own."""
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
         table = pa.table({"label": pa.array(labels, pa.string()), "embedding": column})
         name = hashlib.sha256(json.dumps(list(labels)).encode("ascii")).hexdigest()[:32]

@@ -197,7 +197,7 @@ def make_faults(folder: Path, num_ranks: int) -> dict[str, Fault]:
     }
     for rank in range(num_ranks):
         faults[f"killed-{rank}"] = Fault(
-            strike=_kill(rank), silent_ranks=frozenset({rank}), expected="was ended before its time"
+            strike=_kill(rank), silent_ranks=frozenset({rank}), expected="exited unexpectedly"
         )
     return faults
 

@@ -21,7 +21,7 @@ def hashes(tmp_path):
 
 
 def collect(labels, rounds):
-    """Put the rounds together; each label comes once."""
+    """Put the rounds together, and check that each label comes once."""
     known = {}
     for some, vectors in rounds:
         assert known.keys().isdisjoint(some)
@@ -47,7 +47,7 @@ def test_vectors_are_those_of_the_model_for_the_plain_text(minilm, hashes):
     assert vectors == pytest.approx(expected, abs=2e-6)
 
 
-@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data are not beside this checkout")
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data is not beside this checkout")
 def test_vectors_are_those_published_for_the_papers_labels(minilm, hashes):
     with np.load(SHARED_DATA / "label_embeddings_minilm.npz", allow_pickle=False) as file:
         labels, expected = file["labels"][:64].tolist(), file["embeddings"][:64].astype(np.float64)
@@ -56,24 +56,26 @@ def test_vectors_are_those_published_for_the_papers_labels(minilm, hashes):
 
 
 def test_a_vector_does_not_depend_on_which_other_labels_are_embedded(minilm, hashes):
-    whole = embed(minilm, hashes, LABELS)
-    for place, label in enumerate(LABELS):
-        assert embed(minilm, hashes, [label])[0].tobytes() == whole[place].tobytes()
+    together = embed(minilm, hashes, LABELS)
+    for index, label in enumerate(LABELS):
+        assert embed(minilm, hashes, [label])[0].tobytes() == together[index].tobytes()
 
 
-def test_batches_hold_labels_of_one_length():
+def test_all_labels_of_a_batch_have_the_same_length():
     labels = ["d", "c", "b", "a", "e"]
     assert _batches(labels, np.array([2, 1, 2, 2, 1]), 2) == [[1, 4], [3, 2], [0]]
 
 
 @pytest.mark.parametrize("model", ["no/such-model", "/nowhere/encoder", "./encoder", "a/b/c"])
-def test_a_model_that_is_nowhere_is_named(hashes, monkeypatch, tmp_path, model):
+def test_a_model_that_does_not_exist_is_named(hashes, monkeypatch, tmp_path, model):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EmbeddingError, match=f"mig_embedding_model: '{model}' is no folder here and cannot be found"):
+    with pytest.raises(
+        EmbeddingError, match=f"mig_embedding_model: '{model}' is not a folder on this machine and was not"
+    ):
         identify_encoder(model, "auto", hashes)
 
 
-def test_a_folder_that_holds_no_model_is_named(tmp_path, hashes):
+def test_a_folder_without_a_model_is_named(tmp_path, hashes):
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -82,7 +84,7 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path, hashes):
         next(embed_labels(["a"], encoder, 4, Ranks(), lambda _: None))
 
 
-def test_an_encoder_is_known_by_its_files(minilm, tmp_path, hashes):
+def test_an_encoder_is_identified_by_its_files(minilm, tmp_path, hashes):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -107,7 +109,7 @@ with connect() as ranks:
 (out / f"{ranks.rank}.bin").write_bytes(b"".join(known[label].tobytes() for label in labels))
 import torch.distributed as dist
 from accelerate.state import PartialState
-assert not dist.is_initialized() and PartialState._shared_state == {}, "something is left behind"
+assert not dist.is_initialized() and PartialState._shared_state == {}, "process group or accelerate state left behind"
 """
 
 

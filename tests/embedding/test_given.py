@@ -26,19 +26,19 @@ def test_labels_without_a_vector_are_counted_and_the_first_five_named(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "vectors", "message"),
     [
-        (["a", "a"], [[1.0], [2.0]], "the label 'a' is there more than once"),
-        (["a", "b"], [[1.0], [np.nan]], "1 vectors are zero or not finite, the first that of 'b'"),
-        (["a", "b"], [[0.0], [1.0]], "1 vectors are zero or not finite, the first that of 'a'"),
-        (["a", "b"], [[np.inf], [1.0]], "1 vectors are zero or not finite, the first that of 'a'"),
-        (["a", "b"], [[1e200], [1.0]], "1 vectors are zero or not finite, the first that of 'a'"),
-        (["a", "b"], [[1.0], [1e-200]], "1 vectors are zero or not finite, the first that of 'b'"),
+        (["a", "a"], [[1.0], [2.0]], "the label 'a' occurs more than once"),
+        (["a", "b"], [[1.0], [np.nan]], "1 vectors are zero or not finite, the first for the label 'b'"),
+        (["a", "b"], [[0.0], [1.0]], "1 vectors are zero or not finite, the first for the label 'a'"),
+        (["a", "b"], [[np.inf], [1.0]], "1 vectors are zero or not finite, the first for the label 'a'"),
+        (["a", "b"], [[1e200], [1.0]], "1 vectors are zero or not finite, the first for the label 'a'"),
+        (["a", "b"], [[1.0], [1e-200]], "1 vectors are zero or not finite, the first for the label 'b'"),
         ([1, 2], [[1.0], [2.0]], "must be a unicode array"),
         ([["a"]], [[1.0]], "must be a unicode array"),
         (["a", "b"], [[1.0]], r"must be floats of shape \(2, D\), got float64 \(1, 1\)"),
         (["a"], [[1]], r"must be floats of shape \(1, D\), got int64"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(tmp_path, labels, vectors, message):
+def test_arrays_of_wrong_shape_type_or_content_are_refused(tmp_path, labels, vectors, message):
     with pytest.raises(EmbeddingError, match=message):
         read_given_vectors(write(tmp_path / "v.npz", labels, vectors), ["a"])
 

@@ -15,7 +15,7 @@ from mig_selector.ranks import share
 from mig_selector.ranks.world import Ranks
 
 
-TEXTS = [" ".join(f"word{place}"[: 4 + place % 3] for place in range(number % 13 + 1)) for number in range(30)]
+TEXTS = [" ".join(f"word{index}"[: 4 + index % 3] for index in range(number % 13 + 1)) for number in range(30)]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def embed(model, path, texts=TEXTS, on_rows=lambda _: None, **how):
 
 
 def token_vectors(folder, text, max_tokens=None):
-    """The last layer's vectors of one text, as transformers gives them. Shape (tokens, D)."""
+    """Return the last layer's vectors of one text, computed by transformers. Shape (tokens, D)."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -49,20 +49,20 @@ def token_vectors(folder, text, max_tokens=None):
         return model(**tokenizer(text, return_tensors="pt", **options)).last_hidden_state[0].numpy()
 
 
-def test_a_sentence_transformers_model_embeds_as_it_says(minilm, path):
+def test_a_sentence_transformers_model_keeps_its_own_pooling(minilm, path):
     from sentence_transformers import SentenceTransformer
 
-    model, told = SentenceTransformer(minilm, device="cpu"), []
+    model, reported = SentenceTransformer(minilm, device="cpu"), []
     expected = np.stack([model.encode(text) for text in TEXTS])
-    found = embed(minilm, path, on_rows=told.append, pooling="lasttoken")
+    found = embed(minilm, path, on_rows=reported.append, pooling="lasttoken")
     assert isinstance(found, np.memmap)
     assert (found.dtype, found.shape) == (np.float32, (30, 384))
     assert found == pytest.approx(expected, abs=2e-6)
-    assert sum(told) == 30
+    assert sum(reported) == 30
 
 
 @pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
-def test_another_model_embeds_with_the_pooling_that_is_asked_for(tiny_llama, path, pooling):
+def test_another_model_embeds_with_the_given_pooling(tiny_llama, path, pooling):
     tokens = [token_vectors(tiny_llama, text) for text in TEXTS[:12]]
     expected = [some.mean(axis=0) if pooling == "mean" else some[-1] for some in tokens]
     assert embed(tiny_llama, path, TEXTS[:12], pooling=pooling) == pytest.approx(np.stack(expected), abs=1e-5)
@@ -75,7 +75,7 @@ def test_a_model_with_a_chat_template_embeds_the_plain_text(tiny_llama, path, tm
     assert embed(folder, path, TEXTS[:3], pooling="lasttoken") == pytest.approx(np.stack(expected), abs=1e-5)
 
 
-def test_longer_texts_are_cut_off(tiny_llama, minilm, path):
+def test_longer_texts_are_truncated(tiny_llama, minilm, path):
     expected = [token_vectors(tiny_llama, text, max_tokens=6)[-1] for text in TEXTS[:12]]
     assert any(len(token_vectors(tiny_llama, text)) > 6 for text in TEXTS[:12])
     found = embed(tiny_llama, path, TEXTS[:12], pooling="lasttoken", max_tokens=6)
@@ -85,7 +85,7 @@ def test_longer_texts_are_cut_off(tiny_llama, minilm, path):
     assert vectors[0] == pytest.approx(vectors[1], abs=1e-6), "the model's own limit of 256 tokens holds"
 
 
-def test_a_run_that_was_ended_goes_on_where_it_was(minilm, path):
+def test_an_interrupted_run_resumes_where_it_stopped(minilm, path):
     whole = embed(minilm, path.with_name("whole.npy")).tobytes()
 
     def some_texts():
@@ -94,13 +94,13 @@ def test_a_run_that_was_ended_goes_on_where_it_was(minilm, path):
 
     with pytest.raises(KeyboardInterrupt):
         embed_rows(some_texts, 30, encoder_of(minilm), path, Ranks(), lambda _: None)
-    told = []
-    assert embed(minilm, path, on_rows=told.append).tobytes() == whole
-    assert told[0] == 16
-    assert sum(told) == 30
-    told.clear()
-    assert embed("no/such-model", path, on_rows=told.append).tobytes() == whole
-    assert told == []
+    reported = []
+    assert embed(minilm, path, on_rows=reported.append).tobytes() == whole
+    assert reported[0] == 16
+    assert sum(reported) == 30
+    reported.clear()
+    assert embed("no/such-model", path, on_rows=reported.append).tobytes() == whole
+    assert reported == []
 
 
 RANK_PROGRAM = """
@@ -133,7 +133,7 @@ def test_two_ranks_embed_to_the_same_bytes_as_one(minilm, path, tmp_path, monkey
 
 
 @pytest.mark.parametrize("config", ["{}", '{"model_type": "llama"}'])
-def test_a_folder_that_holds_no_model_is_named(tmp_path, path, config):
+def test_a_folder_without_a_model_is_named(tmp_path, path, config):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(EmbeddingError, match=r"mig_row_embedding_model: '/.*' cannot be loaded \("):
         embed(tmp_path, path)
@@ -155,12 +155,12 @@ def test_a_vector_that_is_zero_or_not_finite_is_refused(tiny_llama, path, tmp_pa
         model.get_input_embeddings().weight[bad] = value
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "broken")
-    words = r"gives a vector that is zero or not finite to row 11 of those to choose from \(counted from 0\), '!'"
+    words = r"computes a vector that is zero or not finite for row 11 of the kept rows \(0-based\), '!'"
     with pytest.raises(EmbeddingError, match=words):
         embed(tmp_path / "broken", path, [*TEXTS[:11], "!", "more"])
 
 
-# Vectors that are given
+# Vectors from a file
 
 GIVEN = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
@@ -189,30 +189,32 @@ def test_given_vectors_are_mapped(path, kind):
         (GIVEN.astype(complex), r"complex128 \(6, 4\)"),
     ],
 )
-def test_given_vectors_of_another_form_are_refused(path, array, found):
+def test_given_vectors_of_another_shape_or_type_are_refused(path, array, found):
     words = rf"mig_row_embeddings: /.*rows.npy must hold floats of shape \(6, D\), .* 6 rows of the pool, got {found}"
     with pytest.raises(EmbeddingError, match=words):
         read_given_rows(save(path, array), 6)
 
 
-def test_a_file_that_holds_no_array_is_refused(path):
-    with pytest.raises(EmbeddingError, match=r"is no whole .npy file of floats"):
+def test_a_file_without_an_array_is_refused(path):
+    with pytest.raises(EmbeddingError, match=r"is not a complete .npy file of floats"):
         read_given_rows(path, 6)
-    with pytest.raises(EmbeddingError, match=r"is no whole .npy file of floats"):
+    with pytest.raises(EmbeddingError, match=r"is not a complete .npy file of floats"):
         read_given_rows(save(path, np.array([{}], dtype=object)), 6)
     path.write_bytes(b"")
-    with pytest.raises(EmbeddingError, match=r"is no whole .npy file of floats"):
+    with pytest.raises(EmbeddingError, match=r"is not a complete .npy file of floats"):
         read_given_rows(path, 6)
     np.savez(path.with_suffix(".npz"), rows=GIVEN)
-    with pytest.raises(EmbeddingError, match=r"rows.npz must be an .npy file, not an archive"):
+    with pytest.raises(EmbeddingError, match=r"rows.npz must be an .npy file, not an .npz archive"):
         read_given_rows(path.with_suffix(".npz"), 6)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 0.0])
-def test_a_given_vector_that_cannot_be_used_is_named_if_its_row_is_kept(path, monkeypatch, value):
+def test_an_unusable_given_vector_is_named_if_its_row_is_kept(path, monkeypatch, value):
     monkeypatch.setattr("mig_selector.embedding.rows._CHECKED_BYTES", 2 * 4 * 4)
     vectors = GIVEN.copy()
     vectors[3, 0 if np.isnan(value) else slice(None)] = value
     check_given_rows(path, vectors, np.array([0, 1, 2, 4, 5]))
-    with pytest.raises(EmbeddingError, match=r"rows.npy: the vector of row 3 \(counted from 0\) is zero or not finit"):
+    with pytest.raises(
+        EmbeddingError, match=r"rows.npy: the vector of row 3 of the pool \(0-based\) is zero or not finite"
+    ):
         check_given_rows(path, vectors, np.array([0, 2, 3, 5]))

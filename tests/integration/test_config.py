@@ -71,7 +71,7 @@ def test_a_configuration_is_read_as_the_host_reads_it(host_parser, monkeypatch, 
     assert list(found) == [str(key) for key in expected]
 
 
-def test_numbers_lists_and_texts_have_their_types(tmp_path):
+def test_numbers_lists_and_strings_have_their_types(tmp_path):
     path = tmp_path / "cfg.yaml"
     path.write_text(YAML, encoding="utf-8")
     found = read_config(path, ["mig_phi_rate=1e-6", "mig_pool=a,b", "max_samples=5", "do_train=true"])
@@ -105,11 +105,16 @@ def test_a_json_configuration_is_read_too(tmp_path):
         ("cfg.yaml", "- a\n- b", [], r"cfg\.yaml (cannot be read|must hold keys and values)"),
         ("cfg.yaml", "- a\n- b", ["a=1"], r"cfg\.yaml (cannot be read|must hold keys and values)"),
         ("cfg.json", "{", [], r"cfg\.json cannot be read"),
-        ("cfg.yaml", "a: 1", ["mig_num_samples"], "'mig_num_samples' is no override; after a file expected key=value"),
-        ("cfg.yaml", "a: 1", ["--mig_num_samples", "10"], "'--mig_num_samples' is no override"),
+        (
+            "cfg.yaml",
+            "a: 1",
+            ["mig_num_samples"],
+            "'mig_num_samples' is not an override; after a file, write key=value",
+        ),
+        ("cfg.yaml", "a: 1", ["--mig_num_samples", "10"], "'--mig_num_samples' is not an override"),
     ],
 )
-def test_what_cannot_be_read_is_a_clear_error(tmp_path, name, content, overrides, message):
+def test_an_unreadable_configuration_is_a_clear_error(tmp_path, name, content, overrides, message):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(ArgumentError, match=message):
@@ -120,14 +125,14 @@ def test_a_folder_or_bytes_are_a_clear_error(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ArgumentError, match="cannot be read"):
         read_config(tmp_path / "folder.yaml", [])
-    with pytest.raises(ArgumentError, match="is no YAML or JSON file; name one first"):
+    with pytest.raises(ArgumentError, match="is not a YAML or JSON file; give one first"):
         read_config(tmp_path, [])
     (tmp_path / "cfg.yaml").write_bytes(b"a: \xff")
     with pytest.raises(ArgumentError, match="cannot be read"):
         read_config(tmp_path / "cfg.yaml", [])
 
 
-def test_options_are_read_in_every_way_of_writing_them():
+def test_options_are_read_in_every_notation():
     options = [
         *("--dataset", "pool", "--mig_num_samples=10", "--do_train", "--mig-edge-threshold", "0.5"),
         *("--seed", "-1", "--empty=", "--text", "two words", "--equation=a=b", "--mig-gain=marginal", "--last"),
@@ -170,7 +175,7 @@ def test_written_options_read_back():
 
 
 @pytest.mark.llamafactory
-def test_options_mean_to_us_what_they_mean_to_the_host():
+def test_options_mean_the_same_as_to_the_host():
     from llamafactory.hparams import DataArguments
     from transformers import HfArgumentParser
 
@@ -237,7 +242,7 @@ def test_the_keys_of_the_host_are_read_typed():
     assert found.max_samples == 100
 
 
-def test_the_keys_of_the_host_are_read_from_text():
+def test_the_keys_of_the_host_are_read_from_strings():
     found = HostArguments.read(
         {"dataset": " a , b ,", "overwrite_output_dir": "True", "do_train": "false", "max_samples": "100"}
     )
@@ -267,6 +272,6 @@ def test_a_missing_dataset_is_an_error(dataset):
 
 
 @pytest.mark.parametrize("folder", [{"pool": {}}, "", None, 3])
-def test_a_dataset_dir_that_is_no_text_is_an_error(folder):
+def test_a_dataset_dir_that_is_not_a_string_is_an_error(folder):
     with pytest.raises(ArgumentError, match=r"dataset_dir: .* must be a folder, ONLINE or REMOTE"):
         HostArguments.read({"dataset": "pool", "dataset_dir": folder})

@@ -23,13 +23,13 @@ from mig_selector.integration.dataset_info import (
 from mig_selector.pool.entry import HubSource, LocalSource
 
 
-MARK, OTHER_MARK = "ab" * 32, "cd" * 32
+FINGERPRINT, OTHER_FINGERPRINT = "ab" * 32, "cd" * 32
 ENTRIES = {
     "pool": {"file_name": "pool.jsonl", "formatting": "sharegpt", "columns": {"messages": "dialogs"}, "tags": TAGS},
     "答え é": {"hf_hub_url": "a/b", "note": 'a "quoted" } brace { and \\ "mig": [1, 2]'},
     "nested": {"file_name": "x.json", "deep": {"er": [{"a": {}}, [], {}, 1.5e-7, None, True]}},
 }
-NEW = {"file_name": "mig_selections/x/selected.jsonl", "columns": {"messages": "dialogs"}, "mig_selector": MARK}
+NEW = {"file_name": "mig_selections/x/selected.jsonl", "columns": {"messages": "dialogs"}, "mig_selector": FINGERPRINT}
 INDENTS = [2, 4, 1, 3, "\t", "\t\t", None]
 
 
@@ -37,7 +37,7 @@ def never(name):
     raise AssertionError(name)
 
 
-# The text of dataset_info.json
+# Editing the text of dataset_info.json
 
 
 @pytest.mark.parametrize("ensure_ascii", [True, False])
@@ -51,14 +51,14 @@ def test_a_new_member_is_written_as_the_file_is_written(indent, tail, ensure_asc
 
 @pytest.mark.parametrize("name", ["first", "middle", "last"])
 @pytest.mark.parametrize("indent", INDENTS)
-def test_a_member_of_ours_is_replaced_where_it_stands(indent, name):
+def test_an_existing_member_is_replaced_where_it_is(indent, name):
     entries = {"first": ENTRIES["pool"], "middle": ENTRIES["nested"], "last": ENTRIES["pool"]}
     text = json.dumps(entries, indent=indent) + "\n"
     assert set_member(text, name, NEW) == json.dumps({**entries, name: NEW}, indent=indent) + "\n"
 
 
 @pytest.mark.parametrize("indent", [2, "\t"])
-def test_line_ends_of_windows_are_kept(indent):
+def test_windows_line_ends_are_kept(indent):
     text = json.dumps(ENTRIES, indent=indent).replace("\n", "\r\n") + "\r\n"
     expected = json.dumps({**ENTRIES, "new": NEW}, indent=indent).replace("\n", "\r\n") + "\r\n"
     assert set_member(text, "new", NEW) == expected
@@ -81,7 +81,7 @@ def test_odd_layouts_are_left_alone():
 
 
 class Renderer:
-    """Writes JSON with white space and escapes of its own choice, and notes where the members of the top stand."""
+    """Writes JSON with random white space and escapes, and records the spans of the top-level values."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -182,17 +182,17 @@ def test_nothing_is_written_where_nothing_changes(info_file):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_an_entry_of_ours_is_pointed_elsewhere_and_that_is_said(info_file):
+def test_an_entry_of_the_plugin_is_repointed_and_reported(info_file):
     register_entries(info_file, {"one": NEW, "two": NEW}, never)
-    said = []
-    again = {**NEW, "file_name": "elsewhere", "mig_selector": OTHER_MARK}
-    register_entries(info_file, {"two": NEW, "one": again}, said.append)
-    assert said == ["one"]
+    repointed = []
+    again = {**NEW, "file_name": "elsewhere", "mig_selector": OTHER_FINGERPRINT}
+    register_entries(info_file, {"two": NEW, "one": again}, repointed.append)
+    assert repointed == ["one"]
     assert json.loads(info_file.read_text(encoding="utf-8")) == {**ENTRIES, "one": again, "two": NEW}
     assert list(json.loads(info_file.read_bytes())) == [*ENTRIES, "one", "two"]
 
 
-def test_an_entry_of_others_is_never_overwritten(info_file):
+def test_a_foreign_entry_is_never_overwritten(info_file):
     before = info_file.read_bytes()
     with pytest.raises(RegistrationError, match="already has an entry 'pool' that mig_selector did not write"):
         register_entries(info_file, {"fine": NEW, "pool": NEW}, never)
@@ -203,7 +203,7 @@ def test_an_entry_of_others_is_never_overwritten(info_file):
         check_name_is_free(info, "答え é")
 
 
-def test_a_name_of_others_that_appears_meanwhile_is_not_overwritten(info_file):
+def test_a_foreign_entry_that_appears_meanwhile_is_not_overwritten(info_file):
     info = read_dataset_info(str(info_file.parent), [])
     check_name_is_free(info, "late")
     info_file.write_text(json.dumps({**ENTRIES, "late": {"file_name": "mine.json"}}))
@@ -267,18 +267,18 @@ def test_the_entries_of_a_folder_are_read(info_file, monkeypatch):
     ("content", "names", "message"),
     [
         (None, [], r"dataset_dir: .*dataset_info\.json does not exist"),
-        ("{", [], r"dataset_info\.json is not JSON"),
-        ("[]", [], r"dataset_info\.json must hold one object per dataset name"),
-        ('{"a": 1}', [], r"dataset_info\.json must hold one object per dataset name"),
-        ('{"b": {}, "a": {}}', ["a", "c"], r"dataset: 'c' is not in .*dataset_info\.json; it names a, b"),
-        ("{}", ["c"], "dataset: 'c' is not in .*; it names nothing"),
-        (json.dumps({f"{n:03}": {} for n in range(900)}), ["c"], r"; it names 000, .*, 049, \.\.\.\.$"),
+        ("{", [], r"dataset_info\.json is not valid JSON"),
+        ("[]", [], r"dataset_info\.json must hold one JSON object per dataset name"),
+        ('{"a": 1}', [], r"dataset_info\.json must hold one JSON object per dataset name"),
+        ('{"b": {}, "a": {}}', ["a", "c"], r"dataset: 'c' is not in .*dataset_info\.json; it has a, b"),
+        ("{}", ["c"], "dataset: 'c' is not in .*; it has no entries"),
+        (json.dumps({f"{n:03}": {} for n in range(900)}), ["c"], r"; it has 000, .*, 049, \.\.\.\.$"),
         ('{"a": ' * 200_000, [], r"dataset_info\.json is nested too deeply"),
-        (f'{{"a": {{"x": {"1" * 5_000}}}}}', [], r"dataset_info\.json is not JSON"),
+        (f'{{"a": {{"x": {"1" * 5_000}}}}}', [], r"dataset_info\.json is not valid JSON"),
         (f'{{"a": {{}}}}{" " * (64 << 20)}', [], r"dataset_info\.json must be a file of at most 64 MiB"),
     ],
 )
-def test_a_dataset_info_that_cannot_serve_is_a_clear_error(tmp_path, content, names, message):
+def test_an_unusable_dataset_info_is_a_clear_error(tmp_path, content, names, message):
     if content is not None:
         (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(PoolError, match=message):
@@ -286,7 +286,7 @@ def test_a_dataset_info_that_cannot_serve_is_a_clear_error(tmp_path, content, na
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_a_dataset_info_that_is_no_file_is_a_clear_error(tmp_path, make):
+def test_a_dataset_info_that_is_not_a_file_is_a_clear_error(tmp_path, make):
     make(tmp_path / "dataset_info.json")
     with pytest.raises(PoolError, match=r"dataset_info\.json must be a file"):
         read_dataset_info(str(tmp_path), [])
@@ -297,25 +297,25 @@ def test_a_dataset_info_that_is_no_file_is_a_clear_error(tmp_path, make):
     [
         ({"columns": "prompt"}, "columns must be an object, got the string 'prompt'"),
         ({"columns": None}, "columns must be an object, got null"),
-        ({"columns": {"prompt": ["a"]}}, r"columns\.prompt must be a text, got a list"),
-        ({"columns": {"messages": 7}}, r"columns\.messages must be a text, got the number 7"),
+        ({"columns": {"prompt": ["a"]}}, r"columns\.prompt must be a string, got a list"),
+        ({"columns": {"messages": 7}}, r"columns\.messages must be a string, got the number 7"),
         ({"tags": [1]}, "tags must be an object, got a list"),
-        ({"tags": {"role_tag": {}, "content_tag": {"a": 1}}}, r"tags\.content_tag must be a text, got an object"),
-        ({"formatting": 1}, "formatting must be a text, got the number 1"),
-        ({"split": ["train"]}, "split must be a text, got a list"),
-        ({"subset": 1.5}, r"subset must be a text, got the number 1\.5"),
-        ({"folder": True}, "folder must be a text, got true"),
-        ({"hf_hub_url": {}}, "hf_hub_url must be a text, got an object"),
-        ({"ms_hub_url": None}, "ms_hub_url must be a text, got null"),
+        ({"tags": {"role_tag": {}, "content_tag": {"a": 1}}}, r"tags\.content_tag must be a string, got an object"),
+        ({"formatting": 1}, "formatting must be a string, got the number 1"),
+        ({"split": ["train"]}, "split must be a string, got a list"),
+        ({"subset": 1.5}, r"subset must be a string, got the number 1\.5"),
+        ({"folder": True}, "folder must be a string, got true"),
+        ({"hf_hub_url": {}}, "hf_hub_url must be a string, got an object"),
+        ({"ms_hub_url": None}, "ms_hub_url must be a string, got null"),
         ({"file_name": 1}, "the entry names no file"),
     ],
 )
-def test_an_entry_with_a_value_of_another_kind_is_a_clear_error(tmp_path, entry, message):
+def test_an_entry_with_a_value_of_the_wrong_type_is_a_clear_error(tmp_path, entry, message):
     with pytest.raises(PoolError, match=f"dataset 'a': {message}"):
         resolve_entry("a", {"file_name": "a.jsonl", **entry}, tmp_path)
 
 
-def test_values_that_the_host_does_not_look_at_may_be_anything(tmp_path):
+def test_values_that_the_host_ignores_may_be_anything(tmp_path):
     entry = {"file_name": "a.jsonl", "columns": {"comment": 5, "system": None}, "tags": {"x": []}, "subset": None}
     assert resolve_entry("a", {**entry, "note": [1]}, tmp_path).columns == {}
 
@@ -327,11 +327,11 @@ def test_online_makes_an_entry_per_name_and_has_no_file():
     assert resolve_entry("org/a", info.entries["org/a"], info.folder).source == HubSource("hf", "org/a", None, None)
 
 
-def test_a_remote_dataset_dir_is_fetched_and_has_no_file_to_write(info_file, monkeypatch):
+def test_a_remote_dataset_dir_is_downloaded_and_has_no_file_to_write(info_file, monkeypatch):
     asked = {}
 
-    def download(**words):
-        asked.update(words)
+    def download(**keywords):
+        asked.update(keywords)
         return str(info_file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
@@ -341,16 +341,14 @@ def test_a_remote_dataset_dir_is_fetched_and_has_no_file_to_write(info_file, mon
     assert info.path is info.folder is None
 
 
-def test_a_remote_dataset_dir_that_cannot_be_fetched_is_a_clear_error():
-    with pytest.raises(PoolError, match=r"dataset_dir: dataset_info\.json of 'org/repo' cannot be fetched"):
+def test_a_remote_dataset_dir_that_cannot_be_downloaded_is_a_clear_error():
+    with pytest.raises(PoolError, match=r"dataset_dir: dataset_info\.json of 'org/repo' cannot be downloaded"):
         read_dataset_info("REMOTE:org/repo", ["pool"])
 
 
 @pytest.mark.parametrize("denied", ["dataset_info.json", "."])
 @pytest.mark.parametrize("is_link", [True, False])
-def test_a_file_or_folder_that_cannot_be_written_is_not_ours_to_write(
-    tmp_path, info_file, monkeypatch, denied, is_link
-):
+def test_a_file_or_folder_without_write_permission_is_not_written(tmp_path, info_file, monkeypatch, denied, is_link):
     folder = info_file.parent
     if is_link:
         folder = tmp_path / "linked"
@@ -393,7 +391,7 @@ RAW_ENTRIES = [
     {"file_name": "a.json", "tags": {**TAGS, "observation_tag": "obs", "function_tag": "fun"}},
     {"file_name": "a.json", "ranking": True, "columns": {"prompt": "p", "chosen": "c", "rejected": "r"}},
     {"file_name": "a.json", "split": "train[:50%]", "num_samples": 10},
-    {"file_name": "/absolute/a.parquet", "subset": "ignored", "folder": "ignored", "mig_selector": MARK},
+    {"file_name": "/absolute/a.parquet", "subset": "ignored", "folder": "ignored", "mig_selector": FINGERPRINT},
     {"hf_hub_url": "org/hf"},
     {"hf_hub_url": "org/hf", "subset": "sub", "folder": "dir", "split": "test"},
     {"hf_hub_url": "org/hf", "file_name": "a.json", "script_url": "s", "cloud_file_name": "c"},
@@ -421,7 +419,7 @@ ENVIRONMENTS = [
 
 @dataclass
 class Theirs:
-    """What the host makes of an entry."""
+    """The host's interpretation of an entry."""
 
     attributes: object
 
@@ -447,7 +445,7 @@ def test_an_entry_means_what_it_means_to_the_host(tmp_path, monkeypatch, raw, va
     info = read_dataset_info(str(tmp_path), ["pool"])
     if theirs.load_from in ("om_hub", "script", "cloud_file"):
         key = {"om_hub": "om_hub_url", "script": "script_url", "cloud_file": "cloud_file_name"}[theirs.load_from]
-        with pytest.raises(PoolError, match=f"dataset 'pool': {key} cannot be selected from"):
+        with pytest.raises(PoolError, match=f"dataset 'pool': {key} is not supported"):
             resolve_entry("pool", info.entries["pool"], info.folder)
         return
     ours = resolve_entry("pool", info.entries["pool"], info.folder)
@@ -473,7 +471,7 @@ def test_online_names_mean_what_they_mean_to_the_host(monkeypatch, variables):
     (theirs,) = get_dataset_list(["org/x"], "ONLINE")
     raw = read_dataset_info("ONLINE", ["org/x"]).entries["org/x"]
     if theirs.load_from == "om_hub":
-        with pytest.raises(PoolError, match="om_hub_url cannot be selected from"):
+        with pytest.raises(PoolError, match="om_hub_url is not supported"):
             resolve_entry("org/x", raw, None)
         return
     ours = resolve_entry("org/x", raw, None)
@@ -483,7 +481,7 @@ def test_online_names_mean_what_they_mean_to_the_host(monkeypatch, variables):
 
 
 @pytest.mark.llamafactory
-def test_the_host_knows_no_file_type_roles_or_tags_but_these():
+def test_the_host_has_only_these_file_types_roles_and_tags():
     from dataclasses import fields
 
     from llamafactory.data.parser import DatasetAttr
@@ -508,7 +506,7 @@ def test_hub_entries_take_the_keys_of_the_host():
 @pytest.mark.parametrize(
     ("raw", "folder"), [({}, Path("/d")), ({"file_name": 3}, Path("/d")), ({"file_name": "a"}, None)]
 )
-def test_an_entry_without_a_place_is_an_error(raw, folder):
+def test_an_entry_without_a_source_is_an_error(raw, folder):
     with pytest.raises(PoolError, match="dataset 'n': the entry names no file"):
         resolve_entry("n", raw, folder)
 
@@ -535,9 +533,9 @@ RAW = {
 }
 
 
-def test_a_new_entry_copies_the_pools_but_for_what_would_resample_or_redirect_it():
+def test_a_new_entry_copies_the_pools_except_what_would_resample_or_redirect_it():
     resolved = resolve_entry("pool", RAW, Path("/data"))
-    found = build_entry(RAW, resolved, resolved.columns, "mig_selections/x/selected.jsonl", MARK)
+    found = build_entry(RAW, resolved, resolved.columns, "mig_selections/x/selected.jsonl", FINGERPRINT)
     assert found == {
         "file_name": "mig_selections/x/selected.jsonl",
         "formatting": "sharegpt",
@@ -545,26 +543,26 @@ def test_a_new_entry_copies_the_pools_but_for_what_would_resample_or_redirect_it
         "tags": TAGS,
         "ranking": False,
         "file_sha1": "kept",
-        "mig_selector": MARK,
+        "mig_selector": FINGERPRINT,
     }
 
 
 def test_a_new_entry_names_only_the_columns_that_the_subset_has():
     resolved = resolve_entry("pool", RAW, Path("/data"))
-    assert build_entry(RAW, resolved, {"messages": "dialogs"}, "f", MARK)["columns"] == {"messages": "dialogs"}
+    assert build_entry(RAW, resolved, {"messages": "dialogs"}, "f", FINGERPRINT)["columns"] == {"messages": "dialogs"}
     bare = {"file_name": "a.json"}
     resolved = resolve_entry("pool", bare, Path("/data"))
-    assert "columns" not in build_entry(bare, resolved, resolved.columns, "f", MARK)
+    assert "columns" not in build_entry(bare, resolved, resolved.columns, "f", FINGERPRINT)
     columns = {"prompt": "instruction", "response": "output"}
-    assert build_entry(bare, resolved, columns, "f", MARK)["columns"] == columns
+    assert build_entry(bare, resolved, columns, "f", FINGERPRINT)["columns"] == columns
 
 
-def test_an_entry_made_from_an_entry_of_ours_has_the_new_mark():
-    raw = {**NEW, "mig_selector": OTHER_MARK}
-    assert build_entry(raw, resolve_entry("pool", raw, Path("/d")), {"messages": "dialogs"}, "f", MARK) == {
+def test_an_entry_made_from_an_entry_of_the_plugin_has_the_new_fingerprint():
+    raw = {**NEW, "mig_selector": OTHER_FINGERPRINT}
+    assert build_entry(raw, resolve_entry("pool", raw, Path("/d")), {"messages": "dialogs"}, "f", FINGERPRINT) == {
         "file_name": "f",
         "columns": {"messages": "dialogs"},
-        "mig_selector": MARK,
+        "mig_selector": FINGERPRINT,
     }
 
 
@@ -573,7 +571,7 @@ def test_the_host_ignores_the_extra_key_and_reads_the_new_entry_as_meant(tmp_pat
     from llamafactory.data.parser import get_dataset_list
 
     resolved = resolve_entry("pool", RAW, tmp_path)
-    entry = build_entry(RAW, resolved, {"messages": "dialogs"}, "sub/selected.jsonl", MARK)
+    entry = build_entry(RAW, resolved, {"messages": "dialogs"}, "sub/selected.jsonl", FINGERPRINT)
     (tmp_path / "dataset_info.json").write_text("{}")
     register_entries(tmp_path / "dataset_info.json", {"pool_mig": entry}, never)
     (theirs,) = get_dataset_list(["pool_mig"], str(tmp_path))
@@ -583,7 +581,7 @@ def test_the_host_ignores_the_extra_key_and_reads_the_new_entry_as_meant(tmp_pat
     assert theirs.role_tag == "role"
 
 
-def test_an_absolute_entry_means_the_same_from_anywhere():
+def test_an_absolute_entry_can_be_copied_to_another_folder():
     raw = {"file_name": "sub/a.json", "script_url": "s", "columns": {"messages": "m"}}
     assert absolute_entry(raw, Path("/data")) == {
         "file_name": "/data/sub/a.json",

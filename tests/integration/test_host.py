@@ -17,17 +17,17 @@ def test_the_supported_range_is_the_one_that_the_package_is_installed_with():
 
 
 @pytest.mark.parametrize("version", ["0.9.3", "0.9.5", "0.9.5.post1", "0.9.6.dev0", "0.9.10"])
-def test_releases_in_the_range_and_what_leads_to_them_are_taken(monkeypatch, version):
+def test_releases_in_the_range_and_their_prereleases_are_accepted(monkeypatch, version):
     monkeypatch.setattr(llamafactory, "__version__", version)
     check_version()
 
 
 @pytest.mark.parametrize("version", ["0.8.3", "0.9.2", "0.9.3.dev0", "0.10.0.dev0", "0.10.0", "1.0"])
-def test_other_versions_are_refused_in_one_sentence(monkeypatch, version):
+def test_other_versions_are_refused_with_one_message(monkeypatch, version):
     monkeypatch.setattr(llamafactory, "__version__", version)
     with pytest.raises(HostError) as caught:
         check_version()
     assert str(caught.value) == (
-        f"LLaMA-Factory {version} is installed, but mig_selector works with llamafactory<0.10,>=0.9.3 only; "
-        "`pip install 'llamafactory<0.10,>=0.9.3'`, or take the mig_ keys out."
+        f"LLaMA-Factory {version} is installed, but mig_selector supports llamafactory<0.10,>=0.9.3 only; "
+        "`pip install 'llamafactory<0.10,>=0.9.3'`, or remove the mig_ keys."
     )

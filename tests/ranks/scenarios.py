@@ -1,8 +1,8 @@
-# ruff: noqa: T201, BLE001  ranks tell how they ended
-"""Real processes as ranks: `python scenarios.py FOLDER` plays every scenario, and notes how each rank ended.
+# ruff: noqa: T201, BLE001  ranks print how they ended
+"""Real processes as ranks: `python scenarios.py FOLDER` plays every scenario and records how each rank ended.
 
-All are forked from one process that has imported torch, so that a scenario costs seconds and not half a minute. Nobody
-looks after the ranks, as no torchrun would on another node: what ends them is what is tested.
+All are forked from one process that has imported torch, so that a scenario takes seconds and not half a minute. No
+torchrun supervises the ranks, as on another node: they must end by themselves.
 """
 
 import ctypes
@@ -28,11 +28,11 @@ from mig_selector.ranks.group import process_group
 WORLD = 4
 NODE = 2
 AT_ONCE = 4
-SHARED_STORE = {"a_second_attempt", "lost_connection", "a_rank_never_comes", "rank_0_never_comes"}
+SHARED_STORE = {"a_second_attempt", "lost_connection", "a_rank_never_starts", "rank_0_never_starts"}
 
 
 def agreement(ranks, folder):
-    """Values that every rank can check, told in every way there is."""
+    """Every rank checks values that were shared in each possible way."""
     assert ranks.decide(lambda: [ranks.rank, "é" * 5_000_000]) == [0, "é" * 5_000_000]
     assert ranks.decide_on_node(lambda: ranks.rank) == ranks.rank // NODE * NODE
     assert ranks.exchange(ranks.rank**2) == [0, 1, 4, 9]
@@ -47,14 +47,14 @@ def agreement(ranks, folder):
     assert list(ranks.transfer(lambda: iter([]), [2])) == []
 
 
-def places_untold(ranks, folder):
-    """DeepSpeed's launcher, for one, does not say how many ranks a node has."""
+def local_ranks_not_given(ranks, folder):
+    """Not every launcher says how many ranks a node has; DeepSpeed's does not."""
     assert (ranks.local_rank, ranks.local_world_size, ranks.are_on_one_node) == (ranks.rank, WORLD, True)
     assert ranks.decide_on_node(lambda: ranks.rank) == 0
 
 
 def two_runs(ranks, folder):
-    """The second run of a process must not hear what the first one said, nor begin before a slow rank has come."""
+    """The second run of a process must not read what the first one stored, nor start before a slow rank has joined."""
     begun = folder / f"{ranks.rank}.begun"
     number = 2 if begun.exists() else 1
     begun.touch()
@@ -62,7 +62,7 @@ def two_runs(ranks, folder):
 
 
 def error_on_rank_0(ranks, folder):
-    ranks.decide(lambda: fail("pool.jsonl:3: is no JSON"))
+    ranks.decide(lambda: fail("pool.jsonl:3: is not valid JSON"))
 
 
 def error_elsewhere(ranks, folder):
@@ -88,7 +88,7 @@ def killed_while_others_wait_and_work(ranks, folder):
 
 
 def killed_before_a_collective(ranks, folder):
-    """The others sit in a collective that never ends: no exception reaches them there."""
+    """The others are blocked in a collective that never ends: no exception reaches them there."""
     with process_group(ranks):
         if ranks.rank == 1:
             time.sleep(1.5)
@@ -96,8 +96,8 @@ def killed_before_a_collective(ranks, folder):
         distributed.all_reduce(torch.ones(1))
 
 
-def error_while_another_rank_hears_nothing(ranks, folder):
-    """Rank 1 sits in a call into C, as in a collective on a GPU."""
+def error_while_another_rank_is_blocked(ranks, folder):
+    """Rank 1 is blocked in a call into C, as in a collective on a GPU."""
     if ranks.rank == 1:
         ctypes.CDLL(None).sleep(60)
     if ranks.rank == 2:
@@ -121,11 +121,11 @@ def lost_connection(ranks, folder):
     be_busy()
 
 
-def a_rank_never_comes(ranks, folder):
+def a_rank_never_starts(ranks, folder):
     ranks.exchange(None)
 
 
-def rank_0_never_comes(ranks, folder):
+def rank_0_never_starts(ranks, folder):
     ranks.exchange(None)
 
 
@@ -155,19 +155,19 @@ def sigterm_after_a_kill(ranks, folder):
 
 SCENARIOS = [
     agreement,
-    places_untold,
+    local_ranks_not_given,
     two_runs,
     a_second_attempt,
     error_on_rank_0,
     error_elsewhere,
-    error_while_another_rank_hears_nothing,
+    error_while_another_rank_is_blocked,
     bug_elsewhere,
     killed_while_others_wait_and_work,
     killed_before_a_collective,
     a_machine_goes_down,
     lost_connection,
-    a_rank_never_comes,
-    rank_0_never_comes,
+    a_rank_never_starts,
+    rank_0_never_starts,
     sigterm_to_all,
     sigterm_after_a_kill,
 ]
@@ -194,22 +194,22 @@ def run_rank(rank, name, folder, port):
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": str(name in SHARED_STORE),
     }
-    if name == "places_untold":
+    if name == "local_ranks_not_given":
         del os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stderr = (folder / f"{rank}.txt").open("w", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
     if name == "a_machine_goes_down":
         watch._SILENT_PERIODS = 3
-        here = watch.Place("node-a" if rank < NODE else "node-b", str(rank // NODE), os.getpid())
-        watch.Place.here = classmethod(lambda cls: here)
-    if name.endswith("never_comes"):
+        here = watch.Location("node-a" if rank < NODE else "node-b", str(rank // NODE), os.getpid())
+        watch.Location.here = classmethod(lambda cls: here)
+    if name.endswith("never_starts"):
         world.ARRIVAL_SECONDS, watch.ARRIVAL_SECONDS, watch._ARRIVAL_WARNING_SECONDS = 4, 4, 1
     show_log(is_main=rank == 0)
     try:
         for _ in range(2 if name == "two_runs" else 1):
             if (name, rank) == ("two_runs", 3):
-                time.sleep(1)  # the others have done with the first run and ask for the second
+                time.sleep(1)  # the others have finished the first run and ask for the second
             with world.connect() as ranks:
                 globals()[name](ranks, folder)
             assert not distributed.is_initialized()
@@ -224,7 +224,7 @@ def run_rank(rank, name, folder, port):
 
 def run(name, folder, port):
     folder.mkdir()
-    absent = {"a_rank_never_comes": {3}, "rank_0_never_comes": {0}}.get(name, set())
+    absent = {"a_rank_never_starts": {3}, "rank_0_never_starts": {0}}.get(name, set())
     start = time.monotonic()
     ranks = {}
     for rank in set(range(WORLD)) - absent:
@@ -247,7 +247,7 @@ def run(name, folder, port):
 
 
 def host_store(port, folder):
-    """Be torchrun's agent, as far as ranks see it: a process that holds the store until it is told to end."""
+    """Play the part of torchrun's agent: a process that hosts the store until it is told to end."""
     pid = os.fork()
     if pid:
         return pid
@@ -258,7 +258,7 @@ def host_store(port, folder):
 
 
 def direct(name, folder):
-    """Play one scenario in a process group of its own."""
+    """Play one scenario in a separate process group."""
     os.setpgrp()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with socket.socket() as free:

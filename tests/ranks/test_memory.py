@@ -16,7 +16,7 @@ def test_the_peak_is_that_of_the_block_alone():
     assert 0.95 * size < large.num_bytes - small.num_bytes < 1.3 * size
 
 
-def test_where_the_system_does_not_tell_the_peak_is_not_known(monkeypatch, tmp_path):
+def test_the_peak_is_none_where_the_system_cannot_measure_it(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "Path", lambda path: Path(tmp_path / "nowhere" / path.strip("/")))
     with memory.measured_peak() as peak:
         pass

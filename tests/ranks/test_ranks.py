@@ -1,4 +1,4 @@
-"""What reaches the other ranks when one of four processes fails, dies or never comes; see scenarios.py."""
+"""What the other ranks report when one of four processes fails, dies or never starts; see scenarios.py."""
 
 import json
 import subprocess
@@ -11,9 +11,9 @@ import pytest
 pytestmark = pytest.mark.distributed
 
 SCENARIOS = Path(__file__).with_name("scenarios.py")
-GONE = "was ended before its time; its own messages, or the system's log if it was for want of memory, say why"
-MISSING = "did not begin to select within 4 seconds; is mig_selector installed on"
-LOST = "the connection between the ranks is lost: the torchrun, or the rank 0, that held it has ended."
+GONE = "exited unexpectedly, possibly killed for lack of memory; see its own output and the system log"
+MISSING = "did not start selecting within 4 seconds; is mig_selector installed on"
+LOST = "the connection between the ranks was lost: torchrun or rank 0, whichever hosted it, has exited."
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def messages(ends):
     return [[line.removeprefix("[mig_selector] ") for line in some if "error: " in line] for some in lines]
 
 
-@pytest.mark.parametrize("name", ["agreement", "places_untold", "two_runs", "a_second_attempt"])
+@pytest.mark.parametrize("name", ["agreement", "local_ranks_not_given", "two_runs", "a_second_attempt"])
 def test_ranks_agree(play, name):
     ends = play(name)
     assert {rank: end["code"] for rank, end in ends.items()} == {0: 0, 1: 0, 2: 0, 3: 0}, ends
@@ -48,16 +48,16 @@ def test_ranks_agree(play, name):
 @pytest.mark.parametrize(
     ("name", "codes", "message"),
     [
-        ("error_on_rank_0", [1, 1, 1, 1], "pool.jsonl:3: is no JSON"),
+        ("error_on_rank_0", [1, 1, 1, 1], "pool.jsonl:3: is not valid JSON"),
         ("error_elsewhere", [1, 1, 1, 1], "no space left (rank 2 on "),
-        ("error_while_another_rank_hears_nothing", [1, 1, 1, 1], "no space left (rank 2 on "),
+        ("error_while_another_rank_is_blocked", [1, 1, 1, 1], "no space left (rank 2 on "),
         ("killed_while_others_wait_and_work", [1, 1, 1, -9], GONE),
         ("killed_before_a_collective", [1, -9, 1, 1], GONE),
         ("sigterm_after_a_kill", [1, 1, -9, 1], GONE),
-        ("a_machine_goes_down", [1, 1, -9, -9], "node-b with rank 2 and 1 more has not been heard of for 3 seconds"),
+        ("a_machine_goes_down", [1, 1, -9, -9], "node-b with rank 2 and 1 more has not responded for 3 seconds"),
         ("lost_connection", [1, 1, 1, 1], LOST),
-        ("a_rank_never_comes", [1, 1, 1], f"rank 3 of 4 {MISSING} every node"),
-        ("rank_0_never_comes", [1, 1, 1], f"rank 0 {MISSING} its node"),
+        ("a_rank_never_starts", [1, 1, 1], f"rank 3 of 4 {MISSING} every node"),
+        ("rank_0_never_starts", [1, 1, 1], f"rank 0 {MISSING} its node"),
     ],
 )
 def test_all_ranks_end_with_the_same_message(play, name, codes, message):
@@ -71,14 +71,14 @@ def test_all_ranks_end_with_the_same_message(play, name, codes, message):
     assert "Traceback" not in "".join(end["text"] for end in ends.values())
 
 
-def test_a_fault_of_the_program_is_told_and_its_traceback_stays_where_it_is(play):
+def test_a_bug_is_reported_on_all_ranks_and_its_traceback_on_one(play):
     ends = play("bug_elsewhere")
     assert [end["code"] for end in ends.values()] == [1, 3, 1, 1]
     assert ends[1]["text"] == "ZeroDivisionError: integer division or modulo by zero\n"
     assert ends[0]["text"].startswith("error: ZeroDivisionError: integer division or modulo by zero (rank 1 on ")
 
 
-def test_sigterm_cleans_up_and_ends_the_process_as_ever(play):
+def test_sigterm_cleans_up_and_then_ends_the_process(play):
     ends = play("sigterm_to_all")
     assert [end["code"] for end in ends.values()] == [-15] * 4
     assert {end["text"] for end in ends.values()} == {"[mig_selector] stopped (SIGTERM)\n"}

@@ -27,12 +27,12 @@ share.CHUNK_ITEMS = CHUNK
 out = Path(sys.argv[2])
 with connect() as ranks:
     for count in json.loads(sys.argv[3]):
-        model, told = Widths(), []
-        fill(out / f"{count}.npy", count, model, ranks=ranks, on_items=told.append)
-        (out / f"{count}-{ranks.rank}.json").write_text(json.dumps([model.computed, model.counted, sum(told)]))
+        model, reported = Widths(), []
+        fill(out / f"{count}.npy", count, model, ranks=ranks, on_items=reported.append)
+        (out / f"{count}-{ranks.rank}.json").write_text(json.dumps([model.computed, model.counted, sum(reported)]))
 import torch.distributed as dist
 from accelerate.state import PartialState
-assert not dist.is_initialized() and PartialState._shared_state == {}, "something is left behind"
+assert not dist.is_initialized() and PartialState._shared_state == {}, "process group or accelerate state left behind"
 
 
 class Breaks(Widths):
@@ -52,7 +52,7 @@ except MigSelectorError as error:
 
 
 class Widths:
-    """Tells of each item its length, and in which company it was computed: rows of the batch, and the longest."""
+    """Returns for each item its length, the number of rows in its batch, and the length of the longest of them."""
 
     width, batch_tokens = 3, BUDGET
 
@@ -60,22 +60,22 @@ class Widths:
         self.computed, self.counted, self.batches = [], [], []
 
     def count_tokens(self, items):
-        self.counted += [place for place, _ in items]
+        self.counted += [index for index, _ in items]
         return np.array([len(text) for _, text in items])
 
     def compute(self, items):
         import torch
 
-        self.computed += [place for place, _ in items]
+        self.computed += [index for index, _ in items]
         lengths = [len(text) for _, text in items]
         self.batches.append(lengths)
         return torch.tensor([[length, len(items), max(lengths)] for length in lengths], dtype=torch.float32)
 
 
 def all_items(count):
-    """Numbered texts of any length, some without a letter, one longer than a batch."""
+    """Numbered texts of any length, some empty, one longer than a batch."""
     lengths = np.random.default_rng(count).integers(0, 25, count)
-    return [(place, "é" * int(length if place != 5 else 2 * BUDGET)) for place, length in enumerate(lengths)]
+    return [(index, "é" * int(length if index != 5 else 2 * BUDGET)) for index, length in enumerate(lengths)]
 
 
 def fill(path, count, model, *, ranks=None, on_items=lambda _: None, items=all_items):
@@ -89,7 +89,7 @@ def _small_chunks(monkeypatch):
 
 
 def naive(count):
-    """Chunk by chunk, longest first, as many as fit: what each item must have been computed with."""
+    """Return the expected results: chunk by chunk, longest first, as many items to a batch as fit."""
     rows = [None] * count
     for start in range(0, count, CHUNK):
         left = sorted(all_items(count)[start : start + CHUNK], key=lambda item: (-len(item[1]), item[0]))
@@ -97,8 +97,8 @@ def naive(count):
             batch = [left.pop(0)]
             while left and len(batch[0][1]) * (len(batch) + 1) <= BUDGET:
                 batch.append(left.pop(0))
-            for place, text in batch:
-                rows[place] = [len(text), len(batch), len(batch[0][1])]
+            for index, text in batch:
+                rows[index] = [len(text), len(batch), len(batch[0][1])]
     return np.array(rows, np.float32)
 
 
@@ -106,32 +106,32 @@ def naive(count):
 def test_batches_hold_every_item_once_and_no_more_tokens_than_allowed(lengths, budget):
     counts = np.array(lengths, np.int64)
     batches = [batch.tolist() for batch in cut_batches(counts, budget)]
-    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(max(counts[batch]), 1) <= budget
-    order = [place for batch in batches for place in batch]
-    assert order == sorted(order, key=lambda place: (-counts[place], place))
+    order = [index for batch in batches for index in batch]
+    assert order == sorted(order, key=lambda index: (-counts[index], index))
     for batch in batches[:-1]:
         assert (len(batch) + 1) * max(counts[batch[0]], 1) > budget, "the first of the next batch would have fitted"
 
 
 @pytest.mark.parametrize("count", [1, CHUNK, CHUNK + 1, 70])
 def test_results_come_in_the_order_of_the_items(tmp_path, count):
-    model, told = Widths(), []
-    found = fill(tmp_path / "m.npy", count, model, on_items=told.append)
+    model, reported = Widths(), []
+    found = fill(tmp_path / "m.npy", count, model, on_items=reported.append)
     assert np.array_equal(found, naive(count))
     assert sorted(model.computed) == list(range(count))
-    assert sum(told) == count
+    assert sum(reported) == count
 
 
-def test_a_matrix_that_is_whole_loads_no_model(tmp_path):
+def test_a_complete_matrix_loads_no_model(tmp_path):
     fill(tmp_path / "m.npy", 20, Widths())
     fill_matrix(MatrixFile(tmp_path / "m.npy", 20), lambda: pytest.fail("read"), pytest.fail, Ranks(), pytest.fail)
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 3])
-def test_an_interrupted_run_goes_on_with_the_same_batches(tmp_path, chunks):
-    path, told = tmp_path / "m.npy", []
+def test_an_interrupted_run_resumes_with_the_same_batches(tmp_path, chunks):
+    path, reported = tmp_path / "m.npy", []
 
     def some_items(count):
         yield from all_items(count)[: chunks * CHUNK + 3]
@@ -140,14 +140,14 @@ def test_an_interrupted_run_goes_on_with_the_same_batches(tmp_path, chunks):
     with pytest.raises(KeyboardInterrupt):
         fill(path, 70, Widths(), items=some_items)
     model = Widths()
-    found = fill(path, 70, model, on_items=told.append)
+    found = fill(path, 70, model, on_items=reported.append)
     assert np.array_equal(found, naive(70))
     assert sorted(model.computed) == list(range(chunks * CHUNK, 70))
-    assert (told[0], sum(told)) == (chunks * CHUNK, 70)
+    assert (reported[0], sum(reported)) == (chunks * CHUNK, 70)
 
 
-@pytest.mark.parametrize(("given", "words"), [(19, "has 19 of 20 rows"), (21, "do not fit behind 16 of 20 rows")])
-def test_another_number_of_items_than_was_said_is_a_fault_of_the_caller(tmp_path, given, words):
+@pytest.mark.parametrize(("given", "words"), [(19, "has 19 of 20 rows"), (21, "cannot be appended to 16 of 20 rows")])
+def test_a_wrong_number_of_items_is_a_value_error(tmp_path, given, words):
     with pytest.raises(ValueError, match=words):
         fill(tmp_path / "m.npy", 20, Widths(), items=lambda _: all_items(given))
 
@@ -165,13 +165,13 @@ def test_two_ranks_share_the_work_and_the_model_sees_what_one_would_see(tmp_path
     assert done.returncode == 0
     for count in counts:
         assert np.array_equal(np.load(tmp_path / f"{count}.npy"), naive(count))
-        computed, counted, told = zip(
+        computed, counted, reported = zip(
             *(json.loads((tmp_path / f"{count}-{rank}.json").read_text()) for rank in range(2)), strict=True
         )
         for shares in (computed, counted):
             assert sorted(shares[0] + shares[1]) == list(range(count))
             assert min(map(len, shares)) > 0 or count <= 2
-        assert told[0] == count
+        assert reported[0] == count
     said = {(tmp_path / f"broken-{rank}.txt").read_text() for rank in range(2)}
     assert len(said) == 1
     assert said.pop().startswith("the model has had enough (rank 1 on ")

@@ -1,4 +1,4 @@
-"""What stops a block, and what becomes of the process."""
+"""How signals end a block, and then the process."""
 
 import signal
 import subprocess
@@ -44,7 +44,7 @@ def test_sigterm_ends_the_process_after_the_block_has_cleaned_up():
     assert run(body) == (-signal.SIGTERM, ["cleaned"], "[mig_selector] stopped (SIGTERM)\n")
 
 
-def test_sigterm_while_others_are_told_takes_effect_afterwards():
+def test_sigterm_while_signals_are_held_takes_effect_afterwards():
     assert run(f"signals.hold(); {kill('SIGTERM')}") == (-signal.SIGTERM, ["on"], "")
 
 
@@ -63,12 +63,12 @@ def test_sigterm_that_a_library_swallows_ends_the_process(then):
     assert (code, text) == (-signal.SIGTERM, "[mig_selector] stopped (SIGTERM)\n")
 
 
-def test_an_interrupt_is_raised_where_it_comes():
+def test_an_interrupt_is_raised_where_it_arrives():
     assert run(kill("SIGINT")) == (0, ["interrupted None", "after"], "")
 
 
 @pytest.mark.parametrize(
     ("handler", "lines"), [("signal.SIG_IGN", []), ("lambda *_: print('handled', flush=True)", ["handled"])]
 )
-def test_a_program_that_handles_an_interrupt_itself_goes_on_doing_so(handler, lines):
+def test_a_program_that_handles_interrupts_itself_keeps_doing_so(handler, lines):
     assert run(kill("SIGINT"), handler) == (0, [*lines, "on", "after"], "")

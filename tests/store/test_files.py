@@ -15,7 +15,7 @@ def names_in(folder):
     return [path.name for path in folder.iterdir()]
 
 
-def test_a_file_appears_whole_and_its_folder_is_made(tmp_path):
+def test_a_file_appears_complete_and_its_folder_is_created(tmp_path):
     path = tmp_path / "new" / "folder" / "file.txt"
     with whole_file(path) as stream:
         stream.write(b"first ")
@@ -76,13 +76,13 @@ def age(folder, seconds):
         os.utime(file, (time.time() - seconds,) * 2)
 
 
-def test_what_a_killed_writer_left_is_removed_by_a_later_one(tmp_path):
+def test_temporary_files_of_a_killed_writer_are_removed_by_a_later_one(tmp_path):
     process = start_writing(tmp_path / "file [1].txt")
     process.kill()
     process.communicate()
     (tmp_path / ".other.txt.x1y2.tmp").touch()
     assert len(names_in(tmp_path)) == 2
-    age(tmp_path, 30)  # whoever made it may be just about to show that it lives
+    age(tmp_path, 30)  # its writer may not have locked it yet
     write_text(tmp_path / "file [1].txt", "whole")
     assert len(names_in(tmp_path)) == 3
     age(tmp_path, 90)
@@ -90,7 +90,7 @@ def test_what_a_killed_writer_left_is_removed_by_a_later_one(tmp_path):
     assert sorted(names_in(tmp_path)) == [".other.txt.x1y2.tmp", "file [1].txt"]
 
 
-def test_what_a_living_writer_writes_is_left_alone_however_long_it_takes(tmp_path):
+def test_the_temporary_file_of_a_live_writer_is_left_alone_however_old_it_is(tmp_path):
     process = start_writing(tmp_path / "file.txt")
     age(tmp_path, 1_000_000)
     write_text(tmp_path / "file.txt", "from another process")
@@ -152,7 +152,7 @@ def count_up(path, times):
             write_text(path, str(int(path.read_text()) + 1))
 
 
-def test_a_lock_lets_no_writer_lose_another_ones_work(tmp_path):
+def test_under_a_lock_no_writer_overwrites_the_work_of_another(tmp_path):
     path = tmp_path / "count"
     path.write_text("0")
     (tmp_path / "elsewhere").mkdir()
@@ -168,7 +168,7 @@ def test_a_lock_lets_no_writer_lose_another_ones_work(tmp_path):
     assert path.read_text() == "100"
 
 
-def test_the_lock_stands_beside_the_file_and_ends_with_the_block(tmp_path):
+def test_the_lock_is_beside_the_file_and_ends_with_the_block(tmp_path):
     with locked(tmp_path / "new" / "file"):
         assert (tmp_path / "new" / ".file.lock").exists()
     with locked(tmp_path / "new" / "file"):

@@ -15,7 +15,7 @@ def sha256(data):
 
 @pytest.fixture
 def settled(tmp_path, monkeypatch):
-    """A file that seems to have been written an hour ago, so that its hash is worth remembering."""
+    """A file that seems to have been written an hour ago, so that its hash is cached."""
     path = tmp_path / "pool.jsonl"
     path.write_bytes(b"one\ntwo\n")
     now = time.time()
@@ -23,7 +23,7 @@ def settled(tmp_path, monkeypatch):
     return path
 
 
-def notes(tmp_path):
+def records(tmp_path):
     return list((tmp_path / "cache" / "content_hashes").glob("*.json"))
 
 
@@ -32,27 +32,27 @@ def test_the_hash_is_that_of_the_bytes(tmp_path):
     assert ContentHashes(tmp_path / "cache").file(tmp_path / "file") == sha256(b"abc" * 100_000)
 
 
-def test_a_remembered_file_is_not_read_again(tmp_path, settled):
+def test_a_file_with_a_cached_hash_is_not_read_again(tmp_path, settled):
     assert ContentHashes(tmp_path / "cache").file(settled) == sha256(b"one\ntwo\n")
-    (note,) = notes(tmp_path)
-    note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "remembered"}))
-    assert ContentHashes(tmp_path / "cache").file(settled) == "remembered"
+    (record,) = records(tmp_path)
+    record.write_text(json.dumps({**json.loads(record.read_text()), "sha256": "cached"}))
+    assert ContentHashes(tmp_path / "cache").file(settled) == "cached"
     (tmp_path / "link").symlink_to(settled)
-    assert ContentHashes(tmp_path / "cache").file(tmp_path / "link") == "remembered"  # the same real path
+    assert ContentHashes(tmp_path / "cache").file(tmp_path / "link") == "cached"  # the same real path
     assert ContentHashes(tmp_path / "other").file(settled) == sha256(b"one\ntwo\n")
 
 
-def test_a_file_just_written_is_not_remembered(tmp_path):
+def test_the_hash_of_a_file_just_written_is_not_cached(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     ContentHashes(tmp_path / "cache").file(tmp_path / "file")
-    assert notes(tmp_path) == []
+    assert records(tmp_path) == []
 
 
 @pytest.mark.parametrize("how", ["in place", "replaced"])
 def test_a_change_is_noticed_though_size_and_mtime_are_restored(tmp_path, settled, how):
     hashes = ContentHashes(tmp_path / "cache")
     assert hashes.file(settled) == sha256(b"one\ntwo\n")
-    assert len(notes(tmp_path)) == 1
+    assert len(records(tmp_path)) == 1
     before = settled.stat()
     if how == "in place":
         with settled.open("r+b") as stream:
@@ -77,11 +77,11 @@ def test_a_link_that_points_elsewhere_is_noticed(tmp_path, settled):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"stamp": []}'])
-def test_a_broken_note_costs_a_second_reading(tmp_path, settled, content):
+def test_a_broken_record_costs_another_reading(tmp_path, settled, content):
     hashes = ContentHashes(tmp_path / "cache")
     hashes.file(settled)
-    (note,) = notes(tmp_path)
-    note.write_text(content)
+    (record,) = records(tmp_path)
+    record.write_text(content)
     assert hashes.file(settled) == sha256(b"one\ntwo\n")
 
 
@@ -90,13 +90,13 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, settled):
     assert ContentHashes(tmp_path / "cache").file(settled) == sha256(b"one\ntwo\n")
 
 
-def test_names_that_are_no_text_can_be_hashed(tmp_path, settled):
+def test_files_whose_names_are_not_valid_utf8_can_be_hashed(tmp_path, settled):
     odd = tmp_path / "folder" / os.fsdecode(b"odd-\xff")
     odd.parent.mkdir()
     settled.rename(odd)
     hashes = ContentHashes(tmp_path / "cache")
     assert hashes.file(odd) == hashes.file(odd) == sha256(b"one\ntwo\n")
-    assert len(notes(tmp_path)) == 1
+    assert len(records(tmp_path)) == 1
     assert hashes.folder(odd.parent) == hashes.folder(odd.parent)
 
 
@@ -132,7 +132,7 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
 
 
 def test_a_fingerprint_depends_on_every_value_and_on_the_order_of_lists():
-    facts = [
+    identities = [
         {"a": 1},
         {"a": 1.5},
         {"a": "1"},
@@ -143,11 +143,11 @@ def test_a_fingerprint_depends_on_every_value_and_on_the_order_of_lists():
         {},
         {"a": {"a": 1}},
     ]
-    assert len({fingerprint_of(fact) for fact in facts}) == len(facts)
+    assert len({fingerprint_of(identity) for identity in identities}) == len(identities)
 
 
 def test_a_fingerprint_stays_the_same_between_versions():
-    # sha256 of the text '{"a": [1, 2.5, null, "\u00e9"]}'
+    # sha256 of the string '{"a": [1, 2.5, null, "\u00e9"]}'
     assert fingerprint_of({"a": [1, 2.5, None, "é"]}) == sha256(b'{"a": [1, 2.5, null, "\\u00e9"]}')
 
 
@@ -167,8 +167,8 @@ def test_the_hash_of_a_large_file_shows_in_any_of_its_bytes(tmp_path, monkeypatc
     path = tmp_path / "file"
     path.write_bytes(bytes(35))
     seen = {hashing.hash_file(path)}
-    for place in range(35):
-        path.write_bytes(bytes(place) + b"\1" + bytes(34 - place))
+    for offset in range(35):
+        path.write_bytes(bytes(offset) + b"\1" + bytes(34 - offset))
         seen.add(hashing.hash_file(path))
     path.write_bytes(bytes(36))
     seen.add(hashing.hash_file(path))

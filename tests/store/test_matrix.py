@@ -36,9 +36,9 @@ def fill(matrix, rows, chunk=4, pause=0.0):
 
 def test_a_matrix_is_a_file_that_numpy_maps(path):
     matrix = MatrixFile(path, 20)
-    assert not matrix.is_whole()
+    assert not matrix.is_complete()
     assert fill(matrix, ROWS) == 0
-    assert matrix.is_whole()
+    assert matrix.is_complete()
     found = np.load(path, mmap_mode="r", allow_pickle=False)
     assert isinstance(found, np.memmap)
     assert found.dtype == np.float32
@@ -54,40 +54,40 @@ def test_rows_on_disk_are_not_asked_for_again(path):
     assert np.array_equal(np.load(path), ROWS)
 
 
-def test_rows_without_a_note_are_written_again(path):
+def test_rows_that_the_state_does_not_count_are_written_again(path):
     first = MatrixFile(path, 20)
     first.begin(3)
     first.append(ROWS[:4])
-    note = path.with_name("vectors.npy.partial.json").read_bytes()
+    state = path.with_name("vectors.npy.partial.json").read_bytes()
     first.append(ROWS[4:8] + 1)
-    path.with_name("vectors.npy.partial.json").write_bytes(note)  # killed before the second note
+    path.with_name("vectors.npy.partial.json").write_bytes(state)  # killed before the second state
     assert fill(MatrixFile(path, 20), ROWS) == 4
     assert np.array_equal(np.load(path), ROWS)
 
 
-@pytest.mark.parametrize("damage", ["another width", "another number of rows", "cut", "no rows", "half a note"])
-def test_what_does_not_fit_is_begun_anew(path, damage):
+@pytest.mark.parametrize("damage", ["another width", "another number of rows", "cut", "no rows", "half a state"])
+def test_what_does_not_fit_is_started_again(path, damage):
     rows = ROWS[:, :2] if damage == "another width" else ROWS
     num_rows = 19 if damage == "another number of rows" else 20
     first = MatrixFile(path, num_rows)
     first.begin(rows.shape[1])
     first.append(rows[:8])
-    partial, note = (path.with_name(f"vectors.npy.partial{end}") for end in ("", ".json"))
+    partial, state = (path.with_name(f"vectors.npy.partial{end}") for end in ("", ".json"))
     if damage == "cut":
         os.truncate(partial, 200)
     if damage == "no rows":
         partial.unlink()
-    if damage == "half a note":
-        note.write_text(note.read_text()[:10])
+    if damage == "half a state":
+        state.write_text(state.read_text()[:10])
     assert fill(MatrixFile(path, 20), ROWS) == 0
     assert np.array_equal(np.load(path), ROWS)
     assert files(path) == ["vectors.npy"]
 
 
-def test_a_matrix_that_got_its_name_before_the_kill_is_whole(path):
+def test_a_matrix_that_got_its_name_before_the_kill_is_complete(path):
     fill(MatrixFile(path, 20), ROWS)
     path.with_name("vectors.npy.partial.json").write_text("{}")
-    assert MatrixFile(path, 20).is_whole()
+    assert MatrixFile(path, 20).is_complete()
     assert files(path) == ["vectors.npy"]
 
 
@@ -111,19 +111,17 @@ def test_a_matrix_survives_kills_at_any_moment(path):
     assert np.array_equal(np.load(path), rows)
 
 
-def test_a_disk_without_room_is_known_before_the_work(path, monkeypatch):
+def test_a_disk_without_space_is_an_error_before_the_work(path, monkeypatch):
     free = needed = 128 + 20 * 3 * 4  # header and rows
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     assert MatrixFile(path, 20).begin(3) == 0
     free -= 1
-    words = (
-        f"mig_cache_dir: {path.parent} has {free} bytes free, but the 3 numbers for each of 20 rows need {needed} m"
-    )
+    words = f"mig_cache_dir: {path.parent} has {free} bytes free, but 20 rows of 3 numbers need {needed} m"
     with pytest.raises(ArgumentError, match=re.escape(words)):
         MatrixFile(path.with_name("other.npy"), 20).begin(3)
 
 
-def test_rows_on_disk_need_no_room(path, monkeypatch):
+def test_rows_on_disk_need_no_more_space(path, monkeypatch):
     first = MatrixFile(path, 4_000)
     first.begin(3)
     first.append(np.zeros((4_000, 3), np.float32))
@@ -144,15 +142,17 @@ def test_a_full_disk_names_the_file(path, monkeypatch):
     assert caught.value.filename == f"{path}.partial"
 
 
-def test_rows_that_do_not_fit_are_a_fault_of_the_caller(path):
+def test_rows_that_do_not_fit_are_a_value_error(path):
     matrix = MatrixFile(path, 20)
     matrix.begin(3)
-    with pytest.raises(ValueError, match=r"float64 rows of shape \(20, 3\) do not fit behind 0 of 20 rows of width 3"):
+    with pytest.raises(
+        ValueError, match=r"float64 rows of shape \(20, 3\) cannot be appended to 0 of 20 rows of width 3"
+    ):
         matrix.append(ROWS.astype(np.float64))
     with pytest.raises(ValueError, match=r"shape \(20, 2\)"):
         matrix.append(ROWS[:, :2])
     matrix.append(ROWS[:16])
-    with pytest.raises(ValueError, match=r"shape \(5, 3\) do not fit behind 16 of 20"):
+    with pytest.raises(ValueError, match=r"shape \(5, 3\) cannot be appended to 16 of 20"):
         matrix.append(ROWS[:5])
     with pytest.raises(ValueError, match=r"vectors.npy has 16 of 20 rows"):
         matrix.finish()

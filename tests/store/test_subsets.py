@@ -12,7 +12,7 @@ from mig_selector.store.subsets import (
 )
 
 
-MARK = "0123456789abcdef" * 4
+FINGERPRINT = "0123456789abcdef" * 4
 
 
 @pytest.fixture
@@ -20,18 +20,18 @@ def hashes(tmp_path):
     return ContentHashes(tmp_path / "cache")
 
 
-def make_subset(folder, hashes, mark=MARK, **more):
+def make_subset(folder, hashes, fingerprint=FINGERPRINT, **more):
     folder.mkdir(parents=True)
     (folder / "selected.jsonl").write_bytes(b'{"a":"\xc3\xa9"}\n')
     (folder / "selection.parquet").write_bytes(bytes(range(256)))
     files = {name: hashes.file(folder / name) for name in ("selected.jsonl", "selection.parquet")}
-    (folder / MANIFEST).write_text(json.dumps({"fingerprint": mark, "files": files, **more}))
+    (folder / MANIFEST).write_text(json.dumps({"fingerprint": fingerprint, "files": files, **more}))
     return folder
 
 
-def test_a_whole_subset_of_the_wanted_selection_is_read(tmp_path, hashes):
+def test_an_intact_subset_of_the_wanted_selection_is_read(tmp_path, hashes):
     folder = make_subset(tmp_path / "pool_mig_10-01234567", hashes, budget=10)
-    manifest = read_manifest(folder, MARK, hashes)
+    manifest = read_manifest(folder, FINGERPRINT, hashes)
     assert manifest is not None
     assert manifest["budget"] == 10
 
@@ -53,11 +53,11 @@ def break_manifest(folder):
 
 
 def empty_manifest(folder):
-    (folder / MANIFEST).write_text(json.dumps({"fingerprint": MARK}))
+    (folder / MANIFEST).write_text(json.dumps({"fingerprint": FINGERPRINT}))
 
 
 def odd_manifest(folder):
-    (folder / MANIFEST).write_text(json.dumps({"fingerprint": MARK, "files": ["selected.jsonl"]}))
+    (folder / MANIFEST).write_text(json.dumps({"fingerprint": FINGERPRINT, "files": ["selected.jsonl"]}))
 
 
 def leave_the_folder(folder):
@@ -71,48 +71,48 @@ def leave_the_folder(folder):
     "spoil",
     [change_text, remove_file, remove_manifest, break_manifest, empty_manifest, odd_manifest, leave_the_folder],
 )
-def test_a_subset_that_is_not_whole_is_none(tmp_path, hashes, spoil):
+def test_a_damaged_subset_is_none(tmp_path, hashes, spoil):
     folder = make_subset(tmp_path / "pool_mig_10-01234567", hashes)
     spoil(folder)
-    assert read_manifest(folder, MARK, hashes) is None
-    assert find_subset(MARK, tmp_path, tmp_path / "cache", hashes) is None
+    assert read_manifest(folder, FINGERPRINT, hashes) is None
+    assert find_subset(FINGERPRINT, tmp_path, tmp_path / "cache", hashes) is None
 
 
 def test_a_subset_of_another_selection_is_none(tmp_path, hashes):
-    other = MARK[:8] + "f" * 56  # the folder's name cannot tell them apart
+    other = FINGERPRINT[:8] + "f" * 56  # the folder's name cannot tell them apart
     folder = make_subset(tmp_path / "pool_mig_10-01234567", hashes, other)
-    assert read_manifest(folder, MARK, hashes) is None
-    assert find_subset(MARK, tmp_path, tmp_path / "cache", hashes) is None
+    assert read_manifest(folder, FINGERPRINT, hashes) is None
+    assert find_subset(FINGERPRINT, tmp_path, tmp_path / "cache", hashes) is None
     assert find_subset(other, tmp_path, tmp_path / "cache", hashes) == folder
 
 
 def test_a_subset_is_found_under_another_name(tmp_path, hashes):
     folder = make_subset(tmp_path / "out" / "quite.another+name-01234567", hashes)
-    assert find_subset(MARK, tmp_path / "out", tmp_path / "cache", hashes) == folder
+    assert find_subset(FINGERPRINT, tmp_path / "out", tmp_path / "cache", hashes) == folder
 
 
-def test_a_subset_is_found_where_it_was_made_before(tmp_path, hashes):
-    folder = make_subset(tmp_path / "old place" / "name-01234567", hashes)
+def test_a_subset_is_found_where_it_was_written_before(tmp_path, hashes):
+    folder = make_subset(tmp_path / "old folder" / "name-01234567", hashes)
     cache = tmp_path / "cache"
-    assert find_subset(MARK, tmp_path / "out", cache, hashes) is None
-    remember_subset(MARK, folder, cache)
-    remember_subset(MARK, folder, cache)
-    assert find_subset(MARK, tmp_path / "out", cache, hashes) == folder
-    assert find_subset(MARK[::-1], tmp_path / "out", cache, hashes) is None
+    assert find_subset(FINGERPRINT, tmp_path / "out", cache, hashes) is None
+    remember_subset(FINGERPRINT, folder, cache)
+    remember_subset(FINGERPRINT, folder, cache)
+    assert find_subset(FINGERPRINT, tmp_path / "out", cache, hashes) == folder
+    assert find_subset(FINGERPRINT[::-1], tmp_path / "out", cache, hashes) is None
 
 
-def test_a_remembered_place_that_is_gone_does_not_hide_another(tmp_path, hashes):
+def test_a_recorded_folder_that_is_gone_does_not_hide_another(tmp_path, hashes):
     cache = tmp_path / "cache"
-    remember_subset(MARK, tmp_path / "gone", cache)
+    remember_subset(FINGERPRINT, tmp_path / "gone", cache)
     folder = make_subset(tmp_path / "there-01234567", hashes)
-    remember_subset(MARK, folder, cache)
-    assert find_subset(MARK, tmp_path / "out", cache, hashes) == folder
+    remember_subset(FINGERPRINT, folder, cache)
+    assert find_subset(FINGERPRINT, tmp_path / "out", cache, hashes) == folder
 
 
-def test_a_cache_that_cannot_be_written_remembers_nothing(tmp_path, hashes):
+def test_a_cache_that_cannot_be_written_records_nothing(tmp_path, hashes):
     (tmp_path / "file").write_text("")
-    remember_subset(MARK, tmp_path, tmp_path / "file")
-    assert find_subset(MARK, tmp_path / "out", tmp_path / "file", hashes) is None
+    remember_subset(FINGERPRINT, tmp_path, tmp_path / "file")
+    assert find_subset(FINGERPRINT, tmp_path / "out", tmp_path / "file", hashes) is None
 
 
 def test_a_copy_is_as_valid_as_the_original(tmp_path, hashes):
@@ -122,10 +122,10 @@ def test_a_copy_is_as_valid_as_the_original(tmp_path, hashes):
     assert {path.name: path.read_bytes() for path in target.iterdir()} == {
         path.name: path.read_bytes() for path in source.iterdir()
     }
-    assert read_manifest(target, MARK, hashes) is not None
+    assert read_manifest(target, FINGERPRINT, hashes) is not None
 
 
-def test_a_copy_that_breaks_off_is_no_subset(tmp_path, hashes):
+def test_an_incomplete_copy_is_not_a_subset(tmp_path, hashes):
     source = make_subset(tmp_path / "a-01234567", hashes)
     (source / "selection.parquet").unlink()
     with pytest.raises(OSError, match=r"selection\.parquet"):

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained model: installs the package, makes a pool of 3,000 rows, a tiny Llama and an encoder
-# under demo/, and runs `llamafactory-cli train yaml_configs/demo.yaml`, which chooses 200 rows and trains on them.
+# below demo/, and runs `llamafactory-cli train yaml_configs/demo.yaml`, which chooses 200 rows and trains on them.
 #
 #   bash scripts/demo.sh
 #
 # PYTHON, VENV    see scripts/environment.sh
-# NPROC_PER_NODE  processes (default: 2, or 1 on a machine with exactly one GPU)
+# NPROC_PER_NODE  number of processes (default: 2, or 1 on a machine with exactly one GPU)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -28,10 +28,11 @@ echo "== 3/4 select and train"
 num_gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
 NPROC_PER_NODE="${NPROC_PER_NODE:-$((num_gpus == 1 ? 1 : 2))}"
 if ! train; then
-  # Two CPU ranks can abort after the training, on the way out: PyTorch's Gloo drops a tensor of ZeRO-3 when Python is
-  # already shutting down ("terminate called without an active exception"; stock LLaMA-Factory, about one run in 20).
+  # Two CPU ranks can abort at exit, after the training: PyTorch's Gloo releases a tensor of ZeRO-3 while Python is
+  # already shutting down ("terminate called without an active exception"). It happens in about one run in 20, and
+  # without this package as well.
   ((num_gpus == 0)) || exit 1
-  echo "== 3/4 the run failed; trying once more, with the rows already selected"
+  echo "== 3/4 the run failed; trying again with the rows already selected"
   train
 fi
 

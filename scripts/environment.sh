@@ -1,7 +1,7 @@
 # Sourced by the other scripts: goes to the root of the repository and enters a virtual environment there.
 #
-# PYTHON  the Python to make the environment with, 3.11 to 3.13 (default: the first one found)
-# VENV    the environment (default: .venv); an existing one is used as it is
+# PYTHON  the Python for the environment, 3.11 to 3.13 (default: the first one found)
+# VENV    the environment (default: .venv); an existing one is used unchanged
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,8 +18,8 @@ find_python() {
       return
     fi
   done
-  echo "Python 3.11, 3.12 or 3.13 is needed; none of these is one: ${candidates[*]}." >&2
-  echo "Install one, or name it: PYTHON=/path/to/python3.11 bash $0" >&2
+  echo "Python 3.11, 3.12 or 3.13 is required, but none of these is one: ${candidates[*]}" >&2
+  echo "Install it, or say where it is: PYTHON=/path/to/python3.11 bash $0" >&2
   return 1
 }
 
@@ -29,11 +29,11 @@ enter_environment() {
     python="$(find_python)"
     "$python" -m venv "$venv"
   fi
-  # From here on python, llamafactory-cli and the torchrun it starts are those of the environment.
+  # With this PATH, python, llamafactory-cli and the torchrun that it starts are those of the environment.
   PATH="$(cd "$venv" && pwd)/bin:$PATH"
   export PATH
   if ! is_supported python; then
-    echo "$venv has $(python --version), but Python 3.11, 3.12 or 3.13 is needed." >&2
+    echo "$venv has $(python --version), but Python 3.11, 3.12 or 3.13 is required." >&2
     echo "Name another environment: VENV=.venv-311 bash $0" >&2
     return 1
   fi

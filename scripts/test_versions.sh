@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Tests the package with other versions of LLaMA-Factory, each in a virtual environment of its own.
+# Tests the package with other versions of LLaMA-Factory, each in its own virtual environment.
 #
 #   bash scripts/test_versions.sh                # every supported minor version, and the newest that can be installed
 #   bash scripts/test_versions.sh 0.9.4 newest
 #
-# Each environment gets what pip finds for that LLaMA-Factory within this package's requirements. The tests are those of
-# the hook and of every launch form, with one and with two processes. The table at the end names what was installed.
+# Each environment gets the versions that pip resolves for that LLaMA-Factory and this package's requirements. The tests
+# are those of the hook and of every way to launch a run, with one and two processes. The table at the end lists the
+# installed versions.
 #
-# PYTHON         the Python to make the environments with, 3.11 to 3.13 (default: the first one found)
+# PYTHON         the Python for the environments, 3.11 to 3.13 (default: the first one found)
 # VERSIONS_DIR   where environments and logs are kept (default: .venvs); an environment takes about 8 GB
-# KEEP           1: keep each environment after its run, and use one that is there (default: removed)
-# TESTS          what pytest runs (default: those of the hook, the launch forms and the encoder)
+# KEEP           1: keep each environment after its run, and reuse an existing one (default: remove it)
+# TESTS          test files for pytest (default: the hook, the launch forms and the encoder)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -20,10 +21,11 @@ PACKAGES=(llamafactory torch transformers sentence-transformers accelerate deeps
 
 make_environment() { # version, folder
   [[ -x "$2/bin/python" ]] || "$PYTHON" -m venv "$2"
-  local wanted=("llamafactory[deepspeed]==$1") # up to 0.9.4 this extra says which DeepSpeed it takes: 0.16.9,
+  local wanted=("llamafactory[deepspeed]==$1")
   case "$1" in
     newest) wanted=(llamafactory) ;;
-    0.9.3 | 0.9.4) wanted+=("torch<2.9") ;; # which cannot train LoRA with torch 2.10, without this package either
+    # The extra pins DeepSpeed 0.16.9 here, which cannot train LoRA with torch 2.10, even without this package.
+    0.9.3 | 0.9.4) wanted+=("torch<2.9") ;;
   esac
   "$2/bin/python" -m pip install --quiet --upgrade pip
   "$2/bin/python" -m pip install --quiet --editable ".[dev]" "${wanted[@]}"
@@ -36,13 +38,13 @@ installed() { # folder, packages; prints the version of each
 run_tests() { # folder
   local here
   here="$(cd "$1" && pwd)"
-  # DeepSpeed compiles for the torch that it finds, and would take what it compiled for another one.
-  # shellcheck disable=SC2086  # TESTS are several words
+  # DeepSpeed reuses compiled extensions, even those built for another torch, so each environment has its own folder.
+  # shellcheck disable=SC2086  # TESTS is split into words
   PATH="$here/bin:$PATH" TORCH_EXTENSIONS_DIR="$here/torch_extensions" \
     python -m pytest --quiet -p no:cacheprovider --basetemp "$here/tmp" $TESTS
 }
 
-test_version() { # version; prints its line of the table
+test_version() { # version; prints its row of the table
   local folder="$VERSIONS_DIR/$1" log="$VERSIONS_DIR/$1.log" found result=passed
   if ! make_environment "$1" "$folder" >"$log" 2>&1; then
     echo "$1 cannot be installed, see $log"

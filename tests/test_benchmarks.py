@@ -21,7 +21,7 @@ MEGABYTE = 10**6
 
 @pytest.fixture(scope="module")
 def bench():
-    """Import a module of the scripts' folder by name."""
+    """Import a module below scripts/ by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         yield importlib.import_module
@@ -45,8 +45,8 @@ def million(bench):
     labels = np.full((1_000_000, 6), -1, np.int16)
     start = 0
     for rows in model.blocks(1_000_000):
-        places = np.arange(6) < rows.label_counts[:, None]
-        labels[start : start + len(rows)][places] = rows.label_ids
+        is_taken = np.arange(6) < rows.label_counts[:, None]
+        labels[start : start + len(rows)][is_taken] = rows.label_ids
         statistics.add(rows)
         start += len(rows)
     labels.sort(axis=1)
@@ -115,10 +115,10 @@ def test_the_statistics_that_are_printed_are_right(million):
 
 
 def test_json_rows_have_the_layout_of_the_published_pools(records):
-    for place, record in enumerate(records):
+    for index, record in enumerate(records):
         assert list(record) == ["dialogs", "source", "_id", "annotation"]
         assert list(record["annotation"]) == ["instag", "deita"]
-        assert record["_id"] == f"bench-{place:010d}"
+        assert record["_id"] == f"bench-{index:010d}"
         roles = [message["role"] for message in record["dialogs"]]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
         assert all(message["content"].strip() for message in record["dialogs"])
@@ -148,12 +148,12 @@ def test_both_kinds_hold_the_same_labels_and_scores(make, records):
 def test_arrays_hold_what_the_files_hold(bench, records):
     rows, words = bench("bench.pool.rows"), bench("bench.pool.words")
     offsets, labels, scores = bench("bench.pool.arrays").draw_arrays(rows.RowModel(0), len(records))
-    place = {name: number for number, name in enumerate(words.name_labels(0, 4_500))}
+    ids = {name: number for number, name in enumerate(words.name_labels(0, 4_500))}
     assert offsets[0] == 0
     assert len(offsets) == len(records) + 1
     for record, start, end, score in zip(records, offsets[:-1], offsets[1:], scores, strict=True):
         names, deita = record["annotation"]["instag"]["content"], record["annotation"]["deita"]
-        assert labels[start:end].tolist() == sorted(place[name] for name in names)
+        assert labels[start:end].tolist() == sorted(ids[name] for name in names)
         products = [q * c for q, c in zip(deita["quality_scores"], deita["complexity_scores"], strict=True)]
         assert score == functools.reduce(operator.add, products) / len(products)
 
@@ -227,7 +227,7 @@ def test_settings_that_make_no_pool_are_refused(bench, make, tmp_path):
 def test_memory_is_measured_over_the_process_tree(bench):
     child = "import time; held = b'x' * 80_000_000; time.sleep(1)"
     parent = f"import subprocess, sys; held = b'x' * 150_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
-    measured = bench("bench.command").measure(["-c", f"{parent}; print('a'); print('b')"], {})
+    measured = bench("bench.command").measure(["-c", f"{parent}; print('a'); print('b')"])
     assert measured.last_line == "b"
     assert 150 < measured.main_peak_mb < 220
     assert 230 < measured.tree_peak_mb < 330
@@ -237,8 +237,8 @@ def test_memory_is_measured_over_the_process_tree(bench):
 
 
 def test_a_command_that_fails_is_no_measurement(bench):
-    with pytest.raises(RuntimeError, match=r"ended with 3:\nno luck"):
-        bench("bench.command").measure(["-c", "import sys; sys.stderr.write('no luck'); sys.exit(3)"], {})
+    with pytest.raises(RuntimeError, match=r"exited with 3:\nno luck"):
+        bench("bench.command").measure(["-c", "import sys; sys.stderr.write('no luck'); sys.exit(3)"])
 
 
 def test_growth_is_that_of_a_power_law(bench):
@@ -253,7 +253,7 @@ def test_growth_is_that_of_a_power_law(bench):
     assert found["bytes_per_row_between_sizes"] == [120.0, 120.0]
     assert found["gb_at_100m_rows"] == pytest.approx(12.2)
     assert found["is_extrapolated"]
-    assert {target["name"]: target["is_met"] for target in scale.targets(found)} == {
+    assert {target.name: target.is_met for target in scale.targets(found)} == {
         "gb_at_100m_rows": True,
         "exponent_least_squares": False,
         "exponent_first_to_last": False,
@@ -265,7 +265,7 @@ def test_growth_is_that_of_a_power_law(bench):
 def test_too_little_disk_is_refused_before_anything_is_made(bench, tmp_path, capsys):
     needed = 2 * shutil.disk_usage(tmp_path).free
     with pytest.raises(SystemExit, match=f"{needed / 1e9:.1f} GB needed"):
-        bench("bench.workspace").require_disk(tmp_path, needed)
+        bench("bench.folders").require_disk(tmp_path, needed)
     assert f"about {needed / 1e9:.1f} GB needed" in capsys.readouterr().out
 
 
@@ -287,8 +287,8 @@ def test_a_pool_can_be_made_by_command(tmp_path):
     printed = run_script("bench/make_pool.py", "--rows", 400, "--folder", tmp_path)
     assert "bytes_per_row" in printed
     assert "(0.61 at 1M, 0.49 at 10M)" in printed
-    facts = json.loads((tmp_path / "pool.json").read_text())
-    assert facts["bytes"] == (tmp_path / "bench_pool.jsonl").stat().st_size
+    report = json.loads((tmp_path / "pool.json").read_text())
+    assert report["bytes"] == (tmp_path / "bench_pool.jsonl").stat().st_size
     assert json.loads((tmp_path / "dataset_info.json").read_text())["bench_pool"]["file_name"] == "bench_pool.jsonl"
 
 

@@ -1,4 +1,4 @@
-"""Selections that are killed, and selections at the same time: the scripts in small, and that they see faults."""
+"""Fault tests with few rounds, and that their checks find faults made on purpose."""
 
 import importlib
 import json
@@ -15,34 +15,34 @@ SCRIPTS = ROOT / "scripts"
 
 @pytest.fixture(scope="module")
 def scripts():
-    """Import a module of the scripts' folder by name."""
+    """Import a module below scripts/ by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         yield importlib.import_module
 
 
 @pytest.fixture(scope="module")
-def place(scripts, tmp_path_factory):
-    """A place with one finished selection, and what an undisturbed run wrote."""
-    fault_place = scripts("faults.sandbox")
+def sandbox(scripts, tmp_path_factory):
+    """A sandbox with one finished selection, and what an undisturbed run wrote."""
+    module = scripts("faults.sandbox")
     folder = tmp_path_factory.mktemp("faults")
-    pool = fault_place.make_settled_pool(folder / "pool", 300, 0)
-    selection = fault_place.Selection(fault_place.given_vectors(pool), 20)
-    kernels = fault_place.kernel_folder(folder)
-    references = fault_place.make_references(folder / "undisturbed", pool, kernels, [selection])
-    place = fault_place.Place(folder / "place", pool, kernels)
-    place.prepare(selection)
-    return place, references
+    pool = module.make_settled_pool(folder / "pool", 300, 0)
+    selection = module.Selection(module.given_vectors(pool), 20)
+    kernels = module.kernel_folder(folder)
+    references = module.make_references(folder / "undisturbed", pool, kernels, [selection])
+    sandbox = module.Sandbox(folder / "sandbox", pool, kernels)
+    sandbox.create_with_entry(selection)
+    return sandbox, references
 
 
 @pytest.fixture
-def findings(scripts, place):
+def findings(scripts, sandbox):
     """What the checks find now."""
-    return lambda: list(scripts("faults.checks").Checks(*place).all())
+    return lambda: list(scripts("faults.checks").Checks(*sandbox).all())
 
 
-def test_a_place_where_nothing_happened_is_sound(place, findings):
-    where, _ = place
+def test_a_sandbox_in_which_nothing_happened_is_sound(sandbox, findings):
+    where, _ = sandbox
     entries = json.loads(where.info.read_bytes())
     assert list(entries) == ["first", "zwölf é", "pool", "moving", "last"]
     assert [name for name in entries if "mig_selector" in entries[name]] == ["moving"]
@@ -58,14 +58,14 @@ def flip(content):
     return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
 
 
-def other_mark(content):
+def other_fingerprint(content):
     entries = json.loads(content)
-    mark = entries["moving"]["mig_selector"]
-    return content.replace(mark.encode(), mark[::-1].encode())
+    fingerprint = entries["moving"]["mig_selector"]
+    return content.replace(fingerprint.encode(), fingerprint[::-1].encode())
 
 
 DAMAGES = {
-    "half of the entries": ("data/dataset_info.json", cut, "is no JSON"),
+    "half of the entries": ("data/dataset_info.json", cut, "is not valid JSON"),
     "entries of others in another format": (
         "data/dataset_info.json",
         lambda content: json.dumps(json.loads(content), indent=2, ensure_ascii=False).encode(),
@@ -81,28 +81,40 @@ DAMAGES = {
         lambda content: content.replace(b',\n"last"', b', "new": {"file_name": "x"},\n"last"'),
         "entry new is not ours",
     ),
-    "something behind the end": ("data/dataset_info.json", lambda content: content + b" ", "ends with something new"),
-    "the mark of another selection": ("data/dataset_info.json", other_mark, "entry moving is of"),
-    "half of a subset": ("data/mig_selections/*/selected.jsonl", cut, "is not what the manifest says"),
-    "a bit of a table": ("data/mig_selections/*/selection.parquet", flip, "is not what an undisturbed run wrote"),
+    "text after the end": ("data/dataset_info.json", lambda content: content + b" ", "ends with added text"),
+    "the fingerprint of another selection": (
+        "data/dataset_info.json",
+        other_fingerprint,
+        "entry moving has the fingerprint",
+    ),
+    "half of a subset": ("data/mig_selections/*/selected.jsonl", cut, "does not match the manifest"),
+    "a bit of a table": ("data/mig_selections/*/selection.parquet", flip, "differs from that of an undisturbed run"),
     "half of a manifest": ("data/mig_selections/*/manifest.json", cut, "has no manifest"),
-    "half of a dataset_dir": ("data/mig_selections/*/dataset_dir-*/dataset_info.json", cut, "is no JSON, or names"),
-    "half of an extract": ("cache/pools/*.parquet", cut, "is not what an undisturbed run wrote"),
-    "half of a note of a hash": ("cache/content_hashes/*.json", cut, "is no note of a content hash"),
+    "half of a dataset_dir": (
+        "data/mig_selections/*/dataset_dir-*/dataset_info.json",
+        cut,
+        "is not valid JSON, or names",
+    ),
+    "half of a pool index": ("cache/pools/*.parquet", cut, "differs from that of an undisturbed run"),
+    "half of a record of a hash": ("cache/content_hashes/*.json", cut, "is not a record of a content hash"),
     "a wrong hash": (
         "cache/content_hashes/*.json",
         lambda content: json.dumps({**json.loads(content), "sha256": "0" * 64}).encode(),
-        "notes a wrong hash of",
+        "records a wrong hash of",
     ),
-    "half of a note of a subset": ("cache/selections/*.json", cut, "is no list of folders"),
-    "a note of no subset": ("cache/selections/*.json", lambda content: b'["/nowhere"]', "names /nowhere"),
+    "half of a record of a subset": ("cache/selections/*.json", cut, "is not a list of folders"),
+    "a record of a folder that does not exist": (
+        "cache/selections/*.json",
+        lambda content: b'["/nowhere"]',
+        "names /nowhere",
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_checks_see(place, findings, damage):
+def test_the_checks_see(sandbox, findings, damage):
     pattern, change, words = DAMAGES[damage]
-    file = sorted(place[0].folder.glob(pattern))[0]
+    file = sorted(sandbox[0].folder.glob(pattern))[0]
     content = file.read_bytes()
     file.write_bytes(change(content))
     try:
@@ -112,13 +124,13 @@ def test_the_checks_see(place, findings, damage):
     assert findings() == []
 
 
-def test_the_checks_see_files_that_nobody_knows_and_files_that_were_left(scripts, place, findings):
-    where, _ = place
+def test_the_checks_see_unknown_files_and_temporary_files_that_were_left(scripts, sandbox, findings):
+    where, _ = sandbox
     unknown, left = where.cache / "other" / "file", where.data / ".dataset_info.json.x1y2.tmp"
     unknown.parent.mkdir()
     for file in (unknown, left):
         file.touch()
-    assert findings() == [f"{unknown} is not among the files that the cache is known to hold"]
+    assert findings() == [f"{unknown} is not a known kind of cache file"]
     assert scripts("faults.checks").leftovers(where.folder) == [left]
     for file in (unknown, left):
         file.unlink()

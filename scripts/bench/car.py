@@ -1,24 +1,21 @@
-"""Time CaR at the size of Tulu3, and compare mini-batches with exact clusters on a pool where both can be had.
+"""Time CaR at the size of Tulu3, and compare mini-batch clusters with exact ones on a smaller pool.
 
     python scripts/bench/car.py --folder /large/disk
 
-Vectors lie around topics of unequal frequency and quality, and 95 % of their variance in about 320 of 768 directions.
-They are written to the folder (3 KB a row) and mapped from there, as those of a user are; without a folder, to a
-temporary one. The comparison is on fewer rows: the squared distances of rows to the centres of their clusters
-(inertia) by batches against exact ones, and how many of the rows chosen for their clusters are the same; to judge that
-by, how many are the same as those of exact clusters from another seed. Memory is the peak of what numpy and Python
-allocate (tracemalloc), without the mapped file. Results go to stdout as a table, and to a JSON file with ``--json``.
+Vectors are drawn around topics of unequal frequency and quality; about 320 of their 768 directions hold 95 % of the
+variance. They are written to the folder (3 KB a row) and memory-mapped, as a user's are. The comparison uses fewer
+rows. It reports the inertia (the sum of squared distances of rows to the centers of their clusters) of mini-batch
+clusters relative to exact ones, and how many of the rows chosen for their clusters are the same; as a reference, also
+how many are the same with exact clusters from another seed. Memory is the peak of what numpy and Python allocate
+(tracemalloc), without the mapped file. Results go to stdout as a table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import sys
-import time
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workspace import benchmark_folder, describe_machine, require_disk, scratch_folder, write_result
+from bench.folders import benchmark_folder, require_disk, scratch_folder
+from bench.options import make_parser
+from bench.results import describe_machine, print_figures, write_result
+from bench.timing import timed
 from mig_selector.selection.clusters import cluster_by_batches, cluster_exactly
 from mig_selector.selection.method import Candidates, best_first
 from mig_selector.selection.methods.car import car, choose_by_clusters, share_among_clusters
@@ -44,21 +44,21 @@ _BLOCK_ROWS = 65_536
 
 @dataclass(frozen=True)
 class Full:
-    """Choosing from all rows."""
+    """Results of a selection from all rows."""
 
     rows: int
     dimensions: int
     budget: int
     seconds: float
     load: float
-    """Processes that ran or waited to run at the end, on average over a minute."""
+    """Load average over the last minute, at the end."""
     allocated_gb: float
     vectors_gb: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Batches against exact clusters."""
+    """Mini-batch clusters compared with exact ones."""
 
     rows: int
     clusters: int
@@ -68,15 +68,15 @@ class Comparison:
     inertia_ratio: float
     other_seed_inertia_ratio: float
     for_clusters: int
-    """Rows chosen by exact clusters that are not among the best `budget` rows of all."""
+    """Number of rows chosen with exact clusters that are not among the `budget` best rows of the pool."""
     same_picks: float
-    """Share of them that batches choose, too."""
+    """Share of these rows that mini-batch clusters choose as well."""
     other_seed_same_picks: float
-    """Share of them that exact clusters from another seed choose, too."""
+    """Share of these rows that exact clusters from another seed choose as well."""
 
 
 def draw_pool(path: Path, num_rows: int, dimensions: int, seed: int) -> Candidates:
-    """Draw unit vectors around topics of Zipf-like frequency, mapped from `path`, and scores as unbounded as IQS."""
+    """Draw unit vectors around topics of Zipf-like frequency, mapped from `path`, and unbounded scores like IQS."""
     generator = np.random.default_rng(seed)
     scale = ((np.arange(dimensions) + 1.0) ** -_FALL).astype(np.float32)
     topics = generator.standard_normal((_TOPICS, dimensions), np.float32)
@@ -99,17 +99,16 @@ def draw_pool(path: Path, num_rows: int, dimensions: int, seed: int) -> Candidat
 def choose_from_all(pool: Candidates, budget: int, seed: int) -> Full:
     """Time the method on all rows."""
     tracemalloc.start()
-    start = time.perf_counter()
-    car(pool, budget, car_ratio=RATIO, seed=seed, on_progress=lambda chosen: None)
-    seconds = time.perf_counter() - start
+    _, seconds = timed(lambda: car(pool, budget, car_ratio=RATIO, seed=seed, on_progress=lambda chosen: None))
     allocated = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    vectors = pool.embeddings
-    return Full(*vectors.shape, budget, seconds, os.getloadavg()[0], allocated / 1e9, vectors.nbytes / 1e9)
+    rows, dimensions = pool.embeddings.shape
+    vectors_gb = pool.embeddings.nbytes / 1e9
+    return Full(rows, dimensions, budget, seconds, os.getloadavg()[0], allocated / 1e9, vectors_gb)
 
 
 def compare(pool: Candidates, budget: int, seed: int) -> Comparison:
-    """Choose by exact clusters, by those of another seed, and by batches."""
+    """Choose with exact clusters, with exact clusters from another seed, and with mini-batch clusters."""
     num_clusters = math.isqrt(len(pool) // 2)
     exact, exact_seconds = timed(lambda: cluster_exactly(pool.embeddings, num_clusters, seed))
     batches, batch_seconds = timed(lambda: cluster_by_batches(pool.embeddings, num_clusters, seed))
@@ -131,20 +130,14 @@ def compare(pool: Candidates, budget: int, seed: int) -> Comparison:
 
 
 def choose_for_clusters(pool: Candidates, clusters: NDArray[np.int32], budget: int) -> set[int]:
-    """Return the rows chosen that are not among the best `budget` rows of all."""
+    """Return the chosen rows that are not among the `budget` best rows of the pool."""
     rows_per_cluster = share_among_clusters(budget, math.isqrt(len(pool) // 2), RATIO)
     chosen = choose_by_clusters(pool.scores, clusters, budget, rows_per_cluster)
     return set(chosen.tolist()).difference(best_first(pool.scores)[:budget].tolist())
 
 
-def timed(cluster: Callable[[], NDArray[np.int32]]) -> tuple[NDArray[np.int32], float]:
-    """Return clusters and seconds."""
-    start = time.perf_counter()
-    return cluster(), time.perf_counter() - start
-
-
 def measure_inertia(vectors: NDArray[np.floating[Any]], clusters: NDArray[np.int32]) -> float:
-    """Add up the squared distances of rows to the mean of their cluster, in all dimensions."""
+    """Return the sum of squared distances of all rows to the mean of their cluster."""
     total = 0.0
     for cluster in np.unique(clusters):
         members = vectors[clusters == cluster].astype(np.float64)
@@ -155,21 +148,20 @@ def measure_inertia(vectors: NDArray[np.floating[Any]], clusters: NDArray[np.int
 def print_part(name: str, part: dict[str, Any]) -> None:
     """Print one part of the result."""
     print(f"{name}:")
-    for key, value in part.items():
-        print(f"  {key:26} {value:,.4g}" if isinstance(value, float) else f"  {key:26} {value}", flush=True)
+    print_figures(part, indent="  ")
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=939_000)
     parser.add_argument("--budget", type=int, default=50_000)
     parser.add_argument("--compared-rows", type=int, default=20_000)
     parser.add_argument("--compared-budget", type=int, default=2_000)
     parser.add_argument("--dimensions", type=int, default=768)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where vectors are written; removed afterwards")
-    parser.add_argument("--json", type=Path, help="write the result here, too")
+    parser.add_argument(
+        "--folder", type=Path, help="where vectors are written, then removed (default: a temporary folder)"
+    )
     options = parser.parse_args()
     result: dict[str, Any] = {"machine": describe_machine()}
     print_part("machine", result["machine"])

@@ -1,4 +1,4 @@
-"""Run a command in a process of its own; measure its wall seconds and the memory of its whole process tree (Linux)."""
+"""Run a command in its own process; measure its wall time and the memory of its whole process tree (Linux)."""
 
 from __future__ import annotations
 
@@ -7,59 +7,72 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout whose package is measured."""
+"""The checkout whose package is run."""
 MEGABYTE = 10**6
 
 _POLL_SECONDS = 0.02
 _SEARCH_SHARE = 0.05
-"""Share of one core that may go into looking for child processes."""
+"""Largest share of one core that is spent on looking for child processes."""
+_LAUNCHER_VARIABLES = {"WORLD_SIZE", "RANK", "LOCAL_RANK"}
+"""Set by torchrun; a command that inherits them would wait for other ranks."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command cost. Memory in MB of 10**6 bytes."""
+    """Time and memory of a command; memory in MB of 10**6 bytes."""
 
     seconds: float
-    """Wall time from start to end: interpreter, imports and all."""
+    """Wall time from start to end, including the interpreter and imports."""
     main_peak_mb: float
-    """Largest resident set of the process that was started (VmHWM, kept by the kernel; read every 20 ms)."""
+    """Largest resident set of the started process (VmHWM, which the kernel tracks; read every 20 ms)."""
     tree_peak_mb: float
-    """Largest sum of the resident sets of the process and all its descendants at one moment, sampled every 20 ms.
+    """Largest sum of the resident sets of the process and all its descendants, sampled every 20 ms.
 
-    An upper bound: pages that processes share (libraries, memory before a fork) count once for each.
+    An upper bound: pages that processes share (libraries, memory before a fork) are counted once for each process.
     """
     tree_peak_pss_mb: float
-    """As `tree_peak_mb`, but shared pages are divided among those that share them; sampled less often."""
+    """As `tree_peak_mb`, but shared pages are divided among the processes that share them; sampled less often."""
     most_processes: int
-    """Processes that were there at one moment."""
+    """Largest number of processes alive at the same time."""
     last_line: str
     """Last line of stdout."""
 
 
-def measure(words: Sequence[str], environment: dict[str, str]) -> Measured:
+def option_words(settings: Mapping[str, object]) -> list[str]:
+    """Write settings as the words ``--key value`` of a command line."""
+    return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a child process that imports the package of this checkout, with more `variables`."""
+    inherited = {key: value for key, value in os.environ.items() if key not in _LAUNCHER_VARIABLES}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), **variables}
+
+
+def measure(words: Sequence[str], **variables: str) -> Measured:
     """Run a Python command to its end.
 
     Args:
         words: What follows the interpreter, such as ``-m mig_selector select ...``.
-        environment: Variables to set beside those of this process.
+        variables: Environment variables to set in addition to those of this process.
 
     Returns:
-        What it cost.
+        The time and memory it took.
 
     Raises:
-        RuntimeError: The command failed; the end of its stderr is in the message.
+        RuntimeError: The command failed; the message holds the end of its stderr.
     """
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    environment = child_environment(**variables)
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables, text=True
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
     )
     watch = _Watch(process.pid)
     watch.start()
@@ -67,13 +80,13 @@ def measure(words: Sequence[str], environment: dict[str, str]) -> Measured:
     seconds = time.perf_counter() - start
     watch.stop()
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{stderr[-4_000:]}")
+        raise RuntimeError(f"{' '.join(words)} exited with {process.returncode}:\n{stderr[-4_000:]}")
     lines = stdout.splitlines() or [""]
     return Measured(round(seconds, 4), *watch.peaks(), watch.most_processes, lines[-1])
 
 
 class _Watch(threading.Thread):
-    """Samples the memory of a process tree until it is stopped."""
+    """A thread that samples the memory of a process tree until it is stopped."""
 
     def __init__(self, process_id: int) -> None:
         super().__init__(daemon=True)
@@ -97,13 +110,16 @@ class _Watch(threading.Thread):
         self.join()
 
     def peaks(self) -> tuple[float, float, float]:
-        """Return the peaks of the main process, of the tree, and of the tree's proportional sets, in MB."""
+        """Return the peaks of the main process, of the tree, and of the tree's proportional set sizes, in MB."""
         tree = max(self._tree_peak, self._main_peak)
         pss = self._pss_peak if self.most_processes > 1 else tree
         return tuple(round(size / MEGABYTE, 1) for size in (self._main_peak, tree, pss))  # type: ignore[return-value]
 
     def _search(self) -> None:
-        """Find the descendants of the main process, and add up what they hold for themselves."""
+        """Find the descendants of the main process and sum their proportional set sizes.
+
+        This reads all of /proc, so the next search waits until this one has taken only a small share of the time.
+        """
         start = time.monotonic()
         self._tree = _descendants(self._main)
         self.most_processes = max(self.most_processes, len(self._tree))
@@ -114,7 +130,7 @@ class _Watch(threading.Thread):
 
 
 def _descendants(process_id: int) -> list[int]:
-    """Return a process and all that descend from it."""
+    """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -122,7 +138,7 @@ def _descendants(process_id: int) -> list[int]:
             if stat:
                 children.setdefault(int(stat[1]), []).append(int(folder.name))
     found = [process_id]
-    for parent in found:  # grows while it is read
+    for parent in found:  # grows during the loop, so grandchildren are found as well
         found += children.get(parent, [])
     return found
 
@@ -136,7 +152,7 @@ def _proportional_bytes(process_id: int) -> int:
 
 
 def _field_bytes(text: str, name: str) -> int:
-    """Return a field such as ``VmRSS:   123 kB``; 0 where the process has ended."""
+    """Return the bytes of a field such as ``VmRSS:   123 kB``; 0 if the process has ended."""
     for line in text.splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -144,7 +160,7 @@ def _field_bytes(text: str, name: str) -> int:
 
 
 def _read(path: Path) -> str:
-    """Read a file of /proc; empty where the process has ended."""
+    """Read a file of /proc; empty if the process has ended."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,14 +1,14 @@
-"""Time DEITA's filter against the published way, which converts and multiplies all kept vectors anew for each row.
+"""Time DEITA's filter, compared with the published code, which converts and multiplies all kept vectors for each row.
 
     python scripts/bench/deita.py
 
-Vectors are float64, as the published way holds them: random directions, and rows near one of them, as in a pool whose
-prompts recur. The published way gathers the kept vectors, casts them to float32 and multiplies them with one candidate
-(numpy, all cores). On a part of the pool it runs to the end, and its rows are compared with ours. On the whole pool it
-would take too long: it runs for some seconds on candidates spread evenly over those looked at, each with the rows that
-were kept before it. Its verdicts are compared with ours, and the seconds of all candidates are extrapolated by the
-number of kept vectors that each is multiplied with. Our seconds are the best of two calls. Results go to stdout as a
-table, and to a JSON file with ``--json``.
+Vectors are float64, as in the published code: random directions, and rows near one of them, as in a pool with
+recurring prompts. The published code gathers the kept vectors, casts them to float32 and multiplies them with one
+candidate (numpy, all cores). On a part of the pool it runs to the end, and its rows are compared with ours. On the
+whole pool that would take too long, so it runs for some seconds on candidates spread evenly over those that the filter
+visits, each with the rows that were kept before it. Its verdicts are compared with ours, and its seconds are
+extrapolated to all candidates by the number of kept vectors that each is multiplied with. Our seconds are the best of
+two calls. Results go to stdout as a table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workspace import describe_machine, write_result
+from bench.options import make_parser
+from bench.results import describe_machine, print_figures, write_result
+from bench.timing import fastest_of, timed
 from mig_selector.selection.method import Candidates, best_first
 from mig_selector.selection.methods.deita import deita
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """A pool: unit vectors, and the order in which the filter looks at them."""
+    """A pool: unit vectors, scores, and the order in which the filter visits the rows."""
 
     units: NDArray[np.float64]
     scores: NDArray[np.float64]
@@ -42,7 +44,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of this script found; `ratio` is extrapolated, `part_ratio` is not."""
+    """Results of one run of this script; `ratio` is extrapolated, `part_ratio` is measured."""
 
     machine: dict[str, Any]
     threshold: float
@@ -65,7 +67,7 @@ class Result:
 
 
 def draw_pool(rows: int, dimensions: int, near_rows: float, seed: int) -> Vectors:
-    """Draw directions at random; a share of the rows are near one of the others, at a cosine of 0.9 to 1."""
+    """Draw random directions; a share of the rows are near one of the others, at a cosine of 0.9 to 1."""
     rng = np.random.default_rng(seed)
     units = np.empty((rows, dimensions))
     is_near = rng.random(rows) < near_rows
@@ -85,57 +87,54 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def is_kept(pool: Vectors, row: int, kept: NDArray[np.int64], threshold: float) -> bool:
-    """Decide on one candidate the published way."""
+    """Decide on one candidate as published."""
     existing = pool.units[kept].astype(np.float32)
     return not np.any(existing @ pool.units[row].astype(np.float32) > np.float32(threshold))
 
 
-def published_filter(pool: Vectors, budget: int, threshold: float) -> tuple[list[int], float]:
-    """Filter the published way; return the rows kept and the seconds."""
-    start = time.perf_counter()
+def published_filter(pool: Vectors, budget: int, threshold: float) -> list[int]:
+    """Filter as published; return the rows kept."""
     kept: list[int] = []
     for row in pool.order.tolist():
         if len(kept) == budget:
             break
         if is_kept(pool, row, np.array(kept, np.int64), threshold):
             kept.append(row)
-    return kept, time.perf_counter() - start
+    return kept
 
 
 def our_filter(pool: Vectors, budget: int, threshold: float) -> tuple[NDArray[np.int64], float]:
-    """Filter our way, twice; return the rows kept and the seconds of the faster call."""
+    """Filter with the package, twice; return the rows kept and the seconds of the faster call."""
     candidates = Candidates(len(pool.scores), scores=pool.scores, embeddings=pool.units)
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        selection = deita(candidates, budget, deita_threshold=threshold, on_progress=lambda count: None)
-        seconds.append(time.perf_counter() - start)
-    return selection.rows, min(seconds)
+    selection, seconds = fastest_of(
+        2, lambda: deita(candidates, budget, deita_threshold=threshold, on_progress=lambda count: None)
+    )
+    return selection.rows, seconds
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The published way on some of the candidates."""
+    """Results of the published code on some of the candidates."""
 
     candidates: int
     seconds: float
     same_verdicts: bool
     total_seconds: float
-    """Of all candidates: `seconds` for each kept vector that was multiplied, times those of all candidates."""
+    """Extrapolated to all candidates: the seconds for each multiplied vector, times the number for all candidates."""
 
 
 def probe_published(pool: Vectors, rows: NDArray[np.int64], threshold: float, seconds: float) -> Probe:
-    """Run the published way for about `seconds` on candidates spread over those that lead to `rows`."""
+    """Run the published code for about `seconds` on candidates spread over those visited for `rows`."""
     looked_at = pool.order[: int(np.flatnonzero(pool.order == rows[-1])[0]) + 1]
     was_kept = np.isin(looked_at, rows)
-    kept_before = np.cumsum(was_kept) - was_kept
+    kept_before: NDArray[np.int64] = np.cumsum(was_kept) - was_kept
     spent, multiplied, count, same = 0.0, 0, 0, True
-    for place in _spread(len(looked_at)):
+    for index in _spread(len(looked_at)):
         start = time.perf_counter()
-        verdict = is_kept(pool, int(looked_at[place]), rows[: kept_before[place]], threshold)
+        verdict = is_kept(pool, int(looked_at[index]), rows[: kept_before[index]], threshold)
         spent += time.perf_counter() - start
-        multiplied += int(kept_before[place])
-        same &= verdict == was_kept[place]
+        multiplied += int(kept_before[index])
+        same &= verdict == was_kept[index]
         count += 1
         if spent > seconds:
             break
@@ -143,19 +142,19 @@ def probe_published(pool: Vectors, rows: NDArray[np.int64], threshold: float, se
 
 
 def _spread(count: int) -> NDArray[np.int64]:
-    """Order the places below `count` so that any number of the first are spread evenly (golden ratio)."""
+    """Order the indices below `count` so that the first n are spread evenly, for every n (golden ratio sequence)."""
     return np.argsort(np.argsort((np.arange(count) * 0.6180339887498949) % 1))
 
 
 def compare(options: argparse.Namespace) -> Result:
-    """Time both ways."""
+    """Time the package and the published code, on the whole pool and on a part of it."""
     pool = draw_pool(options.rows, options.dimensions, options.near_rows, options.seed)
     rows, seconds = our_filter(pool, options.kept, options.threshold)
     probe = probe_published(pool, rows, options.threshold, options.published_seconds)
     part_scores = pool.scores[: options.part_rows]
     part = Vectors(pool.units[: options.part_rows], part_scores, best_first(part_scores))
     part_rows, part_seconds = our_filter(part, options.part_kept, options.threshold)
-    part_expected, part_published_seconds = published_filter(part, options.part_kept, options.threshold)
+    part_expected, part_published_seconds = timed(lambda: published_filter(part, options.part_kept, options.threshold))
     return Result(
         machine=describe_machine(),
         threshold=options.threshold,
@@ -180,21 +179,22 @@ def compare(options: argparse.Namespace) -> Result:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1_024)
     parser.add_argument("--kept", type=int, default=10_000, help="rows to keep")
-    parser.add_argument("--part-rows", type=int, default=10_000, help="rows of the part that both ways filter whole")
+    parser.add_argument(
+        "--part-rows", type=int, default=10_000, help="rows in the part of the pool that both ways filter to the end"
+    )
     parser.add_argument("--part-kept", type=int, default=2_000)
-    parser.add_argument("--near-rows", type=float, default=0.9, help="share of rows that are near another one")
+    parser.add_argument("--near-rows", type=float, default=0.9, help="share of rows that are near another row")
     parser.add_argument("--threshold", type=float, default=0.9)
-    parser.add_argument("--published-seconds", type=float, default=20.0, help="time for the published way on the pool")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the result here, too")
+    parser.add_argument(
+        "--published-seconds", type=float, default=20.0, help="time for the published code on the whole pool"
+    )
     options = parser.parse_args()
     result = asdict(compare(options))
-    for name, value in result.items():
-        print(f"{name:31} {value:,.4g}" if isinstance(value, float) else f"{name:31} {value}")
+    print_figures(result)
     write_result(options.json, result)
 
 

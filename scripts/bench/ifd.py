@@ -1,17 +1,17 @@
-"""Time the scoring of instruction-following difficulty in batches against one row at a time, on the same rows.
+"""Time instruction-following difficulty (IFD) scores computed in batches, compared with one row at a time.
 
     python scripts/bench/ifd.py
     taskset -c 0 python scripts/bench/ifd.py --sizes 64x2 256x4 --words 16
 
-Models are random GPT-2s of the given sizes (width x layers) with a vocabulary of 2,000, made on the spot. Rows are
-drawn words: of the given number the median answer has as many, the median instruction half as many. One row at a time
-is the published recipe: two texts, each encoded and run through the model alone. In batches is what mig_selector does:
-texts sorted by length, padded little, run together; keeping the results on disk is included. Both load the model. Both
-run in turn several times, and the fastest of each counts. The largest difference of the two results is printed with
-the ratio. Results go to stdout, and to a JSON file with ``--json``.
+Models are GPT-2s with random weights, of the given sizes (width x layers) and with a vocabulary of 2,000. Rows are
+drawn words: the median answer has the given number of words, the median instruction half as many. One row at a time is
+the published recipe: two texts, each encoded and run through the model alone. In batches is what mig_selector does:
+texts are sorted by length, so that they need little padding, and run together; storing the results on disk is
+included. Both load the model. Both run alternately several times, and the fastest of each counts. The largest
+difference between the two results is printed with the ratio. Results go to stdout, and to a JSON file with ``--json``.
 
-A batch saves what a run of the model costs whatever its size: much for short rows, a small model or many cores; little
-where a single row keeps the cores busy already.
+A batch saves the fixed cost of a forward pass. That is much for short rows, a small model or many cores, and little if
+a single row already keeps the cores busy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import argparse
 import math
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,8 +33,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from bench.options import make_parser
 from bench.pool.words import draw_words
-from bench.workspace import describe_machine, write_result
+from bench.results import describe_machine, write_result
+from bench.timing import timed
 from mig_selector.annotation.ifd import CausalModel, measure_losses, read_ifd
 from mig_selector.ranks.world import Ranks
 
@@ -49,19 +49,19 @@ Row = tuple[str, str, str]
 
 @dataclass
 class Result:
-    """What was found for a model of one size and rows of one length."""
+    """Results for a model of one size and rows of one length."""
 
     size: str
     parameters: int
     words: int
     rows: int
     tokens_per_row: float
-    """Of both texts."""
+    """Average number of tokens in both texts together."""
     one_by_one_seconds: float
     batched_seconds: float
     ratio: float
     largest_difference: float
-    """Of the difficulties of a row, relative."""
+    """Largest relative difference between the two scores of a row."""
 
 
 def draw_rows(count: int, words: int, seed: int) -> list[Row]:
@@ -71,13 +71,13 @@ def draw_rows(count: int, words: int, seed: int) -> list[Row]:
 
     def text(median: float) -> str:
         length = min(1 + int(median * math.exp(generator.normal(0, 0.8))), 400)
-        return " ".join(known[place] for place in generator.integers(0, len(known), length))
+        return " ".join(known[index] for index in generator.integers(0, len(known), length))
 
     return [(text(words / 2), text(words / 2) if generator.random() < 0.3 else "", text(words)) for _ in range(count)]
 
 
 def make_tokenizer(rows: list[Row]) -> PreTrainedTokenizerFast:
-    """Train a byte-level tokenizer on the rows; like that of GPT-2 it adds nothing to a text."""
+    """Train a byte-level tokenizer on the rows; like GPT-2's, it adds no special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -87,7 +87,7 @@ def make_tokenizer(rows: list[Row]) -> PreTrainedTokenizerFast:
 
 
 def save_model(size: str, seed: int, folder: Path) -> int:
-    """Make a random GPT-2 of `size`, width x layers; return how many weights it has."""
+    """Save a random GPT-2 of `size` (width x layers); return its number of parameters."""
     width, layers = (int(part) for part in size.split("x"))
     torch.manual_seed(seed)
     config = GPT2Config(vocab_size=VOCABULARY, n_embd=width, n_layer=layers, n_head=max(width // 64, 1))
@@ -97,7 +97,7 @@ def save_model(size: str, seed: int, folder: Path) -> int:
 
 
 def score_one_by_one(rows: list[Row], folder: Path) -> tuple[NDArray[np.float64], int]:
-    """Score as published: every text alone; return difficulties and tokens read."""
+    """Score as published, one text at a time; return the scores and the number of tokens read."""
     model = GPT2LMHeadModel.from_pretrained(folder).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     found, tokens = [], 0
@@ -106,8 +106,8 @@ def score_one_by_one(rows: list[Row], folder: Path) -> tuple[NDArray[np.float64]
         start = len(tokenizer(prompt)["input_ids"])
         limit = MAX_TOKENS - min(start, MAX_TOKENS) + 1
         alone, ids = mean_loss(answer, 1, limit, model, tokenizer)
-        behind, more_ids = mean_loss(prompt + answer, start, MAX_TOKENS, model, tokenizer)
-        found.append(math.exp(behind - alone))
+        after_prompt, more_ids = mean_loss(prompt + answer, start, MAX_TOKENS, model, tokenizer)
+        found.append(math.exp(after_prompt - alone))
         tokens += ids + more_ids
     return np.array(found), tokens
 
@@ -115,7 +115,7 @@ def score_one_by_one(rows: list[Row], folder: Path) -> tuple[NDArray[np.float64]
 def mean_loss(
     text: str, start: int, limit: int, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[float, int]:
-    """Return the mean loss from token `start` on, and the number of tokens."""
+    """Return the mean loss of the tokens from index `start`, and the number of all tokens."""
     ids = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         logits = model(ids, use_cache=False).logits[0, start - 1 : -1]
@@ -130,13 +130,6 @@ def score_in_batches(rows: list[Row], folder: Path) -> NDArray[np.float64]:
         return read_ifd(path)
 
 
-def seconds_of(score: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
-    score()
-    return time.perf_counter() - start
-
-
 def measure(size: str, words: int, options: argparse.Namespace) -> Result:
     """Score the same rows in both ways."""
     rows = draw_rows(options.rows, words, options.seed)
@@ -147,8 +140,8 @@ def measure(size: str, words: int, options: argparse.Namespace) -> Result:
         (expected, tokens), found = score_one_by_one(rows, folder), score_in_batches(rows, folder)
         one_by_one, batched = [], []
         for _ in range(options.repeats):
-            one_by_one.append(seconds_of(lambda: score_one_by_one(rows, folder)))
-            batched.append(seconds_of(lambda: score_in_batches(rows, folder)))
+            one_by_one.append(timed(lambda: score_one_by_one(rows, folder))[1])
+            batched.append(timed(lambda: score_in_batches(rows, folder))[1])
     return Result(
         size=size,
         parameters=parameters,
@@ -164,13 +157,11 @@ def measure(size: str, words: int, options: argparse.Namespace) -> Result:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--sizes", nargs="+", default=["64x2"], help="width x layers of each model")
-    parser.add_argument("--words", nargs="+", type=int, default=[2, 4, 16, 40], help="words of the median answer")
+    parser.add_argument("--words", nargs="+", type=int, default=[2, 4, 16, 40], help="words in the median answer")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args()
     results = []
     for size in options.sizes:

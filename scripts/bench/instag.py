@@ -1,11 +1,11 @@
-"""Time #InsTag's passes at the size of Tulu3, and against the published way on a part of the pool.
+"""Time #InsTag's passes at the size of Tulu3, and compare them with the published code on a part of the pool.
 
     python scripts/bench/instag.py
 
-The published way goes over a Python list of all rows left and removes each row taken from it. Its picks and ours are
-compared. Labels are those of ``bench/make_pool.py``. The first call compiles into an empty cache and is given apart;
-seconds are the best of three later calls, the sorting of the rows included. Results go to stdout as a table, and to a
-JSON file with ``--json``.
+The published code loops over a Python list of the remaining rows and removes each row it takes. Its picks and ours are
+compared. Labels are those of ``bench/make_pool.py``. The first call compiles into an empty cache and is reported
+separately; seconds are the best of three later calls, including the sorting of the rows. Results go to stdout as a
+table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
 
+from bench.options import make_parser
 from bench.pool.arrays import draw_arrays
 from bench.pool.rows import RowModel
-from bench.workspace import describe_machine, write_result
+from bench.results import describe_machine, print_figures, write_result
+from bench.timing import fastest_of, timed
 from mig_selector.arrays import RowLabels, Selection
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.instag import instag
@@ -32,7 +33,7 @@ from mig_selector.selection.methods.instag import instag
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of this script found."""
+    """Results of one run of this script."""
 
     machine: dict[str, Any]
     labels: int
@@ -56,10 +57,13 @@ def make_labels(seed: int, num_labels: int, num_rows: int) -> RowLabels:
 
 
 def published_picks(labels: RowLabels, budget: int) -> tuple[list[int], float]:
-    """Choose rows by lists and sets of Python, as published; return them and the seconds."""
+    """Choose rows with Python lists and sets, as published; return them and the seconds."""
     bounds = zip(labels.offsets[:-1], labels.offsets[1:], strict=True)
     label_sets = [set(labels.ids[start:end].tolist()) for start, end in bounds]
-    start = time.perf_counter()
+    return timed(lambda: _pass_by_pass(label_sets, budget))
+
+
+def _pass_by_pass(label_sets: list[set[int]], budget: int) -> list[int]:
     rows_left = sorted(range(len(label_sets)), key=lambda row: len(label_sets[row]), reverse=True)
     chosen: list[int] = []
     while len(chosen) < budget:
@@ -71,30 +75,24 @@ def published_picks(labels: RowLabels, budget: int) -> tuple[list[int], float]:
                 chosen.append(row)
             if len(chosen) == budget:
                 break
-    return chosen, time.perf_counter() - start
+    return chosen
 
 
-def timed(labels: RowLabels, budget: int) -> tuple[Selection, int, float]:
-    """Choose rows by passes; return them, the number of passes and the seconds."""
+def our_picks(labels: RowLabels, budget: int) -> tuple[Selection, int]:
+    """Choose rows with the package; return them and the number of passes."""
     passes: list[int] = []
-    start = time.perf_counter()
     selection = instag(Candidates(len(labels.offsets) - 1, labels=labels), budget, on_progress=passes.append)
-    return selection, len(passes), time.perf_counter() - start
-
-
-def best_of_three(labels: RowLabels, budget: int) -> tuple[Selection, int, float]:
-    """Return the fastest of three equal runs."""
-    return min((timed(labels, budget) for _ in range(3)), key=lambda run: run[2])
+    return selection, len(passes)
 
 
 def compare(options: argparse.Namespace) -> Result:
-    """Time both ways."""
+    """Time the package on the whole pool, and both ways on a part of it."""
     labels = make_labels(options.seed, options.labels, options.rows)
-    *_, first_seconds = timed(labels, options.picks)
-    _, num_passes, seconds = best_of_three(labels, options.picks)
+    _, first_seconds = timed(lambda: our_picks(labels, options.picks))
+    (_, num_passes), seconds = fastest_of(3, lambda: our_picks(labels, options.picks))
     part = make_labels(options.seed, options.labels, options.compared_rows)
     expected, published_seconds = published_picks(part, options.compared_picks)
-    found, _, part_seconds = best_of_three(part, options.compared_picks)
+    (found, _), part_seconds = fastest_of(3, lambda: our_picks(part, options.compared_picks))
     return Result(
         machine=describe_machine(),
         labels=options.labels,
@@ -114,22 +112,21 @@ def compare(options: argparse.Namespace) -> Result:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=939_000)
     parser.add_argument("--picks", type=int, default=50_000)
-    parser.add_argument("--compared-rows", type=int, default=100_000, help="rows of the part chosen from both ways")
+    parser.add_argument(
+        "--compared-rows", type=int, default=100_000, help="rows in the part of the pool that both ways choose from"
+    )
     parser.add_argument("--compared-picks", type=int, default=10_000)
     parser.add_argument("--labels", type=int, default=4_531)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args()
     if options.compared_picks > options.compared_rows:
-        parser.error("the published way never ends where more rows are to be chosen than there are")
+        parser.error("--compared-picks must be at most --compared-rows: the published code would loop forever")
     with tempfile.TemporaryDirectory() as kernel_cache:
         os.environ["NUMBA_CACHE_DIR"] = kernel_cache
         result = asdict(compare(options))
-    for name, value in result.items():
-        print(f"{name:20} {value:,.4g}" if isinstance(value, float) else f"{name:20} {value}")
+    print_figures(result)
     write_result(options.json, result)
 
 

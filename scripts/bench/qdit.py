@@ -1,20 +1,23 @@
-"""Time QDIT's lazy search against naive greedy, and against its own approximation by a sample of the pool.
+"""Time QDIT's lazy search, compared with naive greedy, and with its own approximation by a sample of the pool.
 
     python scripts/bench/qdit.py
     python scripts/bench/qdit.py --alpha 0
     python scripts/bench/qdit.py --large-rows 500000
 
-Vectors are float32, random, in topics and parts of topics of unequal size; quality is spread as DEITA's scores are.
-Naive greedy computes, at every step and for every row left, d of all chosen rows and this one anew from a matrix of
-all similarities (numpy). On a part of the pool it runs to the end, in float64, and its rows are compared with ours. On
-the whole pool, in float32, it would take a day: at some steps it runs on some rows, and the seconds of all steps are
-extrapolated by the number of similarities that are compared. Greedy search that keeps the highest similarity of each
-row to those chosen, and is naive only in looking at all rows, is timed on whole steps and multiplied by their number;
-the rows that it chooses there are compared with ours. Both are given the matrix of similarities for nothing.
+Vectors are float32, drawn around subtopics of topics of unequal size; quality is distributed like DEITA's scores. d(A)
+is the diversity of the chosen rows A: the sum over all rows of the highest similarity to a row of A.
 
-Of each sample: the seconds, the objective and d of its rows, both over the whole pool and divided by those of the
-exact search, and the share of rows that both chose. Results go to stdout as a table, and to a JSON file with
-``--json``.
+Naive greedy recomputes, at every step and for every remaining row, d of the chosen rows and this row from a matrix of
+all similarities (numpy). On a part of the pool it runs to the end, in float64, and its rows are compared with ours. On
+the whole pool, in float32, it would take a day, so it runs at some steps on some rows, and its seconds are
+extrapolated to all steps by the number of similarities compared. A second greedy search ("keeping") stores the highest
+similarity of each row to the chosen rows, and is naive only in that it evaluates all rows. It is timed on some whole
+steps and extrapolated by their number; the rows that it chooses there are compared with ours. The time to compute the
+matrix of similarities is not counted for either.
+
+For each sample size the script reports seconds, the objective and d of its rows (both over the whole pool, divided by
+those of the exact search), and the share of rows that both chose. Results go to stdout as a table, and to a JSON file
+with ``--json``.
 """
 
 from __future__ import annotations
@@ -32,28 +35,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workspace import describe_machine, write_result
+from bench.options import make_parser
+from bench.results import describe_machine, print_figures, write_result
+from bench.timing import timed
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.qdit import qdit
 
 
 _STEPS = 5
-"""Steps at which the naive searches are timed, spread evenly."""
+"""Number of steps at which the naive searches are timed; they are spread evenly."""
 _ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """A pool."""
+    """A pool: embeddings and scores."""
 
     embeddings: NDArray[np.float32]
-    """Of length 1."""
+    """Unit vectors, shape (rows, dimensions)."""
     scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Chosen rows, and the seconds it took."""
+    """The chosen rows, and the seconds it took to choose them."""
 
     rows: NDArray[np.int64]
     seconds: float
@@ -61,7 +66,7 @@ class Found:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The approximation by one sample; ratios against the exact search."""
+    """Results with a sample of one size; ratios are relative to the exact search."""
 
     sample: int
     seconds: float
@@ -72,7 +77,7 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of this script found; the ratios to `part` are measured whole, the others extrapolated."""
+    """Results of one run of this script; `part_ratio` is measured, the other ratios are extrapolated."""
 
     machine: dict[str, Any]
     alpha: float
@@ -99,17 +104,17 @@ class Result:
 
 
 def draw_pool(rows: int, dimensions: int, seed: int) -> Vectors:
-    """Draw vectors around the parts of topics: cosines of 0.3 on average, of 0.75 with the row that is nearest."""
+    """Draw vectors around subtopics: cosines are 0.3 on average, and 0.75 with the nearest row."""
     rng = np.random.default_rng(seed)
     spread = np.exp(-np.arange(dimensions) / (dimensions / 5)).astype(np.float32)
     topics = rng.standard_normal((300, 1, dimensions), np.float32)
-    parts = (topics + 0.7 * rng.standard_normal((300, 20, dimensions), np.float32)).reshape(6_000, dimensions)
+    subtopics = (topics + 0.7 * rng.standard_normal((300, 20, dimensions), np.float32)).reshape(6_000, dimensions)
     common = 0.3 * rng.standard_normal(dimensions, np.float32)
     embeddings = np.empty((rows, dimensions), np.float32)
     for start in range(0, rows, _ROWS_AT_ONCE):
         block = embeddings[start : start + _ROWS_AT_ONCE]
         topic = np.minimum((5 * rng.pareto(1.0, len(block))).astype(np.int64), 299)
-        block[:] = parts[20 * topic + rng.integers(0, 20, len(block))]
+        block[:] = subtopics[20 * topic + rng.integers(0, 20, len(block))]
         block += rng.standard_normal(block.shape, np.float32)
         block *= spread
         block += common
@@ -118,26 +123,27 @@ def draw_pool(rows: int, dimensions: int, seed: int) -> Vectors:
 
 
 def choose(pool: Vectors, picks: int, alpha: float, sample: int = 0) -> Found:
-    """Choose rows our way."""
+    """Choose rows with the package."""
     candidates = Candidates(len(pool.scores), scores=pool.scores, embeddings=pool.embeddings)
-    start = time.perf_counter()
-    selection = qdit(
-        candidates,
-        picks,
-        qdit_alpha=alpha,
-        qdit_scale="none",
-        qdit_sample=sample,
-        seed=42,
-        on_progress=lambda count: None,
+    selection, seconds = timed(
+        lambda: qdit(
+            candidates,
+            picks,
+            qdit_alpha=alpha,
+            qdit_scale="none",
+            qdit_sample=sample,
+            seed=42,
+            on_progress=lambda count: None,
+        )
     )
-    return Found(selection.rows, time.perf_counter() - start)
+    return Found(selection.rows, seconds)
 
 
 class Naive:
-    """Greedy search that looks at every row at every step."""
+    """Greedy search that evaluates every row at every step."""
 
     def __init__(self, pool: Vectors, alpha: float, dtype: type[np.floating]) -> None:
-        """Compute all similarities."""
+        """Compute the matrix of all similarities."""
         units = pool.embeddings.astype(dtype)
         units /= np.linalg.norm(units, axis=1, keepdims=True)
         self._similarity = units @ units.T
@@ -145,35 +151,35 @@ class Naive:
         self._weight = 1 - alpha
 
     def gain(self, row: int, chosen: list[int], diversity: float) -> float:
-        """Compute the gain of a row from its similarities and those of all rows chosen so far, whose d is given."""
+        """Compute the gain of a row from the similarities of it and of all chosen rows, whose d is `diversity`."""
         return self._weight * (self.diversity([row, *chosen]) - diversity) + float(self._quality[row])
 
     def diversity(self, chosen: list[int]) -> float:
-        """Compute d(A); 0 for no rows."""
+        """Compute d of the chosen rows; 0 if there are none."""
         return float(self._highest(chosen).sum(dtype=np.float64)) if chosen else 0.0
 
     def _highest(self, chosen: list[int]) -> NDArray[np.floating]:
-        highest = self._similarity[chosen[0]].copy()
+        highest: NDArray[np.floating] = self._similarity[chosen[0]].copy()
         for row in chosen[1:]:
             np.maximum(highest, self._similarity[row], out=highest)
         return highest
 
-    def choose(self, picks: int) -> tuple[list[int], float]:
-        """Choose rows by naive greedy; return them and the seconds. Gains that differ by rounding are equal."""
-        start = time.perf_counter()
+    def choose(self, picks: int) -> list[int]:
+        """Choose rows by naive greedy. Gains are rounded, so that sums in another order are still ties."""
         chosen: list[int] = []
         for _ in range(picks):
             diversity = self.diversity(chosen)
-            gains = {row: self.gain(row, chosen, diversity) for row in range(len(self._quality)) if row not in chosen}
-            chosen.append(max(gains, key=lambda row, gains=gains: round(gains[row], 9)))
-        return chosen, time.perf_counter() - start
+            rows_left = [row for row in range(len(self._quality)) if row not in chosen]
+            gains = [round(self.gain(row, chosen, diversity), 9) for row in rows_left]
+            chosen.append(rows_left[gains.index(max(gains))])
+        return chosen
 
     def extrapolate(self, rows: list[int], seconds: float) -> tuple[int, float]:
         """Time naive greedy on some rows at some steps of a search that chose `rows`.
 
         Returns:
-            The number of rows looked at, and the seconds of all steps: those spent for each similarity that was
-            compared, times their number in all steps.
+            The number of rows evaluated, and the seconds of all steps: the seconds for each similarity compared, times
+            the number of similarities in all steps.
         """
         spent, compared, looked_at = 0.0, 0, 0
         rng = np.random.default_rng(0)
@@ -189,10 +195,10 @@ class Naive:
         return looked_at, spent / compared * in_all
 
     def extrapolate_keeping(self, rows: list[int]) -> tuple[float, bool]:
-        """Time whole steps of greedy that keeps what is highest.
+        """Time whole steps of a greedy search that stores the highest similarity of each row to the chosen rows.
 
         Returns:
-            The seconds of all steps, and whether the steps timed choose what `rows` say.
+            The extrapolated seconds of all steps, and whether the timed steps choose the same rows as in `rows`.
         """
         seconds, same = [], True
         for step in _spread_steps(len(rows)):
@@ -207,18 +213,18 @@ class Naive:
 
 
 def _spread_steps(picks: int) -> list[int]:
-    return np.unique(np.linspace(1, picks - 1, _STEPS).astype(np.int64)).tolist()
+    return [int(step) for step in np.unique(np.linspace(1, picks - 1, _STEPS).astype(np.int64))]
 
 
 def measure_diversity(pool: Vectors, rows: NDArray[np.int64]) -> float:
-    """Compute d(A) over the whole pool."""
+    """Compute d of some rows over the whole pool."""
     chosen = pool.embeddings[rows].T
     blocks = (pool.embeddings[start : start + _ROWS_AT_ONCE] for start in range(0, len(pool.scores), _ROWS_AT_ONCE))
     return float(sum((block @ chosen).max(axis=1).sum(dtype=np.float64) for block in blocks))
 
 
 def compare_sample(pool: Vectors, exact: Found, alpha: float, sample: int) -> SampleResult:
-    """Choose by a sample, and measure by the whole pool what is lost."""
+    """Choose by a sample, and measure over the whole pool what is lost."""
     found = choose(pool, len(exact.rows), alpha, sample)
     diversities = [measure_diversity(pool, rows) for rows in (found.rows, exact.rows)]
     qualities = [float(pool.scores[rows].sum()) for rows in (found.rows, exact.rows)]
@@ -233,7 +239,7 @@ def compare_sample(pool: Vectors, exact: Found, alpha: float, sample: int) -> Sa
 
 
 def compare(options: argparse.Namespace) -> Result:
-    """Time all ways."""
+    """Time the exact search, the samples and the naive searches."""
     pool = draw_pool(options.rows, options.dimensions, options.seed)
     exact = choose(pool, options.picks, options.alpha)
     samples = [compare_sample(pool, exact, options.alpha, sample) for sample in options.samples]
@@ -242,7 +248,8 @@ def compare(options: argparse.Namespace) -> Result:
     keeping_seconds, keeping_same = naive.extrapolate_keeping(exact.rows.tolist())
     part = Vectors(pool.embeddings[: options.part_rows], pool.scores[: options.part_rows])
     part_found = choose(part, options.part_picks, options.alpha)
-    part_expected, part_seconds = Naive(part, options.alpha, np.float64).choose(options.part_picks)
+    part_naive = Naive(part, options.alpha, np.float64)
+    part_expected, part_seconds = timed(lambda: part_naive.choose(options.part_picks))
     return Result(
         machine=describe_machine(),
         alpha=options.alpha,
@@ -270,33 +277,32 @@ def compare(options: argparse.Namespace) -> Result:
 
 
 def time_large(options: argparse.Namespace) -> float:
-    """Time the choice by a sample from a pool too large to look at every pair of rows."""
+    """Time the choice by a sample from a pool that is too large for all pairs of rows."""
     pool = draw_pool(options.large_rows, options.dimensions, options.seed)
     return choose(pool, options.picks, options.alpha, options.large_sample).seconds
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--dimensions", type=int, default=768)
     parser.add_argument("--picks", type=int, default=1_000)
-    parser.add_argument("--part-rows", type=int, default=1_500, help="rows of the part that both ways choose from")
+    parser.add_argument(
+        "--part-rows", type=int, default=1_500, help="rows in the part of the pool that naive greedy chooses from, too"
+    )
     parser.add_argument("--part-picks", type=int, default=150)
     parser.add_argument("--alpha", type=float, default=0.7)
     parser.add_argument("--samples", type=int, nargs="*", default=[1_000, 2_000, 5_000])
     parser.add_argument("--naive-seconds", type=float, default=10.0, help="time for naive greedy on the whole pool")
-    parser.add_argument("--large-rows", type=int, help="time the choice by a sample from so many rows, too")
+    parser.add_argument("--large-rows", type=int, help="also time the choice by a sample from this many rows")
     parser.add_argument("--large-sample", type=int, default=2_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args()
     result = asdict(compare(options))
     shown = {name: value for name, value in result.items() if name != "samples"}
     for sample in result["samples"]:
         shown |= {f"sample {sample['sample']} {name}": value for name, value in sample.items() if name != "sample"}
-    for name, value in shown.items():
-        print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value}")
+    print_figures(shown)
     write_result(options.json, result)
 
 

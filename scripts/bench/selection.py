@@ -1,21 +1,19 @@
-"""Time the selection kernel against the paper's dense algorithm on one pool, and alone at the size of Tulu3.
+"""Time the selection kernel: compared with the paper's dense algorithm on one pool, and alone at the size of Tulu3.
 
     python scripts/bench/selection.py
     python scripts/bench/selection.py --rows 939000 --picks 50000 --skip-dense
     python scripts/bench/selection.py --rows 939000 --picks 50000 --skip-dense --gain marginal
 
-The dense algorithm multiplies a float32 matrix of rows by labels with a vector at every pick (numpy, all cores). Its
-picks and the kernel's are compared with each other and with a float64 run of the dense algorithm. Labels and scores
-are those of ``bench/make_pool.py``. The first call compiles the kernel into an empty cache and is given apart; the
-kernel's seconds are the best of four later calls, ranking of all rows included. Bytes per row are what the process
-holds at most beyond the pool itself (Linux). Results go to stdout as a table, and to a JSON file with ``--json``.
+The dense algorithm multiplies a float32 matrix (rows by labels) with a vector for every pick (numpy, all cores). The
+kernel's picks are compared with its picks in float32 and in float64. Labels and scores are those of
+``bench/make_pool.py``. The first call compiles the kernel into an empty cache and is reported separately; the kernel's
+seconds are the best of four later calls, including the ranking of all rows. Bytes per row are the peak memory of the
+process beyond the pool itself (Linux). Results go to stdout as a table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import json
 import os
 import sys
 import tempfile
@@ -30,10 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.options import make_parser
 from bench.pool.arrays import draw_arrays
 from bench.pool.rows import RowModel
 from bench.pool.vectors import draw_vectors
-from bench.workspace import describe_machine
+from bench.results import describe_machine, print_figures, write_result
+from bench.timing import fastest_of
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.selection.greedy import select_rows
@@ -41,12 +41,12 @@ from mig_selector.selection.objective import Objective
 
 
 COUNTED_ROWS = 1_000_000
-"""Distinct label sets are counted in pools of up to this many rows."""
+"""Distinct label sets are counted only in pools of up to this many rows."""
 
 
 @dataclass
 class Result:
-    """What one run of this script found."""
+    """Results of one run of this script."""
 
     machine: dict[str, Any]
     rows: int
@@ -66,14 +66,14 @@ class Result:
 
 
 def make_graph(labels: int, seed: int) -> Propagation:
-    """Join label vectors of which some hundred pairs are near twins."""
+    """Build the label graph of vectors among which some hundred pairs are near twins."""
     return build_propagation(build_adjacency(draw_vectors(seed, labels), 0.9), 1.0)
 
 
 def dense_picks(
     pool: LabelledPool, graph: Propagation, picks: int, dtype: type[np.floating]
 ) -> tuple[list[int], float]:
-    """Pick by the paper's Algorithm 1 as it stands: one matrix-vector product a pick; return picks and seconds."""
+    """Pick by the paper's Algorithm 1: one matrix-vector product for each pick; return picks and seconds."""
     labels = len(graph.offsets) - 1
     spread = np.zeros((labels, labels), dtype)
     spread[np.repeat(np.arange(labels), np.diff(graph.offsets)), graph.columns] = graph.weights
@@ -100,10 +100,10 @@ def dense_picks(
 def timed_kernel(
     pool: LabelledPool, graph: Propagation, objective: Objective, picks: int
 ) -> tuple[list[int], float, float, float]:
-    """Return the kernel's picks, the seconds of the first call and of the best of four later ones, and peak bytes."""
+    """Return the kernel's picks, the seconds of the first call and of the best of four later calls, and peak bytes."""
     seconds = []
     for _ in range(5):
-        forget_peak()
+        reset_peak()
         held = resident_bytes("VmRSS")
         start = time.perf_counter()
         selection = select_rows(pool, graph, objective, picks)
@@ -112,14 +112,14 @@ def timed_kernel(
 
 
 def resident_bytes(field: str) -> float:
-    """Read what this process holds now (VmRSS) or held at most (VmHWM); NaN where Linux does not say."""
+    """Read the current (VmRSS) or largest (VmHWM) resident set of this process; NaN on systems without /proc."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(field)), float("nan"))
 
 
-def forget_peak() -> None:
-    """Give freed memory back, and let VmHWM begin anew."""
+def reset_peak() -> None:
+    """Return freed memory to the system, and restart VmHWM at the current size."""
     if Path("/proc/self/clear_refs").exists():
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -132,35 +132,28 @@ def count_label_sets(pool: LabelledPool) -> int:
 
 
 def argsort_seconds(pool: LabelledPool) -> float:
-    """Time a stable sort of the scores, best of three, as a measure of the machine."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        np.argsort(pool.scores, kind="stable")
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    """Time a stable sort of the scores, best of three, as a yardstick for the machine."""
+    return fastest_of(3, lambda: np.argsort(pool.scores, kind="stable"))[1]
 
 
 def agreement(left: NDArray[np.int64] | list[int], right: list[int]) -> int:
-    """Count the picks that two runs have in common before they first differ."""
-    return next((place for place, pair in enumerate(zip(left, right, strict=True)) if pair[0] != pair[1]), len(right))
+    """Count the picks before two runs first differ."""
+    return next((count for count, pair in enumerate(zip(left, right, strict=True)) if pair[0] != pair[1]), len(right))
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--labels", type=int, default=4_531)
     parser.add_argument("--picks", type=int, default=1_000)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--phi", choices=["pow", "exp"], default="pow")
     parser.add_argument("--gain", choices=["gradient", "marginal"], default="gradient")
-    parser.add_argument("--skip-dense", action="store_true", help="time the kernel alone")
-    parser.add_argument("--json", type=Path, help="write the result here, too")
+    parser.add_argument("--skip-dense", action="store_true", help="time only the kernel")
     options = parser.parse_args()
     objective = Objective(phi=options.phi, gain=options.gain)
     if objective != Objective() and not options.skip_dense:
-        parser.error("the dense algorithm is that of the published settings; give --skip-dense with others")
+        parser.error("the dense algorithm only knows the published settings; add --skip-dense to time others")
 
     offsets, ids, scores = draw_arrays(RowModel(options.seed, options.labels), options.rows)
     pool = LabelledPool(RowLabels([str(label) for label in range(options.labels)], offsets, ids), scores)
@@ -189,10 +182,8 @@ def main() -> None:
         result.ratio = result.dense_seconds / best
         result.same_picks_as_float32 = agreement(picks, plain)
         result.same_picks_as_float64 = picks == exact
-    for name, value in asdict(result).items():
-        print(f"{name:24} {value:,.4g}" if isinstance(value, float) else f"{name:24} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+    print_figures(asdict(result))
+    write_result(options.json, asdict(result))
 
 
 if __name__ == "__main__":

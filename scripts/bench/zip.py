@@ -1,51 +1,50 @@
-"""Time ZIP against the published way, which compresses the whole list of chosen rows anew for each candidate.
+"""Time ZIP, compared with the published code, which compresses the whole list of chosen rows for each candidate.
 
     python scripts/bench/zip.py
 
-Both ways measure the same candidates, drawn at random, each added to the same 5,000 chosen rows, one after the other
-on one core; every size must be the same. A small selection then runs on one core and on all, and must be the same,
-too. What a selection at full size takes is extrapolated from these seconds: it is not measured. Rows are those of
+Both measure the same candidates, drawn at random, each added to the same 5,000 chosen rows, one after the other on one
+core; all sizes must be equal. Then a small selection runs on one core and on all cores; both must choose the same
+rows. The time of a selection at full size is extrapolated from these seconds, not measured. Rows are those of
 ``bench/make_pool.py``. Results go to stdout as a table, and to a JSON file with ``--json``.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
 
 import numpy as np
 
+from bench.options import make_parser
 from bench.pool.json_lines import JsonLines
 from bench.pool.rows import RowModel
-from bench.workspace import describe_machine, write_result
+from bench.results import describe_machine, print_figures, write_result
+from bench.timing import timed
 from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.zip import CompressedList, least_redundant
 
 
 REPEATS = 20
-"""One pass over the sample takes too little time to be told, but for the published way."""
+"""Passes over the sample: a single pass of the package is too short to time."""
 FULL_ROWS, FULL_BUDGET = 939_000, 50_000
 
 Row = dict[str, Any]
-Outcome = TypeVar("Outcome")
 
 
 @dataclass
 class Settings:
-    """``mig_zip_k1``, ``mig_zip_k2``, ``mig_zip_k3``."""
+    """The keys ``mig_zip_k1``, ``mig_zip_k2`` and ``mig_zip_k3``."""
 
     k1: int
     k2: int
@@ -53,13 +52,13 @@ class Settings:
 
     @property
     def candidates_of_a_round(self) -> int:
-        """What a round measures: k1 rows, then k2 of them, k2 - 1, and so on, once for each of k3 choices."""
+        """Measurements in one round: k1 rows, then k2 of them, k2 - 1 and so on, once for each of the k3 choices."""
         return self.k1 + sum(range(self.k2 - self.k3 + 1, self.k2 + 1))
 
 
 @dataclass
 class Result:
-    """What one run of this script found; seconds are those of one candidate on one core, unless said."""
+    """Results of one run of this script; seconds are for one candidate on one core, unless the name says otherwise."""
 
     machine: dict[str, Any]
     rows: int
@@ -81,7 +80,7 @@ class Result:
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Run the block, and the threads that it starts, on one of the cores that may be used."""
+    """Restrict the block, and the threads that it starts, to one of the usable cores."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
@@ -95,54 +94,47 @@ def make_rows(count: int, seed: int) -> list[Row]:
     return [json.loads(line) for _, lines in JsonLines(RowModel(seed)).chunks(count) for line in lines.splitlines()]
 
 
-def timed(work: Callable[[], Outcome]) -> tuple[Outcome, float]:
-    """Return what `work` returns, and its seconds."""
-    start = time.perf_counter()
-    outcome = work()
-    return outcome, time.perf_counter() - start
-
-
 def published_ratio(rows: list[Row]) -> float:
-    """Compress the whole list."""
+    """Return the compression ratio of a list of rows, compressed as a whole."""
     text = str(rows).encode()
     return len(text) / len(zlib.compress(text, 9))
 
 
 def ratios_with(compressed: CompressedList, rows: list[Row]) -> list[float]:
-    """Measure each of some rows together with a list."""
+    """Return the compression ratio of a list together with each of some rows."""
     return [compressed.ratio_with(str(row).encode()) for row in rows]
 
 
-def repeat(compressed: CompressedList, rows: list[Row]) -> float:
-    """Return the seconds of one row, over many passes."""
+def seconds_for_a_row(compressed: CompressedList, rows: list[Row]) -> float:
+    """Return the seconds for one row, averaged over many passes."""
     return timed(lambda: [ratios_with(compressed, rows) for _ in range(REPEATS)])[1] / (REPEATS * len(rows))
 
 
 def compare(chosen: list[Row], sample: list[Row]) -> dict[str, Any]:
-    """Measure the sample both ways."""
+    """Measure the sample as published and with the package."""
     compressed = CompressedList()
     for row in chosen:
         compressed.append(str(row).encode())
     published, seconds = timed(lambda: [published_ratio([*chosen, row]) for row in sample])
-    found = repeat(compressed, sample)
+    found = seconds_for_a_row(compressed, sample)
     return {
         "published_seconds": seconds / len(sample),
         "seconds": found,
         "ratio": seconds / len(sample) / found,
         "sizes_are_equal": ratios_with(compressed, sample) == published,
-        "seconds_alone": repeat(CompressedList(), sample),
+        "seconds_alone": seconds_for_a_row(CompressedList(), sample),
     }
 
 
 def select(rows: list[Row], budget: int, settings: Settings) -> Selection:
-    """Run a whole selection."""
+    """Run a selection to the end."""
     pool = Candidates(len(rows), records=lambda: iter(rows))
     keys = {"zip_k1": settings.k1, "zip_k2": settings.k2, "zip_k3": settings.k3}
     return least_redundant(pool, budget, **keys, on_progress=lambda count: None)
 
 
 def compare_cores(rows: list[Row], budget: int, settings: Settings) -> dict[str, Any]:
-    """Select on one core and on all, in turn; the fastest of three runs counts."""
+    """Select on one core and on all cores, alternately; the fastest of three runs counts."""
     on_one, on_all = [], []
     for _ in range(3):
         with one_core():
@@ -159,9 +151,9 @@ def compare_cores(rows: list[Row], budget: int, settings: Settings) -> dict[str,
 
 
 def extrapolate_hours(found: dict[str, Any], settings: Settings) -> float:
-    """Tell from the seconds of single candidates what a selection at full size takes on all cores.
+    """Estimate the hours of a selection at full size on all cores from the seconds of single candidates.
 
-    Candidates are taken to be as long as the average row. Reading the pool is left out.
+    Candidates are assumed to be as long as the average row. Reading the pool is not included.
     """
     rounds = -(-FULL_BUDGET // settings.k3)
     seconds = FULL_ROWS * found["seconds_alone"] + rounds * settings.candidates_of_a_round * found["seconds"]
@@ -169,28 +161,25 @@ def extrapolate_hours(found: dict[str, Any], settings: Settings) -> float:
 
 
 def print_result(result: Result) -> None:
-    """Print the figures."""
-    for name, value in asdict(result).items():
-        print(f"{name:32} {f'{value:,.6g}' if isinstance(value, float) else value}")
+    """Print the figures, and the extrapolated hours in a sentence."""
+    print_figures(asdict(result))
     size = f"{FULL_BUDGET:,} of {FULL_ROWS:,} rows, {result.machine['cores']} cores"
     print(f"extrapolated, not measured: {size}: {result.extrapolated_hours:.2f} hours")
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--chosen", type=int, default=5_000, help="rows that candidates are measured together with")
-    parser.add_argument("--sample", type=int, default=16, help="candidates that are measured both ways")
-    parser.add_argument("--budget", type=int, default=100, help="of the selection that runs whole")
+    parser.add_argument("--chosen", type=int, default=5_000, help="chosen rows to which each candidate is added")
+    parser.add_argument("--sample", type=int, default=16, help="number of candidates")
+    parser.add_argument("--budget", type=int, default=100, help="budget of the selection that runs to the end")
     parser.add_argument("--k1", type=int, default=10_000)
     parser.add_argument("--k2", type=int, default=200)
     parser.add_argument("--k3", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the result here, too")
     options = parser.parse_args()
     if options.chosen + options.sample > options.rows:
-        parser.error("--rows must be at least --chosen and --sample together")
+        parser.error("--rows must be at least --chosen plus --sample")
 
     settings = Settings(options.k1, options.k2, options.k3)
     rows = make_rows(options.rows, options.seed)

@@ -1,1 +1,1 @@
-"""The demo: its pool, its model, and a view of what was chosen."""
+"""The demo: scripts that make its pool and its model, and show what was chosen. ../demo.sh runs them."""

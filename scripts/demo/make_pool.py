@@ -1,9 +1,9 @@
-"""Write the demo pool: instruction rows that are true, varied and the same on every machine.
+"""Write the demo pool: instruction rows that are correct, varied and the same on every machine.
 
-Every answer is computed by the code that asks the question, or read from a small table of plain facts. Labels and
-scores come from rules, not from a model: each generator names its labels in the style of InsTag, and the scores that
-look like Deita's follow ``score_complexity`` and ``score_quality`` in ``demo/pool/example.py``. Trivial sums and other
-easy rows are there on purpose, and too often, so that a selection has something to reject.
+Every answer is computed by the code that asks the question, or read from a small table of facts. Labels and scores
+come from rules, not from a model: each generator names its labels in the style of InsTag, and the scores in the format
+of Deita's follow ``score_complexity`` and ``score_quality`` in ``demo/pool/example.py``. Trivial sums and other easy
+rows are too frequent on purpose, so that a selection has something to reject.
 
 Example:
     python scripts/demo/make_pool.py --output-dir demo/data --rows 3000 --seed 0
@@ -33,7 +33,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def register_pool(path: Path) -> None:
-    """Enter the pool into a ``dataset_info.json``, whose other entries stay."""
+    """Add the pool's entry to a ``dataset_info.json``; other entries are kept."""
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     entries[POOL_NAME] = DATASET_ENTRY
     path.write_text(json.dumps(entries, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo pool and register it for LLaMA-Factory.")
     parser.add_argument("--output-dir", type=Path, default=Path("demo/data"), help="folder of the pool")
     parser.add_argument("--rows", type=int, default=3000, help="number of rows")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     arguments = parser.parse_args()
 
     rows = build_pool(arguments.rows, arguments.seed)

@@ -1,7 +1,7 @@
-"""Make a tiny Llama with random weights, and a tokenizer that has read the demo pool.
+"""Make a tiny Llama with random weights, and a tokenizer trained on the demo pool.
 
-The model is far too small to learn anything worth keeping. It has what LLaMA-Factory asks of a Llama 3, such as the
-special tokens of the ``llama3`` template, so the demo trains in minutes on a CPU and downloads nothing.
+The model is too small to learn anything useful. It has what LLaMA-Factory needs from a Llama 3, such as the special
+tokens of the ``llama3`` template, so the demo trains on a CPU in minutes and downloads nothing.
 
 Example:
     python scripts/demo/make_tiny_llama.py --pool demo/data/demo_pool.jsonl --output-dir demo/tiny-llama
@@ -22,7 +22,7 @@ SPECIAL_TOKENS = [BEGIN, END, PAD, TURN_END, "<|eom_id|>", "<|start_header_id|>"
 
 
 def read_texts(pool_path: Path) -> Iterator[str]:
-    """Read every message of the pool."""
+    """Yield the text of every message in the pool."""
     with pool_path.open(encoding="utf-8") as lines:
         for line in lines:
             for message in json.loads(line)["dialogs"]:
@@ -72,11 +72,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast, max_length: int, seed: int) 
 def main() -> None:
     """Make the tokenizer and the model and save them in one folder."""
     parser = argparse.ArgumentParser(description="Make a tiny Llama with random weights for the demo.")
-    parser.add_argument("--pool", type=Path, default=Path("demo/data/demo_pool.jsonl"), help="rows to read")
+    parser.add_argument("--pool", type=Path, default=Path("demo/data/demo_pool.jsonl"), help="JSON Lines file to read")
     parser.add_argument("--output-dir", type=Path, default=Path("demo/tiny-llama"), help="folder of the model")
-    parser.add_argument("--vocab-size", type=int, default=2000, help="tokens, the special ones included")
-    parser.add_argument("--max-length", type=int, default=1024, help="longest text in tokens")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
+    parser.add_argument("--vocab-size", type=int, default=2000, help="number of tokens, including special ones")
+    parser.add_argument("--max-length", type=int, default=1024, help="context length in tokens")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the weights")
     arguments = parser.parse_args()
 
     tokenizer = train_tokenizer(read_texts(arguments.pool), arguments.vocab_size, arguments.max_length)

@@ -1,7 +1,7 @@
-"""Show what a selection chose, beside the pool it chose from.
+"""Show what a selection chose, compared with its pool.
 
-Reads the pool's and the selection's entries in ``dataset_info.json``, the chosen rows and the table of their ranks,
-gains and scores that stands beside them.
+Reads the entries of the pool and the selection in ``dataset_info.json``, the chosen rows, and ``selection.parquet``
+beside them, the table of their ranks, gains and scores.
 
 Example:
     python scripts/demo/show_selection.py --dataset-dir demo/data --pool demo_pool --entry demo_pool_mig_200
@@ -31,7 +31,8 @@ def find_file(dataset_dir: Path, entry: str) -> Path:
     """Find the file of an entry in ``dataset_info.json``."""
     entries = json.loads((dataset_dir / "dataset_info.json").read_text(encoding="utf-8"))
     if entry not in entries:
-        raise SystemExit(f"{dataset_dir}/dataset_info.json has no entry {entry!r}, only {', '.join(sorted(entries))}.")
+        known = ", ".join(sorted(entries))
+        raise SystemExit(f"{dataset_dir}/dataset_info.json has no entry {entry!r}; its entries are {known}")
     return dataset_dir / str(entries[entry]["file_name"])
 
 
@@ -41,7 +42,7 @@ def labels_of(row: dict[str, Any]) -> list[str]:
 
 
 def compare_labels(pool: list[list[str]], chosen: list[list[str]]) -> str:
-    """Write the most frequent labels of the chosen rows as a table, with their share of rows here and in the pool."""
+    """Return a table of the most frequent labels of the chosen rows, with their shares here and in the pool."""
     in_pool, in_chosen = (Counter(label for labels in rows for label in labels) for rows in (pool, chosen))
     lines = [f"{'label':<28} {'chosen':>8} {'pool':>8}"]
     for label, count in sorted(in_chosen.items(), key=lambda item: (-item[1], item[0]))[:NUM_LABELS]:
@@ -50,18 +51,18 @@ def compare_labels(pool: list[list[str]], chosen: list[list[str]]) -> str:
 
 
 def first_line(text: str) -> str:
-    """Write the beginning of a text on one line."""
+    """Return the beginning of a text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 3] + "..."
 
 
 def first_instruction(row: dict[str, Any]) -> str:
-    """Return what the user says first."""
+    """Return the first message of the user."""
     return next(str(message["content"]) for message in row["dialogs"] if message["role"] == "user")
 
 
 def describe(dataset_dir: Path, pool_entry: str, entry: str) -> str:
-    """Say what was chosen, how its labels compare with the pool's, and what the first rows ask."""
+    """Return a text: numbers of rows, labels compared with those of the pool, and the first chosen rows."""
     pool, chosen_path = read_rows(find_file(dataset_dir, pool_entry)), find_file(dataset_dir, entry)
     chosen = read_rows(chosen_path)
     table = pyarrow.parquet.read_table(chosen_path.with_name("selection.parquet")).sort_by("rank")
@@ -80,10 +81,10 @@ def describe(dataset_dir: Path, pool_entry: str, entry: str) -> str:
 
 def main() -> None:
     """Print what a selection chose."""
-    parser = argparse.ArgumentParser(description="Show what a selection chose, beside the pool it chose from.")
+    parser = argparse.ArgumentParser(description="Show what a selection chose, compared with its pool.")
     parser.add_argument("--dataset-dir", type=Path, default=Path("demo/data"), help="folder of dataset_info.json")
-    parser.add_argument("--pool", default="demo_pool", help="entry of the pool")
-    parser.add_argument("--entry", default="demo_pool_mig_200", help="entry of the selection")
+    parser.add_argument("--pool", default="demo_pool", help="name of the pool's entry")
+    parser.add_argument("--entry", default="demo_pool_mig_200", help="name of the selection's entry")
     arguments = parser.parse_args()
     print(describe(arguments.dataset_dir, arguments.pool, arguments.entry))
 

@@ -1,6 +1,7 @@
-"""What must hold of a place at any moment, whatever happened to the selections in it; nothing of the package is used.
+"""Invariants of a sandbox that hold at any moment, whatever happened to the selections in it.
 
-Every function yields findings in words; none is what is wanted.
+They are checked without the package's own code. Every function yields findings, each a sentence; a sound sandbox has
+none.
 """
 
 from __future__ import annotations
@@ -16,69 +17,70 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faults.sandbox import Place, Reference
+from faults.sandbox import Reference, Sandbox, Selection
 
 
 OWN_KEY = "mig_selector"
+"""Key of our entries in dataset_info.json; its value is the fingerprint."""
 
 _JSON_ERRORS = (OSError, ValueError)
 _BLOCK_BYTES = 64 << 20
-_BLOCKS_MARK = "blocks-64MiB:"
-"""Before hashes of larger files: they are that of the hashes of their blocks."""
+_BLOCKS_PREFIX = "blocks-64MiB:"
+"""Prefix of the hash of a larger file, which is the hash of the hashes of its blocks."""
 
 
 class Checks:
-    """The checks of one place; a file is looked at again only when the system says that it changed."""
+    """The checks of one sandbox; a file is read again only if its size, times or inode changed."""
 
-    def __init__(self, place: Place, references: Mapping[object, Reference]) -> None:
-        """Check `place`, whose subsets must be those of `references`."""
-        self._place = place
-        self._references = {reference.mark: reference for reference in references.values()}
+    def __init__(self, sandbox: Sandbox, references: Mapping[Selection, Reference]) -> None:
+        """Prepare to check `sandbox`, whose subsets must equal those of `references`."""
+        self._sandbox = sandbox
+        self._references = {reference.fingerprint: reference for reference in references.values()}
         roots = {reference.folder.parents[2] for reference in references.values()}
-        self._extracts = {file.name: file for root in roots for file in root.glob("cache/pools/*.parquet")}
+        self._indexes = {file.name: file for root in roots for file in root.glob("cache/pools/*.parquet")}
         self._hashes: dict[Path, tuple[tuple[int, ...], str]] = {}
         self._seen: dict[Path, tuple[int, ...]] = {}
 
     def all(self) -> Iterator[str]:
-        """Check everything."""
+        """Check dataset_info.json, subsets and cache."""
         yield from self.dataset_info()
         yield from self.subsets()
         yield from self.cache()
 
     def dataset_info(self) -> Iterator[str]:
-        """Entries of others are there byte by byte, and each of ours leads to a whole subset."""
+        """Check that entries of others are there byte for byte, and that each of ours leads to a complete subset."""
         try:
-            text = self._place.info.read_bytes().decode("utf-8")
+            text = self._sandbox.info.read_bytes().decode("utf-8")
             entries = json.loads(text)
         except _JSON_ERRORS as error:
-            yield f"{self._place.info} is no JSON: {error}"
+            yield f"{self._sandbox.info} is not valid JSON: {error}"
             return
-        yield from _foreign_text(text, self._place.foreign_text)
+        yield from _foreign_text(text, self._sandbox.foreign_text)
         for name, entry in entries.items():
             if OWN_KEY in entry:
                 yield from self._entry(name, entry)
 
     def _entry(self, name: str, entry: Mapping[str, Any]) -> Iterator[str]:
-        file = self._place.data / entry["file_name"]
+        file = self._sandbox.data / entry["file_name"]
         manifest = _read_json(file.parent / "manifest.json")
         if manifest is None:
             yield f"entry {name} leads to {file.parent}, which has no manifest"
         elif manifest["fingerprint"] != entry[OWN_KEY]:
-            yield f"entry {name} is of {entry[OWN_KEY]}, its subset of {manifest['fingerprint']}"
+            yield f"entry {name} has the fingerprint {entry[OWN_KEY]}, its subset {manifest['fingerprint']}"
         elif file.name not in manifest["files"]:
-            yield f"entry {name} names {file.name}, which the manifest does not"
+            yield f"entry {name} names {file.name}, which the manifest does not list"
         else:
             for other, digest in manifest["files"].items():
                 if self._hash(file.parent / other) != digest:
-                    yield f"entry {name}: {file.parent / other} is not what the manifest says, or is not there"
+                    yield f"entry {name}: {file.parent / other} is missing or does not match the manifest"
 
     def subsets(self) -> Iterator[str]:
-        """No file of a subset has its final name before it is what an undisturbed run writes."""
-        for folder in sorted(self._place.subsets.glob("*")):
-            mark = folder.name.rpartition("-")[2]
-            found = [each for each in self._references.values() if each.mark[:8] == mark]
+        """Check that no file of a subset has its final name before it is what an undisturbed run writes."""
+        for folder in sorted(self._sandbox.subsets.glob("*")):
+            start = folder.name.rpartition("-")[2]
+            found = [each for each in self._references.values() if each.fingerprint[:8] == start]
             if len(found) != 1:
-                yield f"{folder} belongs to no selection that was asked for"
+                yield f"{folder} belongs to no selection that was made here"
                 continue
             for file in _final_files(folder):
                 if self._is_new(file):
@@ -88,47 +90,48 @@ class Checks:
         if name.name == "manifest.json":
             manifest, wanted = _read_json(file), _read_json(reference.folder / name)
             if manifest is None or any(manifest[key] != wanted[key] for key in ("fingerprint", "files", "rows")):
-                yield f"{file} is not the manifest of an undisturbed run"
+                yield f"{file} differs from the manifest of an undisturbed run"
         elif name.name == "dataset_info.json":
             entries = _read_json(file)
             if entries is None or not all(Path(entry["file_name"]).is_file() for entry in entries.values()):
-                yield f"{file} is no JSON, or names a file that is not there"
+                yield f"{file} is not valid JSON, or names a file that does not exist"
         elif not (reference.folder / name).exists():
             yield f"{file} is not among the files of an undisturbed run"
         elif file.read_bytes() != (reference.folder / name).read_bytes():
-            yield f"{file} is not what an undisturbed run wrote"
+            yield f"{file} differs from that of an undisturbed run"
 
     def cache(self) -> Iterator[str]:
-        """Whatever has its final name in the cache is whole."""
+        """Check that every file in the cache that has its final name is complete."""
         readers: dict[str, Callable[[Path], Iterator[str]]] = {
-            "pools": self._pool_extract,
+            "pools": self._pool_index,
             "embeddings": _label_vectors,
             "content_hashes": self._content_hash,
-            "selections": _pointer,
+            "selections": _subset_folders,
         }
-        for file in _final_files(self._place.cache):
-            reader = readers.get(file.relative_to(self._place.cache).parts[0])
+        for file in _final_files(self._sandbox.cache):
+            reader = readers.get(file.relative_to(self._sandbox.cache).parts[0])
             if reader is None:
-                yield f"{file} is not among the files that the cache is known to hold"
+                yield f"{file} is not a known kind of cache file"
             elif self._is_new(file):
                 yield from reader(file)
 
-    def _pool_extract(self, file: Path) -> Iterator[str]:
-        if file.name not in self._extracts:
-            yield f"{file} is of no pool that was read"
-        elif file.read_bytes() != self._extracts[file.name].read_bytes():
-            yield f"{file} is not what an undisturbed run wrote"
+    def _pool_index(self, file: Path) -> Iterator[str]:
+        if file.name not in self._indexes:
+            yield f"{file} is not the index of a pool that was read here"
+        elif file.read_bytes() != self._indexes[file.name].read_bytes():
+            yield f"{file} differs from that of an undisturbed run"
 
     def _content_hash(self, file: Path) -> Iterator[str]:
-        note = _read_json(file)
-        if not isinstance(note, dict) or not re.fullmatch(f"({_BLOCKS_MARK})?[0-9a-f]{{64}}", str(note.get("sha256"))):
-            yield f"{file} is no note of a content hash"
+        record = _read_json(file)
+        pattern = f"({_BLOCKS_PREFIX})?[0-9a-f]{{64}}"
+        if not isinstance(record, dict) or not re.fullmatch(pattern, str(record.get("sha256"))):
+            yield f"{file} is not a record of a content hash"
             return
-        path = Path(note["stamp"][0])
+        path = Path(record["stamp"][0])
         stat = path.stat() if path.exists() else None
-        is_of_now = stat and note["stamp"][1:] == [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-        if is_of_now and self._hash(path) != note["sha256"]:
-            yield f"{file} notes a wrong hash of {path}"
+        is_current = stat and record["stamp"][1:] == [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        if is_current and self._hash(path) != record["sha256"]:
+            yield f"{file} records a wrong hash of {path}"
 
     def _hash(self, file: Path) -> str | None:
         if not file.is_file():
@@ -145,17 +148,35 @@ class Checks:
         return is_new
 
 
+def check_finished(
+    sandbox: Sandbox, selection: Selection, name: str | None, reference: Reference, stdout: str
+) -> Iterator[str]:
+    """Check a selection that exited with 0: what it printed, its subset, and its entry in dataset_info.json."""
+    subset = sandbox.subset_folder(selection, reference.fingerprint, name)
+    if stdout.splitlines()[-1:] != [str(subset)]:
+        yield f"printed {stdout!r}, expected {subset} as the last line"
+    for file in ("selected.jsonl", "selection.parquet"):
+        if not (subset / file).exists() or (subset / file).read_bytes() != (reference.folder / file).read_bytes():
+            yield f"{subset / file} differs from that of an undisturbed run"
+    entry_name = sandbox.entry_name(selection, name)
+    entry = json.loads(sandbox.info.read_bytes()).get(entry_name, {})
+    if entry.get(OWN_KEY) != reference.fingerprint:
+        yield f"entry {entry_name} is not registered"
+    elif sandbox.data / entry["file_name"] != subset / "selected.jsonl":
+        yield f"entry {entry_name} names {entry['file_name']}"
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files below a folder; if no process works there, killed processes left them."""
+    return sorted(file for file in folder.rglob("*") if _is_temporary(file))
+
+
 def _hash(content: bytes) -> str:
     if len(content) <= _BLOCK_BYTES:
         return hashlib.sha256(content).hexdigest()
     starts = range(0, len(content), _BLOCK_BYTES)
     digests = [hashlib.sha256(content[start : start + _BLOCK_BYTES]).digest() for start in starts]
-    return _BLOCKS_MARK + hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Return the temporary files below a folder; while nothing runs there, killed processes left them."""
-    return sorted(file for file in folder.rglob("*") if _is_temporary(file))
+    return _BLOCKS_PREFIX + hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _is_temporary(file: Path) -> bool:
@@ -181,47 +202,43 @@ def _read_json(file: Path) -> Any:
 
 
 def _foreign_text(text: str, pieces: tuple[str, ...]) -> Iterator[str]:
-    """Between the pieces of others stand entries of ours, and nothing else does."""
-    place, between = 0, []
+    """Check that the pieces of others are there in order, and that only our entries are between them."""
+    position, between = 0, []
     for piece in pieces:
-        start = text.find(piece, place)
+        start = text.find(piece, position)
         if start < 0:
             yield f"dataset_info.json no longer holds this text of others: {piece!r}"
             return
-        between.append(text[place:start])
-        place = start + len(piece)
-    if between[0] or text[place:]:
-        yield f"dataset_info.json begins or ends with something new: {between[0]!r}, {text[place:]!r}"
-    for hole in between[1:]:
+        between.append(text[position:start])
+        position = start + len(piece)
+    if between[0] or text[position:]:
+        yield f"dataset_info.json begins or ends with added text: {between[0]!r}, {text[position:]!r}"
+    for gap in between[1:]:
         try:
-            entries = json.loads("{" + hole.strip(", \t\r\n") + "}")
+            entries = json.loads("{" + gap.strip(", \t\r\n") + "}")
         except ValueError:
-            yield f"dataset_info.json holds text that is neither ours nor was there: {hole[:200]!r}"
+            yield f"dataset_info.json holds added text that is not an entry: {gap[:200]!r}"
             continue
         yield from (f"entry {name} is not ours" for name, entry in entries.items() if OWN_KEY not in entry)
 
 
 def _label_vectors(file: Path) -> Iterator[str]:
-    yield from _parquet(file)
-    table = pq.read_table(file)
-    vectors = table["embedding"].combine_chunks().flatten().to_numpy()
-    if not np.isfinite(vectors).all() or not vectors.any() or len(set(table["label"].to_pylist())) != len(table):
-        yield f"{file} holds no vectors of labels"
-
-
-def _parquet(file: Path) -> Iterator[str]:
     try:
-        pq.read_table(file)
+        table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         yield f"{file} cannot be read: {error}"
+        return
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy()
+    if not np.isfinite(vectors).all() or not vectors.any() or len(set(table["label"].to_pylist())) != len(table):
+        yield f"{file} does not hold one valid vector for each label"
 
 
-def _pointer(file: Path) -> Iterator[str]:
+def _subset_folders(file: Path) -> Iterator[str]:
     folders = _read_json(file)
     if not isinstance(folders, list) or not folders:
-        yield f"{file} is no list of folders"
+        yield f"{file} is not a list of folders"
         return
-    yield from (f"{file} names {folder}, which is no subset" for folder in folders if not _is_subset(Path(folder)))
+    yield from (f"{file} names {folder}, which is not a subset" for folder in folders if not _is_subset(Path(folder)))
 
 
 def _is_subset(folder: Path) -> bool:

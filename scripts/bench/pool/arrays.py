@@ -1,4 +1,4 @@
-"""A pool as arrays, for benchmarks that read no file: the labels and scores that a selection would read."""
+"""A pool as arrays, for benchmarks that read no file: the labels and scores that a selection would read from one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bench.pool.rows import MOST_TURNS, SCORE_UNIT, RowModel, Rows
 
 
 def draw_arrays(model: RowModel, num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """Draw labels and scores of the first `num_rows` rows.
+    """Draw the labels and scores of the first `num_rows` rows.
 
     Returns:
-        Where each row's labels begin, shape (num_rows + 1,); the labels, ascending within a row; and the scores, the
-        mean over the turns of quality times complexity, shape (num_rows,).
+        The offset of each row's first label, shape (num_rows + 1,); the labels, ascending within a row; and the
+        scores, shape (num_rows,), each the mean over the turns of quality times complexity.
     """
     blocks = list(model.blocks(num_rows))
     counts = np.concatenate([block.label_counts for block in blocks])
@@ -32,6 +32,6 @@ def _scores(rows: Rows) -> NDArray[np.float64]:
     by_turn = np.zeros((len(rows), MOST_TURNS))
     by_turn[np.arange(MOST_TURNS) < rows.turns[:, None]] = products
     sums = np.zeros(len(rows))
-    for turn in by_turn.T:  # from left to right, as a reader adds
+    for turn in by_turn.T:  # turn by turn, in the order in which the package adds, so that sums round alike
         sums += turn
     return sums / rows.turns

@@ -1,4 +1,4 @@
-"""A folder with a pool, its ``dataset_info.json`` and its label vectors, made once and used again."""
+"""A folder with a pool, its ``dataset_info.json`` and its label vectors, made once and reused."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ from demo.pool.layout import LAYOUT
 
 
 GENERATOR_VERSION = 1
-"""Raised when the same settings would make another pool than before."""
+"""Increased when the same settings would make a different pool than before."""
 POOL_NAME = "bench_pool"
 BYTES_PER_ROW = {"jsonl": 3_300, "parquet": 30}
-"""Disk that a row takes, rounded up."""
+"""Disk space of a row, rounded up."""
+MARKER = "pool.json"
+"""Written last: a pool with this file is complete."""
 
-MARK = "pool.json"
-"""Written last: a pool with this file is whole."""
+_SETTLED_SECONDS = 2.5
+"""The package remembers the content hash of a file only if the file is older than about this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings:
-    """What decides every byte of a pool."""
+    """Everything that decides the bytes of a pool."""
 
     rows: int
     kind: Literal["jsonl", "parquet"]
     seed: int = 0
     files: int = 1
-    """Above 1: a folder of files. Only for Parquet, and no more than blocks of rows."""
+    """Above 1: a folder of files. Only for Parquet, and at most one file per block of rows."""
     num_labels: int = NUM_LABELS
 
     def __post_init__(self) -> None:
@@ -57,57 +59,63 @@ class MadePool:
     """A pool on disk."""
 
     folder: Path
-    """Holds ``dataset_info.json``, too: it may be the `dataset_dir` of a selection."""
+    """Also holds ``dataset_info.json``, so it can be the `dataset_dir` of a selection."""
     data: Path
     """The file, or the folder of files."""
     files: list[Path]
     vectors: Path
-    facts: dict[str, Any]
-    """Settings, bytes, seconds that it took and statistics."""
+    report: dict[str, Any]
+    """The content of ``pool.json``: settings, size, how fast it was written, statistics of the rows."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the files."""
+        """Total size of the files."""
         return sum(file.stat().st_size for file in self.files)
+
+    def settle(self) -> None:
+        """Wait until the files are old enough for the package to remember their content hashes."""
+        newest = max(file.stat().st_mtime for file in (*self.files, self.vectors))
+        time.sleep(max(0.0, newest + _SETTLED_SECONDS - time.time()))
 
 
 def make_pool(folder: Path, settings: PoolSettings) -> MadePool:
-    """Make a pool, or find it where the same settings made it before.
+    """Make a pool, or reuse the one that the same settings made earlier.
 
     Args:
-        folder: Where it lies, or shall lie; made if need be.
-        settings: The pool.
+        folder: The pool's folder; created if necessary.
+        settings: What to make.
 
     Returns:
-        The pool; `facts` of an earlier making are those of then.
+        The pool; the `report` of a reused pool is the one written when it was made.
     """
     wanted = {"version": GENERATOR_VERSION, **asdict(settings)}
-    vectors, mark = folder / "label_vectors.npz", folder / MARK
-    facts = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
+    vectors, marker = folder / "label_vectors.npz", folder / MARKER
+    report = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
     files = _paths(folder, settings)
-    if facts.get("settings") != wanted or not all(file.exists() for file in (*files, vectors)):
-        mark.unlink(missing_ok=True)
+    if report.get("settings") != wanted or not all(file.exists() for file in (*files, vectors)):
+        marker.unlink(missing_ok=True)
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        facts = {"settings": wanted, **_write(files, settings)}
-        np.savez(vectors, **label_vectors(settings.seed, settings.num_labels))
+        report = {"settings": wanted, **_write(files, settings)}
+        labels, embeddings = label_vectors(settings.seed, settings.num_labels)
+        np.savez(vectors, labels=labels, embeddings=embeddings)
         write_dataset_info(folder, settings.file_name)
-        _write_json(mark, facts)
-    return MadePool(folder, folder / settings.file_name, files, vectors, facts)
+        _write_json(marker, report)
+    return MadePool(folder, folder / settings.file_name, files, vectors, report)
 
 
 def write_dataset_info(folder: Path, file_name: str) -> None:
-    """Write a ``dataset_info.json`` whose one entry is the pool; `file_name` is relative to `folder`, or absolute."""
+    """Write a ``dataset_info.json`` whose only entry is the pool; `file_name` is relative to `folder`, or absolute."""
     _write_json(folder / "dataset_info.json", {POOL_NAME: {"file_name": file_name, **LAYOUT}})
 
 
 def _paths(folder: Path, settings: PoolSettings) -> list[Path]:
     if settings.files == 1:
         return [folder / settings.file_name]
-    return [folder / settings.file_name / f"part-{place:05d}.{settings.kind}" for place in range(settings.files)]
+    return [folder / settings.file_name / f"part-{number:05d}.{settings.kind}" for number in range(settings.files)]
 
 
 def _write(files: list[Path], settings: PoolSettings) -> dict[str, Any]:
-    """Write the rows; return what was found on the way."""
+    """Write the rows; return size, speed and statistics."""
     start = time.perf_counter()
     model = RowModel(settings.seed, settings.num_labels)
     statistics = Statistics(settings.num_labels)

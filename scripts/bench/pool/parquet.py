@@ -1,6 +1,6 @@
 """A pool as compact Parquet: labels and scores as in the JSON Lines of the same seed, and very short messages.
 
-About 22 bytes a row. One row group a block; nothing but that block is held.
+About 22 bytes a row. Each block of rows is one row group, and only one block is in memory at a time.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class ParquetPool:
     """Writes the rows of a model as Parquet."""
 
     def __init__(self, model: RowModel) -> None:
-        """Prepare the labels and texts that rows point to."""
+        """Prepare the dictionaries of labels and texts."""
         self._model = model
         self._labels = pa.array(name_labels(model.seed, model.num_labels), pa.string())
         self._texts = pa.array(short_texts(model.seed, _NUM_TEXTS), pa.string())
 
     def write(self, paths: list[Path], num_rows: int) -> Iterator[Rows]:
-        """Write the first `num_rows` rows to `paths`, whole blocks to each; yield what was written, block by block."""
+        """Write the first `num_rows` rows to `paths`, whole blocks to each; yield each block after it is written."""
         num_blocks = -(-num_rows // BLOCK_ROWS)
         if len(paths) > num_blocks:
             raise ValueError(f"{num_rows} rows fill {num_blocks} blocks, which is too few for {len(paths)} files")
-        ends = [num_blocks * (place + 1) // len(paths) for place in range(len(paths))]
+        ends = [num_blocks * (file + 1) // len(paths) for file in range(len(paths))]
         blocks = enumerate(self._model.blocks(num_rows))
         for path, start, end in zip(paths, [0, *ends], ends, strict=False):
             with pq.ParquetWriter(path, self._schema, compression="zstd", store_schema=False) as writer:
@@ -62,7 +62,7 @@ class ParquetPool:
         )
 
     def _dialogs(self, rows: Rows, number: int) -> pa.ListArray:
-        """Give each turn a question and an answer."""
+        """Draw a question and an answer for each turn."""
         generator = np.random.default_rng([self._model.seed, _STREAM_TEXT, number])
         num_messages = 2 * len(rows.quality)
         picks = generator.integers(0, len(self._texts), num_messages, np.int32)
@@ -79,7 +79,7 @@ def _lists(values: pa.Array, counts: NDArray[np.int64]) -> pa.ListArray:
 
 
 def _row_ids(first: int, count: int) -> pa.StringArray:
-    """Write the ids ``bench-0000000000``, ... as one buffer of digits."""
+    """Make the ids ``bench-0000000000``, ... as one buffer of characters, without a Python string for each."""
     width = len(_ID_PREFIX) + _ID_DIGITS
     characters = np.empty((count, width), np.uint8)
     characters[:, : len(_ID_PREFIX)] = np.frombuffer(_ID_PREFIX, np.uint8)

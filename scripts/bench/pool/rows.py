@@ -1,9 +1,9 @@
-"""Labels and scores of rows: drawn block by block, so that a pool of n rows begins every larger pool.
+"""Labels and scores of rows, drawn block by block, so that a pool of n rows is the beginning of every larger pool.
 
-Labels are of Zipf-like frequency, and each is at home in a topic. A topic ranks all labels, common and fitting ones
-first. A row takes an anchor label by frequency, and walks down the ranking of the anchor's topic: each step skips some
-labels, mostly none, sometimes hundreds. So labels that share a topic occur together, some label sets come again and
-again, and new ones keep coming, at the rates that annotated pools show.
+Label frequencies are Zipf-like, and each label has a home topic. A topic ranks all labels, common and fitting ones
+first. A row draws an anchor label by frequency, then walks down the ranking of the anchor's topic; each step skips
+some labels, mostly none, sometimes hundreds. So labels of one topic occur together, some label sets recur often, and
+new ones keep appearing, at rates like those of annotated pools.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 BLOCK_ROWS = 65_536
 NUM_LABELS = 4_500
 SCORE_UNIT = 10_000
-"""Scores are whole numbers of this part of 1: four decimals."""
+"""Scores are integers in units of 1 / SCORE_UNIT, that is, they have four decimals."""
 
 _LENGTHS = (0.083, 0.154, 0.164, 0.151, 0.141, 0.307)
 """Share of rows with 1, 2, ... 6 labels; 4.03 on average."""
@@ -28,34 +28,34 @@ MOST_LABELS, MOST_TURNS = len(_LENGTHS), len(_TURNS)
 _TOPICS, _DIMENSIONS = 200, 16
 _ZIPF_EXPONENT, _ZIPF_SHIFT = 1.2, 2.0
 _TOPIC_FIT = 5.0
-"""How much the nearness of topic and label counts in a topic's ranking, against the logarithm of frequency."""
+"""Weight of the nearness of topic and label in a topic's ranking, relative to the logarithm of the frequency."""
 _SKIP_EXPONENT, _SKIP_SHIFT = 1.05, 0.17
-"""Skipping g labels has the weight (g + shift) ** -exponent: with the Zipf exponent, what sets repeated label sets."""
+"""Skipping g labels has the weight (g + shift) ** -exponent; it decides how often label sets recur."""
 _QUANTILES = 65_536
 _STREAM_MODEL, _STREAM_ROWS = 1, 2
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Labels and scores of n rows with t turns in all."""
+    """Labels and scores of n rows with t turns in total."""
 
     label_counts: NDArray[np.int64]
     """Shape (n,)."""
     label_ids: NDArray[np.int32]
-    """The labels of all rows one after the other; distinct within a row, in no order. Shape (label_counts.sum(),)."""
+    """The labels of all rows one after the other; distinct within a row, unsorted. Shape (label_counts.sum(),)."""
     turns: NDArray[np.int64]
     """Shape (n,)."""
     quality: NDArray[np.int32]
-    """In units of 1 / SCORE_UNIT, from 1 to 6, one a turn. Shape (t,)."""
+    """One score from 1 to 6 for each turn, in units of 1 / SCORE_UNIT. Shape (t,)."""
     complexity: NDArray[np.int32]
-    """As quality. Shape (t,)."""
+    """Like `quality`. Shape (t,)."""
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return len(self.turns)
 
     def slice(self, start: int, end: int) -> Rows:
-        """Return the rows from `start` to before `end`."""
+        """Return the rows from `start` up to, but not including, `end`."""
         labels = slice(int(self.label_counts[:start].sum()), int(self.label_counts[:end].sum()))
         turns = slice(int(self.turns[:start].sum()), int(self.turns[:end].sum()))
         rows = slice(start, end)
@@ -69,10 +69,10 @@ class Rows:
 
 
 class RowModel:
-    """What all rows of one seed have in common: frequencies of labels, and topics that rank them."""
+    """The distribution of all rows of one seed: label frequencies, and topics that rank the labels."""
 
     def __init__(self, seed: int, num_labels: int = NUM_LABELS) -> None:
-        """Draw the topics; at least 50 labels are needed to walk along."""
+        """Draw the topics. The walks down a ranking need at least 50 labels."""
         if num_labels < 50:
             raise ValueError(f"num_labels must be 50 or more, got {num_labels}")
         self.seed, self.num_labels = seed, num_labels
@@ -95,7 +95,7 @@ class RowModel:
             yield block if start + BLOCK_ROWS <= num_rows else block.slice(0, num_rows - start)
 
     def block(self, number: int) -> Rows:
-        """Draw the rows of one block; the same ones whatever was drawn before."""
+        """Draw the rows of one block; they do not depend on which blocks were drawn before."""
         generator = np.random.default_rng([self.seed, _STREAM_ROWS, number])
         counts = _draw(generator, self._lengths, BLOCK_ROWS)
         is_taken = np.arange(MOST_LABELS) < counts[:, None]
@@ -105,11 +105,11 @@ class RowModel:
         return Rows(counts, labels, turns, quality, _scores(generator, turns, mean=2.6, spread=0.9))
 
     def _walk(self, generator: np.random.Generator, num_rows: int) -> NDArray[np.int32]:
-        """Draw six distinct labels a row, the anchor first. Shape (num_rows, 6)."""
+        """Draw six distinct labels for each row, the anchor first. Shape (num_rows, 6)."""
         anchors = np.searchsorted(self._frequency, generator.random(num_rows)).clip(0, self.num_labels - 1)
         topics = self._home[anchors]
         ranks = np.cumsum(_draw(generator, self._skips, (num_rows, MOST_LABELS - 1)) + 1, axis=1) - 1
-        ranks += ranks >= self._rank[topics, anchors][:, None]  # past the anchor, which is taken
+        ranks += ranks >= self._rank[topics, anchors][:, None]  # skip the anchor, which the row has already
         labels = np.empty((num_rows, MOST_LABELS), np.int32)
         labels[:, 0], labels[:, 1:] = anchors, self._ranking[topics[:, None], ranks]
         return labels
@@ -121,7 +121,10 @@ def _directions(generator: np.random.Generator, count: int) -> NDArray[np.float6
 
 
 def _quantiles(weights: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Tabulate the values 0, 1, ... so that a uniform draw from the table has the weights."""
+    """Tabulate the values 0, 1, ... so that a uniform draw from the table follows the weights.
+
+    A draw is then one table lookup, which is much faster than ``generator.choice``.
+    """
     shares = np.cumsum(weights / weights.sum())
     return np.searchsorted(shares, (np.arange(_QUANTILES) + 0.5) / _QUANTILES).clip(0, len(weights) - 1)
 
@@ -131,7 +134,7 @@ def _draw(generator: np.random.Generator, table: NDArray[np.int64], size: int | 
 
 
 def _scores(generator: np.random.Generator, turns: NDArray[np.int64], mean: float, spread: float) -> NDArray[np.int32]:
-    """Draw one score a turn: a level of the row and a little noise, reflected into [1, 6]."""
+    """Draw one score for each turn: the row's level plus a little noise, reflected into [1, 6]."""
     level = np.repeat(generator.normal(mean, spread, len(turns)), turns)
     values = level + generator.normal(0.0, 0.2, len(level))
     reflected = np.where(values < 1, 2 - values, np.where(values > 6, 12 - values, values)).clip(1, 6)

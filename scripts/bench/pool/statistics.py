@@ -1,4 +1,4 @@
-"""What a pool is like: counted from the rows as they are made, in bounded memory."""
+"""Statistics of a pool, collected while its rows are made, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bench.pool.rows import MOST_LABELS, SCORE_UNIT, Rows
 
 
 MOST_HASHED_ROWS = 10_000_000
-"""Label sets are told apart among this many first rows; 8 bytes each are held."""
+"""Distinct label sets are counted among this many first rows; each takes 8 bytes of memory."""
 
 DISTINCT_AT = (100_000, 1_000_000, 10_000_000)
 
 
 class Statistics:
-    """Counts over rows."""
+    """Running counts over rows."""
 
     def __init__(self, num_labels: int) -> None:
-        """Begin with nothing counted."""
+        """Start with all counts at zero; each label gets a random code, and a label set is identified by their sum."""
         self.rows = 0
         self._by_length = np.zeros(MOST_LABELS + 1, np.int64)
         self._by_label = np.zeros(num_labels, np.int64)
@@ -30,7 +30,7 @@ class Statistics:
         self._hashes: list[NDArray[np.uint64]] = []
 
     def add(self, rows: Rows) -> None:
-        """Count more rows."""
+        """Add the counts of more rows."""
         if self.rows < MOST_HASHED_ROWS:
             starts = np.cumsum(rows.label_counts) - rows.label_counts
             self._hashes.append(np.add.reduceat(self._codes[rows.label_ids], starts))
@@ -41,7 +41,7 @@ class Statistics:
         self._score_sum += float((rows.quality.astype(np.float64) * rows.complexity).sum()) / SCORE_UNIT**2
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures, shares rounded to four decimals."""
+        """Return the statistics, rounded to four decimals."""
         occurrences = int(self._by_label.sum())
         return {
             "rows": self.rows,
@@ -55,7 +55,7 @@ class Statistics:
         }
 
     def _distinct(self) -> dict[str, float]:
-        """Return the share of distinct label sets among the first rows: of some round numbers, and of all hashed."""
+        """Return the share of distinct label sets among the first rows, for each of DISTINCT_AT and all hashed."""
         hashes = np.concatenate(self._hashes)[:MOST_HASHED_ROWS]
         sizes = sorted({size for size in DISTINCT_AT if size < len(hashes)} | {len(hashes)})
         return {f"{size}": round(len(np.unique(hashes[:size])) / size, 4) for size in sizes}

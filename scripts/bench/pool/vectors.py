@@ -1,4 +1,4 @@
-"""Label vectors for the key ``mig_label_embeddings``: nearly orthogonal, but for some pairs of near twins."""
+"""Label vectors for the key ``mig_label_embeddings``: nearly orthogonal, except for some pairs of near twins."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bench.pool.words import name_labels
 
 DIMENSIONS = 384
 _TWIN_SHARE = 0.13
-"""Share of labels that are near twins of another label; over half of the pairs are above cosine 0.9."""
+"""Share of labels that are near twins of another label; over half of the pairs have a cosine above 0.9."""
 _LEAST_COSINE, _GREATEST_COSINE = 0.82, 0.99
 _STREAM_VECTORS = 41
 
 
 def draw_vectors(seed: int, num_labels: int) -> NDArray[np.float16]:
-    """Draw unit vectors; the cosines of twins are spread evenly, so that each threshold joins other pairs.
+    """Draw unit vectors; the cosines of twins are spread evenly, so that each edge threshold joins different pairs.
 
     Returns:
         Shape (num_labels, DIMENSIONS).
@@ -31,9 +31,9 @@ def draw_vectors(seed: int, num_labels: int) -> NDArray[np.float16]:
     return vectors.astype(np.float16)
 
 
-def label_vectors(seed: int, num_labels: int) -> dict[str, NDArray[np.generic]]:
-    """Return the two arrays of the file."""
-    return {"labels": np.array(name_labels(seed, num_labels)), "embeddings": draw_vectors(seed, num_labels)}
+def label_vectors(seed: int, num_labels: int) -> tuple[NDArray[np.str_], NDArray[np.float16]]:
+    """Return the two arrays of a ``mig_label_embeddings`` file: the label names and their vectors."""
+    return np.array(name_labels(seed, num_labels)), draw_vectors(seed, num_labels)
 
 
 def _units(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

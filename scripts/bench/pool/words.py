@@ -1,4 +1,4 @@
-"""Words, label names and sentences without meaning, drawn from a seed."""
+"""Meaningless words, label names and sentences, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STREAM_WORDS, _STREAM_SENTENCES = 11, 12
 
 
 def draw_words(seed: int) -> list[str]:
-    """Draw distinct words of one to three syllables, short ones first."""
+    """Draw distinct words of one to three syllables, the shortest first."""
     generator = np.random.default_rng([seed, _STREAM_WORDS])
     words: dict[str, None] = {}
     while len(words) < _NUM_WORDS:
@@ -31,23 +31,23 @@ def draw_words(seed: int) -> list[str]:
 
 
 def name_labels(seed: int, count: int) -> list[str]:
-    """Make distinct names of two words, one in a hundred with a word that is not ASCII."""
+    """Make distinct names of two words; in one of a hundred, the first word is not ASCII."""
     words = draw_words(seed)
     return [
-        f"{_FOREIGN[place // 100 % len(_FOREIGN)] if place % 100 == 99 else words[place % len(words)]} "
-        f"{words[(7 * place + 1 + place // len(words)) % len(words)]}"
-        for place in range(count)
+        f"{_FOREIGN[label // 100 % len(_FOREIGN)] if label % 100 == 99 else words[label % len(words)]} "
+        f"{words[(7 * label + 1 + label // len(words)) % len(words)]}"
+        for label in range(count)
     ]
 
 
 def json_sentences(seed: int) -> list[bytes]:
-    """Write sentences as they stand inside a JSON text; some hold quotes, line breaks, code or non-ASCII text.
+    """Write sentences as they appear inside a JSON string; some hold quotes, line breaks, code or non-ASCII text.
 
-    Most non-ASCII characters stand as UTF-8, one sentence in sixteen escapes them, as other writers of JSON do.
+    Most sentences write non-ASCII characters as UTF-8; one in sixteen escapes them, as some writers of JSON do.
     """
     return [
-        json.dumps(sentence, ensure_ascii=place % 16 == 0)[1:-1].encode("utf-8")
-        for place, sentence in enumerate(_sentences(seed))
+        json.dumps(sentence, ensure_ascii=number % 16 == 0)[1:-1].encode("utf-8")
+        for number, sentence in enumerate(_sentences(seed))
     ]
 
 
@@ -59,29 +59,29 @@ def short_texts(seed: int, count: int) -> list[str]:
 
 
 def _sentences(seed: int) -> list[str]:
-    """Draw sentences of 4 to 26 words, common words more often."""
+    """Draw sentences of 4 to 26 words; short words are more frequent."""
     generator, words = np.random.default_rng([seed, _STREAM_SENTENCES]), draw_words(seed)
     lengths = generator.integers(4, 27, NUM_SENTENCES)
     picks = (len(words) * generator.random(int(lengths.sum())) ** 3).astype(np.int64).tolist()
     ends = np.cumsum(lengths).tolist()
     return [
-        _dress([words[pick] for pick in picks[end - length : end]], place)
-        for place, (end, length) in enumerate(zip(ends, lengths.tolist(), strict=True))
+        _dress([words[pick] for pick in picks[end - length : end]], number)
+        for number, (end, length) in enumerate(zip(ends, lengths.tolist(), strict=True))
     ]
 
 
-def _dress(words: list[str], place: int) -> str:
-    """Make a sentence, and in some places something else that texts hold."""
-    match place % 24:
+def _dress(words: list[str], number: int) -> str:
+    """Make a sentence of words; some numbers give quotes, code, formulas or list items instead."""
+    match number % 24:
         case 0 | 8:
-            words[1:2] = [_FOREIGN[place // 8 % len(_FOREIGN)]]
+            words[1:2] = [_FOREIGN[number // 8 % len(_FOREIGN)]]
         case 3:
             return f'"{" ".join(words).capitalize()}", {words[0]} said. '
         case 5:
             return f"```python\ndef {words[0]}({words[1]}):\n\treturn {words[2]}[\"{words[3]}\"] + '\\n'\n```\n"
         case 11:
-            return f"$\\frac{{{words[0]}}}{{{words[1]}}} \\leq {place}$, " + " ".join(words) + ".\n"
+            return f"$\\frac{{{words[0]}}}{{{words[1]}}} \\leq {number}$, " + " ".join(words) + ".\n"
         case 14 | 22:
             return f"- {' '.join(words)}\n"
-    ending = ".\n\n" if place % 6 == 1 else ". "
+    ending = ".\n\n" if number % 6 == 1 else ". "
     return " ".join(words).capitalize() + ending

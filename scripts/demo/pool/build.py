@@ -1,4 +1,4 @@
-"""Draws the rows of the pool from all generators, without repeats."""
+"""The rows of the pool, drawn from all generators without repeats."""
 
 from random import Random
 from typing import Any
@@ -18,30 +18,30 @@ SUBJECTS: dict[str, dict[Generator, float]] = {
     "reasoning": reasoning.GENERATORS,
     "talk": talk.GENERATORS,
 }
-"""The generators of each subject and how often each is drawn."""
+"""The generators of each subject, each with the weight by which it is drawn."""
 PATIENCE = 30
-"""Known rows in a row after which a generator counts as used up."""
+"""Number of repeats in succession after which a generator is not drawn again."""
 
 
 def build_pool(num_rows: int, seed: int) -> list[dict[str, Any]]:
-    """Draw different rows until there are enough.
+    """Draw distinct rows.
 
     Args:
-        num_rows: Rows to draw; at least 0.
-        seed: Seed of the draws; the same seed gives the same rows in the same order.
+        num_rows: Number of rows; at least 0.
+        seed: The same seed gives the same rows in the same order.
 
     Returns:
         The rows, no two with the same dialogue.
 
     Raises:
-        ValueError: If the generators cannot make that many different rows.
+        ValueError: The generators cannot make that many distinct rows.
     """
     rng = Random(seed)
     weights = {(subject, draw): weight for subject, draws in SUBJECTS.items() for draw, weight in draws.items()}
     rows: dict[str, dict[str, Any]] = {}
     while len(rows) < num_rows:
         if not weights:
-            raise ValueError(f"the generators make only {len(rows)} different rows, {num_rows} were asked for")
+            raise ValueError(f"the generators can only make {len(rows)} distinct rows, but {num_rows} were requested")
         subject, draw = rng.choices(list(weights), weights=list(weights.values()))[0]
         row = _draw_new_row(rng, draw, f"demo_{subject}", rows)
         if row is None:

@@ -1,4 +1,4 @@
-"""Programs and data formats; every result is the output of the code itself."""
+"""Programs and data formats; every result is what the shown code really returns."""
 
 import csv
 import io
@@ -20,12 +20,12 @@ WORDS = ["apple", "river", "stone", "cloud", "tiger", "lemon", "piano", "robot",
 
 
 def numbers(rng: Random) -> list[int]:
-    """Draw a short list of whole numbers."""
+    """Draw a short list of integers."""
     return [rng.randint(-9, 30) for _ in range(rng.randint(3, 6))]
 
 
 def small(rng: Random) -> int:
-    """Draw a small whole number."""
+    """Draw a small integer."""
     return rng.randint(2, 9)
 
 
@@ -35,7 +35,7 @@ def word(rng: Random) -> str:
 
 
 def phrase(rng: Random) -> str:
-    """Draw three words, perhaps the same."""
+    """Draw three words, with repeats."""
     return " ".join(rng.choices(WORDS, k=3))
 
 
@@ -57,7 +57,7 @@ FUNCTIONS: list[tuple[str, str, str, tuple[Draw, ...]]] = [
     ("returns the numbers of a list that are above its mean", "above_mean", "statistics", (numbers,)),
     ("reverses the order of the words in a text", "reverse_words", "string manipulation", (phrase,)),
 ]
-"""What a function does, its name, the label of its technique and how its arguments are drawn."""
+"""For each function: what it does, its name, the label of its technique, and the generators of its arguments."""
 SOURCES = """
 def largest(numbers):
     best = numbers[0]
@@ -157,7 +157,7 @@ COMMANDS = read_facts("commands")
 
 
 def source_of(name: str) -> str:
-    """Cut one function out of the sources."""
+    """Return the code of one function in SOURCES."""
     return next(part for part in SOURCES.strip().split("\n\n") if part.startswith(f"def {name}("))
 
 

@@ -1,4 +1,4 @@
-"""One example of the pool, the rules that score it, and the small language its labels are written in."""
+"""One example of the pool, the rules that score it, and the notation for drawing its labels."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ class Turn:
     question: str
     answer: str
     steps: int = 1
-    """Reasoning steps or constraints a careful person goes through to answer; at least 1."""
+    """Number of reasoning steps or constraints on the way to the answer; at least 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A dialogue with the labels that say what it is about."""
+    """A dialogue and its labels."""
 
     turns: tuple[Turn, ...]
     labels: tuple[str, ...]
@@ -36,7 +36,7 @@ class Example:
 
 
 Generator = Callable[[Random], Example]
-"""Draws one example; the same state of the random source gives the same example."""
+"""Draws one example; equal states of the random generator give equal examples."""
 
 
 def ask(question: str, answer: str, labels: tuple[str, ...], *, steps: int = 1, system: str = "") -> Example:
@@ -45,12 +45,12 @@ def ask(question: str, answer: str, labels: tuple[str, ...], *, steps: int = 1, 
 
 
 def choose_labels(rng: Random, *choices: str) -> tuple[str, ...]:
-    """Draw labels as people tag: the same idea does not always get the same word.
+    """Draw labels as human taggers choose them: the same idea does not always get the same word.
 
     Args:
-        rng: Source of the draws.
-        choices: One label each. ``"mathematics|math"`` is one of these, each half as likely as the one before it;
-            a trailing ``?`` leaves the label out half of the time.
+        rng: Random generator.
+        choices: Each gives one label. ``"mathematics|math"`` gives one of the two; each alternative is half as likely
+            as the one before it. With a trailing ``?`` the label is left out half of the time.
 
     Returns:
         The labels in the order of `choices`, without repeats.
@@ -60,33 +60,33 @@ def choose_labels(rng: Random, *choices: str) -> tuple[str, ...]:
         if choice.endswith("?") and rng.random() < 0.5:
             continue
         names = choice.removesuffix("?").split("|")
-        labels += rng.choices(names, weights=[0.5**place for place in range(len(names))])
+        labels += rng.choices(names, weights=[0.5**number for number in range(len(names))])
     return tuple(dict.fromkeys(labels))
 
 
 def join_words(parts: list[str]) -> str:
-    """Join words as a sentence does: ``a, b and c``."""
+    """Join words as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def split_words(text: str) -> list[str]:
-    """Split a table that is written as one string."""
+    """Split a table that is written as one string into words."""
     return text.split()
 
 
 def read_facts(kind: str) -> list[dict[str, Any]]:
-    """Read the hand-written facts of one kind."""
+    """Read one table of facts.toml: commands, explanations or tips."""
     facts = tomllib.loads(Path(__file__).with_name("facts.toml").read_text(encoding="utf-8"))
     return list(facts[kind])
 
 
 def a_or_an(word: str) -> str:
-    """Put the indefinite article before a word, chosen by its first letter."""
+    """Put ``a`` or ``an`` before a word, depending on its first letter."""
     return f"an {word}" if word[0].lower() in "aeiou" else f"a {word}"
 
 
 def score_complexity(turn: Turn) -> float:
-    """Score how much a turn asks: 0.6 for each step after the first, and up to 1.0 for a question of 40 words."""
+    """Score how demanding a turn is: 1, plus 0.6 for each further step, plus up to 1.0 for a question of 40 words."""
     length = len(turn.question.split())
     return _clamp(1.0 + 0.6 * (turn.steps - 1) + min(length, 40) / 40)
 
@@ -94,8 +94,8 @@ def score_complexity(turn: Turn) -> float:
 def score_quality(turn: Turn) -> float:
     """Score how well an answer explains itself.
 
-    One point each for a whole sentence, for a word that gives a reason, for visible working (an equation, a table,
-    code) and for more than one line; and up to one point for length, full at 50 words.
+    One point to begin with; one point each for a whole sentence, a word that gives a reason, visible working (an
+    equation, a table, code) and more than one line; and up to one point for length, reached at 50 words.
     """
     answer = turn.answer.strip()
     length = len(answer.split())
@@ -109,7 +109,7 @@ def score_quality(turn: Turn) -> float:
 
 
 def build_row(example: Example, source: str) -> dict[str, Any]:
-    """Lay an example out as a row of the pool: ShareGPT dialogue, source, content hash, labels and scores."""
+    """Turn an example into a row of the pool: ShareGPT dialogue, source, content hash, labels and scores."""
     dialogs = [{"role": "system", "content": example.system}] if example.system else []
     for turn in example.turns:
         dialogs.append({"role": "user", "content": turn.question})

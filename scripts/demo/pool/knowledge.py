@@ -148,17 +148,17 @@ def weigh_molecule(rng: Random) -> Example:
     return ask(question, answer, choose_labels(rng, "chemistry", "molar mass|stoichiometry", "calculation?"), steps=5)
 
 
-def place_planet(rng: Random) -> Example:
+def order_planets(rng: Random) -> Example:
     """Ask about the order of the planets."""
-    place = rng.randrange(8)
-    planet = PLANETS[place]
-    inner, outer = PLANETS[max(place - 1, 0)], PLANETS[min(place + 1, 7)]
+    index = rng.randrange(8)
+    planet = PLANETS[index]
+    inner, outer = PLANETS[max(index - 1, 0)], PLANETS[min(index + 1, 7)]
     question, answer = rng.choice(
         [
-            (f"Which planet is number {place + 1} from the sun?", planet),
+            (f"Which planet is number {index + 1} from the sun?", planet),
             (
                 f"Which planets are closer to the sun than {planet}?",
-                ", ".join(PLANETS[:place]) or "None, it is the closest.",
+                ", ".join(PLANETS[:index]) or "None, it is the closest.",
             ),
             (
                 f"Is {inner} or {outer} closer to the sun?",
@@ -170,7 +170,7 @@ def place_planet(rng: Random) -> Example:
 
 
 def explain_something(rng: Random) -> Example:
-    """Ask for a short explanation, plainly or of a teacher."""
+    """Ask for a short explanation, in different manners and sometimes with a system message."""
     fact, (question, system, label) = rng.choice(EXPLANATIONS), rng.choice(MANNERS)
     labels = choose_labels(rng, label, *fact["labels"])
     return ask(question.format(topic=fact["topic"]), fact["answer"], labels, steps=4, system=system)
@@ -182,7 +182,7 @@ def give_tips(rng: Random) -> Example:
     goal, tips = fact["goal"], rng.sample(fact["tips"], 3)
     form, lines = rng.choice(
         [
-            ("as a numbered list", [f"{place}. {tip.capitalize()}." for place, tip in enumerate(tips, start=1)]),
+            ("as a numbered list", [f"{number}. {tip.capitalize()}." for number, tip in enumerate(tips, start=1)]),
             ("as bullet points", [f"- {tip.capitalize()}." for tip in tips]),
             ("in one sentence", [f"To {goal}, {tips[0]}, {tips[1]} and {tips[2]}."]),
         ]
@@ -198,7 +198,7 @@ GENERATORS: dict[Generator, float] = {
     name_currency: 0.6,
     name_element: 2.0,
     weigh_molecule: 0.8,
-    place_planet: 0.8,
+    order_planets: 0.8,
     explain_something: 2.0,
     give_tips: 1.2,
 }

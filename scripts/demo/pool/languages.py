@@ -36,7 +36,7 @@ WORDS = {
     "책 (chaek), 개 (gae), 고양이 (goyangi), 친구 (chingu), 빨간색 (ppalgansaek), 파란색 (paransaek), "
     "초록색 (choroksaek)",
 }
-"""Each language's words for the English ones, in their order."""
+"""Each language's words for those of ENGLISH, in the same order."""
 WEEKDAYS = {
     "Spanish": "lunes martes miércoles jueves viernes sábado domingo",
     "French": "lundi mardi mercredi jeudi vendredi samedi dimanche",
@@ -152,7 +152,7 @@ def han_number(number: int) -> str:
 
 
 def language_label(language: str) -> str:
-    """Write a language as a choice of labels."""
+    """Return the labels of a language, as an argument of `choose_labels`."""
     return f"{language.lower()} language|{language.lower()}"
 
 
@@ -175,7 +175,7 @@ def recognise_language(rng: Random) -> Example:
     """Ask which language a few words are in and what they mean."""
     language = rng.choice(list(WORDS))
     pairs = list(zip(ENGLISH.split(", "), WORDS[language].split(", "), strict=True))
-    chosen = rng.sample([pairs[place] for place in (2, 5, 7, 8, 10, 11, 13, 14, 16)], 3)
+    chosen = rng.sample([pairs[index] for index in (2, 5, 7, 8, 10, 11, 13, 14, 16)], 3)
     shown = ", ".join(foreign.split(" (")[0] for _, foreign in chosen)
     meanings = "\n".join(f"- {foreign} means '{english}'" for english, foreign in chosen)
     answer = f"The words are {language}.\n{meanings}"
@@ -186,9 +186,9 @@ def recognise_language(rng: Random) -> Example:
 
 def compare_languages(rng: Random) -> Example:
     """Ask for one word in three languages as a table."""
-    place, english = rng.choice(list(enumerate(ENGLISH.split(", "))))
+    index, english = rng.choice(list(enumerate(ENGLISH.split(", "))))
     languages = rng.sample(list(WORDS), 3)
-    lines = [f"| {language} | {WORDS[language].split(', ')[place]} |" for language in languages]
+    lines = [f"| {language} | {WORDS[language].split(', ')[index]} |" for language in languages]
     answer = "\n".join(["| Language | Translation |", "| --- | --- |", *lines])
     question = f"Translate '{english}' into {languages[0]}, {languages[1]} and {languages[2]}, as a Markdown table."
     labels = choose_labels(rng, "translation|language translation", "multilingual", "table formatting|markdown?")
@@ -197,20 +197,20 @@ def compare_languages(rng: Random) -> Example:
 
 def name_foreign_weekday(rng: Random) -> Example:
     """Ask for a weekday in another language, or the day after it."""
-    language, place = rng.choice(list(WEEKDAYS)), rng.randrange(7)
-    days, english = WEEKDAYS[language].split(), f"{date(2024, 1, 1 + place):%A}"
+    language, index = rng.choice(list(WEEKDAYS)), rng.randrange(7)
+    days, english = WEEKDAYS[language].split(), f"{date(2024, 1, 1 + index):%A}"
     labels = choose_labels(rng, language_label(language), "weekdays|days of the week", "translation?")
     if rng.random() < 0.5:
-        return ask(f"What is {english} called in {language}?", days[place], labels)
-    following = days[(place + 1) % 7]
-    answer = f"The day after {days[place]} ({english}) is {following}."
-    return ask(f"In {language}, which day comes after {days[place]}? Answer in {language}.", answer, labels, steps=2)
+        return ask(f"What is {english} called in {language}?", days[index], labels)
+    following = days[(index + 1) % 7]
+    answer = f"The day after {days[index]} ({english}) is {following}."
+    return ask(f"In {language}, which day comes after {days[index]}? Answer in {language}.", answer, labels, steps=2)
 
 
 def name_foreign_month(rng: Random) -> Example:
     """Ask for a month in another language, answered with the bare name."""
-    language, place = rng.choice(list(MONTHS)), rng.randrange(12)
-    english, name = f"{date(2024, place + 1, 1):%B}", MONTHS[language].split()[place]
+    language, index = rng.choice(list(MONTHS)), rng.randrange(12)
+    english, name = f"{date(2024, index + 1, 1):%B}", MONTHS[language].split()[index]
     labels = choose_labels(rng, language_label(language), "months", "translation?")
     return ask(f"What is the month {english} called in {language}?", name, labels)
 
@@ -241,7 +241,7 @@ def name_foreign_number(rng: Random) -> Example:
 
 
 def spell_number(rng: Random) -> Example:
-    """Ask for a number in English words, or the other way round."""
+    """Ask for a number in English words, or vice versa."""
     number = rng.randint(21, 9999)
     labels = choose_labels(rng, "number words|numbers", "spelling", "english language|english?")
     if rng.random() < 0.6:
@@ -280,7 +280,7 @@ def introduce_oneself(rng: Random) -> Example:
 
 
 def ask_capital_abroad(rng: Random) -> Example:
-    """Ask for a capital in another language, answered in it."""
+    """Ask for a capital in another language, answered in that language."""
     language = rng.choice(list(CAPITALS))
     question, answer, table = CAPITALS[language]
     country, capital = (name.replace("_", " ") for name in rng.choice(table.split(", ")).split())

@@ -1,4 +1,4 @@
-"""How the pools that these scripts make are laid out: as the published ones."""
+"""The layout of the pools that the scripts make, which is that of the published pools."""
 
 LAYOUT = {
     "formatting": "sharegpt",
@@ -11,4 +11,4 @@ LAYOUT = {
         "system_tag": "system",
     },
 }
-"""What their entries in ``dataset_info.json`` hold beside the file's name."""
+"""The content of their entries in ``dataset_info.json``, apart from ``file_name``."""

@@ -11,13 +11,13 @@ ROMAN = dict(M=1000, CM=900, D=500, CD=400, C=100, XC=90, L=50, XL=40, X=10, IX=
 
 
 def prime_factors(number: int) -> list[int]:
-    """Return the prime factors of a whole number above 1 in ascending order, repeated as often as they divide it."""
+    """Return the prime factors of an integer above 1 in ascending order, each as often as it divides the number."""
     factor = next((d for d in range(2, isqrt(number) + 1) if number % d == 0), number)
     return [factor] if factor == number else [factor, *prime_factors(number // factor)]
 
 
 def roman_parts(number: int) -> list[tuple[int, str]]:
-    """Split a positive number into the values and numerals of its Roman spelling."""
+    """Split a positive number into the values and the letters of its Roman numeral."""
     parts = []
     for numeral, value in ROMAN.items():
         while number >= value:
@@ -117,10 +117,10 @@ def continue_sequence(rng: Random) -> Example:
 
 def find_term(rng: Random) -> Example:
     """Ask for one term of an arithmetic sequence."""
-    start, step, place = rng.randint(1, 20), rng.randint(2, 12), rng.randint(10, 60)
-    term = start + (place - 1) * step
-    answer = f"The term is start + (n - 1) * step = {start} + {place - 1} * {step} = {term}."
-    question = f"An arithmetic sequence starts with {start} and grows by {step}. What is term number {place}?"
+    start, step, number = rng.randint(1, 20), rng.randint(2, 12), rng.randint(10, 60)
+    term = start + (number - 1) * step
+    answer = f"The term is start + (n - 1) * step = {start} + {number - 1} * {step} = {term}."
+    question = f"An arithmetic sequence starts with {start} and grows by {step}. What is term number {number}?"
     return ask(question, answer, choose_labels(rng, "sequences|arithmetic sequence", "mathematics|math"), steps=3)
 
 
@@ -150,7 +150,7 @@ def sum_first_numbers(rng: Random) -> Example:
 def convert_to_binary(rng: Random) -> Example:
     """Ask for a decimal number in binary."""
     number = rng.randint(5, 255)
-    powers = [2**place for place in range(7, -1, -1) if number >> place & 1]
+    powers = [2**bit for bit in range(7, -1, -1) if number >> bit & 1]
     answer = f"{number} = {' + '.join(map(str, powers))}, so in binary it is {number:b}."
     labels = choose_labels(rng, "binary|binary numbers", "base conversion|number base conversion", "computer science?")
     return ask(f"Convert {number} to binary.", answer, labels, steps=3)
@@ -161,7 +161,7 @@ def convert_from_base(rng: Random) -> Example:
     number = rng.randint(17, 999)
     name, digits, base = rng.choice([("binary", "b", 2), ("octal", "o", 8), ("hexadecimal", "X", 16)])
     written = format(number, digits)
-    parts = [f"{int(digit, 16)} * {base ** (len(written) - 1 - place)}" for place, digit in enumerate(written)]
+    parts = [f"{int(digit, 16)} * {base ** (len(written) - 1 - index)}" for index, digit in enumerate(written)]
     parts = [part for part in parts if not part.startswith("0 ")]
     answer = f"{' + '.join(parts)} = {number}, so {written} in {name} is {number} in decimal."
     labels = choose_labels(
@@ -171,7 +171,7 @@ def convert_from_base(rng: Random) -> Example:
 
 
 def write_hexadecimal(rng: Random) -> Example:
-    """Ask for a colour's hexadecimal code."""
+    """Ask for the hexadecimal code of a color."""
     red, green, blue = (rng.randint(0, 255) for _ in range(3))
     answer = (
         f"#{red:02X}{green:02X}{blue:02X}, because {red} = {red:02X}, {green} = {green:02X} and {blue} = {blue:02X}."
@@ -204,10 +204,10 @@ def take_remainder_of_power(rng: Random) -> Example:
     """Ask for the last digit of a power, from the cycle of last digits."""
     base, exponent = rng.choice([2, 3, 4, 7, 8, 9]), rng.randint(10, 120)
     cycle = [pow(base, 1 + n, 10) for n in range(4)]
-    place = (exponent - 1) % 4 + 1
+    position = (exponent - 1) % 4 + 1
     answer = (
         f"The last digits of {base}^1, {base}^2, {base}^3 and {base}^4 are {', '.join(map(str, cycle))}, and then "
-        f"they repeat. {exponent} has place {place} in this cycle, so the last digit is {cycle[place - 1]}."
+        f"they repeat. {exponent} has place {position} in this cycle, so the last digit is {cycle[position - 1]}."
     )
     labels = choose_labels(rng, "modular arithmetic", "exponents|powers", THEORY)
     return ask(f"What is the last digit of {base}^{exponent}?", answer, labels, steps=5)

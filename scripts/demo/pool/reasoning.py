@@ -1,4 +1,4 @@
-"""Logic, sets and chance; every puzzle is solved by trying all cases."""
+"""Logic, sets and probability; every puzzle is solved by trying all cases."""
 
 import json
 import re
@@ -272,7 +272,7 @@ def count_ways(rng: Random) -> Example:
         answer = f"The order does not matter, so it is C({n}, {k}) = {comb(n, k)} ways."
     else:
         question = f"In how many ways can {k} of {n} people take places 1 to {k}?"
-        answer = f"The order matters, so it is {' * '.join(str(n - place) for place in range(k))} = {perm(n, k)} ways."
+        answer = f"The order matters, so it is {' * '.join(str(n - taken) for taken in range(k))} = {perm(n, k)} ways."
     return ask(
         question,
         answer,

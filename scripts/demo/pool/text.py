@@ -52,7 +52,7 @@ SYNONYMS = (
 
 
 def shift_letters(text: str, shift: int) -> str:
-    """Move every letter along the alphabet and leave everything else."""
+    """Move every letter along the alphabet; leave other characters as they are."""
     lower = ascii_lowercase[shift:] + ascii_lowercase[:shift]
     return text.translate(str.maketrans(ascii_lowercase + ascii_uppercase, lower + lower.upper()))
 
@@ -107,9 +107,9 @@ def count_letter(rng: Random) -> Example:
     """Ask how often a letter occurs in a word."""
     word = rng.choice([*WORDS, "mississippi", "banana", "bookkeeper", "committee", "assessment", "parallel"])
     letter = rng.choice(word)
-    places = [str(place) for place, other in enumerate(word, start=1) if other == letter]
-    noun = "place" if len(places) == 1 else "places"
-    answer = f"The letter '{letter}' stands at {noun} {join_words(places)}, so it occurs {len(places)} time(s)."
+    positions = [str(position) for position, other in enumerate(word, start=1) if other == letter]
+    noun = "place" if len(positions) == 1 else "places"
+    answer = f"The letter '{letter}' stands at {noun} {join_words(positions)}, so it occurs {len(positions)} time(s)."
     question = f"How often does the letter '{letter}' occur in '{word}'?"
     return ask(question, answer, choose_labels(rng, "letter counting|counting", "spelling?"), steps=2)
 

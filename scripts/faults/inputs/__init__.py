@@ -1,1 +1,5 @@
-"""Pool files to fuzz the reader with, and what a naive reader makes of them."""
+"""Pool files for fuzzing the reader, and a naive reader to compare it with.
+
+Layers (a module imports only from layers to its right):
+    naive > files > values
+"""

@@ -1,4 +1,4 @@
-"""Files of every format: written as they should be, then disturbed byte by byte."""
+"""Pool files of every format with damaged values, bytes or both."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from faults.inputs.values import JUDGES, disturb, make_row, to_json
 
 
-_MARK = b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
 _MOST_ROWS = 6
 _PIECES = (
-    *(b"\n", b"\r", b"\r\n", b"\0", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\xff", b"\xc3", _MARK),
+    *(b"\n", b"\r", b"\r\n", b"\0", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\xff", b"\xc3", _BOM),
     *(b"\xed\xa0\x80", b"\\ud800", b"null", b"NaN", b"-", b"0", b"1e999", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"),
 )
 
@@ -29,14 +29,14 @@ class Input:
     """A pool file, and the settings to read it with."""
 
     kind: str
-    """jsonl, json, csv, parquet or arrow; also how its name ends."""
+    """jsonl, json, csv, parquet or arrow; also the suffix of the file."""
     content: bytes
     labels: str
     score: str
 
 
 def make_input(rng: Random) -> Input:
-    """Draw a file: some are as they should be, in most a value, some bytes or both are not."""
+    """Draw a file. Some are valid; in most of them some values, some bytes or both are damaged."""
     kind = rng.choice(("jsonl", "jsonl", "json", "csv", "parquet", "arrow"))
     labels, score = rng.choice(JUDGES)
     rows: list[Any] = [make_row(rng, number) for number in range(rng.randint(1, _MOST_ROWS))]
@@ -47,32 +47,32 @@ def make_input(rng: Random) -> Input:
 
 
 def disturb_bytes(rng: Random, content: bytes) -> bytes:
-    """Flip, insert, delete, cut off, repeat or move some bytes, once or a few times."""
+    """Flip, insert, delete, cut off, repeat or move some bytes, one or several times."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        place, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-        end = min(end, place + rng.choice((1, 4, 16, len(data))))
+        start, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+        end = min(end, start + rng.choice((1, 4, 16, len(data))))
         match rng.randrange(7):
-            case 0 if place < len(data):
-                data[place] ^= 1 << rng.randrange(8)
+            case 0 if start < len(data):
+                data[start] ^= 1 << rng.randrange(8)
             case 1:
-                data[place:place] = rng.choice(_PIECES)
+                data[start:start] = rng.choice(_PIECES)
             case 2:
-                del data[place:end]
+                del data[start:end]
             case 3:
-                del data[place:]
+                del data[start:]
             case 4:
-                data[place:place] = data[place:end]
+                data[start:start] = data[start:end]
             case 5:
                 target = rng.randrange(len(data) + 1)
-                data[target : target + end - place] = data[place:end]
+                data[target : target + end - start] = data[start:end]
             case _:
-                data[place:end] = rng.randbytes(end - place)
+                data[start:end] = rng.randbytes(end - start)
     return bytes(data)
 
 
 def _disturbed(rng: Random, rows: list[Any]) -> list[Any]:
-    """Change something in some of the rows, often in none."""
+    """Damage a value in some of the rows, often in none."""
     return [disturb(rng, row) if rng.random() < 0.3 else row for row in rows]
 
 
@@ -80,13 +80,13 @@ def _write_lines(rng: Random, rows: list[Any]) -> bytes:
     ends = [rng.choice(("\n", "\n", "\n", "\r\n", "\n\n", " \n", "\n \t\r\n")) for _ in rows]
     lines = (to_json(rng, row) + end for row, end in zip(_disturbed(rng, rows), ends, strict=True))
     text = "".join(lines).encode("utf-8", "surrogatepass")
-    return (_MARK if rng.random() < 0.1 else b"") + (text.rstrip() if rng.random() < 0.3 else text)
+    return (_BOM if rng.random() < 0.1 else b"") + (text.rstrip() if rng.random() < 0.3 else text)
 
 
 def _write_array(rng: Random, rows: list[Any]) -> bytes:
     gap = rng.choice(("", " ", "\n", "\r\n  "))
     text = f"{gap}[{gap}{f',{gap}'.join(to_json(rng, row) for row in _disturbed(rng, rows))}{gap}]{gap}"
-    return (_MARK if rng.random() < 0.1 else b"") + text.encode("utf-8", "surrogatepass")
+    return (_BOM if rng.random() < 0.1 else b"") + text.encode("utf-8", "surrogatepass")
 
 
 def _write_csv(rng: Random, rows: list[Any]) -> bytes:
@@ -128,25 +128,25 @@ def _write_arrow(rng: Random, rows: list[Any]) -> bytes:
 
 
 def _make_table(rng: Random, rows: list[Any]) -> pa.Table:
-    """Make a table of rows; now and then a column is of another type, is there twice or not at all."""
+    """Make a table of rows; sometimes a column has another type, occurs twice or is missing."""
     table = pa.Table.from_pylist(rows)
     for _ in range(rng.choice((0, 0, 1, 2))):
-        place = rng.randrange(table.num_columns)
-        name, column = table.column_names[place], _random_array(rng, table.num_rows, 3)
+        index = rng.randrange(table.num_columns)
+        name, column = table.column_names[index], _random_array(rng, table.num_rows, 3)
         match rng.randrange(8):
             case 0:
                 table = table.append_column(name, column)
             case 1 if table.num_columns > 1:
-                table = table.remove_column(place)
+                table = table.remove_column(index)
             case 2:
-                table = table.set_column(place, name, pa.StructArray.from_arrays([column], names=["labels"]))
+                table = table.set_column(index, name, pa.StructArray.from_arrays([column], names=["labels"]))
             case _:
-                table = table.set_column(place, name, column)
+                table = table.set_column(index, name, column)
     return table
 
 
 def _random_array(rng: Random, length: int, depth: int) -> pa.Array:
-    """Make an array of any type, nested `depth` levels at most."""
+    """Make an array of a random type, nested at most `depth` levels deep."""
     if depth and rng.random() < 0.5:
         return _nested_array(rng, length, depth - 1)
     kind = rng.choice(list(_SCALARS))

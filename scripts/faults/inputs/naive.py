@@ -1,4 +1,4 @@
-"""What becomes of the rows of a file, row by row with plain modules: slow, and written apart from the reader."""
+"""A naive reader of pool files: row by row, with plain modules. Slow, and shares no code with the package."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _BAD = object()
 
 @dataclass
 class Reading:
-    """What becomes of every row."""
+    """What became of every row of a file."""
 
     kept: list[tuple[int, list[str], float]] = field(default_factory=list)
-    """Row from 0 on, labels, score."""
+    """Row index, labels and score of each kept row."""
     dropped: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[int, int]] = field(default_factory=list)
-    """Row from 0 on, and its place for people."""
+    """Row index and line number of each bad row; 0 if the format has no lines."""
     records: list[Any] = field(default_factory=list)
-    """Each row whole."""
+    """Every row with all its columns."""
 
 
 def read_naively(made: Input) -> Reading | None:
-    """Read a file; None where it is broken as a whole, or so odd that plain modules do not say what is right."""
+    """Read a file; None if it is broken as a whole, or so odd that plain modules cannot decide what is right."""
     try:
         rows = list(_ROWS[made.kind](made.content))
     except (ValueError, RecursionError, OSError, OverflowError, KeyError, csv.Error, pa.ArrowException):
@@ -46,11 +46,11 @@ def read_naively(made: Input) -> Reading | None:
 
 def _judge(rows: Iterable[tuple[int, Any]], made: Input) -> Reading:
     reading = Reading()
-    for row, (place, record) in enumerate(rows):
+    for row, (line, record) in enumerate(rows):
         reading.records.append(record)
         verdict = _verdict(record, made.labels, made.score)
         if verdict is _BAD:
-            reading.bad.append((row, place))
+            reading.bad.append((row, line))
         elif isinstance(verdict, str):
             reading.dropped[verdict] += 1
         else:
@@ -59,12 +59,12 @@ def _judge(rows: Iterable[tuple[int, Any]], made: Input) -> Reading:
 
 
 def _verdict(record: Any, labels_path: str, score: str) -> Any:
-    """Return labels and score, what is missing, or `_BAD`."""
+    """Return labels and score, the reason to drop the row, or `_BAD`."""
     paths = [labels_path, *score_paths(score)]
     if not isinstance(record, dict):
         return _BAD
     labels, *scores = [_walk(record, path) for path in paths]
-    if _holds_half_pair([labels, *scores]):
+    if _has_lone_surrogate([labels, *scores]):
         return _BAD
     if labels is not None and not (isinstance(labels, list) and all(type(label) is str for label in labels)):
         return _BAD
@@ -111,7 +111,7 @@ def _parse_int(digits: str) -> float:
     return int(digits) if len(digits.lstrip("-")) <= sys.int_info.default_max_str_digits else float(digits)
 
 
-def _holds_half_pair(value: Any) -> bool:
+def _has_lone_surrogate(value: Any) -> bool:
     return any("\ud800" <= char <= "\udfff" for char in json.dumps(value, ensure_ascii=False, default=str))
 
 
@@ -128,7 +128,7 @@ def _line_rows(content: bytes) -> Iterator[tuple[int, Any]]:
 def _line_record(line: bytes) -> Any:
     try:
         record = _loads(line.decode("utf-8"))
-        return _BAD if _holds_half_pair(record) else record
+        return _BAD if _has_lone_surrogate(record) else record
     except (ValueError, RecursionError):
         return _BAD
 
@@ -139,7 +139,7 @@ def _array_rows(content: bytes) -> Iterator[tuple[int, Any]]:
         yield from _line_rows(content)
         return
     for record in _loads(text):
-        yield 0, _BAD if _holds_half_pair(record) else record
+        yield 0, _BAD if _has_lone_surrogate(record) else record
 
 
 def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
@@ -172,8 +172,8 @@ def _cell(cell: str) -> Any:
 
 def _parquet_rows(content: bytes) -> Iterator[tuple[int, Any]]:
     schema = pq.ParquetFile(io.BytesIO(content)).schema
-    for place in range(len(schema)):
-        schema.column(place).path.encode()  # raises a ValueError where a name is no text
+    for index in range(len(schema)):
+        schema.column(index).path.encode()  # raises a ValueError if a name is not valid text
     yield from _table_rows(pq.read_table(io.BytesIO(content)))
 
 
@@ -188,7 +188,7 @@ def _arrow_rows(content: bytes) -> Iterator[tuple[int, Any]]:
 def _table_rows(table: pa.Table) -> Iterator[tuple[int, Any]]:
     table.validate(full=True)
     if len(set(table.column_names)) < table.num_columns:
-        raise ValueError("two columns by one name")
+        raise ValueError("two columns have the same name")
     yield from enumerate(table.to_pylist(), 1)
 
 

@@ -1,4 +1,4 @@
-"""Rows that are as they should be, and values to put in their place at any depth."""
+"""Valid rows, and odd values to replace parts of them at any depth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 JUDGES = [("labels", "score"), ("meta.labels", "meta.score"), ("labels", "deita"), ("labels", "constant")]
-"""Settings of `mig_labels` and `mig_score`; the first two paths of a row that has both."""
+"""Settings of `mig_labels` and `mig_score`; a valid row has what each of them names."""
 
 _DEPTHS = (1, 20, 150, 700, 3_000)
 _TEXTS = (
@@ -22,17 +22,17 @@ _NUMBERS = (
     *(2**31, 2**53 + 1, 2**63, 2**64, -(2**63) - 1, 10**30, 10**308, 10**309, 10**4000, 0.1 + 0.2, True, False),
 )
 _SPELLINGS = ("1E400", "-1e999", "1e-400", "00", "1.", ".5", "+1", "0x1", "1_0", "9" * 5_000, "-0", "Infinity", "nul")
-"""Numbers, and what is none, as only text can hold them."""
+"""Spellings of numbers, valid and not, that have to be written as raw text."""
 
 
 class Raw(str):
-    """Text that stands in JSON as it is."""
+    """Text that is written to JSON as it is, without quotes."""
 
     __slots__ = ()
 
 
 def make_row(rng: Random, number: int) -> dict[str, Any]:
-    """Return a row that can be selected from by every one of `JUDGES`."""
+    """Return a row that is valid for each of `JUDGES`."""
     labels = rng.sample(("a", "b", "c", "dé", "答え"), rng.randint(1, 3))
     score = rng.choice((0, 1, 0.5, 2.25, 1e-3, 7))
     turns = rng.randint(1, 3)
@@ -47,7 +47,7 @@ def make_row(rng: Random, number: int) -> dict[str, Any]:
 
 
 def odd_value(rng: Random) -> Any:
-    """Return a value of any kind."""
+    """Return an unusual value of any type."""
     match rng.randrange(8):
         case 0 | 1:
             return rng.choice(_TEXTS)
@@ -68,7 +68,7 @@ def _nested(depth: int, brackets: tuple[str, str]) -> Raw:
 
 
 def disturb(rng: Random, value: Any) -> Any:
-    """Change one thing somewhere in a value: replace, take away or add."""
+    """Change one thing somewhere in a value: replace, remove or add something."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(list(value))
         match rng.randrange(8):
@@ -79,19 +79,19 @@ def disturb(rng: Random, value: Any) -> Any:
             case _:
                 return {**value, key: disturb(rng, value[key])}
     if isinstance(value, list) and value and rng.random() < 0.6:
-        place = rng.randrange(len(value))
+        index = rng.randrange(len(value))
         match rng.randrange(4):
             case 0:
-                return value[:place] + value[place + 1 :]
+                return value[:index] + value[index + 1 :]
             case 1:
-                return [*value[:place], odd_value(rng), *value[place:]]
+                return [*value[:index], odd_value(rng), *value[index:]]
             case _:
-                return [*value[:place], disturb(rng, value[place]), *value[place + 1 :]]
+                return [*value[:index], disturb(rng, value[index]), *value[index + 1 :]]
     return odd_value(rng)
 
 
 def to_json(rng: Random, value: Any) -> str:
-    """Write a value as JSON in one of its spellings; now and then with a key that is there twice."""
+    """Write a value as JSON in one of its spellings; sometimes a key occurs twice."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):

@@ -135,7 +135,7 @@ def test_progress_is_told_once():
 def test_scores_and_vectors_are_needed_and_scores_are_those_of_iqs():
     declaration = car.declaration
     assert declaration.needs == {"scores", "embeddings"}
-    assert (declaration.score_key, declaration.score) == ("mig_iqs", "annotation.CaR")
+    assert (declaration.score.option, declaration.score.default) == ("iqs", "annotation.CaR")
     assert declaration.embedding.model == "sentence-transformers/all-mpnet-base-v2"
     text = declaration.embedding.template.format(instruction="Add.", input="", response="3")
     assert text == "Instruction: Add. Input:  Response: 3"

@@ -2,13 +2,11 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from importlib.resources import files
 
 import pytest
-from support import ROOT, Workplace, make_rows, write_lines
+from support import SHARED_DATA, Workplace, make_rows, published_lines, write_lines, write_tiny_llama
 from training import host_settings
 
 
@@ -22,6 +20,17 @@ def pytest_unconfigure(config):
     """Remove the folder."""
     if hasattr(config, "kernel_folder"):
         shutil.rmtree(config.kernel_folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark what starts several processes as slow; leave out what needs the shared data where they are absent."""
+    absent = [item for item in items if item.get_closest_marker("shared_data") and not SHARED_DATA.exists()]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if item not in absent]
+    for item in items:
+        if item.get_closest_marker("distributed"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +65,19 @@ def minilm():
 def tiny_llama(tmp_path_factory):
     """Folder of a random Llama of 330,000 weights with a tokenizer, as the demo makes it."""
     folder = tmp_path_factory.mktemp("tiny-llama")
-    pool = folder / "texts.jsonl"
-    write_lines(pool, make_rows(200))
-    script = ROOT / "scripts" / "demo" / "make_tiny_llama.py"
-    subprocess.run(
-        [sys.executable, script, "--pool", pool, "--output-dir", folder / "model"],
-        check=True,
-        capture_output=True,
-    )
+    write_lines(folder / "texts.jsonl", make_rows(200))
+    write_tiny_llama(folder / "model", folder / "texts.jsonl")
     return str(folder / "model")
+
+
+@pytest.fixture(params=["generated", pytest.param("published", marks=pytest.mark.shared_data)])
+def published_example(request, tmp_path):
+    """A file laid out as the example of the authors of MIG, whose third line is malformed; or that example itself."""
+    if request.param == "published":
+        return SHARED_DATA / "published_example.jsonl"
+    path = tmp_path / "published_example.jsonl"
+    path.write_text("\n".join(published_lines()) + "\n", encoding="utf-8")
+    return path
 
 
 @pytest.fixture

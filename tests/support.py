@@ -20,6 +20,7 @@ from mig_selector.store.hashing import ContentHashes
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+"""Data that may not be published: what needs them is marked `shared_data`, and has a twin that needs none of them."""
 
 TAGS = {
     "role_tag": "role",
@@ -66,6 +67,51 @@ def make_rows(count, seed=0):
 def write_lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def published_lines():
+    """Ten lines laid out as those that the authors of MIG published, with the same stray brace in the third."""
+    rng = np.random.default_rng(11)
+    texts = ["translate this code:\n\tdef f(x): ...", "Выполните задание", "列出 10 年", 'say "\\( p \\)"', "a 🙂 é"]
+    lines = []
+    for number in range(10):
+        turns = 2 if number == 5 else 1
+        labels = [LABELS[index] for index in rng.choice(len(LABELS), rng.integers(1, 6), replace=False)]
+        row = {
+            "dialogs": [
+                {"role": role, "content": f"{texts[number % len(texts)]} {number}.{turn}"}
+                for turn in range(turns)
+                for role in ("user", "assistant")
+            ],
+            "source": [f"source-{number % 3}"],
+            "_id": rng.bytes(12).hex(),
+            "ifd_score": {"version": 100, "content": float(rng.uniform(0, 1))},
+            "annotation": {
+                "instag": {"content": labels, "versions": [100] * len(labels)},
+                "dialog_round": turns,
+                "CaR": [float(rng.uniform(0, 1))],
+                "deita": {
+                    "quality_scores": rng.uniform(1, 6, turns).tolist(),
+                    "complexity_scores": rng.uniform(1, 6, turns).tolist(),
+                },
+            },
+        }
+        lines.append(json.dumps(row, ensure_ascii=False))
+    lines[2] = lines[2].replace(', "annotation"', ', "versions": [100, 100, 100]}, "annotation"')
+    return lines
+
+
+def write_demo_pool(folder, rows):
+    """Write the pool of the demo, and its entry `demo_pool` in dataset_info.json, into a folder."""
+    words = [ROOT / "scripts" / "demo" / "make_pool.py", "--output-dir", folder, "--rows", str(rows), "--seed", "0"]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    return folder / "demo_pool.jsonl"
+
+
+def write_tiny_llama(folder, pool):
+    """Write a random Llama of 330,000 weights, with a tokenizer that has read the pool."""
+    words = [ROOT / "scripts" / "demo" / "make_tiny_llama.py", "--pool", pool, "--output-dir", folder]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
 
 
 class Workplace:
@@ -135,8 +181,8 @@ def write_vectors(path, labels, seed=0):
     np.savez(path, labels=np.array(labels), embeddings=vectors.astype(np.float32))
 
 
-def run_command(*words, env=None, cwd=None, timeout=300):
-    """Run a command of this environment; return code, stdout and stderr."""
+def run_command(*words, env=None, cwd=None, timeout=300, cores=None):
+    """Run a command of this environment, on all cores or so many; return code, stdout and stderr."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [str(word) for word in words],
@@ -146,4 +192,5 @@ def run_command(*words, env=None, cwd=None, timeout=300):
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=cores and (lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])),
     )

@@ -1,54 +1,50 @@
-"""Real text, from the pool to a trained model."""
+"""Text that people or programs wrote, from the pool to a trained model."""
 
 import gzip
 import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from support import SHARED_DATA, SHAREGPT, run_command
+from support import SHARED_DATA, SHAREGPT, run_command, write_demo_pool
+from training import host_settings, write_yaml
 
 
-POOL = SHARED_DATA / "real_text_pool.jsonl.gz"
-
-pytestmark = [
-    pytest.mark.llamafactory,
-    pytest.mark.skipif(not POOL.exists(), reason="the shared data are not beside this checkout"),
-]
+pytestmark = [pytest.mark.llamafactory, pytest.mark.slow]
 
 
-@pytest.fixture
-def real_pool(workplace):
-    """The 74,721 rows of real text, unpacked, with the vectors of their labels."""
-    workplace.add("pool", file_name="pool.jsonl", **SHAREGPT)
-    with gzip.open(POOL) as packed, (workplace.data / "pool.jsonl").open("wb") as plain:
+@pytest.fixture(params=["demo", pytest.param("real", marks=pytest.mark.shared_data)])
+def text_pool(request, workplace, minilm):
+    """20,000 rows of the demo's pool, whose labels are embedded; or 74,721 rows of real text and their vectors."""
+    if request.param == "demo":
+        path = write_demo_pool(workplace.data, 20_000)
+        return SimpleNamespace(rows=20_000, path=path, settings={"mig_embedding_model": minilm})
+    path = workplace.data / "real.jsonl"
+    with gzip.open(SHARED_DATA / "real_text_pool.jsonl.gz") as packed, path.open("wb") as plain:
         shutil.copyfileobj(packed, plain)
-    workplace.vectors = SHARED_DATA / "label_embeddings_minilm.npz"
-    return workplace
+    vectors = SHARED_DATA / "label_embeddings_minilm.npz"
+    return SimpleNamespace(rows=74_721, path=path, settings={"mig_label_embeddings": str(vectors)})
 
 
-def test_real_text_is_selected_and_trained_on(real_pool, tiny_llama, tmp_path):
-    config = tmp_path / "train.yaml"
+def test_text_is_selected_and_trained_on(workplace, text_pool, tiny_llama, tmp_path):
+    workplace.add("pool", file_name=text_pool.path.name, **SHAREGPT)
     settings = {
-        "stage": "sft",
-        "do_train": True,
-        "model_name_or_path": tiny_llama,
-        "finetuning_type": "full",
-        "template": "llama3",
+        **host_settings(tiny_llama, tmp_path / "out"),
         "cutoff_len": 256,
-        "output_dir": str(tmp_path / "out"),
         "max_steps": 3,
         "per_device_train_batch_size": 4,
-        "report_to": "none",
-        **real_pool.settings(mig_num_samples=5000),
+        "dataset": "pool",
+        "dataset_dir": str(workplace.data),
+        "mig_num_samples": 5000,
+        **text_pool.settings,
     }
-    config.write_text(yaml.safe_dump(settings))
+    config = write_yaml(tmp_path, settings)
     selected = run_command("mig-selector", "select", config)
     assert selected.returncode == 0, selected.stderr
-    assert "read 74,721 rows of pool.jsonl, kept 74,721" in selected.stderr
+    assert f"read {text_pool.rows:,} rows of {text_pool.path.name}, kept {text_pool.rows:,}" in selected.stderr
     folder = Path(selected.stdout.strip().splitlines()[-1])
     chosen = pq.read_table(folder / "selection.parquet").to_pydict()
     assert sorted(chosen["gain"], reverse=True) == chosen["gain"]
@@ -56,22 +52,33 @@ def test_real_text_is_selected_and_trained_on(real_pool, tiny_llama, tmp_path):
 
     wanted = {row: rank for rank, row in enumerate(chosen["row_index"])}
     subset = (folder / "selected.jsonl").read_text(encoding="utf-8").splitlines()
-    with (real_pool.data / "pool.jsonl").open(encoding="utf-8") as lines:
+    assert len(subset) == 5000
+    with text_pool.path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines):
             if number in wanted:
                 assert json.loads(subset[wanted[number]]) == {"dialogs": json.loads(line)["dialogs"]}
 
     trained = run_command("llamafactory-cli", "train", config)
     assert trained.returncode == 0, trained.stderr[-3000:]
-    assert "already selected: 5,000 of 74,721 rows" in trained.stderr
+    assert f"already selected: 5,000 of {text_pool.rows:,} rows" in trained.stderr
     assert re.findall(r"Num examples = ([\d,]+)", trained.stderr) == ["5,000"]
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_a_packed_pool_is_refused_with_a_hint(real_pool):
-    real_pool.add("packed", file_name=str(POOL), **SHAREGPT)
+@pytest.fixture(params=["demo", pytest.param("real", marks=pytest.mark.shared_data)])
+def packed_pool(request, workplace):
+    """A pool that is packed with gzip."""
+    if request.param == "real":
+        return SHARED_DATA / "real_text_pool.jsonl.gz"
+    plain, packed = write_demo_pool(workplace.data, 300), workplace.data / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    return packed
+
+
+def test_a_packed_pool_is_refused_with_a_hint(workplace, packed_pool):
+    workplace.add("packed", file_name=str(packed_pool), **SHAREGPT)
     done = run_command(
-        "mig-selector", "select", *[f"--{key}={value}" for key, value in real_pool.settings(dataset="packed").items()]
+        "mig-selector", "select", *[f"--{key}={value}" for key, value in workplace.settings(dataset="packed").items()]
     )
     assert done.returncode == 1
     assert "Unpack it first: LLaMA-Factory cannot read it either." in done.stderr

@@ -7,31 +7,68 @@ import shutil
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import pytest
-from support import ROOT, run_command
-from training import num_examples, train, write_yaml
+from support import ROOT, Workplace, make_rows, run_command
+from training import host_settings, num_examples, train, write_yaml
 
 
-pytestmark = pytest.mark.llamafactory
+pytestmark = [pytest.mark.llamafactory, pytest.mark.slow]
 
+PROGRAMS = Path(__file__).parent / "programs"
 HOST = Path(find_spec("llamafactory").origin).parent
+HAS_RAY = find_spec("ray") is not None
 
 
 def options(settings):
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 
-def test_a_yaml_selects_and_trains_on_the_chosen_rows(training, tmp_path, pool_of_60):
-    done = train(write_yaml(tmp_path, training))
-    assert num_examples(done) == {10}
-    entry = pool_of_60.entries()["pool_mig_10"]
-    chosen = (pool_of_60.data / entry["file_name"]).read_text().splitlines()
+@pytest.fixture(scope="module")
+def make_training(tmp_path_factory, tiny_llama):
+    """A function that makes a YAML to train with, and what belongs to it, in a folder of its own."""
+
+    def make(**more):
+        folder = tmp_path_factory.mktemp("training")
+        place = Workplace(folder / "work place é")
+        place.add("pool", make_rows(60))
+        return SimpleNamespace(
+            place=place,
+            out=folder / "out",
+            yaml=write_yaml(folder, {**host_settings(tiny_llama, folder / "out"), **place.settings(), **more}),
+            env={"HF_HUB_OFFLINE": "1", "MIG_SELECTOR_CACHE": str(folder / "cache")},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(make_training):
+    """A run that selected 10 rows, trained on them and left a checkpoint."""
+    run = make_training(save_steps=1)
+    run.done = train(run.yaml, env=run.env)
+    return run
+
+
+def test_a_yaml_selects_and_trains_on_the_chosen_rows(trained):
+    assert num_examples(trained.done) == {10}
+    entry = trained.place.entries()["pool_mig_10"]
+    chosen = (trained.place.data / entry["file_name"]).read_text().splitlines()
     assert len(chosen) == 10
-    assert "mig_selector: chosen: 10 of 60 rows" in done.stdout  # in the host's own log, too
-    marker = json.loads((tmp_path / "out" / "_mig_selection.json").read_text())
-    assert marker["fingerprint"] == entry["mig_selector"]
-    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "mig_selector: chosen: 10 of 60 rows" in trained.done.stdout  # in the host's own log, too
+    mark = json.loads((trained.out / "_mig_selection.json").read_text())
+    assert mark["fingerprint"] == entry["mig_selector"]
+    assert (trained.out / "model.safetensors").exists()
+
+
+def test_other_rows_are_not_resumed_on(trained):
+    assert num_examples(trained.done) == {10}
+    assert (trained.out / "checkpoint-1").is_dir()
+    done = train(trained.yaml, "mig_num_samples=11", env=trained.env)
+    assert done.returncode == 1
+    assert "came from another selection" in done.stderr
 
 
 def test_overrides_after_a_yaml_apply(training, tmp_path):
@@ -64,36 +101,61 @@ def test_python_selects_and_raises_plain_errors(training, tmp_path):
     assert "caught: mig_num_samples: 61 rows are asked for, but the pool has 60 rows" in done.stdout
 
 
-def test_help_shows_the_keys_and_the_hosts_own():
-    done = run_command("llamafactory-cli", "train", "--help")
-    assert done.returncode == 0
-    assert "--mig_num_samples" in done.stdout
-    assert "--finetuning_type" in done.stdout
+def run_host_commands(commands, env):
+    """Run commands of the host that end before anything is loaded, in one launch; how each ended, by name."""
+    given = json.dumps([[["llamafactory-cli", "train", *map(str, words)], own] for words, own in commands.values()])
+    done = run_command("python", PROGRAMS / "commands_of_the_host.py", given, env=env)
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout.splitlines()[-1])
+    return {name: CompletedProcess(name, *end) for name, end in zip(commands, ends, strict=True)}
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("mig_num_sample=5", "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?"),
-        ("mig_phi=log", "mig_phi: 'log' is not allowed; expected pow or exp."),
-        (
-            "--mig_num_samples=5",
-            "'--mig_num_samples' is not an override; after a file, write key=value",
-        ),
-    ],
-)
-def test_wrong_keys_and_values_end_the_command_before_anything_is_loaded(training, tmp_path, override, message):
-    done = train(write_yaml(tmp_path, training), override)
+REFUSED = {
+    "mig_num_sample=5": "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?",
+    "mig_phi=log": "mig_phi: 'log' is not allowed; expected pow or exp.",
+    "--mig_num_samples=5": "'--mig_num_samples' is not an override; after a file, write key=value",
+}
+
+
+@pytest.fixture(scope="module")
+def ends(make_training):
+    """Commands that do not train, in one launch."""
+    run = make_training()
+    commands = {override: ([run.yaml, override], {}) for override in REFUSED}
+    commands["help"] = (["--help"], {})
+    commands["dashes"] = (["--mig-num-sample", 5], {})
+    if not HAS_RAY:
+        commands["ray"] = ([run.yaml], {"USE_RAY": "1"})
+    return run_host_commands(commands, run.env)
+
+
+def test_help_shows_the_keys_and_the_hosts_own(ends):
+    assert ends["help"].returncode == 0
+    assert "--mig_num_samples" in ends["help"].stdout
+    assert "--finetuning_type" in ends["help"].stdout
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED.items())
+def test_wrong_keys_and_values_end_the_command_before_anything_is_loaded(ends, override, message):
+    done = ends[override]
     assert done.returncode == 1
     assert f"[mig_selector] error: {message}" in done.stderr
     assert "Traceback" not in done.stderr
     assert "reading the pool" not in done.stderr
 
 
-def test_an_option_written_with_dashes_is_a_key_too():
-    done = train("--mig-num-sample", "5")
-    assert done.returncode == 1
-    assert "error: mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?" in done.stderr
+def test_an_option_written_with_dashes_is_a_key_too(ends):
+    assert ends["dashes"].returncode == 1
+    message = "error: mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?"
+    assert message in ends["dashes"].stderr
+
+
+@pytest.mark.skipif(HAS_RAY, reason="ray is installed")
+def test_ray_that_is_not_installed_is_missed_before_the_selection(ends):
+    assert ends["ray"].returncode == 1
+    message = "error: USE_RAY is set, so LLaMA-Factory would train with Ray, but the package ray is not installed;"
+    assert message in ends["ray"].stderr
+    assert "reading the pool" not in ends["ray"].stderr
 
 
 def test_without_a_key_nothing_changes(training, tmp_path, pool_of_60):
@@ -113,52 +175,32 @@ def test_when_disabled_the_keys_are_an_error_of_the_host(training, tmp_path):
     assert "mig_num_samples" in done.stderr
 
 
-def test_a_run_on_other_rows_does_not_resume(training, tmp_path):
-    first = train(write_yaml(tmp_path, {**training, "save_steps": 1}))
-    assert num_examples(first) == {10}
-    done = train(write_yaml(tmp_path, training), "mig_num_samples=11")
-    assert done.returncode == 1
-    assert "came from another selection" in done.stderr
-
-
-def test_mig_selector_train_does_the_same(training, tmp_path):
+def test_one_command_of_our_own_does_the_same(training, tmp_path):
     done = train(write_yaml(tmp_path, training), launcher=("mig-selector", "train"))
     assert num_examples(done) == {10}
 
 
-@pytest.fixture
-def old_host(tmp_path):
-    """An environment in which a copy of the installed LLaMA-Factory that reports version 0.8.3 comes first."""
+def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(training, tmp_path):
+    """A copy of the installed LLaMA-Factory, by its own words version 0.8.3, comes first."""
     copy = tmp_path / "old" / "llamafactory"
     shutil.copytree(HOST, copy)
     version = copy / "extras" / "env.py"
     version.write_text(re.sub(r'^VERSION = ".*"$', 'VERSION = "0.8.3"', version.read_text(), flags=re.MULTILINE))
-    return {"PYTHONPATH": os.pathsep.join([str(copy.parent), os.environ.get("PYTHONPATH", "")])}
-
-
-def test_an_unsupported_version_is_refused_with_one_message_if_there_are_keys(training, tmp_path, old_host):
-    refused = train(write_yaml(tmp_path, training), env=old_host)
-    assert refused.returncode == 1
-    own = [line for line in refused.stderr.splitlines() if "mig_selector" in line]
+    old_host = {"PYTHONPATH": os.pathsep.join([str(copy.parent), os.environ.get("PYTHONPATH", "")])}
+    stock = {key: value for key, value in training.items() if not key.startswith("mig_")}
+    commands = {
+        "with keys": ([write_yaml(tmp_path, training)], {}),
+        "without": ([write_yaml(tmp_path, {**stock, "unknown": 1}, "stock")], {}),
+    }
+    ends = run_host_commands(commands, old_host)
+    assert ends["with keys"].returncode == 1
+    own = [line for line in ends["with keys"].stderr.splitlines() if "mig_selector" in line]
     assert own == [
         "[mig_selector] error: LLaMA-Factory 0.8.3 is installed, but mig_selector supports "
         "llamafactory<0.10,>=0.9.3 only; `pip install 'llamafactory<0.10,>=0.9.3'`, or remove the mig_ keys."
     ]
-    stock = {key: value for key, value in training.items() if not key.startswith("mig_")}
-    unknown = train(write_yaml(tmp_path, {**stock, "unknown": 1}), env=old_host)
-    assert "Some keys are not used by the HfArgumentParser: ['unknown']" in unknown.stderr
-    assert "[mig_selector]" not in unknown.stderr
-
-
-@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
-def test_a_missing_ray_is_reported_before_the_selection(training, tmp_path):
-    done = train(write_yaml(tmp_path, training), env={"USE_RAY": "1"})
-    assert done.returncode == 1
-    assert (
-        "error: USE_RAY is set, so LLaMA-Factory would train with Ray, but the package ray is not installed;"
-        in done.stderr
-    )
-    assert "reading the pool" not in done.stderr
+    assert "Some keys are not used by the HfArgumentParser: ['unknown']" in ends["without"].stderr
+    assert "[mig_selector]" not in ends["without"].stderr
 
 
 @pytest.mark.skipif(not (HOST / "v1").is_dir(), reason="this LLaMA-Factory has no v1 trainer")

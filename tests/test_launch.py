@@ -113,13 +113,25 @@ def slow_registration(pool_of_60, tmp_path):
 
 
 @pytest.mark.usefixtures("slow_registration")
-def test_force_torchrun_selects_once_for_two_ranks_however_long_rank_0_takes(training, tmp_path):
+def test_an_elastic_launch_waits_for_rank_0_and_starts_again_when_it_dies_in_the_selection(training, tmp_path):
+    """In the first attempt rank 0 takes longer than ddp_timeout, and dies when it has registered the subset; a rank
+    that did not wait for it would end that attempt before. The second attempt finds the subset and trains."""
+    failed = tmp_path / "failed"
+    env = {
+        "FORCE_TORCHRUN": "1",
+        "NPROC_PER_NODE": "2",
+        "RDZV_ID": "elastic",
+        "MAX_RESTARTS": "1",
+        "PYTHONPATH": os.pathsep.join([str(PROGRAMS / "dies_once"), os.environ.get("PYTHONPATH", "")]),
+        "FAILED": str(failed),
+    }
     settings = {**training, "finetuning_type": "lora", "deepspeed": str(ZERO_3), "ddp_timeout": 20}
-    path = write_yaml(tmp_path, settings)
-    done = train(path, "mig_num_samples=12", env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
+    done = train(write_yaml(tmp_path, settings), "mig_num_samples=12", env=env)
     assert num_examples(done) == {12}
-    assert done.stderr.count("chosen: 12 of 60 rows, E(D)") == 1
+    assert failed.exists()
+    assert done.stderr.count("read 60 rows of pool.jsonl, kept 60") == 1  # one rank, in the first attempt
     assert "waiting for another run to release" in done.stderr
+    assert done.stderr.count("already selected: 12 of 60 rows; nothing is computed") == 1
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
@@ -161,22 +173,6 @@ def test_two_nodes_with_a_dataset_dir_each_train_on_copies_of_one_subset(tiny_ll
     assert subsets[0] == subsets[1]
     for node, one in zip(nodes, done, strict=True):  # not on what node 0 has, which both can see here
         assert f"Loading dataset {node / 'data' / entries[1]['pool_mig_10']['file_name']}" in one.stdout
-
-
-def test_an_elastic_launch_starts_anew_when_rank_0_dies_in_the_selection(training, tmp_path):
-    failed = tmp_path / "failed"
-    env = {
-        "FORCE_TORCHRUN": "1",
-        "NPROC_PER_NODE": "2",
-        "RDZV_ID": "elastic",
-        "MAX_RESTARTS": "1",
-        "PYTHONPATH": os.pathsep.join([str(PROGRAMS / "dies_once"), os.environ.get("PYTHONPATH", "")]),
-        "FAILED": str(failed),
-    }
-    done = train(write_yaml(tmp_path, training), env=env)
-    assert num_examples(done) == {10}
-    assert failed.exists()
-    assert done.stderr.count("already selected: 10 of 60 rows; nothing is computed") == 1
 
 
 def test_the_llama_board_launches_what_its_extra_arguments_say(training, tmp_path):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from naive import dense, naive_selection
-from support import LABELS, SHARED_DATA, SHAREGPT, make_row, make_rows, run_command, write_lines, write_vectors
+from support import LABELS, SHAREGPT, make_row, make_rows, run_command, write_lines, write_vectors
 
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
@@ -476,10 +476,8 @@ def test_one_rank_and_two_write_the_same_bytes(workplace, minilm, tmp_path):
     assert written[0] == written[1]
 
 
-@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data are not beside this checkout")
-def test_line_3_of_the_published_example_is_found(workplace):
-    text = (SHARED_DATA / "published_example.jsonl").read_text()
+def test_line_3_of_the_published_example_is_found(workplace, published_example):
     workplace.add("pool")
-    (workplace.data / "pool.jsonl").write_text(text)
+    (workplace.data / "pool.jsonl").write_bytes(published_example.read_bytes())
     with pytest.raises(PoolError, match=r"pool\.jsonl:3: is not valid JSON"):
         select(workplace)

@@ -3,6 +3,7 @@
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from subprocess import CompletedProcess
 
 import yaml
 from support import run_command
@@ -15,9 +16,18 @@ EXIT_RACE = "terminate called without an active exception"
 def train(*words, env=None, launcher=("llamafactory-cli", "train")):
     """Run a training command; once more if it fell into the host's race at exit."""
     done = run_command(*launcher, *words, env=env)
-    if done.returncode != 0 and EXIT_RACE in done.stderr:
-        done = run_command(*launcher, *words, "overwrite_output_dir=true", env=env)
+    if fell_into_the_exit_race(done):
+        done = first_words(done, run_command(*launcher, *words, "overwrite_output_dir=true", env=env))
     return done
+
+
+def fell_into_the_exit_race(done):
+    return done.returncode != 0 and EXIT_RACE in done.stderr
+
+
+def first_words(first, second):
+    """What the first run said, if the second ended well: what a test says of a selection is true of the first only."""
+    return CompletedProcess(first.args, 0, first.stdout, first.stderr) if second.returncode == 0 else second
 
 
 def host_settings(model, output_dir):
@@ -52,8 +62,8 @@ def num_examples(done):
 def train_on_two_nodes(yamls, envs=({}, {}), cwds=(None, None)):
     """Run one training on two "nodes" of one process each; once more if one fell into the host's race at exit."""
     done = _run_nodes(yamls, envs, cwds)
-    if any(node.returncode != 0 and EXIT_RACE in node.stderr for node in done):
-        done = _run_nodes(yamls, envs, cwds, "overwrite_output_dir=true")
+    if any(map(fell_into_the_exit_race, done)):
+        done = list(map(first_words, done, _run_nodes(yamls, envs, cwds, "overwrite_output_dir=true")))
     return done
 
 

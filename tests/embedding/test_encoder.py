@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from support import SHARED_DATA
+from support import SHARED_DATA, write_demo_pool
 
 from mig_selector.embedding.encoder import _batches, embed_labels, identify_encoder
 from mig_selector.errors import EmbeddingError
@@ -47,12 +47,57 @@ def test_vectors_are_those_of_the_model_for_the_plain_text(minilm, hashes):
     assert vectors == pytest.approx(expected, abs=2e-6)
 
 
-@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data is not beside this checkout")
-def test_vectors_are_those_published_for_the_papers_labels(minilm, hashes):
+def vectors_by_transformers(model, labels):
+    """Vectors as the model's card makes them, without sentence-transformers: means over tokens, scaled to length 1."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model)
+    with torch.no_grad():
+        means = [network(**tokenizer(label, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for label in labels]
+    return torch.nn.functional.normalize(torch.stack(means)).numpy().astype(np.float64)
+
+
+@pytest.fixture(params=["demo", pytest.param("paper", marks=pytest.mark.shared_data)])
+def labels_and_vectors(request, minilm, tmp_path):
+    """64 labels, and vectors that others made of them: of the demo pool by transformers, of the paper as published."""
+    if request.param == "demo":
+        rows = [json.loads(line) for line in write_demo_pool(tmp_path, 300).read_text(encoding="utf-8").splitlines()]
+        labels = sorted({label for row in rows for label in row["annotation"]["instag"]["content"]})[:64]
+        return labels, vectors_by_transformers(minilm, labels)
     with np.load(SHARED_DATA / "label_embeddings_minilm.npz", allow_pickle=False) as file:
-        labels, expected = file["labels"][:64].tolist(), file["embeddings"][:64].astype(np.float64)
+        return file["labels"][:64].tolist(), file["embeddings"][:64].astype(np.float64)
+
+
+def test_vectors_are_those_that_others_made_of_the_same_labels(minilm, hashes, labels_and_vectors):
+    labels, expected = labels_and_vectors
+    assert len(labels) == 64
     vectors = embed(minilm, hashes, labels, batch_size=16).astype(np.float64)
     assert np.all(np.sum(vectors * expected, axis=1) > 0.999)
+
+
+def test_cosines_are_those_that_the_model_gives_on_other_machines(minilm, hashes):
+    labels = ["mathematics", "algebra", "programming", "code generation", "creative writing", "unit conversion"]
+    vectors = embed(minilm, hashes, labels)
+    cosines = (vectors @ vectors.T)[np.triu_indices(6, 1)]
+    expected = [
+        0.642,
+        0.442,
+        0.243,
+        0.278,
+        0.288,
+        0.370,
+        0.221,
+        0.142,
+        0.335,
+        0.651,
+        0.358,
+        0.165,
+        0.342,
+        0.174,
+        -0.002,
+    ]
+    assert cosines == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_vector_does_not_depend_on_which_other_labels_are_embedded(minilm, hashes):

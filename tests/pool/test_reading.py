@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import SHARED_DATA, contents_of, judge_of, make_row
+from support import contents_of, judge_of, make_row
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
@@ -260,16 +260,12 @@ def test_a_split_that_a_local_file_does_not_have_is_an_error(pool, split):
     assert repr(split) in str(caught.value)
 
 
-PUBLISHED = SHARED_DATA / "published_example.jsonl"
-
-
-@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is absent")
-def test_the_third_line_of_the_published_example_is_malformed():
+def test_the_third_line_of_the_published_example_is_malformed(published_example):
     options = {"labels": "annotation.instag.content", "score": "deita"}
     with pytest.raises(PoolError, match=r"published_example\.jsonl:3: is not valid JSON"):
-        read(PUBLISHED, **options)
-    found = read(PUBLISHED, on_bad_row="skip", **options)
-    lines = PUBLISHED.read_text(encoding="utf-8").splitlines()
+        read(published_example, **options)
+    found = read(published_example, on_bad_row="skip", **options)
+    lines = published_example.read_text(encoding="utf-8").splitlines()
     rows = {number: json.loads(line) for number, line in enumerate(lines) if number != 2}
     assert (found.report.read, found.report.kept, found.report.unreadable) == (10, 9, {"is not valid JSON": 1})
     assert found.pool_indices.tolist() == list(rows)

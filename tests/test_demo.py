@@ -105,6 +105,16 @@ def test_the_python_example_of_the_readme_runs(demo, checkout):
     assert "200" in done.stdout
 
 
+def test_the_rows_train_with_trl_as_the_manual_says(demo, checkout):
+    assert demo.returncode == 0, demo.stderr[-4000:]
+    [example] = [text for text in re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL) if "trl" in text]
+    assert len(example.splitlines()) <= 15
+    environment = {"MIG_SELECTOR_CACHE": str(checkout / "cache"), "PYTHONPATH": str(checkout)}
+    done = run_command("python", "-c", example, env=environment, cwd=checkout)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert re.search(r"^200 rows, loss \d", done.stdout, re.MULTILINE)
+
+
 def test_uninstalling_takes_the_hook_away(demo, checkout):
     assert demo.returncode == 0
     site = next((checkout / ".venv" / "lib").glob("python*")) / "site-packages"

@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
-# Installs the package with what its tests need, and runs them all: style, types, tests.
+# Installs the package with what its tests need, and checks style, types and all tests but those that need a GPU.
 #
-#   bash scripts/test.sh
+#   bash scripts/test.sh                     # about 15 minutes on two cores, plus the installation
+#   bash scripts/test.sh --fast              # at most 3 minutes: no test that is marked slow
+#   bash scripts/test.sh tests/pool -k csv   # arguments go to pytest
 #
-# Two workers share the test files; what stands behind the command goes to pytest: `bash scripts/test.sh -n 8`.
+# Two workers share the test files, the long ones first; `-n 8` takes eight.
 #
 # PYTHON, VENV  see scripts/environment.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+if [[ "${1:-}" == --fast ]]; then
+  shift
+  set -- -m "not slow" "$@"
+fi
 
 enter_environment
 python -m pip install --quiet --editable ".[dev]"
@@ -15,4 +22,4 @@ python -m pip install --quiet --editable ".[dev]"
 ruff check .
 ruff format --check .
 mypy
-pytest -n 2 --dist loadfile --durations=10 "$@"
+pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 "$@"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from importlib.resources import files
 
@@ -11,7 +12,11 @@ from training import host_settings
 
 
 def pytest_configure(config):
-    """Compile the search once for the whole session: its processes share one folder, wherever their caches lie."""
+    """Compile the search once for the whole session: its processes share one folder, wherever their caches are.
+
+    Some tests interrupt this process, which a shell that starts it in the background has ignore that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit it
         config.kernel_folder = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="mig-selector-kernels-")
 
@@ -23,14 +28,20 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark what starts several processes as slow; leave out what needs the shared data where they are absent."""
+    """Leave out what needs the shared data where they are absent; say what is slow, and have workers begin with it."""
     absent = [item for item in items if item.get_closest_marker("shared_data") and not SHARED_DATA.exists()]
     if absent:
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]
     for item in items:
-        if item.get_closest_marker("distributed"):
+        if item.get_closest_marker("distributed") or item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):
+        # Workers take whole files in this order: with the long ones first, all end at about the same time.
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        files = {item.path for item in slow}
+        host_files = {item.path for item in slow if item.get_closest_marker("llamafactory")}
+        items.sort(key=lambda item: (item.path not in host_files, item.path not in files))
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -181,8 +182,19 @@ def write_vectors(path, labels, seed=0):
     np.savez(path, labels=np.array(labels), embeddings=vectors.astype(np.float32))
 
 
-def run_command(*words, env=None, cwd=None, timeout=300, cores=None):
-    """Run a command of this environment, on all cores or so many; return code, stdout and stderr."""
+@contextmanager
+def half_the_cores():
+    """Allow as many threads as each of two ranks has: the last bits of what a model computes depend on them."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[: max(len(cores) // 2, 1)])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def run_command(*words, env=None, cwd=None, timeout=300):
+    """Run a command of this environment; return code, stdout and stderr."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [str(word) for word in words],
@@ -192,5 +204,4 @@ def run_command(*words, env=None, cwd=None, timeout=300, cores=None):
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=cores and (lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])),
     )

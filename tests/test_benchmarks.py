@@ -15,6 +15,8 @@ import pytest
 from support import ROOT, run_command
 
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = ROOT / "scripts"
 MEGABYTE = 10**6
 

@@ -118,6 +118,7 @@ def test_a_cache_hit_loads_neither_torch_nor_the_host(config):
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_leaves_nothing_half_done(pool_of_60, config):
     write_lines(pool_of_60.data / "pool.jsonl", make_rows(150_000))
     before = (pool_of_60.data / "dataset_info.json").read_bytes()

@@ -102,6 +102,7 @@ def test_line_ends_in_a_librarys_message_are_kept(workplace, command):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.llamafactory
 def test_the_hosts_command_shows_errors_and_its_log_shows_what_was_chosen(evil_pool, command, tiny_llama, tmp_path):
     training = {

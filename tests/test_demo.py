@@ -27,6 +27,7 @@ def commands(page):
 COMMANDS = list(dict.fromkeys(commands(README) + commands(MANUAL)))
 ELSEWHERE = {
     "bash scripts/demo.sh": "run below, in an environment of its own",
+    "llamafactory-cli train yaml_configs/demo.yaml": "run by scripts/demo.sh, word for word",
     "bash scripts/test.sh": "what runs this",
     "pip install .": "done by scripts/demo.sh with the demo's extra",
 }
@@ -65,6 +66,7 @@ def demo(checkout):
 
 def test_the_demo_selects_trains_and_says_where_everything_is(demo, checkout):
     assert demo.returncode == 0, demo.stderr[-4000:]
+    assert "llamafactory-cli train yaml_configs/demo.yaml\n" in (checkout / "scripts" / "demo.sh").read_text()
     assert "read 3,000 rows of demo_pool.jsonl, kept 3,000" in demo.stderr
     assert "Num examples = 200" in demo.stderr
     assert (checkout / "demo" / "output" / "training_loss.png").stat().st_size > 5_000

@@ -15,6 +15,8 @@ from mig_selector.pool.formats import json_array, json_lines, row_source
 from mig_selector.pool.index import file_index, judge
 
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = ROOT / "scripts"
 
 

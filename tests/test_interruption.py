@@ -13,6 +13,8 @@ import pytest
 from support import make_row, make_rows, write_lines
 
 
+pytestmark = pytest.mark.slow
+
 CAP_DAC_OVERRIDE, PR_CAPBSET_DROP = 1, 24
 
 

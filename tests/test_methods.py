@@ -2,17 +2,17 @@
 
 import json
 import math
-import os
 import random
 import re
 import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import make_row, make_rows, run_command
+from support import half_the_cores, make_row, make_rows, run_command
 
 from mig_selector.annotation import scores
 from mig_selector.errors import ArgumentError, EmbeddingError, PoolError
@@ -248,6 +248,7 @@ def test_vectors_that_are_given_stand_for_all_rows_also_those_that_are_dropped(s
         select(scored, "deita", mig_row_embeddings=str(vectors))
 
 
+@pytest.mark.slow
 def test_rows_are_embedded_as_the_method_says_once_and_kept(scored, tiny_llama, monkeypatch):
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -457,23 +458,15 @@ def test_a_method_that_asks_for_a_setting_that_is_no_key_is_refused(scored, tmp_
 
 @pytest.mark.distributed
 def test_one_rank_and_two_choose_the_same_rows_by_models(scored, minilm, tmp_path):
-    keys = {"qdit": [f"mig_row_embedding_model={minilm}"]}  # IFD goes the same way: tests/ranks/test_share.py
-    (tmp_path / "s.yaml").write_text("{}")
-    for method, words in keys.items():
-        written = []
-        # The last bits of a vector depend on the threads of a rank: one rank gets as many as each of two.
-        half = max(len(os.sched_getaffinity(0)) // 2, 1)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        for number, (launcher, cores) in enumerate([([], half), (torchrun, None)]):
-            done = run_command(
-                *("python", *launcher, "-m", "mig_selector", "select", tmp_path / "s.yaml", f"mig_method={method}"),
-                *(f"dataset_dir={scored.data}", "dataset=pool", "mig_num_samples=20", *words),
-                *(
-                    f"mig_output_dir={tmp_path / method / str(number)}",
-                    f"mig_cache_dir={tmp_path / 'c' / str(number)}",
-                ),
-                cores=cores,
-            )
-            assert done.returncode == 0, done.stderr
-            written.append(pq.read_table(Path(done.stdout.strip().splitlines()[-1]) / "selection.parquet"))
-        assert written[0].equals(written[1])
+    (tmp_path / "s.yaml").write_text("{}")  # IFD goes the same way: tests/ranks/test_share.py
+    words = [f"dataset_dir={scored.data}", "dataset=pool", "mig_num_samples=20", "mig_method=qdit"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    written = []
+    for launcher, cores in [([], half_the_cores()), (torchrun, nullcontext())]:
+        own = [f"mig_{kind}_dir={tmp_path / kind / str(len(written))}" for kind in ("output", "cache")]
+        command = ["python", *launcher, "-m", "mig_selector", "select", tmp_path / "s.yaml", *words, *own]
+        with cores:
+            done = run_command(*command, f"mig_row_embedding_model={minilm}")
+        assert done.returncode == 0, done.stderr
+        written.append(pq.read_table(Path(done.stdout.strip().splitlines()[-1]) / "selection.parquet"))
+    assert written[0].equals(written[1])

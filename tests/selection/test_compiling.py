@@ -11,6 +11,8 @@ from support import ROOT
 import mig_selector.selection
 
 
+pytestmark = pytest.mark.slow
+
 IN_TREE = Path(mig_selector.selection.__file__).parent / "__pycache__"
 PROGRAM = """
 import sys

@@ -181,8 +181,8 @@ def write_vectors(path, labels, seed=0):
     np.savez(path, labels=np.array(labels), embeddings=vectors.astype(np.float32))
 
 
-def run_command(*words, env=None, cwd=None, timeout=300, cores=None):
-    """Run a command of this environment, on all cores or so many; return code, stdout and stderr."""
+def run_command(*words, env=None, cwd=None, timeout=300):
+    """Run a command of this environment; return code, stdout and stderr."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [str(word) for word in words],
@@ -192,5 +192,4 @@ def run_command(*words, env=None, cwd=None, timeout=300, cores=None):
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=cores and (lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])),
     )

@@ -6,13 +6,12 @@ import random
 import re
 import sys
 import zlib
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import half_the_cores, make_row, make_rows, run_command
+from support import make_row, make_rows, run_command
 
 from mig_selector.annotation import scores
 from mig_selector.errors import ArgumentError, EmbeddingError, PoolError
@@ -462,11 +461,11 @@ def test_one_rank_and_two_choose_the_same_rows_by_models(scored, minilm, tmp_pat
     words = [f"dataset_dir={scored.data}", "dataset=pool", "mig_num_samples=20", "mig_method=qdit"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     written = []
-    for launcher, cores in [([], half_the_cores()), (torchrun, nullcontext())]:
+    threads = {"OMP_NUM_THREADS": "2"}  # on some processors the last bits of a vector depend on their number
+    for launcher in ([], torchrun):
         own = [f"mig_{kind}_dir={tmp_path / kind / str(len(written))}" for kind in ("output", "cache")]
         command = ["python", *launcher, "-m", "mig_selector", "select", tmp_path / "s.yaml", *words, *own]
-        with cores:
-            done = run_command(*command, f"mig_row_embedding_model={minilm}")
+        done = run_command(*command, f"mig_row_embedding_model={minilm}", env=threads)
         assert done.returncode == 0, done.stderr
         written.append(pq.read_table(Path(done.stdout.strip().splitlines()[-1]) / "selection.parquet"))
     assert written[0].equals(written[1])

@@ -75,9 +75,20 @@ def _reset_accelerate(accelerator_state: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def all_threads(ranks: Ranks) -> Iterator[None]:
-    """Let numerical libraries use this rank's share of the cores; torchrun limits each rank to one thread."""
+    """Let numerical libraries use as many threads as ``OMP_NUM_THREADS`` says, else this rank's share of the cores."""
     from threadpoolctl import threadpool_limits
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with threadpool_limits(max(cores // ranks.local_world_size, 1)):
+    with threadpool_limits(_wanted_threads(ranks) or max(cores // ranks.local_world_size, 1)):
         yield
+
+
+def _wanted_threads(ranks: Ranks) -> int | None:
+    """Return what the user set ``OMP_NUM_THREADS`` to; None if it is not set to a number above 0."""
+    value = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" is for nested parallel regions
+    # torchrun sets 1 if several ranks share a node and the user has set nothing. Work that rank 0 does alone is given
+    # a `Ranks` of one, so the environment is looked at, too.
+    share_a_node = ranks.local_world_size > 1 or os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
+    if value == "1" and share_a_node:
+        return None
+    return int(value) if value.isascii() and value.isdecimal() and int(value) else None

@@ -35,11 +35,13 @@ _BLOCK_ROWS = 8_192
 Embeddings = NDArray[np.floating[Any]]
 
 
-def cluster_rows(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
+def cluster_rows(embeddings: Embeddings, order: NDArray[np.int64], num_clusters: int, seed: int) -> NDArray[np.int32]:
     """Cluster rows: as published up to `EXACT_ROWS` rows, in mini-batches above that.
 
     Args:
         embeddings: One vector a row; may be mapped from a file. Shape (N, D).
+        order: All rows in the order in which k-means takes them: its starts are drawn by their position in it, so
+            another order gives other clusters. Shape (N,).
         num_clusters: K, in [1, N].
         seed: Seed of the initial centres of k-means.
 
@@ -63,23 +65,27 @@ def cluster_rows(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArra
         "on all rows" if is_exact else f"in mini-batches, as there are more than {EXACT_ROWS:,} rows",
     )
     cluster = cluster_exactly if is_exact else cluster_by_batches
-    return cluster(embeddings, num_clusters, seed)
+    return cluster(embeddings, order, num_clusters, seed)
 
 
-def cluster_exactly(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
+def cluster_exactly(
+    embeddings: Embeddings, order: NDArray[np.int64], num_clusters: int, seed: int
+) -> NDArray[np.int32]:
     """Cluster rows by PCA and k-means as published: on all rows, the best of ten starts."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
-        reduced = PCA(_VARIANCE, svd_solver="full").fit_transform(np.asarray(embeddings))
+        reduced = PCA(_VARIANCE, svd_solver="full").fit_transform(np.asarray(embeddings[order]))
         means = KMeans(num_clusters, n_init=_STARTS, random_state=_as_state(seed))
-        clusters: NDArray[np.int32] = means.fit_predict(reduced)
-    return clusters
+        clusters = means.fit_predict(reduced)
+    return _in_pool_order(clusters, order)
 
 
-def cluster_by_batches(embeddings: Embeddings, num_clusters: int, seed: int) -> NDArray[np.int32]:
+def cluster_by_batches(
+    embeddings: Embeddings, order: NDArray[np.int64], num_clusters: int, seed: int
+) -> NDArray[np.int32]:
     """Cluster rows by PCA, exact up to rounding, and one run of mini-batch k-means (Sculley 2010)."""
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
@@ -88,18 +94,25 @@ def cluster_by_batches(embeddings: Embeddings, num_clusters: int, seed: int) -> 
         means = MiniBatchKMeans(
             num_clusters, n_init=1, batch_size=_BATCH_ROWS_PER_CLUSTER * num_clusters, random_state=_as_state(seed)
         )
-        clusters: NDArray[np.int32] = means.fit_predict(reduce_by_blocks(embeddings))
-    return clusters
+        clusters = means.fit_predict(reduce_by_blocks(embeddings, order))
+    return _in_pool_order(clusters, order)
 
 
-def reduce_by_blocks(embeddings: Embeddings) -> NDArray[np.float32]:
+def _in_pool_order(clusters: NDArray[np.int32], order: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the cluster of each row, given those of the rows in `order`."""
+    of_rows = np.empty_like(clusters)
+    of_rows[order] = clusters
+    return of_rows
+
+
+def reduce_by_blocks(embeddings: Embeddings, order: NDArray[np.int64]) -> NDArray[np.float32]:
     """Project rows on the directions that hold 95 % of their variance (PCA), reading them block by block.
 
     Three passes (mean, scatter matrix, projection) need memory for one block and a (D, D) matrix only. The mean has a
     pass of its own because subtracting it from the scatter matrix afterwards would lose digits by cancellation.
 
     Returns:
-        Coordinates along the directions, the direction of the greatest variance first. Shape (N, R).
+        Coordinates along the directions, the direction of the greatest variance first; rows in `order`. Shape (N, R).
     """
     mean = np.zeros(embeddings.shape[1])
     for _, block in _blocks(embeddings):
@@ -110,8 +123,9 @@ def reduce_by_blocks(embeddings: Embeddings) -> NDArray[np.float32]:
         scatter += centred.T @ centred
     directions = _main_directions(scatter)
     reduced = np.empty((len(embeddings), directions.shape[1]), np.float32)
+    positions = np.argsort(order)  # of each row in `order`: the file itself is read from front to back
     for start, block in _blocks(embeddings):
-        reduced[start : start + len(block)] = (block - mean) @ directions
+        reduced[positions[start : start + len(block)]] = (block - mean) @ directions
     return reduced
 
 

@@ -75,6 +75,7 @@ class Declaration:
     is_nested: bool
     may_fall_short: bool
     unused: Mapping[tuple[str, Any], Collection[str]]
+    version: int
 
 
 def method(
@@ -86,6 +87,7 @@ def method(
     nested: bool = False,
     may_fall_short: bool = False,
     unused: Mapping[tuple[str, Any], Collection[str]] | None = None,
+    version: int = 1,
 ) -> Callable[[Choose], Choose]:
     """Make a function a selection method.
 
@@ -97,6 +99,8 @@ def method(
         nested: Whether its choice for a smaller budget is always the beginning of that for a larger one.
         may_fall_short: Whether it may choose fewer rows than it is asked for; ``mig_fill`` says what happens then.
         unused: By name and value of a setting, those that have no effect then; changing them selects nothing again.
+        version: Part of the fingerprint. Raise it when the method comes to choose other rows by the same settings:
+            subsets that an earlier version chose are then not reused.
 
     Raises:
         ValueError: `needs` names something other than an attribute of `Candidates`.
@@ -104,7 +108,7 @@ def method(
     unknown = sorted(set(needs) - set(get_args(Need)))
     if unknown:
         raise ValueError(f"needs: {', '.join(map(repr, unknown))} unknown; expected {', '.join(get_args(Need))}")
-    declaration = Declaration(frozenset(needs), score, turns, embedding, nested, may_fall_short, unused or {})
+    declaration = Declaration(frozenset(needs), score, turns, embedding, nested, may_fall_short, unused or {}, version)
 
     def declare(choose: Choose) -> Choose:
         choose.declaration = declaration  # type: ignore[attr-defined]

@@ -97,7 +97,7 @@ class Method:
         return found
 
     def identity(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what decides the choice beside the pool: the deciding options that have an effect, and foreign code.
+        """Return what decides the choice beside the pool: version, deciding options that have an effect, foreign code.
 
         An option that nothing declares counts as deciding.
         """
@@ -111,6 +111,7 @@ class Method:
         deciding: dict[str, Any] = {name: value for name, value in options.items() if name not in unused | idle}
         return {
             "method": self.name,
+            "version": self.declaration.version,
             "options": deciding,
             "code": None if self.is_built_in else _source_code(self.choose),
         }

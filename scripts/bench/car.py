@@ -109,10 +109,10 @@ def choose_from_all(pool: Candidates, budget: int, seed: int) -> Full:
 
 def compare(pool: Candidates, budget: int, seed: int) -> Comparison:
     """Choose with exact clusters, with exact clusters from another seed, and with mini-batch clusters."""
-    num_clusters = math.isqrt(len(pool) // 2)
-    exact, exact_seconds = timed(lambda: cluster_exactly(pool.embeddings, num_clusters, seed))
-    batches, batch_seconds = timed(lambda: cluster_by_batches(pool.embeddings, num_clusters, seed))
-    other = cluster_exactly(pool.embeddings, num_clusters, seed + 1)
+    num_clusters, order = math.isqrt(len(pool) // 2), best_first(pool.scores)
+    exact, exact_seconds = timed(lambda: cluster_exactly(pool.embeddings, order, num_clusters, seed))
+    batches, batch_seconds = timed(lambda: cluster_by_batches(pool.embeddings, order, num_clusters, seed))
+    other = cluster_exactly(pool.embeddings, order, num_clusters, seed + 1)
     inertias = [measure_inertia(pool.embeddings, clusters) for clusters in (exact, batches, other)]
     expected, by_batches, by_other = (choose_for_clusters(pool, found, budget) for found in (exact, batches, other))
     return Comparison(

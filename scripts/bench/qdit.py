@@ -15,6 +15,10 @@ similarity of each row to the chosen rows, and is naive only in that it evaluate
 steps and extrapolated by their number; the rows that it chooses there are compared with ours. The time to compute the
 matrix of similarities is not counted for either.
 
+The script also shows what decides: the standard deviation, over all rows, of (1 - alpha) times what a row adds to d,
+after some numbers of picks, beside that of alpha times quality; and the share of the chosen rows that `top_score`
+would choose, too, for each ``mig_qdit_scale``.
+
 For each sample size the script reports seconds, the objective and d of its rows (both over the whole pool, divided by
 those of the exact search), and the share of rows that both chose. Results go to stdout as a table, and to a JSON file
 with ``--json``.
@@ -38,7 +42,7 @@ from numpy.typing import NDArray
 from bench.options import make_parser
 from bench.results import describe_machine, print_figures, write_result
 from bench.timing import timed
-from mig_selector.selection.method import Candidates
+from mig_selector.selection.method import Candidates, best_first
 from mig_selector.selection.methods.qdit import qdit
 
 
@@ -97,6 +101,12 @@ class Result:
     part_naive_seconds: float
     part_ratio: float
     part_same_rows: bool
+    quality_spread: float
+    """Standard deviation over all rows of alpha times quality."""
+    diversity_spreads: dict[int, float]
+    """By the number of picks made, that of (1 - alpha) times what a row adds to d."""
+    in_top_score: dict[str, float]
+    """By ``mig_qdit_scale``, the share of the chosen rows that `top_score` would choose, too."""
     samples: list[SampleResult]
     large_rows: int | None
     large_sample: int | None
@@ -122,7 +132,7 @@ def draw_pool(rows: int, dimensions: int, seed: int) -> Vectors:
     return Vectors(embeddings, rng.gamma(4.0, 3.0, rows))
 
 
-def choose(pool: Vectors, picks: int, alpha: float, sample: int = 0) -> Found:
+def choose(pool: Vectors, picks: int, alpha: float, sample: int = 0, scale: str = "none") -> Found:
     """Choose rows with the package."""
     candidates = Candidates(len(pool.scores), scores=pool.scores, embeddings=pool.embeddings)
     selection, seconds = timed(
@@ -130,7 +140,7 @@ def choose(pool: Vectors, picks: int, alpha: float, sample: int = 0) -> Found:
             candidates,
             picks,
             qdit_alpha=alpha,
-            qdit_scale="none",
+            qdit_scale=scale,
             qdit_sample=sample,
             seed=42,
             on_progress=lambda count: None,
@@ -204,12 +214,21 @@ class Naive:
         for step in _spread_steps(len(rows)):
             highest = self._highest(rows[:step])
             start = time.perf_counter()
-            sums = np.array([np.maximum(line, highest).sum(dtype=np.float64) for line in self._similarity])
-            gains = self._weight * (sums - highest.sum(dtype=np.float64)) + self._quality
+            gains = self._weight * self._rises(highest) + self._quality
             seconds.append(time.perf_counter() - start)
             gains[rows[:step]] = -np.inf
             same &= int(np.argmax(gains)) == rows[step]
         return float(np.mean(seconds)) * len(rows), same
+
+    def _rises(self, highest: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Compute what every row adds to d, given the highest similarity of each row to the chosen ones."""
+        sums = np.array([np.maximum(line, highest).sum(dtype=np.float64) for line in self._similarity])
+        return sums - highest.sum(dtype=np.float64)  # type: ignore[no-any-return]
+
+    def measure_spreads(self, rows: list[int]) -> dict[int, float]:
+        """Compute how far the rows differ in (1 - alpha) times what they add to d, after 1, 10, 100, ... picks."""
+        steps = [step for step in (1, 10, 100, 1_000) if step < len(rows)] + [len(rows)]
+        return {step: self._weight * float(self._rises(self._highest(rows[:step])).std()) for step in steps}
 
 
 def _spread_steps(picks: int) -> list[int]:
@@ -238,11 +257,19 @@ def compare_sample(pool: Vectors, exact: Found, alpha: float, sample: int) -> Sa
     )
 
 
+def share_in_top_score(pool: Vectors, rows: NDArray[np.int64]) -> float:
+    """Return the share of some rows that is among as many of the highest score."""
+    return len(np.intersect1d(rows, best_first(pool.scores)[: len(rows)])) / len(rows)
+
+
 def compare(options: argparse.Namespace) -> Result:
     """Time the exact search, the samples and the naive searches."""
     pool = draw_pool(options.rows, options.dimensions, options.seed)
     exact = choose(pool, options.picks, options.alpha)
     samples = [compare_sample(pool, exact, options.alpha, sample) for sample in options.samples]
+    by_scale = {"none": exact.rows}
+    for scale in ("mean", "minmax"):
+        by_scale[scale] = choose(pool, options.picks, options.alpha, scale=scale).rows
     naive = Naive(pool, options.alpha, np.float32)
     looked_at, naive_seconds = naive.extrapolate(exact.rows.tolist(), options.naive_seconds)
     keeping_seconds, keeping_same = naive.extrapolate_keeping(exact.rows.tolist())
@@ -269,6 +296,9 @@ def compare(options: argparse.Namespace) -> Result:
         part_naive_seconds=part_seconds,
         part_ratio=part_seconds / part_found.seconds,
         part_same_rows=part_found.rows.tolist() == part_expected,
+        quality_spread=options.alpha * float(pool.scores.std()),
+        diversity_spreads=naive.measure_spreads(exact.rows.tolist()),
+        in_top_score={scale: share_in_top_score(pool, rows) for scale, rows in by_scale.items()},
         samples=samples,
         large_rows=options.large_rows,
         large_sample=options.large_sample if options.large_rows else None,
@@ -299,7 +329,9 @@ def main() -> None:
     parser.add_argument("--large-sample", type=int, default=2_000)
     options = parser.parse_args()
     result = asdict(compare(options))
-    shown = {name: value for name, value in result.items() if name != "samples"}
+    shown = {name: value for name, value in result.items() if not isinstance(value, (dict, list))}
+    shown |= {f"diversity spread, {picks} picks": value for picks, value in result["diversity_spreads"].items()}
+    shown |= {f"in top_score, scale {scale}": share for scale, share in result["in_top_score"].items()}
     for sample in result["samples"]:
         shown |= {f"sample {sample['sample']} {name}": value for name, value in sample.items() if name != "sample"}
     print_figures(shown)

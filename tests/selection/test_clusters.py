@@ -29,6 +29,10 @@ def islands(num_islands, rows_each, seed):
     return (centres[truth] + 0.01 * rng.normal(size=(len(truth), num_islands))).astype(np.float32), truth
 
 
+def in_file_order(embeddings):
+    return np.arange(len(embeddings))
+
+
 def partition(numbers):
     """Return the sets of rows with equal cluster numbers, whatever the numbers are."""
     return {frozenset(np.flatnonzero(numbers == number).tolist()) for number in np.unique(numbers)}
@@ -41,7 +45,29 @@ def test_exact_clusters_are_those_of_scikit_learn(seed, dtype):
     with threadpool_limits(1):
         reduced = PCA(n_components=0.95, svd_solver="full", random_state=seed).fit_transform(embeddings)
         expected = KMeans(n_clusters=15, n_init=10, random_state=seed).fit_predict(reduced)
-    assert cluster_exactly(embeddings, 15, seed).tolist() == expected.tolist()
+    assert cluster_exactly(embeddings, in_file_order(embeddings), 15, seed).tolist() == expected.tolist()
+
+
+def test_rows_are_clustered_in_the_order_given_and_found_again_in_that_of_the_file():
+    embeddings = cloud(500, 24, 1, np.float32)
+    order = np.random.default_rng(1).permutation(500)
+    with threadpool_limits(1):
+        reduced = PCA(n_components=0.95, svd_solver="full").fit_transform(embeddings[order])
+        expected = KMeans(n_clusters=15, n_init=10, random_state=42).fit_predict(reduced)
+    found = cluster_exactly(embeddings, order, 15, 42)
+    assert found[order].tolist() == expected.tolist()
+    assert partition(found) != partition(cluster_exactly(embeddings, in_file_order(embeddings), 15, 42))
+
+
+def test_so_they_are_in_batches():
+    embeddings = cloud(900, 24, 1, np.float32)
+    order = np.random.default_rng(1).permutation(900)
+    with threadpool_limits(1):
+        means = MiniBatchKMeans(n_clusters=21, n_init=1, batch_size=32 * 21, random_state=42)
+        expected = means.fit_predict(reduce_by_blocks(embeddings, order))
+    found = cluster_by_batches(embeddings, order, 21, 42)
+    assert found[order].tolist() == expected.tolist()
+    assert partition(found) != partition(cluster_by_batches(embeddings, in_file_order(embeddings), 21, 42))
 
 
 @pytest.mark.parametrize("block_rows", [7, 100, 8_192])
@@ -50,23 +76,24 @@ def test_reducing_by_blocks_is_scikit_learns_pca_up_to_signs(monkeypatch, tmp_pa
     embeddings = cloud(700, 30, 3, np.float32)
     np.save(tmp_path / "vectors.npy", embeddings)
     expected = PCA(n_components=0.95, svd_solver="full").fit_transform(embeddings.astype(np.float64))
-    found = reduce_by_blocks(np.load(tmp_path / "vectors.npy", mmap_mode="r"))
+    order = np.random.default_rng(block_rows).permutation(700)
+    found = reduce_by_blocks(np.load(tmp_path / "vectors.npy", mmap_mode="r"), order)
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.abs(found), np.abs(expected[order]), rtol=0, atol=1e-5)
 
 
 def test_as_many_dimensions_are_kept_as_hold_more_than_95_percent():
     vectors = np.diag([19.0, 3.0, 3.0, 1.0])  # the squares add up to 380; 361 are 95 %, and not more
     vectors = np.concatenate((vectors, -vectors))
     assert PCA(n_components=0.95, svd_solver="full").fit(vectors).n_components_ == 2
-    assert reduce_by_blocks(vectors[:, [2, 0, 3, 1]]).shape == (8, 2)
+    assert reduce_by_blocks(vectors[:, [2, 0, 3, 1]], in_file_order(vectors)).shape == (8, 2)
 
 
 @pytest.mark.parametrize("cluster", [cluster_exactly, cluster_by_batches])
 def test_islands_are_found(cluster):
     embeddings, truth = islands(12, 25, 5)
-    assert partition(cluster(embeddings, 12, 42)) == partition(truth)
+    assert partition(cluster(embeddings, in_file_order(embeddings), 12, 42)) == partition(truth)
 
 
 def test_batches_bring_rows_nearly_as_close_to_their_centres_as_exact_k_means():
@@ -76,7 +103,8 @@ def test_batches_bring_rows_nearly_as_close_to_their_centres_as_exact_k_means():
         members = (embeddings[numbers == number].astype(np.float64) for number in np.unique(numbers))
         return sum(((rows - rows.mean(axis=0)) ** 2).sum() for rows in members)
 
-    exact, batches = (spread(cluster(embeddings, 30, 42)) for cluster in (cluster_exactly, cluster_by_batches))
+    order = in_file_order(embeddings)
+    exact, batches = (spread(cluster(embeddings, order, 30, 42)) for cluster in (cluster_exactly, cluster_by_batches))
     assert exact <= batches < 1.05 * exact
 
 
@@ -90,7 +118,7 @@ def test_k_means_runs_on_one_thread_so_that_cores_do_not_change_clusters(monkeyp
 
     monkeypatch.setattr(means, "fit_predict", record_threads)
     with threadpool_limits(4):
-        cluster(cloud(50, 8, 0), 5, 42)
+        cluster(cloud(50, 8, 0), np.arange(50), 5, 42)
         assert {library["num_threads"] for library in threadpool_info()} != {1}
     assert set(seen) == {1}
 
@@ -104,21 +132,21 @@ def test_k_means_runs_on_one_thread_so_that_cores_do_not_change_clusters(monkeyp
 )
 def test_the_number_of_rows_decides_and_the_log_says_how(monkeypatch, caplog, most, expected, line):
     monkeypatch.setattr(clusters, "EXACT_ROWS", most)
-    embeddings = cloud(300, 12, 2)
+    embeddings, order = cloud(300, 12, 2), np.arange(300)[::-1]
     with caplog.at_level("INFO", logger="mig_selector"):
-        assert cluster_rows(embeddings, 12, 7).tolist() == expected(embeddings, 12, 7).tolist()
+        assert cluster_rows(embeddings, order, 12, 7).tolist() == expected(embeddings, order, 12, 7).tolist()
     assert caplog.messages == [f"clusters: {line}"]
 
 
 def test_a_single_cluster_needs_no_search():
-    assert cluster_rows(np.ones((1, 4)), 1, 42).tolist() == [0]
-    assert cluster_rows(cloud(5, 3, 0), 1, 42).tolist() == [0] * 5
+    assert cluster_rows(np.ones((1, 4)), np.arange(1), 1, 42).tolist() == [0]
+    assert cluster_rows(cloud(5, 3, 0), np.arange(5), 1, 42).tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**32 + 5])
 def test_any_seed_is_accepted(seed):
     embeddings, truth = islands(3, 8, 0)
-    assert partition(cluster_rows(embeddings, 3, seed)) == partition(truth)
+    assert partition(cluster_rows(embeddings, in_file_order(embeddings), 3, seed)) == partition(truth)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -127,7 +155,7 @@ def test_a_vector_that_is_not_finite_is_named(monkeypatch, value):
     embeddings = cloud(40, 5, 0)
     embeddings[23, 2] = value
     with pytest.raises(EmbeddingError, match=r"the vector of kept row 23 \(0-based\) has NaN or infinity"):
-        cluster_rows(embeddings, 4, 42)
+        cluster_rows(embeddings, np.arange(40)[::-1], 4, 42)
 
 
 def test_importing_clusters_loads_only_numpy():

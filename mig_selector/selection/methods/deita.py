@@ -54,6 +54,10 @@ def deita(
     Raises:
         EmbeddingError: A vector that was looked at has no direction.
 
+    One thing differs from the published program where it embeds rows: it ends each reply with ``</s>`` whatever the
+    model, while here each ends with the end-of-sequence token of `mig_row_embedding_model`. For the default model they
+    are the same; for another, the text is not the published one.
+
     Source: arXiv 2312.15685, the data selection by score and diversity; batches of one row.
     """
     kept = _Kept(pool.embeddings, deita_threshold, budget)

@@ -41,7 +41,7 @@ def qdit(
         Literal["none", "mean", "minmax"],
         Setting(
             "none adds quality to the sum of similarities as published, mean to their mean, minmax likewise with "
-            "quality scaled to [0, 1].",
+            "quality scaled to [0, 1]. Both make quality count more; for more diversity lower mig_qdit_alpha.",
             decides=True,
         ),
     ] = "none",
@@ -58,13 +58,21 @@ def qdit(
 ) -> Selection:
     """Choose, again and again, the row that adds most of (1 - alpha) d(A) + alpha (sum of the quality of A).
 
+    What decides a pick is how far the rows differ in what they add to d, against how far they differ in quality. d is
+    a sum of N cosines, so the first differences are large, but they shrink with each pick, and then quality decides.
+    Measured on 15,890 generated rows with scores distributed like DEITA's, alpha 0.7, scale none
+    (``scripts/bench/qdit.py --rows 15890``): the standard deviation of 0.3 times what a row adds to d is 45 after 1
+    pick, 5.1 after 10, 0.86 after 100 and 0.17 after 1,000; that of 0.7 times the quality is 4.2. Of 1,000 chosen
+    rows, 98 % are among the 1,000 of highest score. At alpha 0.3 this is 89 %, at 0.1 73 %, at 0.01 19 %.
+
     Args:
         pool: N rows; of equal ones the smallest index wins.
         budget: Rows to choose, in [1, N].
         qdit_alpha: Weight of quality against diversity, in [0, 1].
-        qdit_scale: none takes d and quality as they are, though d is a sum of N cosines: quality hardly counts until
-            the pool is covered. mean divides d by N. minmax divides d by N and maps the scores of the pool to [0, 1],
-            all to 0 if they are equal.
+        qdit_scale: none takes d and quality as they are. mean divides d by N, so that quality counts N times as much.
+            minmax divides d by N and maps the scores of the pool to [0, 1], all to 0 if they are equal: quality counts
+            N / (highest - lowest score) times as much. On the pool above both chose the 1,000 rows of highest score,
+            so what helps diversity is a lower `qdit_alpha`.
         qdit_sample: Sum d over so many rows only, drawn by `seed`, and scale it up to N; 0 takes all rows. Fewer than
             `budget` are soon all covered, and then only quality counts.
         seed: Seed of that draw.

@@ -1,7 +1,8 @@
 """ZIP: the rows that compress worst together repeat each other least.
 
 N rows, B chosen rows. A list of rows is measured by its ratio: the bytes of `str(rows)` by those that zlib makes of it
-at level 9, rounded to float32. The lower, the less redundant; of equal ratios the smallest row index goes first.
+at level 9, rounded to float32. The lower, the less redundant. Equal ratios go by the ratio by which the rows became
+candidates, then by the ratio before that, then by row index.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _BLOCK_ROWS = 16
 _MOST_BLOCKS = 1024
 
 
-@method(needs={"records"}, nested=True)
+@method(needs={"records"}, nested=True, version=2)  # 1 had equal ratios go by row index alone
 def least_redundant(
     pool: Candidates,
     budget: int,
@@ -47,11 +48,15 @@ def least_redundant(
 ) -> Selection:
     """Choose in rounds, each from the rows whose ratios were lowest when they were last measured.
 
-    First each row is measured alone. A round measures the `zip_k1` rows of lowest ratio anew, each together with all
-    that is chosen so far, and takes the `zip_k2` lowest of them out of the pool for good. Of these it chooses
-    `zip_k3`, one after the other: the row that has the lowest ratio together with the choices of this round alone.
+    First each row is measured alone. Then each round has three stages:
 
-    The texts of all rows lie in a temporary file (in ``TMPDIR``), about as large as the pool.
+    1. The `zip_k1` rows of lowest ratio, whenever it was measured, become candidates; equal ratios go by row index.
+    2. Each candidate is measured together with all rows chosen in earlier rounds. The `zip_k2` lowest are taken out of
+       the pool for good; equal ratios go by the order of stage 1.
+    3. Of these, `zip_k3` are chosen one after the other, each time the row that has the lowest ratio together with the
+       choices of this round alone; equal ratios go by the order of stage 2.
+
+    The texts of all rows are in a temporary file (in ``TMPDIR``), about as large as the pool.
 
     Args:
         pool: N rows, at least ``2 * budget + zip_k1``, more if `zip_k2` is more than twice `zip_k3`.
@@ -69,8 +74,8 @@ def least_redundant(
         ArgumentError: The settings contradict each other, or the pool is too small for them.
         PoolError: The temporary file cannot be written.
 
-    Source: ZIP (arXiv 2407.06645), Algorithm 1, and the defaults of its published code, which leaves ties open, and
-    chooses rows again when fewer than `zip_k1` are left.
+    Source: ZIP (arXiv 2407.06645), Algorithm 1, and the defaults of its published code, which leaves the order of
+    equal ratios to `torch.topk`, and chooses rows again when fewer than `zip_k1` are left.
     """
     _check(len(pool), budget, zip_k1, zip_k2, zip_k3)
     rows, gains = np.empty(budget, np.int64), np.empty(budget)
@@ -104,9 +109,9 @@ def _choose(meter: _Meter, num_rows: int, k1: int, k2: int, k3: int) -> Iterator
     chosen = CompressedList()
     ratios = meter.measure(chosen, np.arange(num_rows))
     while True:
-        measured = _lowest(ratios, k1)
-        ratios[measured] = meter.measure(chosen, measured)
-        taken_out = measured[_lowest(ratios[measured], k2)]
+        candidates = _lowest(ratios, k1)
+        ratios[candidates] = meter.measure(chosen, candidates)
+        taken_out = candidates[_lowest(ratios[candidates], k2)]
         ratios[taken_out] = np.inf
         for row, ratio in _choose_greedily(meter, taken_out, k3):
             yield row, ratio
@@ -114,20 +119,24 @@ def _choose(meter: _Meter, num_rows: int, k1: int, k2: int, k3: int) -> Iterator
 
 
 def _choose_greedily(meter: _Meter, rows: NDArray[np.int64], count: int) -> Iterator[tuple[int, float]]:
+    """Yield `count` of some rows and their ratios; of equal ratios the row that comes first in `rows`."""
     chosen = CompressedList()
     for _ in range(count):
         ratios = meter.measure(chosen, rows)
-        place = int(np.argmin(ratios))
-        yield int(rows[place]), float(ratios[place])
-        chosen.append(meter.texts[int(rows[place])])
-        rows = np.delete(rows, place)
+        lowest = int(np.argmin(ratios))
+        yield int(rows[lowest]), float(ratios[lowest])
+        chosen.append(meter.texts[int(rows[lowest])])
+        rows = np.delete(rows, lowest)
 
 
 def _lowest(ratios: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return where the `count` lowest ratios stand, ascending; the first ones of those that equal the last of them."""
+    """Return the indices of the `count` lowest ratios, lowest first; of equal ratios the first indices, ascending."""
     limit = np.partition(ratios, count - 1)[count - 1]
+    # The limit may occur more often than there is room for. Only what is kept gets sorted, not the whole pool.
     below, equal = np.flatnonzero(ratios < limit), np.flatnonzero(ratios == limit)
-    return np.sort(np.concatenate((below, equal[: count - len(below)])))
+    found = np.concatenate((below, equal[: count - len(below)]))
+    lowest: NDArray[np.int64] = found[np.argsort(ratios[found], kind="stable")]
+    return lowest
 
 
 class CompressedList:

@@ -9,6 +9,8 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from mig_selector.errors import ArgumentError
+from mig_selector.selection import clusters
+from mig_selector.selection.clusters import cluster_by_batches
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.car import car, choose_by_clusters, share_among_clusters
 
@@ -53,13 +55,27 @@ def test_the_rows_are_those_of_the_published_rule_on_scikit_learns_clusters(
     num_rows, budget, ratio, rows_per_cluster, seed
 ):
     embeddings, scores = drawn_pool(num_rows, seed)
+    # The published program clusters the file that its ranker has written, which is sorted by score.
+    by_score = sorted(range(num_rows), key=lambda row: scores[row], reverse=True)
     with threadpool_limits(1):
-        reduced = PCA(n_components=0.95, svd_solver="full", random_state=seed).fit_transform(embeddings)
+        reduced = PCA(n_components=0.95, svd_solver="full", random_state=seed).fit_transform(embeddings[by_score])
         means = KMeans(n_clusters=int(np.sqrt(num_rows / 2)), n_init=10, random_state=seed)
         numbers = means.fit_predict(reduced).tolist()
+    in_file = naive_choice(scores[by_score].tolist(), numbers, budget, rows_per_cluster)
     selection = choose(embeddings, scores, budget, ratio, seed)
-    assert selection.rows.tolist() == naive_choice(scores.tolist(), numbers, budget, rows_per_cluster)
+    assert selection.rows.tolist() == [by_score[line] for line in in_file]
     assert selection.gains.tolist() == scores[selection.rows].tolist()
+
+
+def test_rows_are_clustered_in_the_order_of_their_scores_also_in_batches(monkeypatch):
+    monkeypatch.setattr(clusters, "EXACT_ROWS", 399)
+    embeddings, scores = drawn_pool(400, 3)
+    by_score = np.array(sorted(range(400), key=lambda row: scores[row], reverse=True))
+    numbers = cluster_by_batches(embeddings, by_score, 14, 42)
+    in_pool_order = cluster_by_batches(embeddings, np.arange(400), 14, 42)
+    chosen = choose(embeddings, scores, 60, "1:3").rows.tolist()
+    assert chosen == naive_choice(scores.tolist(), numbers.tolist(), 60, 3)
+    assert chosen != naive_choice(scores.tolist(), in_pool_order.tolist(), 60, 3)
 
 
 @st.composite
@@ -101,6 +117,7 @@ def test_a_choice_worked_by_hand():
         (50_000, 707, "1000:161", 10),  # OpenHermes: 9.8
         (6_000, 391, "1000:161", 2),  # the pool of DEITA: 2.1
         (1_161, 161, "1000:161", 1),  # Alpaca
+        (1_000, 89, "1000:161", 2),  # 15,890 rows: 1.56, where the published program has 1
         (1_000, 685, "1000:161", 1),  # 0.2: at least the best of each
         (50, 10, "1:0", 1),
         (50, 10, "0:1", 5),

@@ -227,6 +227,21 @@ def test_scales_worked_by_hand(scale, rows, gains):
     assert selection.gains.tolist() == gains
 
 
+def counting(alpha, times):
+    """The alpha with which quality counts so many times as much."""
+    return times * alpha / (times * alpha + 1 - alpha)
+
+
+def test_mean_and_minmax_make_quality_count_more():
+    vectors, scores = draw_topics()
+    spread = float(scores.max() - scores.min())
+    assert 1 < spread < 400
+    for scale, times in (("mean", 400), ("minmax", 400 / spread)):
+        rows = choose(vectors, scores, 80, alpha=0.02, scale=scale).rows.tolist()
+        assert rows == choose(vectors, scores, 80, alpha=counting(0.02, times)).rows.tolist()
+        assert rows != choose(vectors, scores, 80, alpha=0.02).rows.tolist()
+
+
 def test_equal_scores_count_nothing_as_minmax():
     selection = choose([[1, 0], [0, 1], [0, 1]], [7.0, 7.0, 7.0], 2, alpha=0.5, scale="minmax")
     assert selection.rows.tolist() == [1, 0]

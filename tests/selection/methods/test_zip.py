@@ -30,8 +30,13 @@ def naive_ratio(rows):
     return len(text) / len(zlib.compress(text, 9))
 
 
-def naive_zip(rows, budget, k1, k2, k3):
-    """methods.md 2 as it stands, ties by (float32 ratio, index)."""
+def naive_zip(rows, budget, k1, k2, k3, *, stage_2_ties=(0, 1), stage_3_ties=(0, 1, 2)):
+    """methods.md 2 as it stands.
+
+    Args:
+        stage_2_ties: Equal ratios go by these of (ratio by which a row became a candidate, row index).
+        stage_3_ties: Likewise of (ratio of stage 2, ratio by which it became a candidate there, row index).
+    """
 
     def ratio(indices):
         return np.float32(naive_ratio([rows[index] for index in indices]))
@@ -39,16 +44,22 @@ def naive_zip(rows, budget, k1, k2, k3):
     state = [ratio([index]) for index in range(len(rows))]
     chosen, gains = [], []
     while len(chosen) < budget:
-        measured = sorted(range(len(rows)), key=lambda index: (state[index], index))[:k1]
-        for index in measured:
+        candidates = sorted(range(len(rows)), key=lambda index: (state[index], index))[:k1]
+        first = {index: state[index] for index in candidates}
+        for index in candidates:
             state[index] = ratio([*chosen, index])
-        window = sorted(measured, key=lambda index: (state[index], index))[:k2]
+        second = {index: state[index] for index in candidates}
+        ties = {index: (first[index], index) for index in candidates}
+        window = sorted(candidates, key=lambda index: (second[index], *(ties[index][tie] for tie in stage_2_ties)))[
+            :k2
+        ]
         for index in window:
             state[index] = np.float32(1e6)
+        ties = {index: (second[index], first[index], index) for index in window}
         picked = []
         for _ in range(k3):
             ratios = {index: ratio([*picked, index]) for index in window if index not in picked}
-            best = min(ratios, key=lambda index: (ratios[index], index))
+            best = min(ratios, key=lambda index: (ratios[index], *(ties[index][tie] for tie in stage_3_ties)))
             picked.append(best)
             gains.append(float(ratios[best]))
         chosen += picked
@@ -92,6 +103,35 @@ def test_rows_and_ratios_are_those_of_the_published_algorithm(case):
     expected, gains = naive_zip(*case)
     assert selection.rows.tolist() == expected
     assert selection.gains.tolist() == gains
+
+
+def letters(seed, count=120):
+    """Rows of a few letters: their compressed sizes are small whole numbers, so that many ratios are equal."""
+    rng = random.Random(seed)
+    return [{"t": "".join(rng.choices("ab", k=rng.randint(4, 9)))} for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_ratios_go_by_the_order_of_the_candidates(seed):
+    rows = letters(seed)
+    selection = choose(rows, 24, 40, 12, 6)
+    expected, gains = naive_zip(rows, 24, 40, 12, 6)
+    assert selection.rows.tolist() == expected
+    assert selection.gains.tolist() == gains
+
+
+@pytest.mark.parametrize(
+    "ties",
+    [
+        {"stage_2_ties": (1,)},
+        {"stage_3_ties": (2,)},
+        {"stage_3_ties": (0, 2)},
+        {"stage_3_ties": (1, 2)},
+    ],
+)
+def test_those_pools_are_chosen_from_otherwise_in_any_simpler_order(ties):
+    pools = [letters(seed) for seed in range(8)]
+    assert any(naive_zip(rows, 24, 40, 12, 6, **ties) != naive_zip(rows, 24, 40, 12, 6) for rows in pools)
 
 
 def realistic_rows(count, num_words, seed):

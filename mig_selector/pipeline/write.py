@@ -81,6 +81,7 @@ def _write_subsets(
                 "json_lines": subset.json_lines.name,
                 "file": subset.trainer_file.name,
                 "columns": subset.columns,
+                "null_in_json_lines": subset.lacking,
             }
         )
         for rank, row_id in zip(ranks.tolist(), subset.row_ids, strict=True):

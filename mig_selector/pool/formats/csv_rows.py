@@ -1,17 +1,23 @@
-"""CSV files with a header: cells are strings, empty cells are null, labels and scores are JSON in a cell."""
+"""CSV files with a header: cells are what pandas, and so LLaMA-Factory, reads; labels and scores may be JSON."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
+import io
+import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 
 from mig_selector.errors import PoolError
-from mig_selector.pool.formats.row_source import OnBytes, Span, WholeFile, batched
+from mig_selector.pool.formats.row_source import OnBytes, Span, batched
 from mig_selector.pool.leaves.batch import LeafBuilder, Leaves, Numbering
 from mig_selector.pool.leaves.decoder import (
     LONE_SURROGATE,
@@ -25,32 +31,88 @@ from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 _BLOCK_BYTES = 1 << 18
+_BLOCK_ROWS = 10_000
+"""Rows from which `datasets` takes the types of the cells, block by block."""
+_MISSING = frozenset(
+    (
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
+        *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
+)
+"""Cells that pandas reads as null."""
+_NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *", re.ASCII)
+"""Numbers to pandas; not all of them are JSON."""
 
 _Record = tuple[int, list[str], list[str]]
 """First line, header and cells."""
 
 
-class CsvSource(WholeFile[_Record]):
+class CsvSource:
     """A CSV file; read as one span, because whether a line break is inside quotes depends on everything before it."""
 
     kind = "csv"
+    can_seek = False
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Read `path`; messages say `name`."""
+        self.files, self.name, self.size = [path], name, path.stat().st_size
+
+    def spans(self, size: int) -> list[Span]:
+        """Return the file as one span."""
+        del size
+        return [Span(size=self.size)]
 
     def scan(self, span: Span, decoder: LeafDecoder, numbering: Numbering, on_bytes: OnBytes) -> Iterator[Leaves]:
-        """Read the records."""
+        """Read the records: cells with labels and scores as JSON, others as the host reads them."""
         del span
         builder = LeafBuilder(decoder, numbering)
-        for batch, num_bytes in batched(self._rows(), lambda row: sum(map(len, row[2]))):
-            values = [_values(header, cells, decoder) for _, header, cells in batch]
-            texts = ["\0".join(cells).encode("utf-8", "surrogatepass") for _, _, cells in batch]
-            lines = np.array([line for line, _, _ in batch], np.int64)
+        annotations = {path[0] for path in decoder.wanted}
+        others = [column for column in decoder.columns if column not in annotations]
+        for batch, num_bytes in batched(self._rows_with(others), lambda row: sum(map(len, row[0][2]))):
+            values = [_values(header, cells, decoder, annotations, more) for (_, header, cells), more in batch]
+            texts = ["\0".join(cells).encode("utf-8", "surrogatepass") for (_, _, cells), _ in batch]
+            lines = np.array([line for (line, _, _), _ in batch], np.int64)
             builder.add_values(values, texts, lines)
             yield builder.build(int(lines[-1]))
             on_bytes(num_bytes)
 
-    def _project(self, row: _Record, columns: Sequence[str] | None) -> dict[str, Any]:
-        """Keep cells as strings."""
-        _, header, cells = row
-        return {column: cell or None for column, cell in _cells_of(columns, header, cells).items()}
+    def read(
+        self, source_rows: Sequence[int], byte_offsets: Sequence[int], columns: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
+        """Read rows by going through the file once more."""
+        del byte_offsets
+        start, taken = 0, 0
+        for records, table in self._blocks(columns):
+            end = bisect_left(source_rows, start + len(records), taken)
+            within_block = [row - start for row in source_rows[taken:end]]
+            if table.num_columns:
+                yield from table.take(pa.array(within_block, pa.int64())).to_pylist()
+            else:
+                yield from ({} for _ in within_block)
+            start, taken = start + len(records), end
+            if taken == len(source_rows):
+                return
+
+    def _rows_with(self, columns: Sequence[str]) -> Iterator[tuple[_Record, dict[str, Any]]]:
+        """Yield all records, each with some columns as the host reads them."""
+        if not columns:
+            yield from ((record, {}) for record in self._rows())
+            return
+        for records, table in self._blocks(columns):
+            yield from zip(records, table.to_pylist(), strict=True)
+
+    def _blocks(self, columns: Sequence[str] | None) -> Iterator[tuple[list[_Record], pa.Table]]:
+        """Yield the records in the blocks from which the host takes types, with `columns` (all if None) as it does."""
+        records, schema = self._rows(), None
+        while block := list(islice(records, _BLOCK_ROWS)):
+            names = list(dict.fromkeys(name for name in block[0][1] if columns is None or name in columns))
+            try:
+                table = _as_pandas_reads(block, names)
+            except (ValueError, pa.ArrowException) as error:
+                lines = f"{block[0][0]} to {block[-1][0]}"
+                raise PoolError(f"{self.name}: pandas cannot read lines {lines} ({error}).") from error
+            schema = schema or table.schema
+            yield block, _cast(table, schema)
 
     def _rows(self) -> Iterator[_Record]:
         csv.field_size_limit(MAX_ROW_BYTES)
@@ -61,7 +123,7 @@ class CsvSource(WholeFile[_Record]):
             line = 1
             try:
                 for cells in reader:
-                    if cells and header:  # a record without cells is a blank line
+                    if header and not _is_blank(cells, header):
                         yield line, header, cells
                     header = header or cells
                     line = reader.line_num + 1
@@ -103,31 +165,71 @@ def _undecodable_line(path: Path) -> int:
     return line
 
 
-def _values(header: Sequence[str], cells: Sequence[str], decoder: LeafDecoder) -> tuple[Any, ...] | Unreadable:
+def _is_blank(cells: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether pandas skips the line."""
+    return not cells or (len(cells) == 1 < len(header) and cells[0] != "" and not cells[0].strip(" \t"))
+
+
+def _values(
+    header: Sequence[str],
+    cells: Sequence[str],
+    decoder: LeafDecoder,
+    annotations: set[str],
+    others: dict[str, Any],
+) -> tuple[Any, ...] | Unreadable:
     if len(cells) != len(header):
         return Unreadable(f"must have {len(header)} cells like the header, got {len(cells)}")
-    wanted = _cells_of(decoder.columns, header, cells)
-    values = decoder.of_mapping({column: _parsed(cell) for column, cell in wanted.items()})
+    record = {name: _parsed(cell) for name, cell in _first_cells(header, cells).items() if name in annotations}
+    values = decoder.of_mapping({**record, **others})
     try:
         return LONE_SURROGATE if has_lone_surrogate(values) else values
     except RecursionError:
         return TOO_DEEP
 
 
-def _cells_of(columns: Sequence[str] | None, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
-    """Return the cells of `columns`, all if None; of several columns with one name the first, as `datasets` does."""
+def _first_cells(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Return the cells by column; of several columns with one name the first, as `datasets` does."""
     found: dict[str, str] = {}
-    for column, cell in zip(header, cells, strict=True):
-        if columns is None or column in columns:
-            found.setdefault(column, cell)
+    for column, cell in zip(header, cells, strict=False):
+        found.setdefault(column, cell)
     return found
 
 
 def _parsed(cell: str) -> Any:
-    """Parse a cell with labels or scores: JSON if it is valid, else a string."""
-    if cell == "":
+    """Parse a cell with labels or scores: null, JSON, a number as pandas reads it, or a string."""
+    if cell in _MISSING:
         return None
     try:
         return parse_json(cell)
     except (ValueError, RecursionError):
-        return cell
+        return float(cell) if _NUMBER.fullmatch(cell) else cell
+
+
+def _as_pandas_reads(records: Sequence[_Record], columns: Sequence[str]) -> pa.Table:
+    """Give the cells of some columns the types that the host finds: null, bool, int, float or string.
+
+    pandas takes the type of a column from all its cells. It parses them itself here, from the text of just these
+    columns and rows, so that the rows are those that the scan counted.
+    """
+    import pandas as pd
+
+    if not columns:
+        return pa.table({})
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    for _, header, cells in records:
+        found = _first_cells(header, cells)  # cells at the end may be missing
+        writer.writerow([found.get(column, "") for column in columns])
+    text.seek(0)
+    frame = pd.read_csv(text, header=None, names=list(columns), index_col=False, skip_blank_lines=False)
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Cast a later block to the types of the first, as `datasets` does; where that fails, the host fails too."""
+    if table.schema != schema:
+        from datasets.table import table_cast
+
+        with contextlib.suppress(pa.ArrowException, TypeError):
+            return table_cast(table, schema)
+    return table

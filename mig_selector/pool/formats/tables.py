@@ -54,6 +54,17 @@ class TableSource(ABC):
     ) -> Iterator[dict[str, Any]]:
         """Read rows batch by batch; only the wanted rows of a batch become Python objects."""
         del byte_offsets
+        with self._wrapped_errors():
+            for batch in self.read_batches(source_rows, columns):
+                yield from batch.to_pylist()
+
+    def read_batches(self, source_rows: Sequence[int], columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        """Read rows with the types of the file.
+
+        Args:
+            source_rows: Which rows, ascending.
+            columns: Top-level columns to keep, where the file has them; all if None.
+        """
         taken = 0
         with self._wrapped_errors():
             for start, batch in self._batches_with(source_rows, columns):
@@ -61,7 +72,7 @@ class TableSource(ABC):
                 if end > taken:
                     _check(batch, start)
                     within_batch = [row - start for row in source_rows[taken:end]]
-                    yield from batch.take(pa.array(within_batch, pa.int64())).to_pylist()
+                    yield batch.take(pa.array(within_batch, pa.int64()))
                 taken = end
                 if taken == len(source_rows):
                     return

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 
-_SCALARS = {bool: "bool", int: "int", float: "float", str: "string"}
+FLOAT, BEYOND_JSON = 1, 2
+"""What `JsonType.add` found in a value: a float; something that JSON cannot represent. Combined by ``|``."""
+
+_SCALARS = {bool: "bool", int: "int", float: "float", str: "string", bytes: "bytes"}
 _MAX_DEPTH = 100
 """Maximum nesting of lists and objects; deeper values would exhaust Python's stack."""
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d(?:[ T][\d:.]+(?:Z|[+-][\d:]+)?)?", re.ASCII)
+"""Every string that pyarrow's JSON reader takes for a timestamp, and a few more."""
 
 
 @dataclass(slots=True)
@@ -18,7 +25,13 @@ class JsonType:
     """The type of all values of a column, or of one key or item within it; `add` extends it to one more value."""
 
     kinds: set[str] = field(default_factory=set)
-    """Those seen of bool, int, float, string, list and object."""
+    """Those seen of bool, int, float, string, bytes, list and object."""
+    has_text: bool = False
+    """A string was not a timestamp."""
+    has_timestamp: bool = False
+    """A string was one that `datasets` reads as a timestamp if the others around it are, too."""
+    has_nan: bool = False
+    """A float was NaN or infinite."""
     has_null: bool = False
     """A value was null or absent."""
     has_empty: bool = False
@@ -41,14 +54,35 @@ class JsonType:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether `datasets` can read the column from JSON: one shape, and nothing missing.
+        """Whether `datasets` reads from JSON what was written: one shape, nothing missing, text that stays text.
 
         `datasets` takes the types from the first block of a file (10 MB), and fails on a later row that differs.
+        Strings that are all ISO dates become timestamps.
         """
-        if len(self.kinds) != 1 or self.has_null or self.has_empty or self.varies:
+        if len(self.kinds) != 1 or self.has_null or self.has_empty or self.varies or self.has_nan:
             return False
-        below = [self.items] if self.items else list(self.keys.values())
-        return all(part.is_uniform for part in below)
+        if "bytes" in self.kinds or ("string" in self.kinds and not self.has_text):
+            return False
+        return all(part.is_uniform for part in self._below)
+
+    @property
+    def holds_timestamp(self) -> bool:
+        """Whether a string anywhere in the values is one that `datasets` may read as a timestamp."""
+        return self.has_timestamp or any(part.holds_timestamp for part in self._below)
+
+    @property
+    def holds_objects(self) -> bool:
+        """Whether there is an object anywhere in the values."""
+        return "object" in self.kinds or any(part.holds_objects for part in self._below)
+
+    @property
+    def is_beyond_json(self) -> bool:
+        """Whether there is something anywhere in the values that JSON cannot represent."""
+        return self.has_nan or "bytes" in self.kinds or any(part.is_beyond_json for part in self._below)
+
+    @property
+    def _below(self) -> list[JsonType]:
+        return [*([self.items] if self.items else []), *self.keys.values()]
 
     def to_arrow(self, path: str) -> pa.DataType:
         """Return the Arrow type that can hold every value seen.
@@ -68,54 +102,76 @@ class JsonType:
             case "list":
                 return pa.list_(self.items.to_arrow(f"{path}[]") if self.items else pa.string())
             case "object":
-                fields = [
-                    (key, part.to_arrow(f"{path}.{key}")) for key, part in self.keys.items() if not part.is_empty
-                ]
-                return pa.struct(fields)
+                # Keys that are null throughout stay: the host may index them, or print the object.
+                return pa.struct([(key, part.to_arrow(f"{path}.{key}")) for key, part in self.keys.items()])
             case "bool":
                 return pa.bool_()
             case "int":
                 return pa.int64()
             case "float":
                 return pa.float64()
+            case "bytes":
+                return pa.binary()
+            case "null":
+                return pa.null()
             case _:
                 return pa.string()
 
-    def add(self, value: Any, depth: int = 0) -> bool:
+    def add(self, value: Any, depth: int = 0) -> int:
         """Extend the type to `value`, which is nested `depth` levels deep in its column.
 
         Returns:
-            Whether there is a float in it.
+            What was found in it: `FLOAT`, `BEYOND_JSON`, both or neither.
 
         Raises:
-            TypeError: JSON cannot represent a value; the message names its type. Or it is nested too deeply.
+            TypeError: The value is neither of JSON nor bytes; the message names its type. Or it is nested too deeply.
         """
         if depth > _MAX_DEPTH:
             raise TypeError(f"it is nested deeper than {_MAX_DEPTH} levels")
         if value is None:
             self.has_null = True
-            return False
+            return 0
         if isinstance(value, dict):
             return self._add_object(value, depth)
         if isinstance(value, list):
             return self._add_list(value, depth)
         name = _SCALARS.get(type(value))
-        if name is None:
-            raise TypeError(f"it contains a value of type {type(value).__name__}, which JSON cannot represent")
+        match name:
+            case None:
+                raise TypeError(f"it contains a value of type {type(value).__name__}, which JSON cannot represent")
+            case "string":
+                self._add_text(value)
+                return 0
+            case "float" if not math.isfinite(value):
+                self.has_nan = True
+                found = FLOAT | BEYOND_JSON
+            case "float":
+                found = FLOAT
+            case "bytes":
+                found = BEYOND_JSON
+            case _:
+                found = 0
         self.kinds.add(name)
-        return name == "float"
+        return found
 
-    def _add_list(self, value: list[Any], depth: int) -> bool:
+    def _add_text(self, text: str) -> None:
+        self.kinds.add("string")
+        if text[4:5] == "-" and _TIMESTAMP.fullmatch(text):
+            self.has_timestamp = True
+        else:
+            self.has_text = True
+
+    def _add_list(self, value: list[Any], depth: int) -> int:
         self.kinds.add("list")
         self.has_empty = self.has_empty or not value
         if value and self.items is None:
             self.items = JsonType()
-        has_float = False
+        found = 0
         for item in value:
-            has_float |= self.items.add(item, depth + 1)  # type: ignore[union-attr]
-        return has_float
+            found |= self.items.add(item, depth + 1)  # type: ignore[union-attr]
+        return found
 
-    def _add_object(self, value: dict[str, Any], depth: int) -> bool:
+    def _add_object(self, value: dict[str, Any], depth: int) -> int:
         is_first = "object" not in self.kinds
         self.kinds.add("object")
         self.has_empty = self.has_empty or not value
@@ -123,11 +179,23 @@ class JsonType:
             self.varies = self.varies or not is_first
             for key in value:
                 self.keys.setdefault(key, JsonType(has_null=not is_first))
-        has_float = False
+        found = 0
         for key, part in self.keys.items():
             item = value.get(key)
-            if type(item) is str:  # what `add` would do, without the call: most values of messages are strings
-                part.kinds.add("string")
+            if type(item) is str:  # most values of messages are strings: skip what `add` checks first
+                part._add_text(item)
             else:
-                has_float |= part.add(item, depth + 1)
-        return has_float
+                found |= part.add(item, depth + 1)
+        return found
+
+    def merge(self, other: JsonType) -> None:
+        """Extend the type to all values of another; keys that are new come last."""
+        self.varies = self.varies or other.varies or ("object" in self.kinds and self.keys.keys() != other.keys.keys())
+        self.kinds |= other.kinds
+        for flag in ("has_text", "has_timestamp", "has_nan", "has_null", "has_empty"):
+            setattr(self, flag, getattr(self, flag) or getattr(other, flag))
+        if other.items is not None:
+            self.items = self.items or JsonType()
+            self.items.merge(other.items)
+        for key, part in other.keys.items():
+            self.keys.setdefault(key, JsonType()).merge(part)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.pool.subset.columns import JsonType
+from mig_selector.pool.subset.columns import BEYOND_JSON, JsonType
 
 
 _COPIED_BYTES = 1 << 20
@@ -36,16 +36,21 @@ class Spool:
         self._starts = np.zeros(count, np.int64)
         self._shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
         self._shape_of = np.zeros(count, np.int64)
+        self._is_beyond_json = np.zeros(count, np.bool_)
         self._types: dict[str, JsonType] = {}
         self._end = 0
 
     def put(self, rank: int, row: dict[str, Any]) -> None:
         """Add the row with index `rank` in the order of choice.
 
+        NaN is kept as it is, bytes become null.
+
         Raises:
-            TypeError, ValueError: JSON cannot represent a value of the row.
+            TypeError, ValueError: JSON cannot represent another value of the row.
         """
-        line = _dump(row, has_float=self._learn(row))
+        found = self._learn(row)
+        line = _dump(row, has_float=bool(found))
+        self._is_beyond_json[rank] = bool(found & BEYOND_JSON)
         empty = tuple(column for column, value in row.items() if value is None or value == [])
         # The shape of a row is which columns it has, in its order, and which of them are empty. There are few shapes:
         # questions about all rows are answered by looking at them.
@@ -54,41 +59,50 @@ class Spool:
         self._stream.write(line)
         self._end += len(line)
 
-    def _learn(self, row: Mapping[str, Any]) -> bool:
-        """Extend the types of the columns to the row; return whether there is a float in it."""
+    def _learn(self, row: Mapping[str, Any]) -> int:
+        """Extend the types of the columns to the row; return what was found in it."""
         for column in row:
             if column not in self._types:
                 self._types[column] = JsonType(has_null=self._end > 0)  # the rows before did not have it
-        has_float = False
+        found = 0
         for column, kind in self._types.items():
-            has_float |= kind.add(row.get(column))
-        return has_float
+            found |= kind.add(row.get(column))
+        return found
 
-    def kept_columns(self) -> dict[str, JsonType]:
+    def kept_columns(self, also: Sequence[str] = ()) -> dict[str, JsonType]:
         """Return the columns that are not empty in every row, with their types.
 
-        Their order is that of the rows: first the columns of the row that comes first in the pool, then those that the
+        A column of `also` is kept if it is not null in every row: empty lists and objects count there. The order of
+        the columns is that of the rows: first the columns of the row that comes first in the pool, then those that the
         next shape adds, and so on.
         """
         first_rows = np.full(len(self._shapes), np.iinfo(np.int64).max)
         np.minimum.at(first_rows, self._shape_of, self._chosen)
         shapes = list(self._shapes)
         columns = (column for index in np.argsort(first_rows) for column in shapes[index][0])
-        return {column: self._types[column] for column in columns if not self._types[column].is_empty}
+        return {
+            column: self._types[column]
+            for column in columns
+            if not self._types[column].is_empty or (column in also and self._types[column].kinds)
+        }
 
     def lines(self, columns: Sequence[str]) -> Iterator[bytes]:
-        """Yield JSON Lines, all with the same columns, in the order of choice: one by one, or in larger pieces."""
+        """Yield JSON Lines, all with the same columns, in the order of choice: one by one, or in larger pieces.
+
+        Values that JSON cannot represent are null.
+        """
+        is_final = np.array([shape == tuple(columns) for shape, _ in self._shapes])[self._shape_of]
+        is_final &= ~self._is_beyond_json
         # Where every row has just these columns and was put in this order, the spool is the file.
-        if all(shape == tuple(columns) for shape, _ in self._shapes) and np.all(np.diff(self._starts) > 0):
+        if is_final.all() and np.all(np.diff(self._starts) > 0):
             self._stream.seek(0)
             yield from iter(lambda: self._stream.read(_COPIED_BYTES), b"")
             return
-        is_final = np.array([shape == tuple(columns) for shape, _ in self._shapes])[self._shape_of]
         for start, is_unchanged in zip(self._starts.tolist(), is_final.tolist(), strict=True):
             self._stream.seek(start)
             line = self._stream.readline()
             # A line that has the columns already is copied; others are parsed again to fill in nulls.
-            yield line if is_unchanged else _dump(_project(json.loads(line), columns), has_float=True)
+            yield line if is_unchanged else _dump(_project(_parse(line), columns), has_float=True)
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield the rows, all with the same columns, in the order of choice."""
@@ -107,11 +121,18 @@ def _project(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     return {column: row.get(column) for column in columns}
 
 
+def _parse(line: bytes) -> dict[str, Any]:
+    """Parse a line of the spool, with null instead of NaN."""
+    row: dict[str, Any] = json.loads(line, parse_constant=lambda name: None)
+    return row
+
+
 def _dump(row: Mapping[str, Any], *, has_float: bool) -> bytes:
-    """Write a row as the `json` module does, without spaces.
+    """Write a row as the `json` module does, without spaces; bytes become null.
 
     msgspec is much faster and writes the same text, except for floats (1e16 instead of 1e+16).
     """
     if not has_float:
         return msgspec.json.encode(row) + b"\n"
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=lambda value: None)
+    return text.encode("utf-8") + b"\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,18 @@ from numpy.typing import NDArray
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.reading import Pool
+from mig_selector.pool.subset.chosen import ChosenRows
 from mig_selector.pool.subset.columns import JsonType
+from mig_selector.pool.subset.json_types import is_read_alike, read_pool_types, with_floats_of_pandas
 from mig_selector.pool.subset.spool import Spool
+from mig_selector.pool.subset.tables import (
+    conform,
+    read_in_order,
+    survives_json,
+    table_schema,
+    write_batches,
+    write_table_file,
+)
 from mig_selector.store.files import whole_file
 
 
@@ -29,6 +39,8 @@ _COPIED_ROLES = ("system", "tools", "images", "videos", "audios")
 """Roles whose columns the host copies to ``_<role>``."""
 _TYPED_ROWS = 1_000
 """Number of rows from which `datasets` takes the type of a column that the host makes."""
+_KEYED_ROLES = ("tools", "images", "videos", "audios")
+"""Roles whose objects the host prints, or indexes by key."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +49,11 @@ class Subset:
 
     json_lines: Path
     trainer_file: Path
-    """The file to train on: the JSON Lines, or Parquet where `datasets` could not read them as JSON."""
+    """The file to train on: the JSON Lines, or a table where `datasets` would read them otherwise than the pool."""
     columns: dict[str, str]
     """The host's roles to the columns in the files."""
+    lacking: list[str]
+    """Columns with values that JSON cannot represent: null in the JSON Lines, complete in the table."""
     row_ids: list[str | None]
     """Identifier of each row that has one, in the order of choice."""
 
@@ -65,14 +79,12 @@ def write_subset(
             has values of types that no file can hold together.
     """
     wanted = tuple(dict.fromkeys(entry.columns.values()))
-    needed = (
-        None if entry.formatting == "alpaca" else entry.columns.get("messages")
-    )  # null breaks the host's converter
     folder.mkdir(parents=True, exist_ok=True)
     with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as stream:
-        spool = Spool(stream, chosen)
-        ids = _copy_rows(spool, pool, chosen, wanted, needed, on_rows)
-        kept = spool.kept_columns()
+        rows, spool = ChosenRows(pool, chosen), Spool(stream, chosen)
+        ids = _copy_rows(rows, spool, entry, len(chosen), on_rows)
+        # To openai rows an empty list of tools is not the same as none: the host prints it.
+        kept = spool.kept_columns(also=[entry.columns.get("tools", "")] if entry.formatting == "openai" else [])
         if not kept:
             raise PoolError(
                 f"dataset {entry.name!r}: no chosen row has a value in {', '.join(wanted) or 'any column'}; "
@@ -83,12 +95,23 @@ def write_subset(
         with whole_file(json_lines) as target:
             target.writelines(spool.lines(list(kept)))
         trainer_file = json_lines
-        if not all(kind.is_uniform for kind in kept.values()):
-            trainer_file = folder / f"{stem}.parquet"
+        keyed = [] if rows.schemas else _keyed_columns(entry, kept)
+        if keyed or not _survive_json(kept, rows.schemas, json_lines):
             # Columns whose type the host could not find in the first rows of its copy.
             late = {role: column for role, column in roles.items() if spool.longest_gap(column) >= _TYPED_ROWS}
-            _write_parquet(trainer_file, entry, kept, late, spool.rows(list(kept)))
-    return Subset(json_lines, trainer_file, roles, ids)
+            with _naming(entry):
+                if rows.schemas:
+                    trainer_file = _write_table(rows, list(kept), late, folder, stem)
+                else:
+                    fields = _json_fields(kept, read_pool_types(rows.sources, keyed))
+                    records = spool.rows(list(kept))
+                    if any(source.kind == "json array" for source in rows.sources):
+                        records = (
+                            {**row, **{key: with_floats_of_pandas(row[key]) for key in keyed}} for row in records
+                        )
+                    trainer_file = _write_records(records, _with_copies(pa.schema(fields), late), folder, stem)
+    lacking = [column for column, kind in kept.items() if kind.is_beyond_json]
+    return Subset(json_lines, trainer_file, roles, lacking, ids)
 
 
 @contextlib.contextmanager
@@ -102,12 +125,13 @@ def _removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def _copy_rows(
-    spool: Spool, pool: Pool, chosen: NDArray[np.int64], wanted: Sequence[str], needed: str | None, on_rows: Any
-) -> list[str | None]:
+def _copy_rows(rows: ChosenRows, spool: Spool, entry: PoolEntry, count: int, on_rows: Any) -> list[str | None]:
     """Copy the chosen rows to the spool; return their identifiers in the order of choice."""
-    ids: list[str | None] = [None] * len(chosen)
-    for rank, where, record in _read_chosen(pool, chosen, (*wanted, *_ID_COLUMNS)):
+    wanted = set(entry.columns.values())
+    # Null messages break the host's converter.
+    needed = None if entry.formatting == "alpaca" else entry.columns.get("messages")
+    ids: list[str | None] = [None] * count
+    for rank, where, record in rows.records((*wanted, *_ID_COLUMNS)):
         ids[rank] = _row_id(record)
         if needed is not None and record.get(needed) is None:
             raise PoolError(
@@ -124,25 +148,6 @@ def _copy_rows(
     return ids
 
 
-def _read_chosen(
-    pool: Pool, chosen: NDArray[np.int64], columns: Sequence[str]
-) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield rank, location (for messages) and columns of the chosen rows, source by source."""
-    # Where rows can be found by offset they come in the order of choice, so that the spool is often the file already.
-    # Other sources are read from the beginning, and give rows in ascending order only.
-    order = np.argsort(pool.locate(chosen)[0], kind="stable")
-    if not all(source.can_seek for source in pool.sources):
-        order = np.argsort(chosen)
-    sources, source_rows = pool.locate(chosen[order])
-    byte_offsets = pool.byte_offsets_of(chosen[order])
-    for index in np.unique(sources):
-        source, mine = pool.sources[index], sources == index
-        rows = source_rows[mine].tolist()
-        records = source.read(rows, byte_offsets[mine].tolist(), columns)
-        for rank, row, record in zip(order[mine].tolist(), rows, records, strict=True):
-            yield rank, f"{source.name}, row {row + 1}", record
-
-
 def _row_id(record: Mapping[str, Any]) -> str | None:
     for column in _ID_COLUMNS:
         value = record.get(column)
@@ -151,19 +156,40 @@ def _row_id(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _write_parquet(
-    path: Path,
-    entry: PoolEntry,
-    types: dict[str, JsonType],
-    late: Mapping[str, str],
-    rows: Iterator[dict[str, Any]],
-) -> None:
+def _keyed_columns(entry: PoolEntry, kinds: Mapping[str, JsonType]) -> list[str]:
+    """Return the columns with objects that the host prints or indexes.
+
+    What keys they have must not depend on which rows were chosen.
+    """
+    columns = [entry.columns[role] for role in _KEYED_ROLES if role in entry.columns]
+    keyed = [column for column in dict.fromkeys(columns) if column in kinds and kinds[column].holds_objects]
+    messages = kinds.get(entry.columns.get("messages", ""))
+    calls = messages.items.keys.get("tool_calls") if messages is not None and messages.items is not None else None
+    if entry.formatting == "openai" and calls is not None and calls.holds_objects:
+        keyed.append(entry.columns["messages"])
+    return keyed
+
+
+def _survive_json(kinds: Mapping[str, JsonType], schemas: Sequence[pa.Schema], json_lines: Path) -> bool:
+    """Whether `datasets` reads the JSON Lines as it reads the same rows of the pool.
+
+    Args:
+        kinds: What is in each column.
+        schemas: Types of columnar files.
+        json_lines: The file.
+    """
+    if not all(kind.is_uniform for kind in kinds.values()):
+        return False
+    if not all(survives_json(field.type) for schema in schemas for field in schema if field.name in kinds):
+        return False
+    return not any(kind.holds_timestamp for kind in kinds.values()) or is_read_alike(json_lines)
+
+
+@contextlib.contextmanager
+def _naming(entry: PoolEntry) -> Iterator[None]:
+    """Name the entry where values have no type in common."""
     try:
-        fields = {column: kind.to_arrow(f"column {column}") for column, kind in types.items()}
-        schema = pa.schema(list({**_typed_copies(late, fields), **fields}.items()))
-        with whole_file(path) as stream, pq.ParquetWriter(stream, schema) as writer:
-            while batch := list(itertools.islice(rows, _BATCH_ROWS)):
-                writer.write_table(pa.Table.from_pylist(batch, schema))
+        yield
     except (TypeError, pa.ArrowException, OverflowError) as error:
         raise PoolError(
             f"dataset {entry.name!r}: {error} among the chosen rows; `datasets` cannot read such a column. "
@@ -171,18 +197,49 @@ def _write_parquet(
         ) from error
 
 
-def _typed_copies(late: Mapping[str, str], fields: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-    """Return columns without values, whose only use is to give the host's copies of late columns a type.
+def _write_table(rows: ChosenRows, columns: Sequence[str], late: Mapping[str, str], folder: Path, stem: str) -> Path:
+    """Write rows of columnar files with the types that they have there."""
+    schema = _with_copies(table_schema(rows.schemas, columns), late)
+    # They are read in the order of the pool, and may not fit into memory: a file holds them in between.
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{stem}.parquet.", suffix=".tmp") as spool:
+        path = Path(spool.name)
+        write_batches(path, (conform(batch, schema) for batch in rows.batches(columns)), schema)
+        return write_table_file(folder, stem, read_in_order(path, rows.positions), schema)
+
+
+def _write_records(records: Iterator[dict[str, Any]], schema: pa.Schema, folder: Path, stem: str) -> Path:
+    """Write rows of JSON and CSV files."""
+    batches = iter(lambda: list(islice(records, _BATCH_ROWS)), [])
+    return write_table_file(folder, stem, (pa.Table.from_pylist(batch, schema) for batch in batches), schema)
+
+
+def _json_fields(kinds: Mapping[str, JsonType], pool_kinds: Mapping[str, JsonType]) -> list[tuple[str, pa.DataType]]:
+    """Return the columns with types that hold the chosen rows and, for keyed columns, the rows of the pool."""
+    fields = []
+    for column, kind in kinds.items():
+        whole = pool_kinds.get(column, JsonType())
+        whole.merge(kind)
+        try:
+            fields.append((column, whole.to_arrow(f"column {column}")))
+        except TypeError:  # the pool mixes types, the chosen rows may not
+            fields.append((column, kind.to_arrow(f"column {column}")))
+    return fields
+
+
+def _with_copies(schema: pa.Schema, late: Mapping[str, str]) -> pa.Schema:
+    """Add columns without values, whose only use is to give the host's copies of late columns a type.
 
     The host copies the columns of some roles to ``_<role>``, and `datasets` takes the type of such a copy from its
     first 1,000 rows, unless the file has a column of that name. If those rows are all empty, the first value after
     them breaks the run. The host overwrites the column in every row.
     """
-    kinds = {role: fields[column] for role, column in late.items() if role in _COPIED_ROLES}
-    return {
+    kinds = {role: schema.field(column).type for role, column in late.items() if role in _COPIED_ROLES}
+    copies = {
         f"_{role}": kind if pa.types.is_list(kind) or role in ("system", "tools") else pa.list_(kind)
         for role, kind in kinds.items()
     }
+    fields = {**copies, **{field.name: field.type for field in schema}}
+    return pa.schema(list(fields.items()), schema.metadata)
 
 
 def write_selection_table(

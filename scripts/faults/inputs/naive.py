@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas._libs.parsers import STR_NA_VALUES
 
 from faults.inputs.files import Input
 
@@ -146,7 +148,8 @@ def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
     reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     header: list[str] = []
     for cells in reader:
-        if header and cells:
+        is_blank = not cells or (len(cells) == 1 < len(header) and cells[0] and not cells[0].strip(" \t"))
+        if header and not is_blank:
             yield 0, _csv_record(header, cells)
         header = header or cells
 
@@ -162,12 +165,13 @@ def _csv_record(header: list[str], cells: list[str]) -> Any:
 
 
 def _cell(cell: str) -> Any:
-    if cell == "":
+    if cell in STR_NA_VALUES:
         return None
     try:
         return _loads(cell)
     except (ValueError, RecursionError):
-        return cell
+        is_number = re.fullmatch(r" *[+-]?(\d+[.]?\d*|[.]\d+)([eE][+-]?\d+)? *", cell, re.ASCII)
+        return float(cell) if is_number else cell
 
 
 def _parquet_rows(content: bytes) -> Iterator[tuple[int, Any]]:

@@ -1,10 +1,13 @@
+import datetime
 import json
 import math
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TAGS, contents_of, judge_of, make_row, write_lines
@@ -228,14 +231,21 @@ def test_integers_that_no_float_can_hold_are_refused_rather_than_rounded(pool):
         work.write([0, 1])
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity"])
-def test_a_value_that_json_cannot_represent_is_an_error_that_names_the_row(tmp_path, value):
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_nan_stays_in_the_parquet_and_is_null_in_the_json_lines(tmp_path, value, order):
     path = tmp_path / "pool.jsonl"
-    path.write_text(f'{json.dumps(talk(0))}\n{json.dumps(talk(1))[:-1]}, "system": {value}}}\n')
-    work = Work(tmp_path, COLUMNS, path)
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: cannot be copied"):
-        work.write([0, 1])
-    assert work.write([0]).row_ids == ["id0"]
+    weighted = json.dumps(talk(1, tools="t")).replace(
+        '"content": "answer 1"', f'"content": "answer 1", "weight": {value}'
+    )
+    path.write_text(f"{json.dumps(talk(0, tools='t'))}\n{weighted}\n")
+    subset = Work(tmp_path, COLUMNS, path).write(order)
+    assert subset.trainer_file.name == "selected.parquet"
+    assert subset.lacking == ["dialogs"]
+    weight = pq.read_table(subset.trainer_file)["dialogs"].to_pylist()[order.index(1)][1]["weight"]
+    assert repr(weight) == repr(float(value))
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in lines_of(subset.json_lines)]
+    assert lines[order.index(1)]["dialogs"][1] == {"role": "assistant", "content": "answer 1", "weight": None}
 
 
 def test_a_value_nested_too_deeply_is_an_error_that_names_the_row(tmp_path):
@@ -248,11 +258,106 @@ def test_a_value_nested_too_deeply_is_an_error_that_names_the_row(tmp_path):
     assert f'"system":{fine}' in lines_of(work.write([0]).json_lines)[0]
 
 
-def test_bytes_in_a_table_are_an_error_that_names_the_type(tmp_path):
-    rows = pa.table({"annotation": [{"instag": {"content": ["a"]}}], "dialogs": [["x"]], "images": [[b"\x89PNG"]]})
-    pq.write_table(rows, tmp_path / "pool.parquet")
-    with pytest.raises(PoolError, match=r"pool\.parquet, row 1: .* value of type bytes, which JSON cannot represent"):
-        Work(tmp_path, COLUMNS, tmp_path / "pool.parquet").write([0])
+def write_table(path, table):
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=2)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+
+
+def labelled(count, **columns):
+    return pa.table({"annotation": [{"instag": {"content": ["a"]}}] * count, **columns})
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_bytes_are_copied_to_the_parquet_and_null_in_the_json_lines(tmp_path, ending):
+    images = [[{"bytes": bytes([number]) * 3, "path": None}] * (number % 3) for number in range(7)]
+    kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    write_table(tmp_path / f"pool.{ending}", labelled(7, dialogs=[["x"]] * 7, images=pa.array(images, kind)))
+    subset = Work(tmp_path, COLUMNS, tmp_path / f"pool.{ending}").write([5, 1, 6, 2])
+    table = pq.read_table(subset.trainer_file)
+    assert table["images"].to_pylist() == [images[number] for number in (5, 1, 6, 2)]
+    assert table.schema.field("images").type == kind
+    assert subset.columns == {"messages": "dialogs", "images": "images"}
+    assert subset.lacking == ["images"]
+    lines = [json.loads(line)["images"] for line in lines_of(subset.json_lines)]
+    assert lines == [[{"bytes": None, "path": None}] * (number % 3) for number in (5, 1, 6, 2)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["selected.jsonl", "selected.parquet"]
+
+
+@pytest.mark.parametrize("as_struct", [True, False])
+def test_a_column_that_holds_nothing_but_bytes_is_not_empty(tmp_path, as_struct):
+    images = [{"bytes": b"x"}, {"bytes": b"y"}] if as_struct else [b"x", b"y"]
+    write_table(tmp_path / "pool.parquet", labelled(2, dialogs=[["x"]] * 2, images=images))
+    subset = Work(tmp_path, COLUMNS, tmp_path / "pool.parquet").write([1, 0])
+    assert pq.read_table(subset.trainer_file)["images"].to_pylist() == images[::-1]
+    assert set(subset.columns) == {"messages", "images"}
+
+
+NOON = datetime.datetime(2024, 1, 1, 12, tzinfo=datetime.UTC)
+BEYOND_JSON = {
+    "timestamp": ([NOON, None], pa.timestamp("us", "UTC"), None),
+    "nanoseconds": ([1, 2**62 + 1], pa.timestamp("ns"), None),
+    "far timestamp": ([2**62, 0], pa.timestamp("us"), None),
+    "date": ([datetime.date(2024, 1, 1), None], pa.date32(), None),
+    "far date": ([2**31 - 1, 0], pa.date32(), None),
+    "time": ([datetime.time(12), None], pa.time64("us"), None),
+    "decimal": ([Decimal("1.50"), None], pa.decimal128(10, 2), None),
+    "duration": ([5, None], pa.duration("us"), None),
+    "half": ([1.5, None], pa.float16(), None),
+    "binary": ([b"x", None], pa.binary(), None),
+    "large binary": ([b"x", b""], pa.large_binary(), None),
+    "list of binary": ([[b"x"], []], pa.list_(pa.binary()), None),
+    "large list of dates": ([[NOON], None], pa.large_list(pa.timestamp("us", "UTC")), None),
+    "two binaries": ([[b"x", b"y"], [b"", b"z"]], pa.list_(pa.binary(), 2), pa.list_(pa.binary())),
+    "dates in objects": ([{"at": [NOON]}, None], pa.struct([("at", pa.list_(pa.timestamp("us", "UTC")))]), None),
+    "map": (
+        [[("a", 1)], []],
+        pa.map_(pa.string(), pa.int64()),
+        pa.list_(pa.struct([("key", pa.string()), ("value", pa.int64())])),
+    ),
+    "map of maps": (
+        [[("a", [("b", NOON)])], None],
+        pa.map_(pa.string(), pa.map_(pa.string(), pa.timestamp("us", "UTC"))),
+        pa.list_(
+            pa.struct(
+                [
+                    ("key", pa.string()),
+                    ("value", pa.list_(pa.struct([("key", pa.string()), ("value", pa.timestamp("us", "UTC"))]))),
+                ]
+            )
+        ),
+    ),
+    "fixed size": ([b"xy", None], pa.binary(2), pa.binary()),
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND_JSON)
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_values_that_json_lacks_keep_their_types_in_messages(tmp_path, kind, ending):
+    values, arrow, written = BEYOND_JSON[kind]
+    inner = pa.StructArray.from_arrays(
+        [pa.array(["user", "assistant"] * 2), pa.array(["q", "a"] * 2), pa.array(values * 2, arrow)],
+        names=["role", "content", "extra"],
+    )
+    talks = pa.ListArray.from_arrays([0, 2, 4], inner)
+    write_table(tmp_path / f"pool.{ending}", labelled(2, dialogs=talks))
+    read = (pq.read_table if ending == "parquet" else pa.ipc.open_file)(tmp_path / f"pool.{ending}")
+    subset = Work(tmp_path, COLUMNS, tmp_path / f"pool.{ending}").write([1, 0])
+    assert subset.trainer_file.name == "selected.parquet"
+    assert subset.lacking == ["dialogs"]
+    found = pq.read_table(subset.trainer_file)["dialogs"].combine_chunks()
+    if written is None:
+        original = (read if ending == "parquet" else read.read_all())["dialogs"].combine_chunks()
+        assert found.values.field("extra").equals(original.values.field("extra"))
+    else:
+        assert found.values.field("extra").type == written
+        assert Features.from_arrow_schema(pq.read_schema(subset.trainer_file))
+    assert found.values.field("content").to_pylist() == ["q", "a"] * 2
+    for line in lines_of(subset.json_lines):
+        assert [sorted(message) for message in json.loads(line)["dialogs"]] == [["content", "extra", "role"]] * 2
+        assert json.loads(line)["dialogs"][0]["content"] == "q"
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])

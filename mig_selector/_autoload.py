@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+    from typing import Any
 
 _INSTALLERS = {
     "llamafactory.train.tuner": "install",
@@ -23,33 +24,43 @@ _INSTALLERS = {
 
 
 class _HostFinder:
-    """Meta path finder that handles each of the host's modules once."""
+    """Meta path finder that passes the host's modules to the hook each time they are executed.
 
-    def __init__(self) -> None:
-        """Handle all modules in `_INSTALLERS`."""
-        self._unseen = set(_INSTALLERS)
+    It keeps no record of what it has seen: a program may ask for the spec without importing, an import may fail and
+    be tried again, and ``importlib.reload`` executes a module a second time. Installing twice changes nothing.
+    """
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Return the spec of a module of the host with a wrapped loader; None for every other module."""
-        if name not in self._unseen:
+        if name not in _INSTALLERS:
             return None
-        self._unseen.remove(name)  # find_spec below calls this finder again
-        import importlib.util
+        # Not importlib.util.find_spec: it would call this finder again, and return the old spec for a reload.
+        for finder in sys.meta_path:
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = find(name, path, target) if find else None
+            if spec is not None:
+                _wrap_loader(spec.loader)
+                return spec
+        return None
 
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None or not hasattr(spec.loader, "exec_module"):
-            return spec
-        run_module = spec.loader.exec_module
 
-        def exec_module(module: "ModuleType") -> None:
-            run_module(module)
-            # After the module was executed: only now does it have the functions that are to be wrapped.
-            _install_hook(name, module)
+def _wrap_loader(loader: "Any") -> None:
+    """Let a loader pass the host's modules to the hook after it has executed them; other modules are left alone."""
+    run_module = getattr(loader, "exec_module", None)
+    # A loader may be shared between modules and searches, as that of a zip file is.
+    if run_module is None or getattr(run_module, "is_mig_selector", False):
+        return
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+    def exec_module(module: "ModuleType") -> None:
+        run_module(module)
+        # After the module was executed: only now does it have the functions that are to be wrapped.
+        if module.__name__ in _INSTALLERS:
+            _install_hook(module.__name__, module)
+
+    exec_module.is_mig_selector = True  # type: ignore[attr-defined]
+    loader.exec_module = exec_module
 
 
 def _install_hook(name: str, module: "ModuleType") -> None:

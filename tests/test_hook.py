@@ -110,6 +110,19 @@ def run_host_commands(commands, env):
     return {name: CompletedProcess(name, *end) for name, end in zip(commands, ends, strict=True)}
 
 
+def test_the_real_trainer_is_hooked_after_find_spec_and_reload():
+    program = (
+        "import importlib, importlib.util\n"
+        "assert importlib.util.find_spec('llamafactory.train.tuner')\n"
+        "import llamafactory.train.tuner as tuner\n"
+        "print(hasattr(tuner.run_exp, 'is_mig_selector'))\n"
+        "importlib.reload(tuner)\n"
+        "print(hasattr(tuner.run_exp, 'is_mig_selector'))\n"
+    )
+    done = run_command("python", "-c", program)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 REFUSED = {
     "mig_num_sample=5": "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?",
     "mig_phi=log": "mig_phi: 'log' is not allowed; expected pow or exp.",

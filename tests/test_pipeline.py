@@ -167,7 +167,7 @@ def test_the_entry_copies_the_pools_and_points_to_the_subset(pool_of_60):
     outcome = select(pool_of_60)
     entry = pool_of_60.entries()["pool_mig_10"]
     assert entry == {
-        "file_name": f"mig_selections/pool_mig_10-{outcome.fingerprint[:8]}/selected.jsonl",
+        "file_name": f"mig_selections/pool_mig_10-{outcome.fingerprint[:16]}/selected.jsonl",
         **SHAREGPT,
         "mig_selector": outcome.fingerprint,
     }
@@ -214,7 +214,7 @@ def test_batch_size_report_and_folders_do_not_change_the_fingerprint(pool_of_60,
     )
     assert other.fingerprint == first.fingerprint
     assert "already selected" in other.summary[0]
-    assert Path(other.folder).name == f"mine-{first.fingerprint[:8]}"
+    assert Path(other.folder).name == f"mine-{first.fingerprint[:16]}"
     for name in ("selected.jsonl", "selection.parquet"):
         assert (Path(other.folder) / name).read_bytes() == (Path(first.folder) / name).read_bytes()
 

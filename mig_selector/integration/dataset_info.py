@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # there since Python 2.6
 from pathlib import Path
@@ -39,6 +39,8 @@ _MAX_BYTES = 64 << 20
 """A larger dataset_info.json is a mistake, such as a link to a pool, and is not read."""
 _LISTED_NAMES = 50
 """How many of the known names an error lists."""
+_MAX_ATTEMPTS = 20
+"""How often an edit starts again because a program without the lock saved the file meanwhile."""
 _STRING_KEYS, _OPTIONAL_STRING_KEYS = ("formatting", "split", "hf_hub_url", "ms_hub_url"), ("subset", "folder")
 _SOURCE_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 _REDIRECTIONS = (*_SOURCE_KEYS, "num_samples", "split", "subset", "folder")
@@ -102,13 +104,35 @@ def _read_file(path: Path) -> Any:
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
         raise PoolError(f"{path} must be a file of at most {_MAX_BYTES >> 20} MiB.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        entries = json.loads(text)
+        doubles = _find_doubles(text) if isinstance(entries, dict) else {}
     except OSError as error:
         raise PoolError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise PoolError(f"{path} is not valid JSON: {error}") from error
     except RecursionError as error:
         raise PoolError(f"{path} is nested too deeply.") from error
+    if doubles:
+        raise PoolError(_describe_doubles(path, doubles))
+    return entries
+
+
+def _find_doubles(text: str) -> dict[str, list[int]]:
+    """Return the names that a JSON object has more than once, each with its lines."""
+    starts: dict[str, list[int]] = {}
+    for name, key_start, _, _ in _members(text):
+        starts.setdefault(name, []).append(key_start)
+    doubles = {name: found for name, found in starts.items() if len(found) > 1}
+    return {name: [text.count("\n", 0, start) + 1 for start in found] for name, found in doubles.items()}
+
+
+def _describe_doubles(path: Path, doubles: Mapping[str, Sequence[int]]) -> str:
+    """Say which names are there more than once; parsers disagree which of the entries counts."""
+    listed = [
+        f"{name!r} in lines {', '.join(map(str, lines))}" for name, lines in list(doubles.items())[:_LISTED_NAMES]
+    ]
+    return f"{path} has names more than once: {'; '.join(listed)}. Keep one entry of each name."
 
 
 def _are_entries(value: Any) -> bool:
@@ -257,22 +281,67 @@ def register_entries(
     try:
         # Read again under the lock: another run may have registered an entry since the configuration was read.
         with locked(path):
-            text = path.read_bytes().decode("utf-8")
-            known = json.loads(text)
-            if not _are_entries(known):
-                raise RegistrationError(f"{path} must hold one JSON object per dataset name.")
-            for name, entry in entries.items():
-                check_name_is_free(DatasetInfo(str(path.parent), path, known), name)
-                if known.get(name) == entry:
-                    continue
-                if name in known and known[name].get(OWN_KEY) != entry[OWN_KEY]:
-                    on_repoint(name)
-                text = set_member(text, name, entry)
-                known[name] = entry
-            if text.encode("utf-8") != path.read_bytes():
-                write_text(path, text)
+            for _ in range(_MAX_ATTEMPTS):
+                repointed = _try_to_register(path, entries)
+                if repointed is not None:
+                    break
+            else:
+                raise RegistrationError(
+                    f"{path} cannot be written: another program changed it {_MAX_ATTEMPTS} times meanwhile; "
+                    "start again once it is done."
+                )
     except (OSError, ValueError, RecursionError) as error:
         raise RegistrationError(f"{path} cannot be written: {error}") from error
+    for name in repointed:
+        on_repoint(name)
+
+
+def _try_to_register(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> list[str] | None:
+    """Write entries once, unless a program that does not use the lock saves the file meanwhile.
+
+    Returns:
+        The names of entries that belonged to another selection until now; None if nothing was written because the
+        file was changed.
+    """
+    before = path.read_bytes()
+    text, repointed = _edit(path, before.decode("utf-8"), entries)
+
+    def check_unchanged() -> None:
+        if path.read_bytes() != before:
+            raise _ChangedMeanwhileError
+
+    if text.encode("utf-8") != before:
+        try:
+            write_text(path, text, before_rename=check_unchanged)
+        except _ChangedMeanwhileError:
+            return None
+    return repointed
+
+
+def _edit(path: Path, text: str, entries: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """Return the text of a dataset_info.json with new entries, and the names that belonged to another selection."""
+    known = json.loads(text)
+    if not _are_entries(known):
+        raise RegistrationError(f"{path} must hold one JSON object per dataset name.")
+    if doubles := _find_doubles(text):
+        raise RegistrationError(_describe_doubles(path, doubles))
+    repointed = []
+    for name, entry in entries.items():
+        check_name_is_free(DatasetInfo(str(path.parent), path, known), name)
+        if known.get(name) == entry:
+            continue
+        if name in known and known[name].get(OWN_KEY) != entry[OWN_KEY]:
+            repointed.append(name)
+        text = set_member(text, name, entry)
+        known[name] = entry
+    # Whatever the layout of the text, it must still mean what it meant. Compared as JSON: NaN is not equal to itself.
+    if json.dumps(json.loads(text)) != json.dumps(known):
+        raise RegistrationError(f"{path} cannot be edited safely; format it as plain JSON, for example with jq.")
+    return text, repointed
+
+
+class _ChangedMeanwhileError(Exception):
+    """dataset_info.json was saved by a program that does not use the lock."""
 
 
 def set_member(text: str, name: str, value: Mapping[str, Any]) -> str:
@@ -288,7 +357,7 @@ def set_member(text: str, name: str, value: Mapping[str, Any]) -> str:
     Returns:
         The text with that member changed and nothing else.
     """
-    spans = _member_spans(text)
+    spans = {key: span for key, *span in _members(text)}
     line_end = "\r\n" if "\r\n" in text else "\n"
     first_key = min((key for key, _, _ in spans.values()), default=None)
     opening = text.index("{") + 1
@@ -307,20 +376,16 @@ def set_member(text: str, name: str, value: Mapping[str, Any]) -> str:
     return f"{text[:end]},{gap if indent is not None else ' '}{member}{text[end:]}"
 
 
-def _member_spans(text: str) -> dict[str, tuple[int, int, int]]:
-    """Return for each member of a valid JSON object the offsets where its key, its value and its end are."""
+def _members(text: str) -> Iterator[tuple[str, int, int, int]]:
+    """Yield for each member of a valid JSON object its key, and the offsets of the key, the value and its end."""
     decoder = json.JSONDecoder()
     offset = text.index("{") + 1
-    spans: dict[str, tuple[int, int, int]] = {}
-    while True:
-        offset = _skip(text, offset, " \t\r\n,")
-        if text[offset] == "}":
-            return spans
+    while text[offset := _skip(text, offset, " \t\r\n,")] != "}":
         key_start = offset
         key, offset = scanstring(text, offset + 1)
         value_start = _skip(text, offset, " \t\r\n:")
         _, offset = decoder.raw_decode(text, value_start)
-        spans[key] = (key_start, value_start, offset)
+        yield key, key_start, value_start, offset
 
 
 def _skip(text: str, offset: int, characters: str) -> int:

@@ -17,6 +17,7 @@ from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import FILE_NAME, DatasetInfo, absolute_entry
 from mig_selector.store.files import read_json, write_json
 from mig_selector.store.hashing import fingerprint_of
+from mig_selector.store.subsets import check_own_folder
 
 
 OUTPUT_MARKER = "_mig_selection.json"
@@ -170,7 +171,8 @@ def write_private_dataset_dir(
         name: dict(entries[name]) if name in entries else absolute_entry(info.entries[name], info.folder)
         for name in names
     }
-    target = folder / f"dataset_dir-{fingerprint_of(content)[:8]}"
-    if read_json(target / FILE_NAME) != content:
+    target = folder / f"dataset_dir-{fingerprint_of(content)[:16]}"
+    check_own_folder(target)
+    if (target / FILE_NAME).is_symlink() or read_json(target / FILE_NAME) != content:
         write_json(target / FILE_NAME, content)
     return target

@@ -31,7 +31,7 @@ from mig_selector.report.comparison import Comparison, MethodFigures, format_tab
 from mig_selector.report.writing import write_comparison
 from mig_selector.store.files import read_json
 from mig_selector.store.hashing import fingerprint_of
-from mig_selector.store.subsets import MANIFEST
+from mig_selector.store.subsets import MANIFEST, check_own_folder
 
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,8 @@ def _compare(
         versions=manifests[0]["versions"],
     )
     identity = {"methods": list(methods), "selections": [outcome.fingerprint for outcome in outcomes]}
-    folder = request.site.output_dir / f"comparison-{fingerprint_of(identity)[:8]}"
+    folder = request.site.output_dir / f"comparison-{fingerprint_of(identity)[:16]}"
+    check_own_folder(folder)
     write_comparison(folder, comparison)
     return asdict(Compared(str(folder), format_table(comparison)))
 

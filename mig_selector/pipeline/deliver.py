@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,14 @@ from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.files import whole_file
 from mig_selector.store.hashing import ContentHashes
-from mig_selector.store.subsets import MANIFEST, read_manifest, remember_subset
+from mig_selector.store.subsets import (
+    MANIFEST,
+    locked_subset,
+    publish,
+    read_manifest,
+    remember_subset,
+    staging_folder,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -219,14 +227,20 @@ def _send_to_nodes(subset: Finished, outcomes: Sequence[Outcome], site: Site | N
         return
     logger.info("sending %s to %d more node(s)", subset.folder, len(receivers))
     source = next(Path(outcome.folder) for outcome in outcomes if outcome.fingerprint == subset.fingerprint)
-    for name in subset.files:
-        chunks = ranks.transfer(_reader(source / name), receivers)
-        if target is None:
-            for _ in chunks:
-                pass
-        else:
-            with whole_file(target / name) as stream:
-                stream.writelines(chunks)
+    with contextlib.ExitStack() as stack:
+        # Not locked while it arrives: nodes that share a folder, but not with rank 0, receive at the same time.
+        staging = stack.enter_context(staging_folder(target)) if target else None
+        for name in subset.files:
+            chunks = ranks.transfer(_reader(source / name), receivers)
+            if staging is None:
+                for _ in chunks:
+                    pass
+            else:
+                with whole_file(staging / name) as stream:
+                    stream.writelines(chunks)
+        if staging is not None and target is not None:
+            with locked_subset(target, subset.fingerprint):
+                publish(staging, target)
 
 
 def _reader(path: Path) -> Callable[[], Iterator[bytes]]:

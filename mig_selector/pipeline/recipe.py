@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
-from mig_selector.errors import ArgumentError
+from mig_selector.errors import ArgumentError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
 from mig_selector.pipeline.crew import Crew, in_plain_words
@@ -28,7 +29,7 @@ from mig_selector.pipeline.stages import (
 )
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
-from mig_selector.store.subsets import copy_subset
+from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
 
 logger = logging.getLogger(__name__)
@@ -117,9 +118,17 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
     finished = []
     for fingerprint, chosen in zip(request.fingerprints, choices, strict=True):
         folder = request.folder(fingerprint, chosen.budget)
-        with clock.stage("writing"):
-            written = write_files(request, pool, labels, scores, chosen, folder)
-        manifest = write_manifest(request, fingerprint, pool, labels, graph, chosen, written, clock.seconds, folder)
+        with locked_subset(folder, fingerprint):
+            # A run with another cache may have finished the same subset meanwhile, and be training on it.
+            manifest = request.read_finished(folder, fingerprint)
+            if manifest is None:
+                with staging_folder(folder) as staging:
+                    with clock.stage("writing"):
+                        written = write_files(request, pool, labels, scores, chosen, staging)
+                    manifest = write_manifest(
+                        request, fingerprint, pool, labels, graph, chosen, written, clock.seconds, staging
+                    )
+                    publish(staging, folder)
         summary = summarise(request, pool, chosen, clock.seconds)
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
@@ -129,11 +138,22 @@ def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:
     """Take a finished selection; copy it where another name or folder is wanted."""
     source, manifest = found
     folder = request.folder(fingerprint, manifest["budget"])
-    if folder != source:
-        copy_subset(source, folder)
+    if source == request.folder(fingerprint, manifest["budget"], OLD_FOLDER_DIGITS):
+        folder = source
+    elif request.read_finished(folder, fingerprint) is None:
+        _copy(request, fingerprint, source, folder)
     kept = manifest["rows"]["kept"]
     summary = [f"already selected: {manifest['budget']:,} of {kept:,} rows; nothing is computed"]
     return describe_finished(request, fingerprint, folder, manifest, summary)
+
+
+def _copy(request: Request, fingerprint: str, source: Path, folder: Path) -> None:
+    """Copy a finished selection to the folder where this run wants it."""
+    with locked_subset(folder, fingerprint), staging_folder(folder) as staging:
+        copy_subset(source, staging)
+        if request.read_finished(staging, fingerprint) is None:
+            raise RegistrationError(f"{source} was changed while it was copied; start again.")
+        publish(staging, folder)
 
 
 def _check_same_settings(arguments: MigArguments, host: HostArguments, ranks: Ranks) -> None:

@@ -22,7 +22,7 @@ from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.cache import check_unchanged
 from mig_selector.store.files import locked
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
-from mig_selector.store.subsets import find_subset, read_manifest
+from mig_selector.store.subsets import FOLDER_DIGITS, find_subset, read_manifest
 
 
 ALGORITHM_VERSION = 2
@@ -104,16 +104,21 @@ class Request:
         if self.arguments.mig_overwrite:
             return None
         folder = find_subset(fingerprint, self.site.output_dir, self.arguments.cache_dir, self.hashes)
-        manifest = read_manifest(folder, fingerprint, self.hashes) if folder else None
-        if folder is None or manifest is None:
+        manifest = self.read_finished(folder, fingerprint) if folder else None
+        return None if folder is None or manifest is None else (folder, manifest)
+
+    def read_finished(self, folder: Path, fingerprint: str) -> dict[str, Any] | None:
+        """Return the manifest of a folder if it holds a selection that may be used again."""
+        manifest = None if self.arguments.mig_overwrite else read_manifest(folder, fingerprint, self.hashes)
+        if manifest is None or any(subset["place"] >= len(self.entries) for subset in manifest["subsets"]):
             return None
         if self.arguments.mig_on_bad_row == "error" and manifest["rows"]["unreadable"]:
             return None  # it was made by skipping rows at which this run must stop
-        return folder, manifest
+        return manifest
 
-    def folder(self, fingerprint: str, budget: int) -> Path:
+    def folder(self, fingerprint: str, budget: int, digits: int = FOLDER_DIGITS) -> Path:
         """Return where the subset with a budget belongs."""
-        return self.site.output_dir / f"{self.entry_name(budget)}-{fingerprint[:8]}"
+        return self.site.output_dir / f"{self.entry_name(budget)}-{fingerprint[:digits]}"
 
     def entry_name(self, budget: int) -> str:
         """Return the name of the selection: as configured, else made of pool, method and budget."""

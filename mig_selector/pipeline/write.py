@@ -19,6 +19,7 @@ from mig_selector.pipeline.stages import Chosen, LabelGraph, Scores
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import write_selection_table, write_subset
 from mig_selector.store.files import write_json
+from mig_selector.store.hashing import hash_file
 from mig_selector.store.subsets import MANIFEST
 
 
@@ -56,7 +57,7 @@ def write_files(
     names = ["selection.parquet", *(subset[kind] for subset in subsets for kind in ("json_lines", "file"))]
     return {
         "subsets": subsets,
-        "files": {name: request.hashes.file(folder / name) for name in dict.fromkeys(names)},
+        "files": {name: hash_file(folder / name) for name in dict.fromkeys(names)},
     }
 
 

@@ -28,11 +28,11 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """
     tables = {"comparison.csv": _figures, "overlaps.csv": _overlaps, "sources.csv": _sources}
     for name, rows in tables.items():
-        write_text(folder / name, _csv(rows(comparison)))
+        write_text(folder / name, _csv(rows(comparison)), follow_link=False)
     write_json(folder / "comparison.json", _everything(comparison))
     with whole_file(folder / "comparison.png") as stream:
         stream.write(draw_png(comparison))
-    write_text(folder / "comparison.html", build_page(comparison, draw_svg(comparison)))
+    write_text(folder / "comparison.html", build_page(comparison, draw_svg(comparison)), follow_link=False)
     return [folder / name for name in (*tables, "comparison.json", "comparison.png", "comparison.html")]
 
 

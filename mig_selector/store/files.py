@@ -8,9 +8,10 @@ import glob
 import json
 import logging
 import os
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,14 +26,19 @@ _ABANDONED_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(
+    path: Path, *, follow_link: bool = False, before_rename: Callable[[], object] | None = None
+) -> Iterator[IO[bytes]]:
     """Write a file atomically: under a temporary name beside `path`, renamed to `path` once it is on disk.
 
-    If the block raises, `path` stays as it was and the temporary file is removed. Temporary files that killed
-    processes left for the same `path` are removed too.
+    If the block or `before_rename` raises, `path` stays as it was and the temporary file is removed. Temporary files
+    that killed processes left for the same `path` are removed too. Mode, owner and group of an existing file are kept.
 
     Args:
-        path: The final name; a symbolic link is followed. Its folder is created if necessary.
+        path: The final name. Its folder is created if necessary.
+        follow_link: Write what a symbolic link at `path` leads to. By default the link is replaced by a file: a link
+            that came with somebody's data must not choose which file is overwritten.
+        before_rename: Called once the new content is on disk, right before it takes the place of the old one.
 
     Yields:
         The temporary file, opened for writing.
@@ -40,11 +46,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: The file cannot be written; its `filename` is set.
     """
-    target = path.resolve()
+    target = path.resolve() if follow_link else path.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
-    # mkstemp creates files that only their owner can read: keep the mode of the old file, or use the default.
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -52,16 +56,39 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError):  # not every file system has locks
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield stream
+            _take_over_access(target, stream.fileno())
             # On disk before the rename: after a crash the name must not lead to an empty or incomplete file.
             stream.flush()
             os.fsync(stream.fileno())
-            Path(temporary).chmod(mode)
+            if before_rename is not None:
+                before_rename()
             Path(temporary).replace(target)
     except OSError as error:
         error.filename = error.filename or str(target)  # a failed write ("disk full") names no file
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _take_over_access(old: Path, handle: int) -> None:
+    """Give a temporary file the mode, owner and group of the file that it replaces, or the mode of a new file."""
+    # mkstemp creates files that only their owner can read.
+    try:
+        status = old.lstat()
+    except FileNotFoundError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        os.fchmod(handle, 0o666 & ~_umask())
+        return
+    # Only root may give a file away, and only to a group of theirs may others; some file systems have no owners.
+    made = os.fstat(handle)
+    if status.st_gid != made.st_gid:
+        with contextlib.suppress(OSError):
+            os.fchown(handle, -1, status.st_gid)
+    if status.st_uid != made.st_uid:
+        with contextlib.suppress(OSError):
+            os.fchown(handle, status.st_uid, -1)
+    os.fchmod(handle, status.st_mode & 0o777)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -92,9 +119,11 @@ def _umask() -> int:
     return current
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically, as UTF-8."""
-    with whole_file(path) as stream:
+def write_text(
+    path: Path, text: str, *, follow_link: bool = True, before_rename: Callable[[], object] | None = None
+) -> None:
+    """Write `text` atomically, as UTF-8; see `whole_file`."""
+    with whole_file(path, follow_link=follow_link, before_rename=before_rename) as stream:
         stream.write(text.encode("utf-8"))
 
 
@@ -110,7 +139,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this package wrote; None if it is missing, unreadable or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

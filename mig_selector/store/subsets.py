@@ -1,18 +1,88 @@
-"""Finished subsets: found by fingerprint, verified before use, copied to another folder."""
+"""Finished subsets: found by fingerprint, verified before use, written under a lock, copied to another folder.
+
+An output folder may have come with somebody's data: no link in it is followed, and a manifest is checked before any
+of it is used.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
+import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mig_selector.store.files import read_json, whole_file, write_json
+import msgspec
+
+from mig_selector.errors import RegistrationError
+from mig_selector.store.files import locked, read_json, whole_file, write_json
 from mig_selector.store.hashing import ContentHashes
 
 
 MANIFEST = "manifest.json"
 """Written last: a folder without it is not a finished subset."""
+FOLDER_DIGITS = 16
+"""Digits of the fingerprint at the end of a folder's name."""
+OLD_FOLDER_DIGITS = 8
+"""The same in folders of earlier versions, which are still found."""
+
+_MAX_MANIFEST_BYTES = 64 << 20
+"""A larger manifest was not written by this package, and is not read."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Rows(msgspec.Struct):
+    """Row counts in a manifest."""
+
+    read: _Count
+    kept: _Count
+    dropped: dict[str, _Count]
+    unreadable: dict[str, _Count]
+
+
+class _SubsetFile(msgspec.Struct):
+    """The rows of one name of the pool in a manifest."""
+
+    dataset: str
+    place: _Count
+    rows: _Count
+    json_lines: str
+    file: str
+    columns: dict[str, str]
+
+
+class _Manifest(msgspec.Struct):
+    """All that is read in a manifest; what it has besides is for people."""
+
+    fingerprint: str
+    method: str
+    budget: Annotated[int, msgspec.Meta(ge=1)]
+    rows_filled_by_score: _Count
+    information: float | None
+    peak_memory_bytes: _Count | None
+    rows: _Rows
+    subsets: list[_SubsetFile]
+    files: dict[str, str]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    seconds: dict[str, float]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it names files in its own folder only, and all that its parts speak of."""
+        named = {name for subset in self.subsets for name in (subset.json_lines, subset.file)}
+        return bool(self.subsets) and named <= set(self.files) and all(_is_plain(name) for name in self.files)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file name stays in its folder."""
+    return name == Path(name).name and name not in {"", ".", "..", MANIFEST} and "\0" not in name
 
 
 def read_manifest(folder: Path, fingerprint: str, hashes: ContentHashes) -> dict[str, Any] | None:
@@ -24,20 +94,39 @@ def read_manifest(folder: Path, fingerprint: str, hashes: ContentHashes) -> dict
         hashes: Hashes the files, to compare them with the manifest.
 
     Returns:
-        The manifest; None if the folder lacks it, has another selection, or has missing or changed files.
+        The manifest; None if the folder lacks it, has another selection, has missing or changed files, or is a link
+        or has one among its files, or if the manifest is malformed.
     """
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("fingerprint") != fingerprint:
+    manifest = _read_plain_json(folder / MANIFEST)
+    try:
+        checked = msgspec.convert(manifest, _Manifest)
+    except (msgspec.ValidationError, RecursionError):
         return None
-    files = manifest.get("files")
-    # The folder may come from somebody else: its manifest must not name files outside it.
-    if not isinstance(files, dict) or not files or any(name != Path(name).name for name in files):
+    if checked.fingerprint != fingerprint or not checked.is_sound or folder.is_symlink():
         return None
     try:
-        is_intact = all(hashes.file(folder / name) == digest for name, digest in files.items())
+        is_intact = all(
+            _is_plain_file(folder / name) and hashes.file(folder / name) == digest
+            for name, digest in checked.files.items()
+        )
     except OSError:
         return None
     return manifest if is_intact else None
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Whether a path is a file and not a link to one; a pipe would never end."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _read_plain_json(path: Path) -> Any:
+    """Read a manifest; None if it cannot be read, or is a link, a pipe or far too large."""
+    if not _is_plain_file(path) or path.stat().st_size > _MAX_MANIFEST_BYTES:
+        return None
+    return read_json(path)
 
 
 def find_subset(fingerprint: str, output_dir: Path, cache_dir: Path, hashes: ContentHashes) -> Path | None:
@@ -60,7 +149,9 @@ def find_subset(fingerprint: str, output_dir: Path, cache_dir: Path, hashes: Con
 
 def _candidates(fingerprint: str, output_dir: Path, cache_dir: Path) -> Iterator[Path]:
     if output_dir.is_dir():
-        yield from sorted(output_dir.glob(f"*-{fingerprint[:8]}"))
+        names = {path: path.name.rpartition("-")[2] for path in output_dir.glob("*-*")}
+        found = [path for path, end in names.items() if len(end) >= OLD_FOLDER_DIGITS and fingerprint.startswith(end)]
+        yield from sorted(found, key=lambda path: (-len(names[path]), path.name))
     known = read_json(_record_path(fingerprint, cache_dir))
     if isinstance(known, list):
         yield from (Path(folder) for folder in known if isinstance(folder, str))
@@ -84,9 +175,90 @@ def remember_subset(fingerprint: str, folder: Path, cache_dir: Path) -> None:
         return
 
 
+@contextlib.contextmanager
+def locked_subset(folder: Path, fingerprint: str) -> Iterator[None]:
+    """Hold the lock of a subset's folder, a file beside it, while the block decides what belongs there and writes it.
+
+    Runs with different caches share no other lock.
+
+    Raises:
+        RegistrationError: Something else than a folder is there, or the folder holds another selection.
+    """
+    _check_folder(folder, fingerprint)  # a lock follows links
+    with locked(folder):
+        _check_folder(folder, fingerprint)
+        yield
+
+
+def check_own_folder(folder: Path) -> None:
+    """Refuse a folder to write to that is a link, which may lead anywhere, or a file.
+
+    Raises:
+        RegistrationError: It is.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise RegistrationError(
+            f"{folder} must be a folder of its own, but is a link or a file. Remove it, or set mig_output_dir."
+        )
+
+
+def _check_folder(folder: Path, fingerprint: str) -> None:
+    check_own_folder(folder)
+    manifest = _read_plain_json(folder / MANIFEST)
+    found = manifest.get("fingerprint") if isinstance(manifest, dict) else None
+    if isinstance(found, str) and found != fingerprint:
+        raise RegistrationError(
+            f"{folder} holds another selection (fingerprint {found[:FOLDER_DIGITS]!r}), which is not overwritten. "
+            "Remove it, or set mig_output_dir or mig_dataset_name to another name."
+        )
+
+
+@contextlib.contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """Give a new, empty folder beside `folder` to write a subset to; see `publish`. It is removed with the block.
+
+    Nobody else knows its name: what is hashed in it is what was written, and no link waits there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    staging.mkdir()
+    handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # so that no other process takes it for abandoned
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the staging folders that killed processes left for `folder`."""
+    for staging in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(staging, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def publish(staging: Path, folder: Path) -> None:
+    """Give a finished subset its name, its manifest last; the caller must hold the lock of `folder`."""
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    # Of the same selection, but damaged or unfinished, or to be overwritten. A file takes the place of a link.
+    for file in sorted(staging.iterdir(), key=lambda file: file.name == MANIFEST):
+        file.replace(folder / file.name)
+
+
 def copy_subset(source: Path, target: Path) -> None:
     """Copy a finished subset to another folder, its manifest last; OSError if a file cannot be read or written."""
     names = [*read_json(source / MANIFEST)["files"], MANIFEST]
     for name in names:
-        with (source / name).open("rb") as original, whole_file(target / name) as copy:
+        handle = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(handle, "rb") as original, whole_file(target / name) as copy:
             shutil.copyfileobj(original, copy)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from support import TAGS
 
 from mig_selector.errors import PoolError, RegistrationError
+from mig_selector.integration import dataset_info
 from mig_selector.integration.dataset_info import (
     absolute_entry,
     build_entry,
@@ -228,6 +230,87 @@ def test_a_link_to_the_file_stays_a_link(tmp_path, info_file):
     register_entries(link, {"one": NEW}, never)
     assert link.is_symlink()
     assert "one" in json.loads(info_file.read_bytes())
+
+
+def test_names_that_are_there_twice_are_refused_with_their_lines(tmp_path):
+    path = tmp_path / "dataset_info.json"
+    text = '{\n "a": {"file_name": "1"},\n "b": {"mig_selector": "x"}, "a": {},\n "\\u0061": {"file_name": "2"}\n}\n'
+    path.write_text(text)
+    message = r"dataset_info\.json has names more than once: 'a' in lines 2, 3, 4\. Keep one entry of each name\."
+    with pytest.raises(PoolError, match=message):
+        read_dataset_info(str(tmp_path), ["a"])
+    for name in ("new", "b"):
+        with pytest.raises(RegistrationError, match=message):
+            register_entries(path, {name: NEW}, never)
+    assert path.read_text() == text
+
+
+def test_keys_that_are_twice_in_an_entry_do_not_matter(tmp_path):
+    path = tmp_path / "dataset_info.json"
+    path.write_text('{"a": {"file_name": "1", "file_name": "2"}}')
+    register_entries(path, {"new": NEW}, never)
+    assert read_dataset_info(str(tmp_path), ["a"]).entries == {"a": {"file_name": "2"}, "new": NEW}
+
+
+def test_an_edit_that_would_mean_something_else_is_not_written(info_file, monkeypatch):
+    before = info_file.read_bytes()
+    for spoil in (lambda text: text.replace("pool.jsonl", "pool"), lambda text: text[:-1]):
+        monkeypatch.setattr(
+            dataset_info, "set_member", lambda text, name, value, spoil=spoil: spoil(set_member(text, name, value))
+        )
+        with pytest.raises(RegistrationError, match=r"dataset_info\.json cannot be"):
+            register_entries(info_file, {"new": NEW}, never)
+        assert info_file.read_bytes() == before
+
+
+def test_numbers_that_json_does_not_have_are_no_hindrance(tmp_path):
+    path = tmp_path / "dataset_info.json"
+    path.write_text('{"a": {"x": NaN, "y": 1e999}}')
+    register_entries(path, {"new": NEW}, never)
+    assert path.read_text() == f'{{"a": {{"x": NaN, "y": 1e999}}, "new": {json.dumps(NEW)}}}'
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o600, 0o666])
+def test_owner_group_and_mode_are_kept_when_root_registers(info_file, mode):
+    owner = (1234, 2345) if os.getuid() == 0 else (os.getuid(), os.getgid())  # others cannot give files away
+    os.chown(info_file, *owner)
+    info_file.chmod(mode)
+    register_entries(info_file, {"one": NEW}, never)
+    status = info_file.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (*owner, mode)
+    assert "one" in json.loads(info_file.read_bytes())
+
+
+def test_a_save_without_the_lock_between_reading_and_renaming_is_not_lost(info_file, monkeypatch):
+    synced, saves = os.fsync, iter(["late", "later"])
+
+    def save_and_sync(handle):
+        synced(handle)
+        for name in itertools.islice(saves, 1):
+            entries = {**json.loads(info_file.read_bytes()), name: {"file_name": "theirs.json"}}
+            info_file.write_text(json.dumps(entries))
+
+    register_entries(info_file, {"one": {**NEW, "mig_selector": OTHER_FINGERPRINT}}, never)
+    monkeypatch.setattr(os, "fsync", save_and_sync)
+    repointed = []
+    register_entries(info_file, {"one": NEW}, repointed.append)
+    theirs = {"file_name": "theirs.json"}
+    assert json.loads(info_file.read_bytes()) == {**ENTRIES, "one": NEW, "late": theirs, "later": theirs}
+    assert repointed == ["one"]
+    assert sorted(path.name for path in info_file.parent.iterdir()) == [".dataset_info.json.lock", info_file.name]
+
+
+def test_a_file_that_never_comes_to_rest_is_a_clear_error(info_file, monkeypatch):
+    synced, numbers = os.fsync, itertools.count()
+
+    def save_and_sync(handle):
+        synced(handle)
+        info_file.write_text(json.dumps({**ENTRIES, "number": {"x": next(numbers)}}))
+
+    monkeypatch.setattr(os, "fsync", save_and_sync)
+    with pytest.raises(RegistrationError, match="another program changed it 20 times meanwhile"):
+        register_entries(info_file, {"one": NEW}, never)
+    assert json.loads(info_file.read_bytes()) == {**ENTRIES, "number": {"x": 19}}
 
 
 def register_many(path, worker):

@@ -8,6 +8,7 @@ import time
 import pytest
 from support import ROOT
 
+from mig_selector.store import files
 from mig_selector.store.files import locked, read_json, whole_file, write_json, write_text
 
 
@@ -111,6 +112,18 @@ def test_a_link_is_followed(tmp_path):
     assert names_in(tmp_path / "real") == ["file.txt"]
 
 
+@pytest.mark.parametrize("write", [write_json, lambda path, text: write_text(path, text, follow_link=False)])
+def test_a_link_is_replaced_where_only_files_of_ours_belong(tmp_path, write):
+    (tmp_path / "theirs.txt").write_text("theirs")
+    (tmp_path / "theirs.txt").chmod(0o600)
+    (tmp_path / "link.txt").symlink_to("theirs.txt")
+    write(tmp_path / "link.txt", "ours")
+    assert (tmp_path / "theirs.txt").read_text() == "theirs"
+    assert not (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "link.txt").read_text().strip('"\n') == "ours"
+    assert stat.S_IMODE((tmp_path / "link.txt").stat().st_mode) == 0o666 & ~files._umask()
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o400])
 def test_the_mode_of_an_old_file_is_kept(tmp_path, mode):
     path = tmp_path / "file.txt"
@@ -139,7 +152,7 @@ def test_text_and_json_are_utf_8(tmp_path):
     assert read_json(tmp_path / "value.json") == {"é": [1, None]}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 200_000])
 def test_a_json_file_that_is_absent_or_broken_reads_as_none(tmp_path, content):
     if content is not None:
         (tmp_path / "file.json").write_bytes(content)

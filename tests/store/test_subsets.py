@@ -24,8 +24,32 @@ def make_subset(folder, hashes, fingerprint=FINGERPRINT, **more):
     folder.mkdir(parents=True)
     (folder / "selected.jsonl").write_bytes(b'{"a":"\xc3\xa9"}\n')
     (folder / "selection.parquet").write_bytes(bytes(range(256)))
-    files = {name: hashes.file(folder / name) for name in ("selected.jsonl", "selection.parquet")}
-    (folder / MANIFEST).write_text(json.dumps({"fingerprint": fingerprint, "files": files, **more}))
+    manifest = {
+        "fingerprint": fingerprint,
+        "method": "mig",
+        "budget": 1,
+        "rows_filled_by_score": 0,
+        "information": 1.5,
+        "peak_memory_bytes": None,
+        "rows": {"read": 2, "kept": 1, "dropped": {"no label": 1}, "unreadable": {}},
+        "subsets": [
+            {
+                "dataset": "pool",
+                "place": 0,
+                "rows": 1,
+                "json_lines": "selected.jsonl",
+                "file": "selected.jsonl",
+                "columns": {"prompt": "a"},
+            }
+        ],
+        "files": {name: hashes.file(folder / name) for name in ("selected.jsonl", "selection.parquet")},
+        "settings": {},
+        "versions": {},
+        "seconds": {},
+        "for people": None,
+        **more,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 
 

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mig_selector.graph import label_graph
 from mig_selector.arrays import Adjacency
 from mig_selector.errors import ArgumentError
+from mig_selector.graph import label_graph
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 
 

@@ -152,7 +152,7 @@ class MigArguments:
         float,
         Setting(
             "Weight of edges against a label's own 1 (alpha, Eq. 6).",
-            between(0, 1_000_000),
+            between(0, 1e6),
             decides=True,
             part="graph",
         ),

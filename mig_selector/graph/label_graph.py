@@ -93,9 +93,9 @@ def build_propagation(adjacency: Adjacency, propagation_weight: float) -> Propag
         np.add.at(sums, columns, weights)
     if not np.all(np.isfinite(sums)):
         raise ArgumentError(
-            f"mig_propagation_weight: {propagation_weight:g} is so large that the weights of a label's edges add up to "
-            "infinity; set a smaller mig_propagation_weight, or a higher mig_edge_threshold so that labels have fewer "
-            "edges."
+            f"mig_propagation_weight: {propagation_weight:g} is so large that the weights of a label's edges add up "
+            "to infinity; set a smaller mig_propagation_weight, or a higher mig_edge_threshold so that labels have "
+            "fewer edges."
         )
     spread = weights / sums[columns]
     kept = (spread > 0) & (weights / sums[rows] > 0)

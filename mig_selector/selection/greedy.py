@@ -155,8 +155,8 @@ def _check_gains(pool: LabelledPool, objective: Objective) -> None:
     bound = most_labels * (pool.total_score * steepest if objective.gain == "gradient" else largest)
     if not np.isfinite(bound):
         raise ArgumentError(
-            "mig_score, mig_phi_offset, mig_phi_rate: the scores are so large, or phi is so steep at 0, that the gain of "
-            "a row is not finite; scale the scores down, set a larger mig_phi_offset, or a smaller mig_phi_rate."
+            "mig_score, mig_phi_offset, mig_phi_rate: the scores are so large, or phi is so steep at 0, that the gain "
+            "of a row is not finite; scale the scores down, set a larger mig_phi_offset, or a smaller mig_phi_rate."
         )
 
 

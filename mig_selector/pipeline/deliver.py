@@ -225,7 +225,7 @@ def _send_to_nodes(subset: Finished, outcomes: Sequence[Outcome], site: Site | N
             for _ in chunks:
                 pass
         else:
-            with whole_file(target / name) as stream:
+            with whole_file(target / name, is_private=True) as stream:
                 stream.writelines(chunks)
 
 

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from mig_selector.store.folders import is_believed
+
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ _ABANDONED_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, is_private: bool = False) -> Iterator[IO[bytes]]:
     """Write a file atomically: under a temporary name beside `path`, renamed to `path` once it is on disk.
 
     If the block raises, `path` stays as it was and the temporary file is removed. Temporary files that killed
@@ -33,6 +35,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
     Args:
         path: The final name; a symbolic link is followed. Its folder is created if necessary.
+        is_private: Whether only this user can write to the file, whatever mode an older one had: later runs do not
+            believe files that others can write to (see `folders.is_believed`).
 
     Yields:
         The temporary file, opened for writing.
@@ -44,7 +48,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
     # mkstemp creates files that only their owner can read: keep the mode of the old file, or use the default.
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    keeps_mode = target.exists() and not is_private
+    mode = target.stat().st_mode & 0o777 if keeps_mode else (0o644 if is_private else 0o666) & ~_umask()
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -98,10 +103,10 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` atomically, as indented JSON."""
+def write_json(path: Path, value: Any, *, is_private: bool = False) -> None:
+    """Write `value` atomically, as indented JSON; `is_private` as for `whole_file`."""
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-    with whole_file(path) as stream:
+    with whole_file(path, is_private=is_private) as stream:
         # A path that is not valid UTF-8 contains lone surrogates; their backslash escape is also their JSON escape.
         stream.write(text.encode("utf-8", "backslashreplace"))
 
@@ -110,26 +115,42 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this package wrote; None if it is missing, unreadable or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_believed_json(path: Path) -> Any:
+    """Read as `read_json` does; None as well if another user could have written it (see `folders.is_believed`)."""
+    return read_json(path) if is_believed(path) else None
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of `path` (the file ``.<name>.lock`` beside it) while the block runs.
 
-    Symbolic links are followed, so that all names of a file share one lock. There is no timeout.
+    Symbolic links are followed, so that all names of a file share one lock. There is no timeout. In a folder that
+    cannot be written to there is no lock and no need for one: files there can only be read.
     """
     target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Writable for all: users who share a cache share its locks.
     lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         logger.info("waiting for another run to release %s", target)
         lock.acquire()
+    except OSError:
+        if _is_writable(target.parent):
+            raise
     try:
         yield
     finally:
         lock.release()
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be created in a folder, or in what would be its parent if it does not exist."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mig_selector.store.files import read_json, write_json
+from mig_selector.store.files import read_believed_json, write_json
 
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class ContentHashes:
         stamp = [str(real), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         name = hashlib.sha256(str(real).encode("utf-8", "surrogateescape")).hexdigest()[:32]
         record = self._records / f"{name}.json"
-        known = read_json(record)
-        if isinstance(known, dict) and known.get("stamp") == stamp:
+        known = read_believed_json(record)
+        if isinstance(known, dict) and known.get("stamp") == stamp and isinstance(known.get("sha256"), str):
             return str(known["sha256"])
         digest = hash_file(real)
         if time.time() - max(stat.st_ctime, stat.st_mtime) > _SETTLED_SECONDS:
@@ -97,7 +97,7 @@ def _hash_block(path: Path, start: int) -> bytes:
 def _write_if_possible(record: Path, value: Any) -> None:
     """Write a record that only saves time; a read-only or full cache is not an error."""
     try:
-        write_json(record, value)
+        write_json(record, value, is_private=True)
     except OSError:
         return
 

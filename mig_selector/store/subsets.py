@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mig_selector.store.files import read_json, whole_file, write_json
+from mig_selector.store.files import read_believed_json, read_json, whole_file, write_json
+from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import ContentHashes
 
 
@@ -53,7 +54,8 @@ def find_subset(fingerprint: str, output_dir: Path, cache_dir: Path, hashes: Con
         The folder of an intact subset, or None.
     """
     for folder in dict.fromkeys(_candidates(fingerprint, output_dir, cache_dir)):
-        if read_manifest(folder, fingerprint, hashes) is not None:
+        manifest = read_manifest(folder, fingerprint, hashes)
+        if manifest is not None and all(is_believed(folder / name) for name in (MANIFEST, *manifest["files"])):
             return folder
     return None
 
@@ -61,7 +63,7 @@ def find_subset(fingerprint: str, output_dir: Path, cache_dir: Path, hashes: Con
 def _candidates(fingerprint: str, output_dir: Path, cache_dir: Path) -> Iterator[Path]:
     if output_dir.is_dir():
         yield from sorted(output_dir.glob(f"*-{fingerprint[:8]}"))
-    known = read_json(_record_path(fingerprint, cache_dir))
+    known = read_believed_json(_record_path(fingerprint, cache_dir))
     if isinstance(known, list):
         yield from (Path(folder) for folder in known if isinstance(folder, str))
 
@@ -76,10 +78,10 @@ def remember_subset(fingerprint: str, folder: Path, cache_dir: Path) -> None:
 
     If the cache cannot be written, nothing is recorded and the subset is merely computed again there.
     """
-    known = read_json(_record_path(fingerprint, cache_dir))
+    known = read_believed_json(_record_path(fingerprint, cache_dir))
     folders = [*known, str(folder)] if isinstance(known, list) else [str(folder)]
     try:
-        write_json(_record_path(fingerprint, cache_dir), list(dict.fromkeys(folders)))
+        write_json(_record_path(fingerprint, cache_dir), list(dict.fromkeys(folders)), is_private=True)
     except OSError:
         return
 
@@ -88,5 +90,5 @@ def copy_subset(source: Path, target: Path) -> None:
     """Copy a finished subset to another folder, its manifest last; OSError if a file cannot be read or written."""
     names = [*read_json(source / MANIFEST)["files"], MANIFEST]
     for name in names:
-        with (source / name).open("rb") as original, whole_file(target / name) as copy:
+        with (source / name).open("rb") as original, whole_file(target / name, is_private=True) as copy:
             shutil.copyfileobj(original, copy)

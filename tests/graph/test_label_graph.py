@@ -47,7 +47,7 @@ def test_without_propagation_weight_information_stays_at_its_label():
 
 def test_weights_that_add_up_to_infinity_are_refused():
     vectors = np.ones((3, 2))
-    with pytest.raises(ArgumentError, match="mig_propagation_weight: 1e\\+308 is so large .* mig_edge_threshold"):
+    with pytest.raises(ArgumentError, match=r"mig_propagation_weight: 1e\+308 is so large .* mig_edge_threshold"):
         build_propagation(build_adjacency(vectors, 0.5), 1e308)
 
 

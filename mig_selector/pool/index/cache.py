@@ -11,6 +11,7 @@ from mig_selector.pool.index.file_index import FileIndex
 from mig_selector.pool.index.parallel import Readers
 from mig_selector.pool.index.serialization import read_index, write_index
 from mig_selector.store.files import locked, remove_leftovers
+from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
@@ -47,7 +48,7 @@ class IndexCache:
         key = fingerprint_of(identity)
         path = self._folder / f"{key[:32]}.parquet"
         with locked(path):
-            index = read_index(path, key)
+            index = read_index(path, key) if is_believed(path, is_array=True) else None
             if index is None:
                 remove_leftovers(path)
                 write_index(path, self._scan(source, file_hashes, readers), key)

@@ -80,7 +80,7 @@ def write_subset(
             )
         roles = {role: column for role, column in entry.columns.items() if column in kept}
         json_lines = folder / f"{stem}.jsonl"
-        with whole_file(json_lines) as target:
+        with whole_file(json_lines, is_private=True) as target:
             target.writelines(spool.lines(list(kept)))
         trainer_file = json_lines
         if not all(kind.is_uniform for kind in kept.values()):
@@ -161,7 +161,7 @@ def _write_parquet(
     try:
         fields = {column: kind.to_arrow(f"column {column}") for column, kind in types.items()}
         schema = pa.schema(list({**_typed_copies(late, fields), **fields}.items()))
-        with whole_file(path) as stream, pq.ParquetWriter(stream, schema) as writer:
+        with whole_file(path, is_private=True) as stream, pq.ParquetWriter(stream, schema) as writer:
             while batch := list(itertools.islice(rows, _BATCH_ROWS)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
     except (TypeError, pa.ArrowException, OverflowError) as error:
@@ -223,5 +223,5 @@ def write_selection_table(
             "labels": pa.array([None] * len(chosen) if labels is None else labels, pa.list_(pa.string())),
         }
     )
-    with whole_file(path) as stream:
+    with whole_file(path, is_private=True) as stream:
         pq.write_table(table, stream)

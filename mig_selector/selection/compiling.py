@@ -77,6 +77,7 @@ class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]  # numba has no t
             version = pickle.dumps(self._version, protocol=-1)
             if not _is_intact(content.removeprefix(version)):
                 _say_damaged(self._index_path)
+                Path(self._index_path).unlink(missing_ok=True)
                 return {}
         return super()._load_index()
 

@@ -141,7 +141,7 @@ def locked(path: Path) -> Iterator[None]:
         logger.info("waiting for another run to release %s", target)
         lock.acquire()
     except OSError:
-        if _is_writable(target.parent):
+        if is_writable(target.parent):
             raise
     try:
         yield
@@ -149,8 +149,8 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be created in a folder, or in what would be its parent if it does not exist."""
+def is_writable(folder: Path) -> bool:
+    """Whether files can be created in a folder; if it does not exist, whether it can be created."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return os.access(folder, os.W_OK)

@@ -25,6 +25,7 @@ from mig_selector.settings import (
     Setting,
     above_and_at_most,
     at_least,
+    between,
     keys_of_fields,
 )
 from mig_selector.store.folders import default_cache_dir
@@ -149,7 +150,12 @@ class MigArguments:
     ] = 0.9
     mig_propagation_weight: Annotated[
         float,
-        Setting("Weight of edges against a label's own 1 (alpha, Eq. 6).", at_least(0), decides=True, part="graph"),
+        Setting(
+            "Weight of edges against a label's own 1 (alpha, Eq. 6).",
+            between(0, 1e6),
+            decides=True,
+            part="graph",
+        ),
     ] = 1.0
     mig_turns: Annotated[
         Literal["all", "first", "last"],

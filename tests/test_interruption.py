@@ -148,6 +148,22 @@ def test_a_cache_that_may_not_be_written_is_named(pool_of_60, tmp_path):
     assert files_below(cache) == []
 
 
+def test_a_cache_that_may_not_be_written_is_enough_where_nothing_must_be_written(pool_of_60, tmp_path):
+    cache = tmp_path / "cache"
+    assert finish(select(pool_of_60.settings()))[0] == 0
+    folders = [cache, *(path for path in cache.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    before = files_below(cache)
+    for settings in ({}, {"mig_num_samples": 20}):  # a finished selection, and one whose pool is indexed
+        code, out, text = finish(select(pool_of_60.settings(**settings), preexec_fn=bound_by_permissions))
+        assert (code, "Traceback" in text) == (0, False), text
+        assert "/pool_mig_" in out
+    assert files_below(cache) == before
+    for folder in folders:
+        folder.chmod(0o755)
+
+
 def test_an_output_folder_that_may_not_be_written_is_named(pool_of_60, tmp_path):
     output = tmp_path / "out"
     output.mkdir()

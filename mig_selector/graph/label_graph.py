@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arrays import Adjacency, Propagation
+from mig_selector.errors import ArgumentError
 
 
 _BLOCK_LABELS = 8192
@@ -75,17 +76,28 @@ def build_propagation(adjacency: Adjacency, propagation_weight: float) -> Propag
         propagation_weight: alpha of Eq. 6, 0 or more: weight of an edge relative to a label's similarity to itself.
 
     Returns:
-        P of Eq. 7: off-diagonal weights times alpha, then every column divided by its sum. Entries of weight 0 are
-        left out: the search relies on stored entries being above 0.
+        P of Eq. 7: off-diagonal weights times alpha, then every column divided by its sum. The search relies on stored
+        entries being above 0 and on a symmetric pattern: an entry that is 0, or becomes 0 when it is divided, is left
+        out together with its mirror image.
+
+    Raises:
+        ArgumentError: A column's sum overflows.
 
     Source: MIG (arXiv 2504.13835), Eq. 6 and 7.
     """
     num_labels = adjacency.num_labels
     rows = np.repeat(np.arange(num_labels), np.diff(adjacency.offsets))
-    weights = np.where(rows == adjacency.columns, adjacency.weights, adjacency.weights * propagation_weight)
-    kept = weights > 0
-    rows, columns, weights = rows[kept], adjacency.columns[kept], weights[kept]
-    sums = np.zeros(num_labels)
-    np.add.at(sums, columns, weights)
-    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=num_labels))))
-    return Propagation(offsets.astype(np.int64), columns, weights / sums[columns])
+    columns, sums = adjacency.columns, np.zeros(num_labels)
+    with np.errstate(over="ignore"):
+        weights = np.where(rows == columns, adjacency.weights, adjacency.weights * propagation_weight)
+        np.add.at(sums, columns, weights)
+    if not np.all(np.isfinite(sums)):
+        raise ArgumentError(
+            f"mig_propagation_weight: {propagation_weight:g} is so large that the weights of a label's edges add up "
+            "to infinity; set a smaller mig_propagation_weight, or a higher mig_edge_threshold so that labels have "
+            "fewer edges."
+        )
+    spread = weights / sums[columns]
+    kept = (spread > 0) & (weights / sums[rows] > 0)
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.bincount(rows[kept], minlength=num_labels))))
+    return Propagation(offsets.astype(np.int64), columns[kept], spread[kept])

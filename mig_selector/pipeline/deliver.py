@@ -236,7 +236,7 @@ def _send_to_nodes(subset: Finished, outcomes: Sequence[Outcome], site: Site | N
                 for _ in chunks:
                     pass
             else:
-                with whole_file(staging / name) as stream:
+                with whole_file(staging / name, is_private=True) as stream:
                     stream.writelines(chunks)
         if staging is not None and target is not None:
             with locked_subset(target, subset.fingerprint):

@@ -130,7 +130,7 @@ def write_manifest(
         "versions": _versions(),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest, is_private=True)
     return manifest
 
 

@@ -126,6 +126,23 @@ class WorkingSet(NamedTuple):
 
 
 @compiled
+def is_symmetric(offsets: Any, columns: Any) -> Any:
+    """Whether a matrix in compressed rows, columns ascending, has an entry at (j, i) wherever it has one at (i, j).
+
+    `_add_information` relies on it. One look per entry: row by row, the entries of column j meet those of row j in the
+    same order if the pattern is symmetric.
+    """
+    ahead = offsets[:-1].copy()
+    for row in range(len(offsets) - 1):
+        for entry in range(offsets[row], offsets[row + 1]):
+            column = columns[entry]
+            if ahead[column] >= offsets[column + 1] or columns[ahead[column]] != row:
+                return False
+            ahead[column] += 1
+    return True
+
+
+@compiled
 def local_value(objective: Any, x: Any) -> Any:
     """Return the power or exponential that every gain needs at a label that holds information x.
 

@@ -17,6 +17,8 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from mig_selector.store.folders import is_believed
+
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,11 @@ _ABANDONED_SECONDS = 60.0
 
 @contextlib.contextmanager
 def whole_file(
-    path: Path, *, follow_link: bool = False, before_rename: Callable[[], object] | None = None
+    path: Path,
+    *,
+    follow_link: bool = False,
+    is_private: bool = False,
+    before_rename: Callable[[], object] | None = None,
 ) -> Iterator[IO[bytes]]:
     """Write a file atomically: under a temporary name beside `path`, renamed to `path` once it is on disk.
 
@@ -38,6 +44,8 @@ def whole_file(
         path: The final name. Its folder is created if necessary.
         follow_link: Write what a symbolic link at `path` leads to. By default the link is replaced by a file: a link
             that came with somebody's data must not choose which file is overwritten.
+        is_private: Whether only this user can write to the file, whatever mode an older one had: later runs do not
+            believe files that others can write to (see `folders.is_believed`).
         before_rename: Called once the new content is on disk, right before it takes the place of the old one.
 
     Yields:
@@ -56,7 +64,10 @@ def whole_file(
             with contextlib.suppress(OSError):  # not every file system has locks
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield stream
-            _take_over_access(target, stream.fileno())
+            if is_private:
+                os.fchmod(stream.fileno(), 0o644 & ~_umask())
+            else:
+                _take_over_access(target, stream.fileno())
             # On disk before the rename: after a crash the name must not lead to an empty or incomplete file.
             stream.flush()
             os.fsync(stream.fileno())
@@ -127,10 +138,10 @@ def write_text(
         stream.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` atomically, as indented JSON."""
+def write_json(path: Path, value: Any, *, is_private: bool = False) -> None:
+    """Write `value` atomically, as indented JSON; `is_private` as for `whole_file`."""
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-    with whole_file(path) as stream:
+    with whole_file(path, is_private=is_private) as stream:
         # A path that is not valid UTF-8 contains lone surrogates; their backslash escape is also their JSON escape.
         stream.write(text.encode("utf-8", "backslashreplace"))
 
@@ -143,22 +154,38 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def read_believed_json(path: Path) -> Any:
+    """Read as `read_json` does; None as well if another user could have written it (see `folders.is_believed`)."""
+    return read_json(path) if is_believed(path) else None
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of `path` (the file ``.<name>.lock`` beside it) while the block runs.
 
-    Symbolic links are followed, so that all names of a file share one lock. There is no timeout.
+    Symbolic links are followed, so that all names of a file share one lock. There is no timeout. In a folder that
+    cannot be written to there is no lock and no need for one: files there can only be read.
     """
     target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Writable for all: users who share a cache share its locks.
     lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         logger.info("waiting for another run to release %s", target)
         lock.acquire()
+    except OSError:
+        if is_writable(target.parent):
+            raise
     try:
         yield
     finally:
         lock.release()
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be created in a folder; if it does not exist, whether it can be created."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)

@@ -1,9 +1,17 @@
-"""Where things are kept that last between runs."""
+"""Where things are kept that last between runs, and whose files there are believed."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
+import stat
 from pathlib import Path
+
+
+logger = logging.getLogger(__name__)
+
+_SHARED = "MIG_SELECTOR_SHARED_CACHE"
 
 
 def default_cache_dir() -> Path:
@@ -13,3 +21,67 @@ def default_cache_dir() -> Path:
         RuntimeError: It would be in a home folder, and this user has none.
     """
     return Path(os.environ.get("MIG_SELECTOR_CACHE") or "~/.cache/mig_selector").expanduser().absolute()
+
+
+def is_believed(path: Path, *, is_array: bool = False) -> bool:
+    """Whether what a file in the cache or the output folder says may be used; a file that does not exist says nothing.
+
+    It must belong to this user or root, and nobody else may write to it: otherwise another user could have chosen what
+    it says. The log names a folder with such files once.
+
+    Args:
+        path: The file.
+        is_array: Whether the file holds nothing but arrays with checksums (labels, scores, vectors, losses): those are
+            believed as well where ``MIG_SELECTOR_SHARED_CACHE=1`` says that users share the cache on purpose.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return True
+    if is_private(found) or (is_array and os.environ.get(_SHARED) == "1"):
+        return True
+    _say_not_believed(path.parent, path.name)
+    return False
+
+
+def is_private(found: os.stat_result) -> bool:
+    """Whether a file or folder belongs to this user or root, and no other user may write to it."""
+    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+        return False
+    return not found.st_mode & stat.S_IWGRP or _is_own_group(found.st_gid)
+
+
+def has_private_path(folder: Path) -> bool:
+    """Whether no other user can write to a folder, or put another one in its place."""
+    real = Path(os.path.realpath(folder))
+    if not is_private(real.stat()):
+        return False
+    # In a sticky folder, such as /tmp, others may add names but not replace those of this user.
+    return all(is_private(found) or found.st_mode & stat.S_ISVTX for found in map(os.stat, real.parents))
+
+
+@functools.cache
+def _is_own_group(group: int) -> bool:
+    """Whether a group is this user alone: many systems give each user one, and let it write by default."""
+    import grp
+    import pwd
+
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
+
+
+_not_believed: set[Path] = set()
+"""Folders that the log has named."""
+
+
+def _say_not_believed(folder: Path, name: str) -> None:
+    if folder not in _not_believed:
+        _not_believed.add(folder)
+        logger.warning(
+            "%s is not used, nor are other files beside it, where they belong to another user or others may write to "
+            "them; what they hold is made again (see Caching in the README)",
+            folder / name,
+        )

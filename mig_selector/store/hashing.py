@@ -7,12 +7,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mig_selector.store.files import read_json, write_json
+from mig_selector.store.files import read_believed_json, write_json
 
 
 logger = logging.getLogger(__name__)
@@ -35,21 +35,32 @@ class ContentHashes:
     def __init__(self, cache_dir: Path) -> None:
         """Cache below `cache_dir`. If that cannot be written, files are hashed again by the next run."""
         self._records = cache_dir / "content_hashes"
+        self._stamps: dict[Path, list[Any]] = {}
 
     def file(self, path: Path) -> str:
         """Return the hash of a file's content in the format of `hash_file`; OSError if it cannot be read."""
         real = Path(os.path.realpath(path))
         stat = real.stat()
-        stamp = [str(real), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        stamp = _stamp(real, stat)
+        self._stamps.setdefault(path, stamp)
         name = hashlib.sha256(str(real).encode("utf-8", "surrogateescape")).hexdigest()[:32]
         record = self._records / f"{name}.json"
-        known = read_json(record)
-        if isinstance(known, dict) and known.get("stamp") == stamp:
+        known = read_believed_json(record)
+        if isinstance(known, dict) and known.get("stamp") == stamp and isinstance(known.get("sha256"), str):
             return str(known["sha256"])
         digest = hash_file(real)
         if time.time() - max(stat.st_ctime, stat.st_mtime) > _SETTLED_SECONDS:
             _write_if_possible(record, {"stamp": stamp, "sha256": digest})
         return digest
+
+    def is_untouched(self, path: Path) -> bool:
+        """Whether a file is still the one that `file` was first called for, and nobody has written to it since.
+
+        An equal hash does not show that: the file may have been exchanged, read, and put back. Then ctime, at least,
+        has changed.
+        """
+        real = Path(os.path.realpath(path))
+        return path not in self._stamps or self._stamps[path] == _stamp(real, real.stat())
 
     def folder(self, path: Path, without: tuple[str, ...] = ()) -> str:
         """Return one hash for the relative names and contents of all files below a folder.
@@ -58,8 +69,21 @@ class ContentHashes:
             path: The folder.
             without: Endings of file names to ignore.
         """
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.endswith(without))
+        files = sorted(file for file in _files_below(path) if not file.name.endswith(without))
         return fingerprint_of({str(file.relative_to(path)): self.file(file) for file in files})
+
+
+def _stamp(real: Path, stat: os.stat_result) -> list[Any]:
+    return [str(real), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, those in folders that are links included."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = Path(os.path.realpath(parent))
+        # A link to a folder above this one would lead around in circles.
+        folders[:] = [name for name in folders if not real.is_relative_to(os.path.realpath(Path(parent, name)))]
+        yield from (file for name in names if (file := Path(parent, name)).is_file())
 
 
 def hash_file(path: Path) -> str:
@@ -97,7 +121,7 @@ def _hash_block(path: Path, start: int) -> bytes:
 def _write_if_possible(record: Path, value: Any) -> None:
     """Write a record that only saves time; a read-only or full cache is not an error."""
     try:
-        write_json(record, value)
+        write_json(record, value, is_private=True)
     except OSError:
         return
 

@@ -20,7 +20,8 @@ from typing import Annotated, Any
 import msgspec
 
 from mig_selector.errors import RegistrationError
-from mig_selector.store.files import locked, read_json, whole_file, write_json
+from mig_selector.store.files import locked, read_believed_json, read_json, whole_file, write_json
+from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import ContentHashes
 
 
@@ -142,7 +143,8 @@ def find_subset(fingerprint: str, output_dir: Path, cache_dir: Path, hashes: Con
         The folder of an intact subset, or None.
     """
     for folder in dict.fromkeys(_candidates(fingerprint, output_dir, cache_dir)):
-        if read_manifest(folder, fingerprint, hashes) is not None:
+        manifest = read_manifest(folder, fingerprint, hashes)
+        if manifest is not None and all(is_believed(folder / name) for name in (MANIFEST, *manifest["files"])):
             return folder
     return None
 
@@ -152,7 +154,7 @@ def _candidates(fingerprint: str, output_dir: Path, cache_dir: Path) -> Iterator
         names = {path: path.name.rpartition("-")[2] for path in output_dir.glob("*-*")}
         found = [path for path, end in names.items() if len(end) >= OLD_FOLDER_DIGITS and fingerprint.startswith(end)]
         yield from sorted(found, key=lambda path: (-len(names[path]), path.name))
-    known = read_json(_record_path(fingerprint, cache_dir))
+    known = read_believed_json(_record_path(fingerprint, cache_dir))
     if isinstance(known, list):
         yield from (Path(folder) for folder in known if isinstance(folder, str))
 
@@ -167,10 +169,10 @@ def remember_subset(fingerprint: str, folder: Path, cache_dir: Path) -> None:
 
     If the cache cannot be written, nothing is recorded and the subset is merely computed again there.
     """
-    known = read_json(_record_path(fingerprint, cache_dir))
+    known = read_believed_json(_record_path(fingerprint, cache_dir))
     folders = [*known, str(folder)] if isinstance(known, list) else [str(folder)]
     try:
-        write_json(_record_path(fingerprint, cache_dir), list(dict.fromkeys(folders)))
+        write_json(_record_path(fingerprint, cache_dir), list(dict.fromkeys(folders)), is_private=True)
     except OSError:
         return
 
@@ -260,5 +262,5 @@ def copy_subset(source: Path, target: Path) -> None:
     names = [*read_json(source / MANIFEST)["files"], MANIFEST]
     for name in names:
         handle = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(handle, "rb") as original, whole_file(target / name) as copy:
+        with os.fdopen(handle, "rb") as original, whole_file(target / name, is_private=True) as copy:
             shutil.copyfileobj(original, copy)

@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mig_selector.arrays import Adjacency
+from mig_selector.errors import ArgumentError
 from mig_selector.graph import label_graph
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 
@@ -41,6 +43,23 @@ def test_propagation_worked_by_hand():
 def test_without_propagation_weight_information_stays_at_its_label():
     vectors = np.array([[1.0, 0.1], [1.0, 0.0]])
     assert dense(build_propagation(build_adjacency(vectors, 0.5), 0.0)) == pytest.approx(np.eye(2))
+
+
+def test_weights_that_add_up_to_infinity_are_refused():
+    vectors = np.ones((3, 2))
+    with pytest.raises(ArgumentError, match=r"mig_propagation_weight: 1e\+308 is so large .* mig_edge_threshold"):
+        build_propagation(build_adjacency(vectors, 0.5), 1e308)
+
+
+def test_an_entry_that_vanishes_takes_its_mirror_image_with_it():
+    # Labels 0 and 1 are alike, 2 hardly like either: divided by the sum of column 1, its weight there is 0.
+    adjacency = Adjacency(
+        np.array([0, 2, 5, 7]), np.array([0, 1, 0, 1, 2, 1, 2], np.int32), np.array([1, 1, 1, 1, 5e-324, 5e-324, 1])
+    )
+    matrix = build_propagation(adjacency, 1.0)
+    assert matrix.columns.tolist() == [0, 1, 0, 1, 2]
+    assert matrix.offsets.tolist() == [0, 2, 4, 5]
+    assert np.all(matrix.weights > 0)
 
 
 @settings(max_examples=60, deadline=None)

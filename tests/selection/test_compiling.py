@@ -1,6 +1,8 @@
 """The folder in which the machine code of the search is kept."""
 
 import os
+import pickle
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +28,16 @@ print(value, stats.cache_path, sum(stats.cache_hits.values()), repr(config.CACHE
 
 def run(**variables):
     """Compile one function in a new process; return its value, where its code is, hits and numba's own setting."""
+    return start(**variables).stdout.split()
+
+
+def start(**variables):
     kept = {name: value for name, value in os.environ.items() if name not in {"MIG_SELECTOR_CACHE", "NUMBA_CACHE_DIR"}}
     environment = {**kept, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in variables.items()}}
     words = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return done
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +91,55 @@ def test_a_folder_in_which_numba_cannot_create_its_own_is_not_used(tmp_path):
     Path(path).write_text("no folder")
     assert run(MIG_SELECTOR_CACHE=tmp_path / "cache")[:3] == ["2.0", "None", "0"]
     assert not code_below(kernels)
+
+
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "bit"])
+def test_damaged_code_counts_as_absent_and_is_made_again(tmp_path, ending, damage):
+    cache = tmp_path / "cache"
+    run(MIG_SELECTOR_CACHE=cache)
+    [file] = cache.rglob(f"*{ending}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes({"cut": content[:-20], "empty": b"", "bit": content}[damage])
+    again = start(MIG_SELECTOR_CACHE=cache)
+    assert again.stdout.split()[0] == "2.0"
+    assert again.stdout.split()[2] == "0"
+    assert again.stderr.count(f"{file} is damaged") == 1
+    assert run(MIG_SELECTOR_CACHE=cache)[2] == "1"
+
+
+class Planted:
+    """What numba would run when it unpickles an index."""
+
+    def __reduce__(self):
+        return print, ("planted code ran",)
+
+
+@pytest.mark.parametrize("how", ["writable for all", "of another user", "below a folder that is writable for all"])
+def test_code_is_neither_read_from_nor_kept_in_a_folder_that_others_may_write(tmp_path, how):
+    cache = tmp_path / "cache"
+    _, path, _, _ = run(MIG_SELECTOR_CACHE=cache)
+    [index] = Path(path).glob("*.nbi")
+    version = pickle.load(index.open("rb"))
+    index.write_bytes(pickle.dumps(version, -1) + pickle.dumps(Planted()))
+    before = code_below(cache)
+    if how == "writable for all":
+        (cache / "kernels").chmod(0o777)
+    elif how == "of another user":
+        os.chown(cache / "kernels", 4242, 4242)
+    else:
+        cache.chmod(0o777)
+    done = start(MIG_SELECTOR_CACHE=cache)
+    assert done.stdout.split()[:3] == ["2.0", "None", "0"]
+    assert done.stderr.count("is not private") == 1
+    assert code_below(cache) == before
+
+
+def test_the_folder_of_the_code_is_for_this_user_only(tmp_path):
+    kernels = tmp_path / "cache" / "kernels"
+    run(MIG_SELECTOR_CACHE=tmp_path / "cache")
+    assert stat.S_IMODE(kernels.stat().st_mode) == 0o700
+    kernels.chmod(0o755)  # as an earlier version left it
+    assert run(MIG_SELECTOR_CACHE=tmp_path / "cache")[2] == "1"
+    assert stat.S_IMODE(kernels.stat().st_mode) == 0o700

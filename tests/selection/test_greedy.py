@@ -10,6 +10,7 @@ from naive import dense, naive_selection
 from selection.pools import IDENTITY, OBJECTIVES, as_pool, choose, name_of, pools
 
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels
+from mig_selector.errors import ArgumentError
 from mig_selector.selection.greedy import measure_information, select_rows
 from mig_selector.selection.objective import Objective
 
@@ -108,6 +109,52 @@ def test_offsets_that_do_not_match_are_refused():
     pool = LabelledPool(RowLabels(["a", "b"], np.array([0, 1, 3]), np.array([0, 1], np.int32)), np.array([1.0, 1.0]))
     with pytest.raises(ValueError, match="3 offsets ending at 2, got 3 ending at 3"):
         select_rows(pool, IDENTITY, Objective(), 1)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "ids", "message"),
+    [
+        ([1, 1, 3], [0, 1, 2], "begin with 0 and never fall"),
+        ([0, 4, 3], [0, 1, 2], "begin with 0 and never fall"),
+        ([0, 2, 3], [1, 0, 2], "ascending and distinct"),
+        ([0, 2, 3], [1, 1, 2], "ascending and distinct"),
+    ],
+)
+def test_label_arrays_that_would_overrun_the_compiled_loops_are_refused(offsets, ids, message):
+    labels = RowLabels(list("abc"), np.array(offsets), np.array(ids, np.int32))
+    with pytest.raises(ValueError, match=message):
+        select_rows(LabelledPool(labels, np.ones(2)), IDENTITY, Objective(), 1)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "columns", "weights", "message"),
+    [
+        ([0, 2, 5], [0, 1, 0, 1], [1.0, 1.0, 1.0, 1.0], "end at the number of columns"),
+        ([0, 3, 2], [0, 1], [1.0, 1.0], "never fall"),
+        ([0, 2, 4], [0, 2, 0, 1], [1.0, 1.0, 1.0, 1.0], r"columns must be in \[0, 2\)"),
+        ([0, 2, 4], [1, 0, 0, 1], [1.0, 1.0, 1.0, 1.0], "ascending and distinct"),
+        ([0, 2, 4], [0, 1, 0, 1], [1.0, 0.0, 1.0, 1.0], "finite and above 0"),
+        ([0, 2, 4], [0, 1, 0, 1], [1.0, math.inf, 1.0, 1.0], "finite and above 0"),
+        ([0, 2, 4], [0, 1, 0, 1], [1.0, math.nan, 1.0, 1.0], "finite and above 0"),
+        ([0, 2, 3], [0, 1, 1], [1.0, 1.0, 1.0], "symmetric"),
+        ([0, 1, 3], [0, 0, 1], [1.0, 1.0, 1.0], "symmetric"),
+        ([0, 1, 2], [0, 0], [1.0, 1.0], "symmetric"),
+    ],
+)
+def test_a_propagation_that_would_overrun_the_compiled_loops_is_refused(offsets, columns, weights, message):
+    matrix = Propagation(np.array(offsets), np.array(columns, np.int32), np.array(weights))
+    with pytest.raises(ValueError, match=message):
+        choose([{0}, {1}], [1.0, 1.0], matrix, Objective(), 2)
+
+
+@pytest.mark.parametrize(
+    ("objective", "score"),
+    [(Objective(offset=1e-30, exponent=0.01), 1e300), (Objective(phi="exp", rate=1e9), 1e300)],
+    ids=["pow", "exp"],
+)
+def test_gains_that_overflow_are_refused_with_the_keys_that_matter(objective, score):
+    with pytest.raises(ArgumentError, match="mig_score, mig_phi_offset, mig_phi_rate"):
+        choose([{0}, {0}], [score, score], IDENTITY, objective, 2)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-9, 1.0, 1e9], ids=["no time", "a moment", "long", "forever"])

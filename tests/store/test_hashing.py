@@ -85,6 +85,27 @@ def test_a_broken_record_costs_another_reading(tmp_path, settled, content):
     assert hashes.file(settled) == sha256(b"one\ntwo\n")
 
 
+def test_a_record_without_its_hash_costs_another_reading(tmp_path, settled):
+    hashes = ContentHashes(tmp_path / "cache")
+    digest = hashes.file(settled)
+    (record,) = records(tmp_path)
+    known = json.loads(record.read_text())
+    for value in ({"stamp": known["stamp"]}, {**known, "sha256": None}):
+        record.write_text(json.dumps(value))
+        assert hashes.file(settled) == digest
+        assert json.loads(record.read_text()) == known
+
+
+def test_a_record_that_others_may_write_is_not_believed(tmp_path, settled):
+    hashes = ContentHashes(tmp_path / "cache")
+    digest = hashes.file(settled)
+    (record,) = records(tmp_path)
+    record.write_text(json.dumps({**json.loads(record.read_text()), "sha256": "planted"}))
+    record.chmod(0o666)
+    assert hashes.file(settled) == digest
+    assert record.stat().st_mode & 0o022 == 0
+
+
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, settled):
     (tmp_path / "cache").write_text("a file where a folder should be")
     assert ContentHashes(tmp_path / "cache").file(settled) == sha256(b"one\ntwo\n")

@@ -84,6 +84,87 @@ def test_what_does_not_fit_is_started_again(path, damage):
     assert files(path) == ["vectors.npy"]
 
 
+def test_rows_of_another_width_are_started_again_though_there_are_bytes_enough(path):
+    first = MatrixFile(path, 20)
+    first.begin(3)
+    first.append(ROWS[:8])
+    assert fill(MatrixFile(path, 20), ROWS[:, :2]) == 0
+    assert np.array_equal(np.load(path), ROWS[:, :2])
+
+
+def flip(path, offset):
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("offset", [60, 128, 200, 367, 380, -1], ids=lambda offset: f"byte {offset}")
+def test_a_damaged_matrix_counts_as_absent_and_is_said_once(path, caplog, offset):
+    fill(MatrixFile(path, 20), ROWS)
+    assert MatrixFile(path, 20).is_complete()
+    flip(path, offset)
+    assert not MatrixFile(path, 20).is_complete()
+    assert not MatrixFile(path, 20).is_complete()
+    assert [record.message for record in caplog.records] == [
+        f"{path} is damaged or has no checksums; what it held is computed again"
+    ]
+    assert fill(MatrixFile(path, 20), ROWS) == 0
+    assert MatrixFile(path, 20).is_complete()
+    assert np.array_equal(np.load(path), ROWS)
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, 367, 380])
+def test_a_matrix_that_is_cut_off_counts_as_absent(path, size):
+    fill(MatrixFile(path, 20), ROWS)
+    os.truncate(path, size)
+    assert not MatrixFile(path, 20).is_complete()
+
+
+def test_a_matrix_of_other_rows_counts_as_absent_under_this_name(path):
+    other = path.with_name("other.npy")
+    fill(MatrixFile(other, 20), ROWS + 1)
+    other.rename(path)
+    assert not MatrixFile(path, 20).is_complete()
+
+
+def test_a_plain_npy_file_has_no_checksums_and_counts_as_absent(path):
+    np.save(path, ROWS)
+    assert not MatrixFile(path, 20).is_complete()
+
+
+def test_damaged_rows_of_an_unfinished_matrix_are_computed_again(path, caplog):
+    first = MatrixFile(path, 20)
+    first.begin(3)
+    first.append(ROWS[:8])
+    flip(path.with_name("vectors.npy.partial"), 150)
+    assert fill(MatrixFile(path, 20), ROWS) == 0
+    assert np.array_equal(np.load(path), ROWS)
+    assert "vectors.npy.partial is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_checksums_do_not_depend_on_how_the_rows_came(path, monkeypatch, chunk):
+    monkeypatch.setattr("mig_selector.store.matrix._BLOCK_BYTES", 64)
+    first = MatrixFile(path, 20)
+    first.begin(3)
+    for start in range(0, 12, chunk):
+        first.append(ROWS[start : min(start + chunk, 12)])
+    assert fill(MatrixFile(path, 20), ROWS) == 12
+    assert MatrixFile(path, 20).is_complete()
+    assert path.read_bytes().count(b'"checksums"') == 1
+    flip(path, 300)
+    assert not MatrixFile(path, 20).is_complete()
+
+
+@pytest.mark.parametrize("variable", [None, "1"])
+def test_a_matrix_that_others_may_write_is_believed_only_where_users_share_the_cache(path, monkeypatch, variable):
+    fill(MatrixFile(path, 20), ROWS)
+    path.chmod(0o666)
+    if variable:
+        monkeypatch.setenv("MIG_SELECTOR_SHARED_CACHE", variable)
+    assert MatrixFile(path, 20).is_complete() == bool(variable)
+
+
 def test_a_matrix_that_got_its_name_before_the_kill_is_complete(path):
     fill(MatrixFile(path, 20), ROWS)
     path.with_name("vectors.npy.partial.json").write_text("{}")

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -155,3 +156,24 @@ def test_an_incomplete_copy_is_not_a_subset(tmp_path, hashes):
     with pytest.raises(OSError, match=r"selection\.parquet"):
         copy_subset(source, tmp_path / "b-01234567")
     assert not (tmp_path / "b-01234567" / MANIFEST).exists()
+
+
+def test_a_subset_that_others_may_write_is_not_found(tmp_path, hashes, caplog):
+    folder = make_subset(tmp_path / "out" / "pool_mig_10-01234567", hashes)
+    assert find_subset(FINGERPRINT, tmp_path / "out", tmp_path / "cache", hashes) == folder
+    (folder / "selected.jsonl").chmod(0o666)
+    assert find_subset(FINGERPRINT, tmp_path / "out", tmp_path / "cache", hashes) is None
+    assert "selected.jsonl is not used" in caplog.text
+
+
+@pytest.mark.parametrize("whose", ["another user's", "writable for all"])
+def test_a_planted_record_leads_nowhere(tmp_path, hashes, whose):
+    folder = make_subset(tmp_path / "elsewhere" / "anything", hashes)
+    remember_subset(FINGERPRINT, folder, tmp_path / "cache")
+    [record] = (tmp_path / "cache" / "selections").iterdir()
+    assert find_subset(FINGERPRINT, tmp_path / "out", tmp_path / "cache", hashes) == folder
+    if whose == "another user's":
+        os.chown(record, 4242, -1)
+    else:
+        record.chmod(0o646)
+    assert find_subset(FINGERPRINT, tmp_path / "out", tmp_path / "cache", hashes) is None

@@ -1,4 +1,8 @@
+import os
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mig_selector.store.vectors import VectorCache
@@ -49,3 +53,46 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
         cache.write(["x", "y"], VECTORS[:1])
     assert cache.read(["x", "y"]) == {}
     assert list(tmp_path.rglob("*.*")) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "bit", "no checksum", "NaN"])
+def test_a_damaged_file_counts_as_absent_is_said_once_and_goes(tmp_path, caplog, damage):
+    cache = VectorCache(tmp_path, "a" * 64)
+    cache.write(["z"], VECTORS[2:])
+    before = set(tmp_path.rglob("*.parquet"))
+    cache.write(["x", "y"], VECTORS[:2])
+    [file] = set(tmp_path.rglob("*.parquet")) - before
+    content = bytearray(file.read_bytes())
+    if damage in ("no checksum", "NaN"):
+        table = pq.read_table(file)
+        vectors = pa.array(np.full(4, np.nan, np.float32) if damage == "NaN" else VECTORS[:2].ravel())
+        table = table.set_column(1, "embedding", pa.FixedSizeListArray.from_arrays(vectors, 2))
+        pq.write_table(table.replace_schema_metadata(None) if damage == "no checksum" else table, file)
+    else:
+        start = content.find(VECTORS[:2].tobytes()[:4])
+        content[start] ^= 1
+        file.write_bytes({"cut": content[:-30], "empty": b"", "bit": content}[damage])
+    assert set(cache.read(["x", "y", "z"])) == {"z"}
+    assert set(cache.read(["x", "y", "z"])) == {"z"}
+    assert [record.message for record in caplog.records] == [
+        f"{file} is damaged or has no checksum; its label vectors are computed again"
+    ]
+    cache.write(["x", "y"], VECTORS[:2])
+    assert set(cache.read(["x", "y", "z"])) == {"x", "y", "z"}
+
+
+def test_vectors_of_another_encoder_do_not_become_this_ones(tmp_path):
+    VectorCache(tmp_path, "a" * 64).write(["x"], VECTORS[:1])
+    (tmp_path / "embeddings" / ("a" * 32)).rename(tmp_path / "embeddings" / ("b" * 32))
+    assert VectorCache(tmp_path, "b" * 64).read(["x"]) == {}
+
+
+def test_vectors_of_another_user_are_not_believed(tmp_path, caplog):
+    cache = VectorCache(tmp_path, "a" * 64)
+    cache.write(["x"], VECTORS[:1])
+    [file] = tmp_path.rglob("*.parquet")
+    os.chown(file, 4242, 4242)
+    assert cache.read(["x"]) == {}
+    assert cache.read(["x"]) == {}
+    assert caplog.text.count("is not used") == 1
+    assert file.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource
 from mig_selector.pool.formats.row_source import BATCH_ROWS, Span
 from mig_selector.pool.formats.tables import TableSource, names_among
+
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+_CODE_SUFFIXES = (".py", ".pkl", ".pickle", ".pt", ".pth")
+"""Files that `datasets` might run or unpickle."""
 
 
 class HubTable(TableSource):
@@ -43,7 +50,42 @@ class HubTable(TableSource):
                 yield batch.select(present)
 
 
+def _check_repository(source: HubSource) -> None:
+    """Refuse names that `datasets` does not look up on a hub but takes for code, or for a reader that unpickles files.
+
+    A name such as ``pandas`` or ``webdataset`` is one of its packaged modules: together with `folder` it would
+    unpickle local files. A pool's entry is data, and must not run anything.
+
+    Raises:
+        PoolError: The name is neither ``organisation/name`` nor a folder of data files.
+    """
+    key, name = f"{source.hub}_hub_url", source.repository
+    folder = Path(name)
+    if folder.is_dir():
+        from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+        code = next((file for file in folder.rglob("*") if _is_code(file.name)), None)
+        if name in _PACKAGED_DATASETS_MODULES or code is not None:
+            fault = f"{code} is not a data file" if code else f"{name!r} is also the name of a module of `datasets`"
+            raise PoolError(f"{key}: {fault}; expected a folder of JSON, CSV, Parquet or Arrow files.")
+    elif (
+        os.path.lexists(folder)
+        or not _REPOSITORY.fullmatch(name)
+        or {".", ".."} & set(name.split("/"))
+        or _is_code(name)
+    ):
+        raise PoolError(
+            f"{key}: {name!r} is not a dataset on a hub; expected organisation/name, or a local folder of data files. "
+            "Use file_name for a local file."
+        )
+
+
+def _is_code(name: str) -> bool:
+    return name.lower().endswith(_CODE_SUFFIXES)
+
+
 def _load_from_hub(source: HubSource, split: str) -> Any:
+    _check_repository(source)
     try:
         if source.hub == "ms":
             return _load_from_modelscope(source, split)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mig_selector.errors import PoolError
+from mig_selector.errors import PoolError, RegistrationError
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.file_index import FileIndex
 from mig_selector.pool.index.parallel import Readers
 from mig_selector.pool.index.serialization import read_index, write_index
-from mig_selector.store.files import locked, remove_leftovers
+from mig_selector.store.files import is_writable, locked, remove_leftovers
+from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
@@ -35,6 +36,7 @@ class IndexCache:
             readers: Scan the file if it is not in the cache.
 
         Raises:
+            RegistrationError: The file has to be scanned, and the cache cannot be written.
             PoolError: A row is unreadable and `readers` stop at such rows, the file cannot be read, or its content no
                 longer has the given hashes.
         """
@@ -47,8 +49,13 @@ class IndexCache:
         key = fingerprint_of(identity)
         path = self._folder / f"{key[:32]}.parquet"
         with locked(path):
-            index = read_index(path, key)
+            index = read_index(path, key) if is_believed(path, is_array=True) else None
             if index is None:
+                if not is_writable(self._folder):  # known before the pool is read
+                    raise RegistrationError(
+                        f"mig_cache_dir: {self._folder.parent} cannot be written to, and it has no index of "
+                        f"{source.name}; give another folder."
+                    )
                 remove_leftovers(path)
                 write_index(path, self._scan(source, file_hashes, readers), key)
                 index = read_index(path, key)

@@ -126,12 +126,19 @@ class Readers:
         return self._threads
 
 
+def _search_path() -> list[str]:
+    """Return where reader processes look for modules: as this process does, but in the current folder last."""
+    here = {"", str(Path.cwd())}
+    return sorted(sys.path, key=lambda folder: folder in here)
+
+
 class _Worker:
     """A reader process, seen from this process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            # -P: or Python would look for modules in the current folder first, where a pool's may be.
+            [sys.executable, "-P", "-c", _START, json.dumps(_search_path())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             process_group=0,  # a terminal sends Ctrl-C to the process group of this process

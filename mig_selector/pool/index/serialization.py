@@ -50,7 +50,7 @@ def write_index(path: Path, parts: Iterable[FileIndex], fingerprint: str) -> Non
     """
     numbering, tally, num_label_ids = Numbering(), Tally(), 0
     checksums: dict[str, Any] = {}
-    with whole_file(path) as stream, pq.ParquetWriter(stream, _SCHEMA, **_WRITER_OPTIONS) as writer:
+    with whole_file(path, is_private=True) as stream, pq.ParquetWriter(stream, _SCHEMA, **_WRITER_OPTIONS) as writer:
         for part in (_renumber(part, numbering, tally) for part in parts):
             writer.write_table(_to_table(part))
             num_label_ids += len(part.label_ids)

@@ -165,7 +165,7 @@ def write_table_file(folder: Path, stem: str, tables: Iterable[pa.Table], schema
         The file.
     """
     path = folder / f"{stem}.{'arrow' if any(_has_empty_struct(field.type) for field in schema) else 'parquet'}"
-    with whole_file(path) as stream:
+    with whole_file(path, is_private=True) as stream:
         make = pq.ParquetWriter if path.suffix == ".parquet" else pa.ipc.new_stream
         with make(stream, schema) as writer:
             for table in tables:

@@ -92,7 +92,7 @@ def write_subset(
             )
         roles = {role: column for role, column in entry.columns.items() if column in kept}
         json_lines = folder / f"{stem}.jsonl"
-        with whole_file(json_lines) as target:
+        with whole_file(json_lines, is_private=True) as target:
             target.writelines(spool.lines(list(kept)))
         trainer_file = json_lines
         keyed = [] if rows.schemas else _keyed_columns(entry, kept)
@@ -280,5 +280,5 @@ def write_selection_table(
             "labels": pa.array([None] * len(chosen) if labels is None else labels, pa.list_(pa.string())),
         }
     )
-    with whole_file(path) as stream:
+    with whole_file(path, is_private=True) as stream:
         pq.write_table(table, stream)

@@ -8,7 +8,7 @@ from mig_selector.arrays import LabelledPool, Selection
 from mig_selector.selection.greedy import select_rows
 from mig_selector.selection.method import Candidates, OnProgress, method
 from mig_selector.selection.objective import Objective
-from mig_selector.settings import Setting, above, above_and_at_most
+from mig_selector.settings import Setting, above_and_at_most, between
 
 
 @method(
@@ -26,8 +26,10 @@ def mig(
     phi_exponent: Annotated[
         float, Setting("Exponent b of pow: (x + a)^b.", above_and_at_most(0, 1), decides=True)
     ] = 0.8,
-    phi_offset: Annotated[float, Setting("Offset a of pow: (x + a)^b.", above(0), decides=True)] = 1e-6,
-    phi_rate: Annotated[float, Setting("Rate c of exp: 1 - exp(-c x).", above(0), decides=True)] = 1.0,
+    phi_offset: Annotated[float, Setting("Offset a of pow: (x + a)^b.", between(1e-30, 1e9), decides=True)] = 1e-6,
+    phi_rate: Annotated[
+        float, Setting("Rate c of exp: 1 - exp(-c x).", above_and_at_most(0, 1e9), decides=True)
+    ] = 1.0,
     gain: Annotated[
         Literal["gradient", "marginal"],
         Setting(

@@ -47,6 +47,7 @@ def run_selection(
     *,
     training: bool = False,
     required: Collection[str] = (),
+    register: bool = True,
 ) -> list[Outcome]:
     """Select as a configuration says, register the subset, and say what training has to read.
 
@@ -55,6 +56,7 @@ def run_selection(
         ranks: This process among those of the run; alone if None. Every rank must call this.
         training: Whether training follows: then there is one budget, and runs that would read other rows are refused.
         required: Paths at which a row must have numbers to be kept, whatever the method.
+        register: Whether the user's dataset_info.json gets the entries of the subsets.
 
     Returns:
         One outcome per budget, in the order given; the same on every rank.
@@ -69,10 +71,14 @@ def run_selection(
     if not ranks.are_on_one_node:
         _check_same_settings(arguments, host, ranks)
     crew = Crew(ranks, arguments)
-    answer = crew.run(lambda: _select_and_settle(arguments, host, crew, required, training=training))
+    answer = crew.run(
+        lambda: _select_and_settle(arguments, host, crew, required, training=training, register=register)
+    )
     finished = [Finished(**fields) for fields in answer["finished"]]
     outcomes = [Outcome(**fields) for fields in answer["outcomes"]]
-    outcomes = in_plain_words(lambda: deliver(finished, outcomes, arguments, host, ranks, training=training))
+    outcomes = in_plain_words(
+        lambda: deliver(finished, outcomes, arguments, host, ranks, training=training, register=register)
+    )
     for outcome in outcomes:
         for line in outcome.summary:
             logger.info("%s", line)
@@ -80,18 +86,24 @@ def run_selection(
 
 
 def _select_and_settle(
-    arguments: MigArguments, host: HostArguments, crew: Crew, required: Collection[str], *, training: bool
+    arguments: MigArguments,
+    host: HostArguments,
+    crew: Crew,
+    required: Collection[str],
+    *,
+    training: bool,
+    register: bool,
 ) -> dict[str, Any]:
     """Do all that rank 0 does, and return what every rank is to know."""
     clock = Clock()
     with clock.stage("finding"):
-        request = resolve(arguments, host, required)
+        request = resolve(arguments, host, required, is_registered=register)
     if training:
         check_output_is_free(host)
         check_origin_markers(host, request.fingerprints[0])
     with request.lock():
         finished = _select(request, crew, clock)
-        outcomes = [settle(subset, request.site, training=training) for subset in finished]
+        outcomes = [settle(subset, request.site, training=training, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
 
 

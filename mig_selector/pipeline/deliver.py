@@ -18,6 +18,7 @@ from mig_selector.integration.handover import (
     write_origin_markers,
     write_private_dataset_dir,
 )
+from mig_selector.integration.mixing import describe_changed_budget
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.ranks.world import Ranks
@@ -45,6 +46,8 @@ class Finished:
     """New entry of dataset_info.json by name in the pool; those without a chosen row included."""
     entries: dict[str, dict[str, Any]]
     """New entries; `file_name` is the name of a file in the folder."""
+    rows: dict[str, int]
+    """Chosen rows by new entry."""
     summary: list[str]
     """What happened, for people."""
 
@@ -82,6 +85,7 @@ def describe_finished(
         budget=manifest["budget"],
         names={entry.name: name for entry, name in zip(request.entries, names, strict=True)},
         entries=entries,
+        rows={names[subset["place"]]: subset["rows"] for subset in manifest["subsets"]},
         summary=summary,
     )
 
@@ -117,8 +121,8 @@ def settle(finished: Finished, site: Site, *, training: bool, register: bool = T
         known = "registered as" if is_registered else "not registered, as dataset_dir cannot be written to:"
     remember_subset(finished.fingerprint, folder, site.arguments.cache_dir)
     summary = [*finished.summary, f"subset: {folder}, {known} {', '.join(entries)}"]
-    if site.host.max_samples is not None and site.host.max_samples < finished.budget:
-        summary.append(f"max_samples: training sees the first {site.host.max_samples} of the chosen rows only")
+    others = any(name not in finished.names for name in site.host.dataset)
+    summary += describe_changed_budget(site.host, finished.rows, others=others)
     if training:
         origin = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
         write_origin_markers(site.host, origin)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
-from mig_selector.errors import ArgumentError
+from mig_selector.errors import ArgumentError, HandoverError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
 from mig_selector.pipeline.crew import Crew, in_plain_words
@@ -101,10 +101,27 @@ def _select_and_settle(
     if training:
         check_output_is_free(host)
         check_origin_markers(host, request.fingerprints[0])
+        if host.only_evaluates and not request.find(request.fingerprints[0]):
+            _refuse_to_select(host)
     with request.lock():
         finished = _select(request, crew, clock)
         outcomes = [settle(subset, request.site, training=training, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
+
+
+def _refuse_to_select(host: HostArguments) -> None:
+    """Raise an error for a run that trains nothing and whose subset does not exist yet.
+
+    A run that fills an empty tokenized_path prepares a training, so it is let through.
+    """
+    path = host.tokenized_path
+    if path is not None and not path.exists():
+        return
+    raise HandoverError(
+        "do_train is not set: nothing is trained, so nothing is selected, and the subset of these settings does not "
+        "exist yet. Run `mig-selector select` with this configuration first, set do_train: true, or set "
+        "mig_enabled: false to go on without the subset."
+    )
 
 
 def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:

@@ -71,7 +71,7 @@ def _install_hook(name: str, module: "ModuleType") -> None:
 
 
 def is_disabled() -> bool:
-    """Whether ``MIG_SELECTOR_DISABLE`` switches the plugin off."""
+    """Whether ``MIG_SELECTOR_DISABLE`` switches the selection off; the ``mig_`` keys are then kept from the host."""
     import os
 
     return os.environ.get("MIG_SELECTOR_DISABLE", "").lower() in {"1", "true", "y", "yes"}
@@ -79,8 +79,6 @@ def is_disabled() -> bool:
 
 def start() -> None:
     """Register the finder, and hook modules that are already imported; a second call changes nothing."""
-    if is_disabled():
-        return
     for name in _INSTALLERS:
         if name in sys.modules:
             _install_hook(name, sys.modules[name])

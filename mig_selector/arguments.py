@@ -199,6 +199,14 @@ class MigArguments:
             decides=False,
         ),
     ] = None
+    mig_enabled: Annotated[
+        bool | None,
+        Setting(
+            "false trains on the whole pool, as if there were no mig_ keys; so does MIG_SELECTOR_DISABLE=1 in the "
+            "environment. Not set is true.",
+            decides=False,
+        ),
+    ] = None
     mig_overwrite: Annotated[bool, Setting("Select again although a valid subset exists.", decides=False)] = False
     mig_report: Annotated[
         Literal["html", "none"], Setting("Accepted for reports to come; writes nothing yet.", decides=False)
@@ -265,6 +273,14 @@ def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     """
     ours = {key: value for key, value in settings.items() if str(key).startswith(PREFIX)}
     return {key: value for key, value in settings.items() if key not in ours}, ours
+
+
+def is_switched_off(settings: Mapping[str, Any]) -> bool:
+    """Whether ``mig_enabled`` is false; a value that is neither true nor false is left to `parse_arguments`."""
+    try:
+        return settings.get("mig_enabled") is not None and not own_keys()["mig_enabled"].read(settings["mig_enabled"])
+    except ValueError:
+        return False
 
 
 def parse_arguments(settings: Mapping[str, Any], *, training: bool) -> MigArguments:
@@ -367,6 +383,8 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
     if "mig_num_samples" not in values:
         return ["mig_num_samples is missing; set it to the number of rows to choose, or a share in (0, 1)."]
     faults = []
+    if values.get("mig_enabled") is False:
+        faults.append("mig_enabled: false; nothing is selected. Remove the key, or set it to true.")
     many = "," in values["mig_num_samples"]
     if many and training:
         faults.append(

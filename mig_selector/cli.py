@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-_USAGE = {"compare": " --methods NAME,NAME,..."}
+_USAGE = {"compare": " --methods NAME,NAME,... [--register]"}
 
 
 def _describe_keys() -> str:
@@ -60,7 +60,8 @@ def _parser(*, with_keys: bool) -> argparse.ArgumentParser:
         "select": "select a subset and register it in dataset_info.json; the last line of stdout is its folder",
         "train": "the same as `llamafactory-cli train`: select, then train",
         "compare": "select with several methods and write what they chose side by side: tables, a picture and a page; "
-        "the last line of stdout is the folder",
+        "the last line of stdout is the folder, a dataset_dir with the subsets; --register names them in your own "
+        "dataset_info.json too",
     }
     epilog = _describe_keys() if with_keys else None
     for name, text in texts.items():
@@ -106,13 +107,15 @@ def _compare(words: Sequence[str]) -> int:
     from mig_selector.pipeline.comparison import compare_methods
     from mig_selector.ranks.world import connect
 
-    methods, rest = _take_option("--methods", words)
+    is_registered = "--register" in words
+    methods, rest = _take_option("--methods", [word for word in words if word != "--register"])
     if methods is None or not rest:
         print("mig-selector compare: give a YAML file and --methods mig,random,...", file=sys.stderr)
         return 2
     show_log(is_main=os.environ.get("RANK", "0") == "0")
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
-        compared = compare_methods(_read_settings(rest), [name.strip() for name in methods.split(",")], ranks)
+        names = [name.strip() for name in methods.split(",")]
+        compared = compare_methods(_read_settings(rest), names, ranks, register=is_registered)
     if ranks.is_main:
         print(compared.table, compared.folder, sep="\n")
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from mig_selector._autoload import is_disabled
 from mig_selector.errors import HostError, MigSelectorError
 from mig_selector.settings import PREFIX
 
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -37,15 +40,15 @@ def install(tuner: ModuleType) -> None:
 
     @functools.wraps(original)
     def run_exp(args: Any = None, callbacks: Any = None) -> Any:
-        if is_disabled():
-            return run_host(args, callbacks)
         given = read_args(args)
+        if is_disabled():
+            return run_host(_without_own_keys(given) if _has_mig_key(given) else args, callbacks)
         if not isinstance(given, Mapping) and {"-h", "--help"} & set(given):
             _print_help()
         elif _has_mig_key(given):
             # Without arguments this is a command line, whose user gets a message. A program gets the exception.
             args, lines = _exit_on_error(_select, given) if args is None else _select(given)
-            callbacks = [*(callbacks or []), _summary_callback(lines)]
+            callbacks = [*(callbacks or []), _summary_callback(lines)] if lines else callbacks
         return run_host(args, callbacks)
 
     run_exp.is_mig_selector = True  # type: ignore[attr-defined]
@@ -60,9 +63,12 @@ def install_v1_guard(arg_parser: ModuleType) -> None:
 
     @functools.wraps(original)
     def get_args(args: Any = None) -> Any:
-        if not is_disabled() and _has_mig_key(_read_args(args)):
+        given = _read_args(args)
+        if not _has_mig_key(given):
+            return original(args)
+        if not is_disabled() and not _is_switched_off(given):
             _exit_on_error(_reject_v1, args) if args is None else _reject_v1(args)
-        return original(args)
+        return original(_without_own_keys(given))
 
     get_args.is_mig_selector = True  # type: ignore[attr-defined]
     arg_parser.get_args = get_args  # type: ignore[attr-defined]
@@ -88,6 +94,23 @@ def _has_mig_key(args: Any) -> bool:
         return any(str(key).lstrip("-").startswith(PREFIX) for key in args)
     # The host accepts --mig-key for --mig_key.
     return any(str(option).replace("-", "_").startswith(f"__{PREFIX}") for option in args)
+
+
+def _is_switched_off(args: Any) -> bool:
+    """Whether ``mig_enabled`` is false in a configuration or a list of options."""
+    from mig_selector.arguments import is_switched_off
+    from mig_selector.integration.config import read_options
+
+    return is_switched_off(args if isinstance(args, Mapping) else read_options(args))
+
+
+def _without_own_keys(args: Any) -> Any:
+    """Return a configuration or a list of options without the ``mig_`` keys: what the host gets if nothing is done."""
+    from mig_selector.integration.config import drop_options, read_options
+
+    if isinstance(args, Mapping):
+        return {key: value for key, value in args.items() if not _has_mig_key({key: value})}
+    return drop_options(args, {key: value for key, value in read_options(args).items() if key.startswith(PREFIX)})
 
 
 def _reject_v1(args: Any) -> None:
@@ -116,7 +139,10 @@ def _exit_on_error(work: Callable[[Any], Result], args: Any) -> Result:
 
 
 def _select(args: Any) -> tuple[Any, list[str]]:
-    """Select; return the host's arguments with the subset in place of the pool, and the lines of the summary."""
+    """Select; return the host's arguments with the subset in place of the pool, and the lines of the summary.
+
+    Where ``mig_enabled`` is false nothing is selected, and there are no lines.
+    """
     from mig_selector.console import show_log
     from mig_selector.integration.config import check_overrides, drop_options, read_options, to_options
     from mig_selector.integration.host import check_host
@@ -125,6 +151,9 @@ def _select(args: Any) -> tuple[Any, list[str]]:
 
     settings = dict(args) if isinstance(args, Mapping) else read_options(args)
     show_log(is_main=os.environ.get("RANK", "0") == "0")
+    if _is_switched_off(settings):
+        logger.info("mig_enabled: false; nothing is selected, training uses the whole pool")
+        return _without_own_keys(args), []
     with connect() as ranks:
         check_host()
         if isinstance(args, Mapping):

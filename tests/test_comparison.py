@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +78,34 @@ def test_a_comparison_leaves_plain_selections_alone_and_finds_its_own_again(plac
     settings = place.settings(mig_tokenizer=minilm, **place.given)
     first = compare_methods(settings, METHODS)
     assert place.entries()["pool_mig_10"]["mig_selector"] == alone.fingerprint
-    assert {f"pool_compared_{method}_10" for method in METHODS} <= set(place.entries())
+    names = {f"pool_compared_{method}_10" for method in METHODS}
+    assert not names & set(place.entries())  # a comparison leaves the user's dataset_info.json alone
+    own = json.loads((Path(first.folder) / "dataset_info.json").read_text())
+    assert set(own) == names
+    for entry in own.values():
+        assert len(Path(entry["file_name"]).read_text().splitlines()) == 10
     with caplog.at_level("INFO", logger="mig_selector"):
         assert compare_methods(settings, METHODS) == first
     assert caplog.text.count("already selected") == len(METHODS)
+
+
+def test_a_comparison_registers_its_subsets_if_asked_and_takes_a_stem_for_their_names(place):
+    settings = place.settings(**place.given)
+    folder = Path(compare_methods({**settings, "mig_dataset_name": "mine"}, ["random", "top_score"]).folder)
+    assert set(json.loads((folder / "dataset_info.json").read_text())) == {"mine_random_10", "mine_top_score_10"}
+    assert set(place.entries()) == {"pool"}
+    settings["mig_dataset_name"] = "best{budget}"
+    compare_methods(settings, ["random", "top_score"], register=True)
+    assert set(place.entries()) == {"pool", "best10_random", "best10_top_score"}
+
+
+@pytest.mark.parametrize("name", ["数据集", "my data", "x" * 120, "user/pool@v1"])
+def test_pools_of_any_name_can_be_compared(place, name):
+    place.add(name, place.rows)
+    settings = {**place.settings(**place.given), "dataset": name}
+    names = set(json.loads((Path(compare_methods(settings, ["random"]).folder) / "dataset_info.json").read_text()))
+    assert len(names) == 1
+    assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,128}", names.pop())
 
 
 def test_without_labels_and_scores_their_figures_are_missing(place):
@@ -101,7 +126,7 @@ def test_without_labels_and_scores_their_figures_are_missing(place):
         (["mig", ""], {}, "--methods: expected different names"),
         (["mig", "rndom"], {}, "'rndom' is not a method; did you mean random"),
         (["mig"], {"mig_num_samples": [5, 6]}, "a comparison takes one budget"),
-        (["mig"], {"mig_dataset_name": "mine"}, "leave it out"),
+        (["mig"], {"mig_dataset_name": "a b"}, "mig_dataset_name: 'a b' is not allowed"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_read(place, methods, more, fault):

@@ -14,6 +14,8 @@ import pytest
 from support import ROOT, Workplace, make_rows, run_command
 from training import host_settings, num_examples, train, write_yaml
 
+from mig_selector.hook import _without_own_keys
+
 
 pytestmark = [pytest.mark.llamafactory, pytest.mark.slow]
 
@@ -181,11 +183,18 @@ def test_without_a_key_nothing_changes(training, tmp_path, pool_of_60):
     assert not (tmp_path / "out" / "_mig_selection.json").exists()
 
 
-def test_when_disabled_the_keys_are_an_error_of_the_host(training, tmp_path):
-    done = train(write_yaml(tmp_path, training), env={"MIG_SELECTOR_DISABLE": "1"})
-    assert done.returncode == 1
-    assert "Some keys are not used by the HfArgumentParser" in done.stderr
-    assert "mig_num_samples" in done.stderr
+@pytest.mark.parametrize(
+    ("word", "env"),
+    [("mig_enabled=false", {}), ("mig_phi=pow", {"MIG_SELECTOR_DISABLE": "1"})],
+    ids=["key", "environment"],
+)
+def test_switched_off_the_host_trains_on_the_whole_pool_with_the_keys_still_in_the_yaml(
+    training, tmp_path, pool_of_60, word, env
+):
+    done = train(write_yaml(tmp_path, training), word, "max_steps=1", env=env)
+    assert num_examples(done) == {60}
+    assert set(pool_of_60.entries()) == {"pool"}
+    assert not (tmp_path / "out" / "_mig_selection.json").exists()
 
 
 def test_one_command_of_our_own_does_the_same(training, tmp_path):
@@ -216,6 +225,20 @@ def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(tra
     assert "[mig_selector]" not in ends["without"].stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "kept"),
+    [
+        ({"stage": "sft", "mig_num_samples": 5, "mig_enabled": False}, {"stage": "sft"}),
+        (
+            ["--stage", "sft", "--mig-num-samples", "5", "--mig_normalize", "--do_train"],
+            ["--stage", "sft", "--do_train"],
+        ),
+    ],
+)
+def test_without_our_keys_the_host_gets_its_own(args, kept):
+    assert _without_own_keys(args) == kept
+
+
 @pytest.mark.skipif(not (HOST / "v1").is_dir(), reason="this LLaMA-Factory has no v1 trainer")
 def test_the_v1_trainer_works_as_usual_but_rejects_mig_keys(tmp_path):
     program = tmp_path / "program.py"
@@ -225,6 +248,8 @@ def test_the_v1_trainer_works_as_usual_but_rejects_mig_keys(tmp_path):
         "print(get_args())\n"
     )
     path = write_yaml(tmp_path, {"model": "x", "mig_num_samples": 5})
+    off = run_command("python", program, path, env={"MIG_SELECTOR_DISABLE": "1"})
+    assert off.stdout.count("output_dir=") == 2, off.stderr
     done = run_command("python", program, path, env={"ALLOW_EXTRA_KEYS": "1"})
     assert done.returncode == 1
     assert done.stdout.count("output_dir='y'") == 1

@@ -63,6 +63,7 @@ IDLE = {
     "mig_dataset_name": "mine",
     "mig_output_dir": "@elsewhere",
     "mig_cache_dir": "@cache",
+    "mig_enabled": True,
     "mig_overwrite": True,
     "mig_report": "none",
 }

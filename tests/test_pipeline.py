@@ -481,3 +481,37 @@ def test_line_3_of_the_published_example_is_found(workplace, published_example):
     (workplace.data / "pool.jsonl").write_bytes(published_example.read_bytes())
     with pytest.raises(PoolError, match=r"pool\.jsonl:3: is not valid JSON"):
         select(workplace)
+
+
+def test_max_samples_counts_for_each_name_of_the_pool(workplace):
+    for name, seed in (("p", 1), ("q", 2)):
+        workplace.add(name, make_rows(6, seed=seed))
+    settings = workplace.settings(dataset="p,q", mig_num_samples=6, mig_method="random", mig_seed=1)
+    [outcome] = run_selection({**settings, "max_samples": 6})
+    assert not [line for line in outcome.summary if "max_samples" in line]
+    [outcome] = run_selection({**settings, "max_samples": 2})
+    sizes = [len(file.read_text().splitlines()) for file in Path(outcome.folder).glob("selected__*.jsonl")]
+    sees = sum(min(size, 2) for size in sizes)
+    assert [line for line in outcome.summary if f"training sees {sees} of the 6 chosen rows" in line]
+
+
+@pytest.mark.parametrize("keys", [{"do_train": False}, {"do_eval": True}, {"do_predict": True}])
+def test_nothing_is_selected_where_nothing_is_trained(pool_of_60, keys):
+    settings = pool_of_60.settings(**keys)
+    with pytest.raises(HandoverError, match=r"nothing is selected.*Run `mig-selector select`"):
+        run_selection(settings, training=True)
+    assert list(pool_of_60.entries()) == ["pool"]
+    [selected] = run_selection(settings)
+    [found] = run_selection(settings, training=True)
+    assert (found.folder, found.settings) == (selected.folder, selected.settings)
+
+
+def test_an_empty_tokenized_path_is_filled_without_training(pool_of_60, tmp_path):
+    settings = pool_of_60.settings(do_train=False, tokenized_path=str(tmp_path / "tokenized"))
+    assert run_selection(settings, training=True)[0].budget == 10
+
+
+def test_what_is_switched_off_cannot_be_selected(pool_of_60):
+    with pytest.raises(ArgumentError, match="mig_enabled: false; nothing is selected"):
+        run_selection(pool_of_60.settings(mig_enabled=False))
+    assert run_selection(pool_of_60.settings(mig_enabled=True))[0].budget == 10

@@ -128,8 +128,15 @@ class HostArguments:
     interleave_probs: bool
     """Whether the key is set; its value does not matter to a selection."""
     max_samples: int | None
+    """Rows of each dataset that training sees at most."""
+    mix_strategy: str
+    interleave_shares: tuple[float, ...]
+    """The values of `interleave_probs`; empty if it is not set or cannot be read."""
+    seed: int
     model_name_or_path: str | None
     do_train: bool
+    only_evaluates: bool
+    """Whether the run trains nothing: do_train is false, or is absent beside do_eval or do_predict."""
     cache_dir: str | None
     hf_hub_token: str | None
     ms_hub_token: str | None
@@ -164,12 +171,24 @@ class HostArguments:
             tokenized_path=_optional_path(settings.get("tokenized_path")),
             interleave_probs=settings.get("interleave_probs") is not None,
             max_samples=_optional_count(settings.get("max_samples")),
+            mix_strategy=_optional_string(settings.get("mix_strategy")) or "concat",
+            interleave_shares=_split_numbers(settings.get("interleave_probs")),
+            seed=_optional_count(settings.get("seed", 42)) or 0,
             model_name_or_path=_optional_string(settings.get("model_name_or_path")),
             do_train=_is_true(settings.get("do_train")),
+            only_evaluates=_only_evaluates(settings),
             cache_dir=_optional_string(settings.get("cache_dir")),
             hf_hub_token=_optional_string(settings.get("hf_hub_token")),
             ms_hub_token=_optional_string(settings.get("ms_hub_token")),
         )
+
+
+def _only_evaluates(settings: Mapping[str, Any]) -> bool:
+    if _is_true(settings.get("do_train")):
+        return False
+    return settings.get("do_train") is not None or any(
+        _is_true(settings.get(key)) for key in ("do_eval", "do_predict")
+    )
 
 
 def _split_names(value: Any) -> tuple[str, ...]:
@@ -178,6 +197,14 @@ def _split_names(value: Any) -> tuple[str, ...]:
         return ()
     parts = value if isinstance(value, Sequence) and not isinstance(value, str) else str(value).split(",")
     return tuple(name for part in parts if (name := str(part).strip()))
+
+
+def _split_numbers(value: Any) -> tuple[float, ...]:
+    """Return the numbers in a list or a string separated by commas; none where one is not a number."""
+    try:
+        return tuple(float(part) for part in _split_names(value))
+    except ValueError:  # the host will reject it itself
+        return ()
 
 
 def _optional_string(value: Any) -> str | None:

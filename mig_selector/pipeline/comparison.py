@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.annotation.tokens import count_tokens
-from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, parse_arguments, split_keys
+from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.arrays import RowLabels
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.crew import Crew
-from mig_selector.pipeline.deliver import Outcome
+from mig_selector.pipeline.deliver import Outcome, write_own_dataset_info
+from mig_selector.pipeline.names import comparison_name
 from mig_selector.pipeline.needs import DEFAULT_LABELS, Needs, resolve_needs
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pipeline.request import Request, resolve
@@ -47,15 +48,20 @@ class Compared:
     """The figures, for a terminal."""
 
 
-def compare_methods(settings: Mapping[str, Any], methods: Sequence[str], ranks: Ranks | None = None) -> Compared:
+def compare_methods(
+    settings: Mapping[str, Any], methods: Sequence[str], ranks: Ranks | None = None, *, register: bool = False
+) -> Compared:
     """Select with each method as `run_selection` does, and write what they chose side by side.
 
     All choose from the rows that every one of them can use. E(D) is measured where ``mig`` is among the methods.
 
     Args:
-        settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML, with one budget.
+        settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML, with one budget. ``mig_dataset_name`` is
+            the stem of the subsets' names.
         methods: Names as ``mig_method`` takes them; at least one, each once.
         ranks: This process among those of the run; alone if None. Every rank must call this.
+        register: Whether the user's dataset_info.json gets the subsets too; the comparison's folder always has a
+            dataset_info.json that names them.
 
     Returns:
         Where the comparison is; the same on every rank.
@@ -68,6 +74,7 @@ def compare_methods(settings: Mapping[str, Any], methods: Sequence[str], ranks: 
     host = HostArguments.read(host_settings)
     needs = _resolve_all(own_settings, host, methods)
     common = {**settings, **_common_keys(own_settings, needs)}
+    stem = common.pop("mig_dataset_name", None)
     measure = "mig" if "mig" in methods else "top_score" if any(each.score for each in needs) else "random"
     arguments = parse_arguments({**split_keys(common)[1], "mig_method": measure}, training=False)
     outcomes: list[Outcome] = []
@@ -75,9 +82,9 @@ def compare_methods(settings: Mapping[str, Any], methods: Sequence[str], ranks: 
     for each in needs:
         logger.info("comparing: %s", each.method.name)
         # Of a name of their own: entries of plain selections keep pointing to theirs.
-        name = f"{'+'.join(pool_names(arguments, host))}_compared_{each.method.short_name}_{BUDGET_PLACEHOLDER}"
+        name = comparison_name(stem, pool_names(arguments, host), each.method.short_name)
         keys = {"mig_method": each.method.name, "mig_dataset_name": name}
-        outcomes += run_selection({**common, **keys}, ranks, required=required)
+        outcomes += run_selection({**common, **keys}, ranks, required=required, register=register)
     crew = Crew(ranks, arguments)
     return Compared(**crew.run(lambda: _compare(arguments, host, crew, methods, outcomes, required)))
 
@@ -87,10 +94,6 @@ def _resolve_all(own_settings: Mapping[str, Any], host: HostArguments, methods: 
     if len(set(methods)) != len(methods) or not all(methods):
         raise ArgumentError(
             f"--methods: expected different names with commas between them, got {','.join(methods)!r}."
-        )
-    if own_settings.get("mig_dataset_name"):
-        raise ArgumentError(
-            "mig_dataset_name names one dataset, but a comparison makes one for each method; leave it out."
         )
     found = []
     for method in methods:
@@ -159,6 +162,7 @@ def _compare(
     folder = request.site.output_dir / f"comparison-{fingerprint_of(identity)[:16]}"
     check_own_folder(folder)
     write_comparison(folder, comparison)
+    logger.info("dataset_dir with the subsets: %s", write_own_dataset_info(folder, outcomes).parent)
     return asdict(Compared(str(folder), format_table(comparison)))
 
 

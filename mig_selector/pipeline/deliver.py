@@ -12,17 +12,18 @@ from typing import Any
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
-from mig_selector.integration.dataset_info import build_entry, register_entries
+from mig_selector.integration.dataset_info import FILE_NAME, build_entry, register_entries
 from mig_selector.integration.handover import (
     check_origin_markers,
     check_output_is_free,
     write_origin_markers,
     write_private_dataset_dir,
 )
+from mig_selector.integration.mixing import describe_changed_budget
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.ranks.world import Ranks
-from mig_selector.store.files import whole_file
+from mig_selector.store.files import read_json, whole_file, write_json
 from mig_selector.store.hashing import ContentHashes
 from mig_selector.store.subsets import (
     MANIFEST,
@@ -53,6 +54,8 @@ class Finished:
     """New entry of dataset_info.json by name in the pool; those without a chosen row included."""
     entries: dict[str, dict[str, Any]]
     """New entries; `file_name` is the name of a file in the folder."""
+    rows: dict[str, int]
+    """Chosen rows by new entry."""
     summary: list[str]
     """What happened, for people."""
 
@@ -77,7 +80,7 @@ def describe_finished(
     request: Request, fingerprint: str, folder: Path, manifest: Mapping[str, Any], summary: list[str]
 ) -> Finished:
     """Gather what every node needs to know of a subset that is finished on this one."""
-    names = request.subset_names(manifest["budget"])
+    names = request.subset_names(fingerprint, manifest["budget"])
     entries = {}
     for subset in manifest["subsets"]:
         entry = request.entries[subset["place"]]
@@ -90,12 +93,19 @@ def describe_finished(
         budget=manifest["budget"],
         names={entry.name: name for entry, name in zip(request.entries, names, strict=True)},
         entries=entries,
+        rows={names[subset["place"]]: subset["rows"] for subset in manifest["subsets"]},
         summary=summary,
     )
 
 
-def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
+def settle(finished: Finished, site: Site, *, training: bool, register: bool = True) -> Outcome:
     """Register a subset that is in the site's output folder, and say what training there has to read.
+
+    Args:
+        finished: The subset.
+        site: The node's view of configuration and files.
+        training: Whether training follows.
+        register: Whether the user's dataset_info.json gets its entries; see `write_own_dataset_info` otherwise.
 
     Raises:
         ArgumentError: `interleave_probs` is set and a name of the pool has no chosen row.
@@ -113,12 +123,14 @@ def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
     entries = {
         name: {**entry, "file_name": str(folder / entry["file_name"])} for name, entry in finished.entries.items()
     }
-    is_registered = _register(site, entries)
+    known = "named"
+    if register:
+        is_registered = _register(site, entries)
+        known = "registered as" if is_registered else "not registered, as dataset_dir cannot be written to:"
     remember_subset(finished.fingerprint, folder, site.arguments.cache_dir)
-    known = "registered as" if is_registered else "not registered, as dataset_dir cannot be written to:"
     summary = [*finished.summary, f"subset: {folder}, {known} {', '.join(entries)}"]
-    if site.host.max_samples is not None and site.host.max_samples < finished.budget:
-        summary.append(f"max_samples: training sees the first {site.host.max_samples} of the chosen rows only")
+    others = any(name not in finished.names for name in site.host.dataset)
+    summary += describe_changed_budget(site.host, finished.rows, others=others)
     if training:
         origin = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
         write_origin_markers(site.host, origin)
@@ -133,7 +145,7 @@ def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
 
 
 def _register(site: Site, entries: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Write the entries into the user's dataset_info.json; return whether it can be written."""
+    """Write the entries into the user's dataset_info.json; return whether that is possible."""
     path = site.info.path
     if path is None:
         return False
@@ -143,6 +155,24 @@ def _register(site: Site, entries: Mapping[str, Mapping[str, Any]]) -> bool:
     }
     register_entries(path, written, lambda name: logger.info("entry %s pointed to another subset until now", name))
     return True
+
+
+def write_own_dataset_info(folder: Path, outcomes: Sequence[Outcome]) -> Path:
+    """Write a dataset_info.json with the entries of subsets that are not in the user's.
+
+    Args:
+        folder: Where to write it: a `dataset_dir` to train from.
+        outcomes: The finished selections, each with different names.
+
+    Returns:
+        The file.
+    """
+    entries: dict[str, Any] = {}
+    for outcome in outcomes:
+        known = read_json(Path(outcome.settings["dataset_dir"]) / FILE_NAME)
+        entries |= {name: known[name] for name in outcome.entries.values()}
+    write_json(folder / FILE_NAME, entries)
+    return folder / FILE_NAME
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -169,6 +199,7 @@ def deliver(
     ranks: Ranks,
     *,
     training: bool,
+    register: bool = True,
 ) -> list[Outcome]:
     """Bring finished subsets to every node, each into its own output folder and dataset_info.json.
 
@@ -181,6 +212,7 @@ def deliver(
         host: The host's keys of this node.
         ranks: All ranks must call this.
         training: Whether training follows.
+        register: Whether each node's dataset_info.json gets the entries.
 
     Returns:
         The outcomes on this node.
@@ -201,7 +233,7 @@ def deliver(
     def settle_here() -> list[dict[str, Any]]:
         if site is None:
             return [asdict(outcome) for outcome in outcomes]
-        return [asdict(settle(subset, site, training=training)) for subset in finished]
+        return [asdict(settle(subset, site, training=training, register=register)) for subset in finished]
 
     settled = ranks.decide_on_node(settle_here)
     ranks.exchange(None)  # training starts nowhere before it can start everywhere

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
-from mig_selector.errors import ArgumentError, RegistrationError
+from mig_selector.errors import ArgumentError, HandoverError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
 from mig_selector.pipeline.crew import Crew, in_plain_words
@@ -48,6 +48,7 @@ def run_selection(
     *,
     training: bool = False,
     required: Collection[str] = (),
+    register: bool = True,
 ) -> list[Outcome]:
     """Select as a configuration says, register the subset, and say what training has to read.
 
@@ -56,6 +57,7 @@ def run_selection(
         ranks: This process among those of the run; alone if None. Every rank must call this.
         training: Whether training follows: then there is one budget, and runs that would read other rows are refused.
         required: Paths at which a row must have numbers to be kept, whatever the method.
+        register: Whether the user's dataset_info.json gets the entries of the subsets.
 
     Returns:
         One outcome per budget, in the order given; the same on every rank.
@@ -70,10 +72,14 @@ def run_selection(
     if not ranks.are_on_one_node:
         _check_same_settings(arguments, host, ranks)
     crew = Crew(ranks, arguments)
-    answer = crew.run(lambda: _select_and_settle(arguments, host, crew, required, training=training))
+    answer = crew.run(
+        lambda: _select_and_settle(arguments, host, crew, required, training=training, register=register)
+    )
     finished = [Finished(**fields) for fields in answer["finished"]]
     outcomes = [Outcome(**fields) for fields in answer["outcomes"]]
-    outcomes = in_plain_words(lambda: deliver(finished, outcomes, arguments, host, ranks, training=training))
+    outcomes = in_plain_words(
+        lambda: deliver(finished, outcomes, arguments, host, ranks, training=training, register=register)
+    )
     for outcome in outcomes:
         for line in outcome.summary:
             logger.info("%s", line)
@@ -81,19 +87,42 @@ def run_selection(
 
 
 def _select_and_settle(
-    arguments: MigArguments, host: HostArguments, crew: Crew, required: Collection[str], *, training: bool
+    arguments: MigArguments,
+    host: HostArguments,
+    crew: Crew,
+    required: Collection[str],
+    *,
+    training: bool,
+    register: bool,
 ) -> dict[str, Any]:
     """Do all that rank 0 does, and return what every rank is to know."""
     clock = Clock()
     with clock.stage("finding"):
-        request = resolve(arguments, host, required)
+        request = resolve(arguments, host, required, is_registered=register)
     if training:
         check_output_is_free(host)
         check_origin_markers(host, request.fingerprints[0])
+        if host.only_evaluates and not request.find(request.fingerprints[0]):
+            _refuse_to_select(host)
     with request.lock():
         finished = _select(request, crew, clock)
-        outcomes = [settle(subset, request.site, training=training) for subset in finished]
+        outcomes = [settle(subset, request.site, training=training, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
+
+
+def _refuse_to_select(host: HostArguments) -> None:
+    """Raise an error for a run that trains nothing and whose subset does not exist yet.
+
+    A run that fills an empty tokenized_path prepares a training, so it is let through.
+    """
+    path = host.tokenized_path
+    if path is not None and not path.exists():
+        return
+    raise HandoverError(
+        "do_train is not set: nothing is trained, so nothing is selected, and the subset of these settings does not "
+        "exist yet. Run `mig-selector select` with this configuration first, set do_train: true, or set "
+        "mig_enabled: false to go on without the subset."
+    )
 
 
 def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:

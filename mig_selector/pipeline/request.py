@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mig_selector.arguments import BUDGET_PLACEHOLDER, NAME_PATTERN, MigArguments, own_keys
+from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, own_keys
 from mig_selector.embedding.encoder import Encoder, identify_encoder
 from mig_selector.errors import ArgumentError, RegistrationError
 from mig_selector.integration.config import HostArguments
-from mig_selector.integration.dataset_info import check_name_is_free, resolve_entry
+from mig_selector.integration.dataset_info import OWN_KEY, check_name_is_free, resolve_entry
+from mig_selector.pipeline.names import pool_part, selection_name, with_hash
 from mig_selector.pipeline.needs import Needs, resolve_needs
 from mig_selector.pipeline.site import Site, find_site, pool_names
 from mig_selector.pool.entry import HubSource, PoolEntry
@@ -49,6 +50,8 @@ class Request:
     hashes: ContentHashes
     identity: Mapping[str, Any]
     """All that decides the selection, but for the budget."""
+    is_registered: bool = True
+    """Whether the subset becomes an entry of the user's dataset_info.json."""
 
     @property
     def arguments(self) -> MigArguments:
@@ -118,21 +121,35 @@ class Request:
 
     def folder(self, fingerprint: str, budget: int, digits: int = FOLDER_DIGITS) -> Path:
         """Return where the subset with a budget belongs."""
-        return self.site.output_dir / f"{self.entry_name(budget)}-{fingerprint[:digits]}"
+        return self.site.output_dir / f"{self._plain_name(budget)}-{fingerprint[:digits]}"
 
-    def entry_name(self, budget: int) -> str:
-        """Return the name of the selection: as configured, else made of pool, method and budget."""
-        short = f"{budget // 1000}k" if budget % 1000 == 0 else str(budget)
-        pools = "+".join(entry.name for entry in self.entries)
-        name = self.arguments.mig_dataset_name or f"{pools}_{self.needs.method.short_name}_{short}"
-        return name.replace(BUDGET_PLACEHOLDER, short)
+    def entry_name(self, fingerprint: str, budget: int) -> str:
+        """Return the name of the selection: as configured, else made of pool, method and budget.
 
-    def subset_names(self, budget: int) -> list[str]:
+        A default name that other settings have already gets a short hash, so that two of them never re-point one
+        entry by turns. A configured name is re-pointed: that is what it is for.
+        """
+        name = self._plain_name(budget)
+        if self.arguments.mig_dataset_name is None and self.is_registered:
+            for each in self._names_by_pool(name):
+                if self.site.info.entries.get(each, {}).get(OWN_KEY, fingerprint) != fingerprint:
+                    return with_hash(name, fingerprint)
+        return name
+
+    def subset_names(self, fingerprint: str, budget: int) -> list[str]:
         """Return the new entry for each name of the pool."""
-        name = self.entry_name(budget)
+        return self._names_by_pool(self.entry_name(fingerprint, budget))
+
+    def _plain_name(self, budget: int) -> str:
+        short = f"{budget // 1000}k" if budget % 1000 == 0 else str(budget)
+        if self.arguments.mig_dataset_name is not None:
+            return self.arguments.mig_dataset_name.replace(BUDGET_PLACEHOLDER, short)
+        return selection_name([entry.name for entry in self.entries], self.needs.method.short_name, short)
+
+    def _names_by_pool(self, name: str) -> list[str]:
         if len(self.entries) == 1:
             return [name]
-        return [f"{name}__{entry.name}" for entry in self.entries]
+        return [pool_part(name, entry.name) for entry in self.entries]
 
     def describe_pool(self) -> list[dict[str, Any]]:
         """Name every pool file with size and hash."""
@@ -154,13 +171,16 @@ class Request:
                 check_unchanged(source, content, self.hashes)
 
 
-def resolve(arguments: MigArguments, host: HostArguments, required: Collection[str] = ()) -> Request:
+def resolve(
+    arguments: MigArguments, host: HostArguments, required: Collection[str] = (), *, is_registered: bool = True
+) -> Request:
     """Find names, files and models; nothing is loaded.
 
     Args:
         arguments: The ``mig_*`` keys.
         host: The host's keys.
         required: Paths at which a row must have numbers, whatever the method.
+        is_registered: Whether the subset becomes an entry of the user's dataset_info.json.
 
     Raises:
         MigSelectorError: A key, a name, a file or a model cannot be resolved.
@@ -188,7 +208,7 @@ def resolve(arguments: MigArguments, host: HostArguments, required: Collection[s
     }
     parts_files = {key: hashes.file(path) for key, path in files.items()}
     identity = _identity(arguments, needs, _pool_identity(entries, contents), models, parts_files)
-    request = Request(site, needs, entries, sources, contents, models, hashes, identity)
+    request = Request(site, needs, entries, sources, contents, models, hashes, identity, is_registered)
     _check_names(request)
     return request
 
@@ -259,14 +279,10 @@ def _identity(
 
 
 def _check_names(request: Request) -> None:
-    """Refuse names that cannot be registered, as far as they are known before the pool is read."""
-    whole = [budget for budget in request.arguments.budgets if isinstance(budget, int)]
-    for budget in whole or [1]:
-        for name in request.subset_names(budget):
-            if not NAME_PATTERN.fullmatch(name):
-                raise ArgumentError(
-                    f"the entry would be named {name!r}, which is not allowed; set mig_dataset_name to 1 to 128 "
-                    "letters, digits, '_', '.', '+' or '-'."
-                )
-            if whole or request.arguments.mig_dataset_name:
+    """Refuse names of entries that are not ours, as far as names are known before the pool is read."""
+    if not request.is_registered:
+        return
+    for fingerprint, budget in zip(request.fingerprints, request.arguments.budgets, strict=True):
+        if isinstance(budget, int) or request.arguments.mig_dataset_name:
+            for name in request.subset_names(fingerprint, int(budget) or 1):
                 check_name_is_free(request.site.info, name)

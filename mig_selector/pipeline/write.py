@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
+from mig_selector.pipeline.names import pool_part
 from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
 from mig_selector.pipeline.stages import Chosen, LabelGraph, Scores
 from mig_selector.pool.reading import Pool
@@ -72,7 +73,7 @@ def _write_subsets(
         ranks = np.flatnonzero(entry_of_row == entry_index)
         if len(ranks) == 0:
             continue
-        stem = "selected" if len(request.entries) == 1 else f"selected__{entry.name}"
+        stem = "selected" if len(request.entries) == 1 else pool_part("selected", entry.name)
         subset = write_subset(pool, entry, chosen[ranks], folder, stem, on_rows)
         subsets.append(
             {
@@ -109,7 +110,7 @@ def write_manifest(
     measured_by = request.score_model
     manifest = {
         "fingerprint": fingerprint,
-        "dataset_name": request.entry_name(chosen.budget),
+        "dataset_name": request.entry_name(fingerprint, chosen.budget),
         "algorithm_version": ALGORITHM_VERSION,
         "method": request.needs.method.name,
         "budget": chosen.budget,

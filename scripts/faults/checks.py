@@ -158,8 +158,7 @@ def check_finished(
     for file in ("selected.jsonl", "selection.parquet"):
         if not (subset / file).exists() or (subset / file).read_bytes() != (reference.folder / file).read_bytes():
             yield f"{subset / file} differs from that of an undisturbed run"
-    entry_name = sandbox.entry_name(selection, name)
-    entry = json.loads(sandbox.info.read_bytes()).get(entry_name, {})
+    entry_name, entry = sandbox.find_entry(selection, reference.fingerprint, name)
     if entry.get(OWN_KEY) != reference.fingerprint:
         yield f"entry {entry_name} is not registered"
     elif sandbox.data / entry["file_name"] != subset / "selected.jsonl":

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import os
 import random
@@ -245,8 +244,7 @@ class Victim:
             return f"writing {_describe(new[0])}"
         fingerprint = self._references[turn.selection].fingerprint
         subset = self._sandbox.subset_folder(turn.selection, fingerprint, turn.name)
-        entries = json.loads(self._sandbox.info.read_bytes())
-        entry = entries.get(self._sandbox.entry_name(turn.selection, turn.name), {})
+        _, entry = self._sandbox.find_entry(turn.selection, fingerprint, turn.name)
         if turn.kind != "known" and entry.get(OWN_KEY) == fingerprint:
             return "after registering"
         for name in ("manifest.json", "selection.parquet", "selected.jsonl"):

@@ -144,6 +144,18 @@ class Sandbox:
         """Return the name of a selection's entry: the given one, or the default."""
         return name or f"{POOL_NAME}_mig_{selection.budget}"
 
+    def find_entry(
+        self, selection: Selection, fingerprint: str, name: str | None = None
+    ) -> tuple[str, dict[str, str]]:
+        """Return the name of a selection's entry in dataset_info.json, and the entry; an empty one if it has none.
+
+        A default name that other settings have already gets a hash.
+        """
+        plain, known = self.entry_name(selection, name), json.loads(self.info.read_bytes())
+        hashed = f"{plain}-{fingerprint[:6]}"
+        found = hashed if name is None and hashed in known else plain
+        return found, known.get(found, {})
+
     def subset_folder(self, selection: Selection, fingerprint: str, name: str | None = None) -> Path:
         """Return the folder in which the subset of a selection belongs."""
         return self.subsets / f"{self.entry_name(selection, name)}-{fingerprint[:8]}"

@@ -199,8 +199,12 @@ def test_the_keys_of_the_host_have_its_defaults():
         tokenized_path=None,
         interleave_probs=False,
         max_samples=None,
+        mix_strategy="concat",
+        interleave_shares=(),
+        seed=42,
         model_name_or_path=None,
         do_train=False,
+        only_evaluates=False,
         cache_dir=None,
         hf_hub_token=None,
         ms_hub_token=None,
@@ -216,6 +220,7 @@ def test_the_defaults_are_those_of_the_host():
     assert ours.dataset == tuple(theirs.dataset)
     assert ours.dataset_dir == theirs.dataset_dir
     assert (ours.tokenized_path, ours.max_samples) == (theirs.tokenized_path, theirs.max_samples)
+    assert ours.mix_strategy == theirs.mix_strategy
 
 
 def test_the_keys_of_the_host_are_read_typed():
@@ -239,6 +244,7 @@ def test_the_keys_of_the_host_are_read_typed():
     assert found.eval_dataset == ("c", "d")
     assert (found.output_dir, found.tokenized_path) == (Path("saves/x"), Path("tok"))
     assert found.overwrite_output_dir is found.interleave_probs is found.do_train is True
+    assert found.interleave_shares == (0.5, 0.5)
     assert found.max_samples == 100
 
 
@@ -258,6 +264,23 @@ def test_the_keys_of_the_host_are_read_from_strings():
 )
 def test_resuming_is_left_open_on_off_or_from_a_checkpoint(value, meaning):
     assert HostArguments.read({"dataset": "a", "resume_from_checkpoint": value}).resume_from_checkpoint == meaning
+
+
+@pytest.mark.parametrize(
+    ("keys", "only_evaluates"),
+    [
+        ({}, False),
+        ({"do_train": True, "do_eval": True}, False),
+        ({"do_train": "true"}, False),
+        ({"do_train": False}, True),
+        ({"do_train": "false"}, True),
+        ({"do_eval": True}, True),
+        ({"do_predict": "true"}, True),
+        ({"do_eval": False}, False),
+    ],
+)
+def test_a_run_only_evaluates_where_training_is_off_or_something_else_is_asked_for(keys, only_evaluates):
+    assert HostArguments.read({"dataset": "a", **keys}).only_evaluates is only_evaluates
 
 
 @pytest.mark.parametrize("value", ["many", 1.5, -1, [1]])

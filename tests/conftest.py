@@ -12,10 +12,8 @@ from training import host_settings
 
 
 def pytest_configure(config):
-    """Compile the search once for the whole session: its processes share one folder, wherever their caches are.
-
-    Some tests interrupt this process, which a shell that starts it in the background has ignore that.
-    """
+    """Compile the search once for the whole session: its processes share one folder, wherever their caches are."""
+    # A shell that starts pytest in the background has it ignore interrupts, but some tests send it one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit it
         config.kernel_folder = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="mig-selector-kernels-")
@@ -28,7 +26,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what needs the shared data where they are absent; say what is slow, and have workers begin with it."""
+    """Deselect tests whose data are absent, mark those that are slow by implication, order files for workers."""
     absent = [item for item in items if item.get_closest_marker("shared_data") and not SHARED_DATA.exists()]
     if absent:
         config.hook.pytest_deselected(items=absent)
@@ -37,7 +35,7 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("distributed") or item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.slow)
     if hasattr(config, "workerinput"):
-        # Workers take whole files in this order: with the long ones first, all end at about the same time.
+        # Workers take whole files in this order. With the long ones first, all workers end at about the same time.
         slow = [item for item in items if item.get_closest_marker("slow")]
         files = {item.path for item in slow}
         host_files = {item.path for item in slow if item.get_closest_marker("llamafactory")}
@@ -46,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path):
-    """No hub, a cache of one's own, and nothing of torchrun's left over."""
+    """No hub, an empty cache, and no variables of torchrun."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("MIG_SELECTOR_CACHE", str(tmp_path / "cache"))
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "FORCE_TORCHRUN", "MIG_SELECTOR_DISABLE", "ALLOW_EXTRA_ARGS"):

@@ -21,7 +21,7 @@ from mig_selector.store.hashing import ContentHashes
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-"""Data that may not be published: what needs them is marked `shared_data`, and has a twin that needs none of them."""
+"""Data that may not be published. A test that needs them is marked `shared_data`, and has a twin that does not."""
 
 TAGS = {
     "role_tag": "role",
@@ -71,7 +71,7 @@ def write_lines(path, rows):
 
 
 def published_lines():
-    """Ten lines laid out as those that the authors of MIG published, with the same stray brace in the third."""
+    """Ten lines in the layout of those that the authors of MIG published, with the same stray brace in the third."""
     rng = np.random.default_rng(11)
     texts = ["translate this code:\n\tdef f(x): ...", "Выполните задание", "列出 10 年", 'say "\\( p \\)"', "a 🙂 é"]
     lines = []

@@ -1,4 +1,4 @@
-"""Text that people or programs wrote, from the pool to a trained model."""
+"""The demo pool and a pool of real text, from the file to a trained model."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.llamafactory, pytest.mark.slow]
 
 @pytest.fixture(params=["demo", pytest.param("real", marks=pytest.mark.shared_data)])
 def text_pool(request, workplace, minilm):
-    """20,000 rows of the demo's pool, whose labels are embedded; or 74,721 rows of real text and their vectors."""
+    """20,000 rows of the demo pool, whose labels are embedded; or 74,721 rows of real text and their label vectors."""
     if request.param == "demo":
         path = write_demo_pool(workplace.data, 20_000)
         return SimpleNamespace(rows=20_000, path=path, settings={"mig_embedding_model": minilm})
@@ -67,7 +67,7 @@ def test_text_is_selected_and_trained_on(workplace, text_pool, tiny_llama, tmp_p
 
 @pytest.fixture(params=["demo", pytest.param("real", marks=pytest.mark.shared_data)])
 def packed_pool(request, workplace):
-    """A pool that is packed with gzip."""
+    """A pool compressed with gzip."""
     if request.param == "real":
         return SHARED_DATA / "real_text_pool.jsonl.gz"
     plain, packed = write_demo_pool(workplace.data, 300), workplace.data / "packed.jsonl.gz"

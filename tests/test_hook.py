@@ -30,7 +30,7 @@ def options(settings):
 
 @pytest.fixture(scope="module")
 def make_training(tmp_path_factory, tiny_llama):
-    """A function that makes a YAML to train with, and what belongs to it, in a folder of its own."""
+    """A function that writes a YAML to train with, its pool and its cache into a new folder."""
 
     def make(**more):
         folder = tmp_path_factory.mktemp("training")
@@ -104,7 +104,7 @@ def test_python_selects_and_raises_plain_errors(training, tmp_path):
 
 
 def run_host_commands(commands, env):
-    """Run commands of the host that end before anything is loaded, in one launch; how each ended, by name."""
+    """Run several commands of the host in one launch; return how each ended, by name."""
     given = json.dumps([[["llamafactory-cli", "train", *map(str, words)], own] for words, own in commands.values()])
     done = run_command("python", PROGRAMS / "commands_of_the_host.py", given, env=env)
     assert done.returncode == 0, done.stderr
@@ -134,7 +134,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def ends(make_training):
-    """Commands that do not train, in one launch."""
+    """How commands that end before they train ended: one launch runs them all."""
     run = make_training()
     commands = {override: ([run.yaml, override], {}) for override in REFUSED}
     commands["help"] = (["--help"], {})
@@ -203,7 +203,7 @@ def test_one_command_of_our_own_does_the_same(training, tmp_path):
 
 
 def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(training, tmp_path):
-    """A copy of the installed LLaMA-Factory, by its own words version 0.8.3, comes first."""
+    """The commands find a copy of LLaMA-Factory that says it is version 0.8.3."""
     copy = tmp_path / "old" / "llamafactory"
     shutil.copytree(HOST, copy)
     version = copy / "extras" / "env.py"

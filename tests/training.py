@@ -17,7 +17,7 @@ def train(*words, env=None, launcher=("llamafactory-cli", "train")):
     """Run a training command; once more if it fell into the host's race at exit."""
     done = run_command(*launcher, *words, env=env)
     if fell_into_the_exit_race(done):
-        done = first_words(done, run_command(*launcher, *words, "overwrite_output_dir=true", env=env))
+        done = keep_first_output(done, run_command(*launcher, *words, "overwrite_output_dir=true", env=env))
     return done
 
 
@@ -25,8 +25,8 @@ def fell_into_the_exit_race(done):
     return done.returncode != 0 and EXIT_RACE in done.stderr
 
 
-def first_words(first, second):
-    """What the first run said, if the second ended well: what a test says of a selection is true of the first only."""
+def keep_first_output(first, second):
+    """The output of the first run, if the second succeeds: only the first one selected what a test looks for."""
     return CompletedProcess(first.args, 0, first.stdout, first.stderr) if second.returncode == 0 else second
 
 
@@ -63,7 +63,7 @@ def train_on_two_nodes(yamls, envs=({}, {}), cwds=(None, None)):
     """Run one training on two "nodes" of one process each; once more if one fell into the host's race at exit."""
     done = _run_nodes(yamls, envs, cwds)
     if any(map(fell_into_the_exit_race, done)):
-        done = list(map(first_words, done, _run_nodes(yamls, envs, cwds, "overwrite_output_dir=true")))
+        done = list(map(keep_first_output, done, _run_nodes(yamls, envs, cwds, "overwrite_output_dir=true")))
     return done
 
 

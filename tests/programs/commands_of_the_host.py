@@ -1,8 +1,8 @@
-"""Several commands of LLaMA-Factory, whose heavy imports are done once.
+"""Run several commands of LLaMA-Factory, whose heavy imports are done once.
 
-Takes JSON: a list of commands, each a list of words and what is added to its environment. Each one is a process of its
-own, forked before the module that the hook waits for is imported, which goes on as the installed script would. The
-last line of stdout is JSON: exit code, stdout and stderr of each.
+Takes JSON: a list of commands, each a list of words and what is added to its environment. Each command is a forked
+process, which goes on as the installed script would; the module that the hook waits for is not imported before. The
+last line of stdout is JSON: exit code, stdout and stderr of each command.
 """
 
 import json

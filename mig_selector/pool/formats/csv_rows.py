@@ -50,7 +50,7 @@ _Record = tuple[int, list[str], list[str]]
 class CsvSource:
     """A CSV file; read as one span, because whether a line break is inside quotes depends on everything before it."""
 
-    kind = "csv"
+    kind = "csv, as pandas reads it"
     can_seek = False
 
     def __init__(self, path: Path, name: str) -> None:

@@ -16,6 +16,10 @@ from mig_selector.pool.formats.tables import LEAF_ROWS, TableSource, names_among
 from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
+_BATCH_BYTES = 64 << 20
+"""Approximate size of a batch of whole rows."""
+
+
 class ParquetSource(TableSource):
     """A Parquet file."""
 
@@ -45,7 +49,7 @@ class ParquetSource(TableSource):
     def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
             for group in range(file.num_row_groups):
-                yield from _read_group(file, group, _present(file, columns), BATCH_ROWS)
+                yield from _read_group(file, group, _present(file, columns), _batch_rows(file, group))
 
     def _batches_with(
         self, source_rows: Sequence[int], columns: Sequence[str] | None
@@ -55,7 +59,7 @@ class ParquetSource(TableSource):
             for group in range(file.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows
                 if bisect_left(source_rows, start) < bisect_left(source_rows, end):  # others are not read at all
-                    for batch in _read_group(file, group, _present(file, columns), BATCH_ROWS):
+                    for batch in _read_group(file, group, _present(file, columns), _batch_rows(file, group)):
                         yield start, batch
                         start += batch.num_rows
                 start = end
@@ -82,6 +86,12 @@ def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: 
         yield batch
     if found != count:
         raise ValueError(f"row group {group + 1} declares {count} rows but contains {found}")
+
+
+def _batch_rows(file: pq.ParquetFile, group: int) -> int:
+    """Return how many rows to read at a time: fewer where they are long, as images are."""
+    metadata = file.metadata.row_group(group)
+    return max(1, min(BATCH_ROWS, _BATCH_BYTES * int(metadata.num_rows) // max(int(metadata.total_byte_size), 1)))
 
 
 def _present(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:

@@ -7,16 +7,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Features
+from datasets import Features, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TAGS, contents_of, judge_of, make_row, write_lines
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import LocalSource, PoolEntry
+from mig_selector.pool.formats import parquet
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.reading import read_pool
+from mig_selector.pool.subset import tables
 from mig_selector.pool.subset.columns import JsonType
 from mig_selector.pool.subset.spool import _dump
 from mig_selector.pool.subset.writing import write_selection_table, write_subset
@@ -295,6 +297,72 @@ def test_a_column_that_holds_nothing_but_bytes_is_not_empty(tmp_path, as_struct)
     assert set(subset.columns) == {"messages", "images"}
 
 
+@pytest.mark.parametrize("num_bytes", [1, 1_000, 10**9])
+def test_long_rows_are_copied_a_few_at_a_time(tmp_path, monkeypatch, num_bytes):
+    monkeypatch.setattr(tables, "_BATCH_BYTES", num_bytes)
+    monkeypatch.setattr(parquet, "_BATCH_BYTES", num_bytes)
+    images = [bytes([number % 256]) * (number % 7) for number in range(500)]
+    table = labelled(500, dialogs=[["x"]] * 500, images=images)
+    pq.write_table(table, tmp_path / "pool.parquet", row_group_size=70)
+    order = list(np.random.default_rng(0).permutation(500)[:300])
+    subset = Work(tmp_path, COLUMNS, tmp_path / "pool.parquet").write(order)
+    assert pq.read_table(subset.trainer_file)["images"].to_pylist() == [images[number] for number in order]
+
+
+def test_files_of_one_entry_may_differ_in_their_types(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    message = pa.struct([("role", pa.string()), ("content", pa.string()), ("at", pa.int32())])
+    other = pa.struct([("content", pa.large_string()), ("role", pa.string()), ("at", pa.int64()), ("by", pa.binary())])
+    said = {"role": "user", "content": "q", "at": 1}
+    write_table(
+        folder / "a.parquet", labelled(2, dialogs=pa.array([[said]] * 2, pa.list_(message)), system=["s", "t"])
+    )
+    more = pa.array([[said | {"by": b"x"}], [said]], pa.list_(other))
+    write_table(folder / "b.parquet", labelled(2, dialogs=more, images=[[b"x"], None]))
+    subset = Work(tmp_path, COLUMNS, folder).write([2, 0, 3])
+    assert pq.read_table(subset.trainer_file).to_pylist() == [
+        {"dialogs": [{**said, "by": b"x"}], "system": None, "images": [b"x"]},
+        {"dialogs": [{**said, "by": None}], "system": "s", "images": None},
+        {"dialogs": [{**said, "by": None}], "system": None, "images": None},
+    ]
+
+
+def test_types_of_files_that_have_none_in_common_are_an_error(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    write_table(folder / "a.parquet", labelled(1, dialogs=[["x"]], images=[[b"x"]]))
+    write_table(folder / "b.parquet", labelled(1, dialogs=[["x"]], images=["a.png"]))
+    with pytest.raises(PoolError, match=r"dataset 'parts': .*images.* among the chosen rows"):
+        Work(tmp_path, COLUMNS, folder).write([0, 1])
+
+
+def test_a_column_of_a_type_that_the_host_cannot_read_is_an_error(tmp_path):
+    spans = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+    table = labelled(1, dialogs=[["x"]], system=spans)
+    write_table(tmp_path / "pool.arrow", table)
+    with pytest.raises(PoolError, match=r"dataset 'pool': column system has the Arrow type month_day_nano_interval"):
+        Work(tmp_path, COLUMNS, tmp_path / "pool.arrow").write([0])
+
+
+@pytest.mark.parametrize("text", ["2021-03-01", "on 2021-03-01"])
+def test_dates_in_one_block_of_a_large_file_stay_text(pool, tmp_path, text):
+    rows, size = [], 0
+    while size < 10 << 20:  # the first block ends with the line in which it reaches this size
+        rows.append(talk(len(rows), system="x" * 5_000))
+        line = {column: rows[-1][column] for column in ("dialogs", "system")}
+        size += len(json.dumps(line, separators=(",", ":"))) + 1
+    rows += [talk(number, system=text) for number in range(len(rows), len(rows) + 3)]
+    subset = pool(rows).write(range(len(rows)))
+    assert subset.json_lines.stat().st_size > 10 << 20
+    assert subset.trainer_file.suffix == (".parquet" if text.startswith("2021") else ".jsonl")
+    kind = subset.trainer_file.suffix.replace(".jsonl", ".json").removeprefix(".")
+    loaded = load_dataset(
+        kind, data_files=[str(subset.trainer_file)], split="train", cache_dir=str(tmp_path / "datasets")
+    )
+    assert loaded["system"][-3:] == [text] * 3
+
+
 NOON = datetime.datetime(2024, 1, 1, 12, tzinfo=datetime.UTC)
 BEYOND_JSON = {
     "timestamp": ([NOON, None], pa.timestamp("us", "UTC"), None),
@@ -447,7 +515,6 @@ def large_rows(count):
 def test_a_subset_of_more_than_20_megabytes_loads_though_columns_first_appear_at_the_end(tmp_path):
     from types import SimpleNamespace
 
-    from datasets import load_dataset
     from llamafactory.data.loader import _load_single_dataset
     from llamafactory.data.parser import get_dataset_list
     from llamafactory.hparams import DataArguments, ModelArguments

@@ -16,7 +16,6 @@ from mig_selector.integration.dataset_info import build_entry, register_entries
 from mig_selector.integration.handover import (
     check_origin_markers,
     check_output_is_free,
-    write_origin_markers,
     write_private_dataset_dir,
 )
 from mig_selector.pipeline.request import Request
@@ -94,7 +93,7 @@ def describe_finished(
     )
 
 
-def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
+def settle(finished: Finished, site: Site) -> Outcome:
     """Register a subset that is in the site's output folder, and say what training there has to read.
 
     Raises:
@@ -119,9 +118,6 @@ def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
     summary = [*finished.summary, f"subset: {folder}, {known} {', '.join(entries)}"]
     if site.host.max_samples is not None and site.host.max_samples < finished.budget:
         summary.append(f"max_samples: training sees the first {site.host.max_samples} of the chosen rows only")
-    if training:
-        origin = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
-        write_origin_markers(site.host, origin)
     return Outcome(
         fingerprint=finished.fingerprint,
         folder=str(folder),
@@ -201,7 +197,7 @@ def deliver(
     def settle_here() -> list[dict[str, Any]]:
         if site is None:
             return [asdict(outcome) for outcome in outcomes]
-        return [asdict(settle(subset, site, training=training)) for subset in finished]
+        return [asdict(settle(subset, site)) for subset in finished]
 
     settled = ranks.decide_on_node(settle_here)
     ranks.exchange(None)  # training starts nowhere before it can start everywhere

@@ -92,7 +92,7 @@ def _select_and_settle(
         check_origin_markers(host, request.fingerprints[0])
     with request.lock():
         finished = _select(request, crew, clock)
-        outcomes = [settle(subset, request.site, training=training) for subset in finished]
+        outcomes = [settle(subset, request.site) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
 
 

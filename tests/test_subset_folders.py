@@ -92,10 +92,11 @@ def test_a_folder_is_written_under_a_lock_beside_it(pool_of_60, log, name):
 
 def test_runs_with_two_caches_do_not_mix_their_files(pool_of_60, tmp_path, monkeypatch, log):
     """The second one comes when the first has written its rows, but not yet its table."""
-    table, others = write.write_selection_table, []
+    table, others, rows = write.write_selection_table, [], []
 
     def write_table(*arguments):
         if not others:
+            rows.append((arguments[0].parent / "selected.jsonl").stat().st_ino)
             others.append(Running(pool_of_60, mig_cache_dir=str(tmp_path / "another cache")))
             others[0].wait_until("waiting for another run to release", log)
         table(*arguments)
@@ -105,6 +106,7 @@ def test_runs_with_two_caches_do_not_mix_their_files(pool_of_60, tmp_path, monke
     inodes = {path.name: path.stat().st_ino for path in Path(first.folder).iterdir()}
     second = others[0].finish()
     assert (second.fingerprint, second.folder) == (first.fingerprint, first.folder)
+    assert inodes["selected.jsonl"] == rows[0]  # of the run that wrote the table
     # The first run may be training on them already.
     assert {path.name: path.stat().st_ino for path in Path(first.folder).iterdir()} == inodes
     assert is_reused(select(pool_of_60))

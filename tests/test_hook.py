@@ -67,7 +67,7 @@ def test_a_yaml_selects_and_trains_on_the_chosen_rows(trained):
 def test_each_checkpoint_is_marked_by_the_hosts_trainer(trained):
     assert num_examples(trained.done) == {10}
     fingerprint = trained.place.entries()["pool_mig_10"]["mig_selector"]
-    marks = [json.loads((path / "_mig_selection.json").read_text()) for path in sorted(trained.out.glob("checkpoint-*"))]
+    marks = [json.loads(path.read_text()) for path in trained.out.glob("checkpoint-*/_mig_selection.json")]
     assert [mark["fingerprint"] for mark in marks] == [fingerprint] * 2
     assert all(mark["trainer_state"] for mark in marks)
 

@@ -240,6 +240,14 @@ def test_a_folder_that_is_a_link_is_refused(pool_of_60, tmp_path, part, exists):
     assert elsewhere.name == "elsewhere" or not (tmp_path / "elsewhere").exists()
 
 
+def test_an_output_folder_that_the_user_made_a_link_is_followed(pool_of_60, tmp_path):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large disk")
+    outcome = select(pool_of_60, mig_output_dir=str(tmp_path / "link"))
+    assert (tmp_path / "large disk" / Path(outcome.folder).name / "selected.jsonl").is_file()
+    assert is_reused(select(pool_of_60, mig_output_dir=str(tmp_path / "link")))
+
+
 # Manifests
 
 

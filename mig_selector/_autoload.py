@@ -2,8 +2,8 @@
 
 It registers a meta path finder. When one of two modules of LLaMA-Factory is imported, the finder lets the real loader
 execute the module and then passes it to ``mig_selector.hook``. A program that never imports LLaMA-Factory's trainer
-pays one set lookup for each new module. (Annotations are strings here because importing ``__future__`` would be a
-quarter of the cost of this module.)
+pays one dictionary lookup for each new module. (Annotations are strings here because importing ``__future__`` would be
+a quarter of the cost of this module.)
 """
 
 import sys

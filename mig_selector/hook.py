@@ -11,10 +11,10 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mig_selector._autoload import is_disabled
 from mig_selector.errors import HostError, MigSelectorError
@@ -22,6 +22,9 @@ from mig_selector.settings import PREFIX
 
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from mig_selector.integration.handover import TrainingOrigin
 
 Result = TypeVar("Result")
 
@@ -47,8 +50,11 @@ def install(tuner: ModuleType) -> None:
             _print_help()
         elif _has_mig_key(given):
             # Without arguments this is a command line, whose user gets a message. A program gets the exception.
-            args, lines = _exit_on_error(_select, given) if args is None else _select(given)
-            callbacks = [*(callbacks or []), _summary_callback(lines)] if lines else callbacks
+            args, lines, training = _exit_on_error(_select, given) if args is None else _select(given)
+            if training is not None:
+                callbacks = [*(callbacks or []), *_callbacks(lines, training)]
+                with _marked(training):
+                    return run_host(args, callbacks)
         return run_host(args, callbacks)
 
     run_exp.is_mig_selector = True  # type: ignore[attr-defined]
@@ -138,13 +144,14 @@ def _exit_on_error(work: Callable[[Any], Result], args: Any) -> Result:
         raise SystemExit(130) from None
 
 
-def _select(args: Any) -> tuple[Any, list[str]]:
-    """Select; return the host's arguments with the subset in place of the pool, and the lines of the summary.
+def _select(args: Any) -> tuple[Any, list[str], TrainingOrigin | None]:
+    """Select; return the host's arguments with the subset in place of the pool, the summary, and what is to mark.
 
-    Where ``mig_enabled`` is false nothing is selected, and there are no lines.
+    Where ``mig_enabled`` is false nothing is selected, and there is nothing to mark.
     """
     from mig_selector.console import show_log
-    from mig_selector.integration.config import check_overrides, drop_options, read_options, to_options
+    from mig_selector.integration.config import HostArguments, check_overrides, drop_options, read_options, to_options
+    from mig_selector.integration.handover import TrainingOrigin
     from mig_selector.integration.host import check_host
     from mig_selector.pipeline.recipe import run_selection
     from mig_selector.ranks.world import connect
@@ -153,17 +160,44 @@ def _select(args: Any) -> tuple[Any, list[str]]:
     show_log(is_main=os.environ.get("RANK", "0") == "0")
     if _is_switched_off(settings):
         logger.info("mig_enabled: false; nothing is selected, training uses the whole pool")
-        return _without_own_keys(args), []
+        return _without_own_keys(args), [], None
     with connect() as ranks:
         check_host()
         if isinstance(args, Mapping):
             check_overrides(settings)
         outcome = run_selection(settings, ranks, training=True)[0]
+    origin = {"fingerprint": outcome.fingerprint, "subset": outcome.folder, "dataset": list(outcome.entries.values())}
+    training = TrainingOrigin.prepare(HostArguments.read(settings), origin, is_local_main=_is_local_main())
     own = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
     if isinstance(args, Mapping):
         host = {key: value for key, value in settings.items() if key not in own}
-        return {**host, **outcome.settings}, outcome.summary
-    return [*drop_options(args, {**own, **outcome.settings}), *to_options(outcome.settings)], outcome.summary
+        return {**host, **outcome.settings}, outcome.summary, training
+    options = [*drop_options(args, {**own, **outcome.settings}), *to_options(outcome.settings)]
+    return options, outcome.summary, training
+
+
+def _is_local_main() -> bool:
+    """Whether this is the first process of its node, by the environment of torchrun."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def _marked(training: TrainingOrigin) -> Iterator[None]:
+    """Mark what the host wrote while the block ran, if it ended well.
+
+    Callbacks have marked checkpoints. A run that does not train calls none, and the final model is saved after all.
+    """
+    from mig_selector.integration.callback import warn_on_error
+
+    try:
+        yield
+    except SystemExit as end:
+        # Some versions of the host exit when they have written tokenized data.
+        if end.code in (None, 0) and _is_local_main():
+            warn_on_error(training.mark_tokenized)
+        raise
+    if _is_local_main():
+        warn_on_error(training.finish)
 
 
 def _print_help() -> None:
@@ -178,8 +212,8 @@ def _print_help() -> None:
     print(parser.format_help())  # noqa: T201  help goes to stdout
 
 
-def _summary_callback(lines: list[str]) -> Any:
-    """Return the callback for the host; in a function, because importing it imports transformers."""
-    from mig_selector.integration.callback import SelectionSummary
+def _callbacks(lines: list[str], training: TrainingOrigin) -> list[Any]:
+    """Return the callbacks for the host; in a function, because importing them imports transformers."""
+    from mig_selector.integration.callback import OriginMarkers, SelectionSummary
 
-    return SelectionSummary(lines)
+    return [SelectionSummary(lines), OriginMarkers(training)]

@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from support import ROOT, Workplace, make_rows, run_command
 from training import host_settings, num_examples, train, write_yaml
 
@@ -63,6 +64,36 @@ def test_a_yaml_selects_and_trains_on_the_chosen_rows(trained):
     mark = json.loads((trained.out / "_mig_selection.json").read_text())
     assert mark["fingerprint"] == entry["mig_selector"]
     assert (trained.out / "model.safetensors").exists()
+
+
+def test_each_checkpoint_is_marked_by_the_hosts_trainer(trained):
+    assert num_examples(trained.done) == {10}
+    fingerprint = trained.place.entries()["pool_mig_10"]["mig_selector"]
+    marks = [json.loads(path.read_text()) for path in trained.out.glob("checkpoint-*/_mig_selection.json")]
+    assert [mark["fingerprint"] for mark in marks] == [fingerprint] * 2
+    assert all(mark["trainer_state"] for mark in marks)
+
+
+def test_what_a_plain_run_fills_after_a_failed_selecting_run_is_not_trained_on(make_training, tmp_path):
+    run = make_training(save_steps=1)
+    tokens = run.yaml.parent / "tokens"
+    words = [f"tokenized_path={tokens}", "data_shared_file_system=true"]
+    failed = train(run.yaml, *words, "template=unknown", env=run.env)
+    assert failed.returncode == 1
+    assert "chosen: 10 of 60 rows" in failed.stderr
+    assert not list(run.yaml.parent.rglob("*mig_selection.json"))
+    stock = {key: value for key, value in yaml.safe_load(run.yaml.read_text()).items() if not key.startswith("mig_")}
+    assert num_examples(train(write_yaml(tmp_path, stock), *words, env=run.env)) == {60}
+    refused = train(run.yaml, *words, "overwrite_output_dir=true", env=run.env)
+    assert refused.returncode == 1
+    assert "tokens exists and was not made from this selection" in refused.stderr
+    refused = train(run.yaml, env=run.env)
+    assert "came from a run without this selection" in refused.stderr
+
+    shutil.rmtree(tokens)
+    assert num_examples(train(run.yaml, *words, "overwrite_output_dir=true", env=run.env)) == {10}
+    assert (tokens.parent / "tokens.mig_selection.json").exists()
+    assert num_examples(train(run.yaml, *words, "overwrite_output_dir=true", "max_steps=1", env=run.env)) == {10}
 
 
 def test_other_rows_are_not_resumed_on(trained):

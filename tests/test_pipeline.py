@@ -14,6 +14,8 @@ from support import LABELS, SHAREGPT, make_row, make_rows, run_command, write_li
 
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
+from mig_selector.integration.config import HostArguments
+from mig_selector.integration.handover import TrainingOrigin
 from mig_selector.pipeline import stages, write
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pipeline.request import Request
@@ -419,8 +421,10 @@ def test_a_dataset_dir_that_cannot_be_written_is_left_alone(pool_of_60, monkeypa
 def test_training_refuses_tokenized_data_of_other_rows(pool_of_60, tmp_path):
     settings = pool_of_60.settings(tokenized_path=str(tmp_path / "tokens"))
     first = run_selection(settings, training=True)[0]
+    training = prepare_training(settings, first)
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens" / "state.json").write_text("{}")
+    training.mark_tokenized()
     assert run_selection(settings, training=True)[0].fingerprint == first.fingerprint
     with pytest.raises(HandoverError, match=r"tokenized_path: .*tokens exists and was not made from this selection"):
         run_selection({**settings, "mig_num_samples": 11}, training=True)
@@ -428,16 +432,44 @@ def test_training_refuses_tokenized_data_of_other_rows(pool_of_60, tmp_path):
 
 def test_training_refuses_to_resume_on_other_rows(pool_of_60, tmp_path):
     settings = pool_of_60.settings(output_dir=str(tmp_path / "out"), do_train=True)
-    run_selection(settings, training=True)
-    (tmp_path / "out" / "checkpoint-5").mkdir()
+    other = {**settings, "mig_num_samples": 11}
+    save_checkpoint(settings, run_selection(settings, training=True)[0], "checkpoint-5")
     run_selection(settings, training=True)
     with pytest.raises(HandoverError, match=r"the checkpoints in .*out came from another selection"):
-        run_selection({**settings, "mig_num_samples": 11}, training=True)
-    run_selection({**settings, "mig_num_samples": 11, "overwrite_output_dir": True}, training=True)
+        run_selection(other, training=True)
+    outcome = run_selection({**other, "overwrite_output_dir": True}, training=True)[0]
     with pytest.raises(HandoverError, match="came from another selection"):  # checkpoint-5 is still the old run's
-        run_selection({**settings, "mig_num_samples": 11}, training=True)
-    (tmp_path / "out" / "checkpoint-6").mkdir()
-    run_selection({**settings, "mig_num_samples": 11}, training=True)
+        run_selection(other, training=True)
+    save_checkpoint(other, outcome, "checkpoint-6")
+    run_selection(other, training=True)
+
+
+def prepare_training(settings, outcome):
+    return TrainingOrigin.prepare(
+        HostArguments.read(settings), {"fingerprint": outcome.fingerprint}, is_local_main=True
+    )
+
+
+def save_checkpoint(settings, outcome, name):
+    """Do what the host and the callback do."""
+    folder = Path(settings["output_dir"]) / name
+    folder.mkdir(parents=True)
+    prepare_training(settings, outcome).mark_checkpoint(folder, is_writer=True)
+
+
+def test_a_run_that_fails_leaves_no_marker_for_a_plain_run_to_fill(pool_of_60, tmp_path):
+    settings = pool_of_60.settings(
+        output_dir=str(tmp_path / "out"), do_train=True, tokenized_path=str(tmp_path / "tokens")
+    )
+    run_selection(settings, training=True)  # and the host fails
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "work place é"]
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "state.json").write_text("{}")
+    with pytest.raises(HandoverError, match=r"tokens exists and was not made from this selection"):
+        run_selection(settings, training=True)
+    (tmp_path / "out" / "checkpoint-5").mkdir(parents=True)
+    with pytest.raises(HandoverError, match="came from a run without this selection"):
+        run_selection(settings, training=True)
 
 
 def test_labels_are_embedded_once_and_kept(workplace, minilm, monkeypatch):

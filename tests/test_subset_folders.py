@@ -92,10 +92,11 @@ def test_a_folder_is_written_under_a_lock_beside_it(pool_of_60, log, name):
 
 def test_runs_with_two_caches_do_not_mix_their_files(pool_of_60, tmp_path, monkeypatch, log):
     """The second one comes when the first has written its rows, but not yet its table."""
-    table, others = write.write_selection_table, []
+    table, others, rows = write.write_selection_table, [], []
 
     def write_table(*arguments):
         if not others:
+            rows.append((arguments[0].parent / "selected.jsonl").stat().st_ino)
             others.append(Running(pool_of_60, mig_cache_dir=str(tmp_path / "another cache")))
             others[0].wait_until("waiting for another run to release", log)
         table(*arguments)
@@ -105,6 +106,7 @@ def test_runs_with_two_caches_do_not_mix_their_files(pool_of_60, tmp_path, monke
     inodes = {path.name: path.stat().st_ino for path in Path(first.folder).iterdir()}
     second = others[0].finish()
     assert (second.fingerprint, second.folder) == (first.fingerprint, first.folder)
+    assert inodes["selected.jsonl"] == rows[0]  # of the run that wrote the table
     # The first run may be training on them already.
     assert {path.name: path.stat().st_ino for path in Path(first.folder).iterdir()} == inodes
     assert is_reused(select(pool_of_60))
@@ -236,6 +238,14 @@ def test_a_folder_that_is_a_link_is_refused(pool_of_60, tmp_path, part, exists):
         select(pool_of_60, mig_overwrite=True)
     assert contents(elsewhere) == before
     assert elsewhere.name == "elsewhere" or not (tmp_path / "elsewhere").exists()
+
+
+def test_an_output_folder_that_the_user_made_a_link_is_followed(pool_of_60, tmp_path):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large disk")
+    outcome = select(pool_of_60, mig_output_dir=str(tmp_path / "link"))
+    assert (tmp_path / "large disk" / Path(outcome.folder).name / "selected.jsonl").is_file()
+    assert is_reused(select(pool_of_60, mig_output_dir=str(tmp_path / "link")))
 
 
 # Manifests

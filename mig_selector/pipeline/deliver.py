@@ -16,7 +16,6 @@ from mig_selector.integration.dataset_info import FILE_NAME, build_entry, regist
 from mig_selector.integration.handover import (
     check_origin_markers,
     check_output_is_free,
-    write_origin_markers,
     write_private_dataset_dir,
 )
 from mig_selector.integration.mixing import describe_changed_budget
@@ -98,13 +97,12 @@ def describe_finished(
     )
 
 
-def settle(finished: Finished, site: Site, *, training: bool, register: bool = True) -> Outcome:
+def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
     """Register a subset that is in the site's output folder, and say what training there has to read.
 
     Args:
         finished: The subset.
         site: The node's view of configuration and files.
-        training: Whether training follows.
         register: Whether the user's dataset_info.json gets its entries; see `write_own_dataset_info` otherwise.
 
     Raises:
@@ -131,9 +129,6 @@ def settle(finished: Finished, site: Site, *, training: bool, register: bool = T
     summary = [*finished.summary, f"subset: {folder}, {known} {', '.join(entries)}"]
     others = any(name not in finished.names for name in site.host.dataset)
     summary += describe_changed_budget(site.host, finished.rows, others=others)
-    if training:
-        origin = {"fingerprint": finished.fingerprint, "subset": str(folder), "dataset": list(entries)}
-        write_origin_markers(site.host, origin)
     return Outcome(
         fingerprint=finished.fingerprint,
         folder=str(folder),
@@ -233,7 +228,7 @@ def deliver(
     def settle_here() -> list[dict[str, Any]]:
         if site is None:
             return [asdict(outcome) for outcome in outcomes]
-        return [asdict(settle(subset, site, training=training, register=register)) for subset in finished]
+        return [asdict(settle(subset, site, register=register)) for subset in finished]
 
     settled = ranks.decide_on_node(settle_here)
     ranks.exchange(None)  # training starts nowhere before it can start everywhere

@@ -106,7 +106,7 @@ def _select_and_settle(
             _refuse_to_select(host)
     with request.lock():
         finished = _select(request, crew, clock)
-        outcomes = [settle(subset, request.site, training=training, register=register) for subset in finished]
+        outcomes = [settle(subset, request.site, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faults.sandbox import Reference, Sandbox, Selection
+from faults.sandbox import FOLDER_DIGITS, Reference, Sandbox, Selection
 
 
 OWN_KEY = "mig_selector"
@@ -77,8 +77,10 @@ class Checks:
     def subsets(self) -> Iterator[str]:
         """Check that no file of a subset has its final name before it is what an undisturbed run writes."""
         for folder in sorted(self._sandbox.subsets.glob("*")):
+            if _is_temporary(folder) or folder.name.endswith(".lock"):
+                continue
             start = folder.name.rpartition("-")[2]
-            found = [each for each in self._references.values() if each.fingerprint[:8] == start]
+            found = [each for each in self._references.values() if each.fingerprint[:FOLDER_DIGITS] == start]
             if len(found) != 1:
                 yield f"{folder} belongs to no selection that was made here"
                 continue
@@ -179,7 +181,9 @@ def _hash(content: bytes) -> str:
 
 
 def _is_temporary(file: Path) -> bool:
-    return file.name.endswith(".tmp") or ".nbi.tmp." in file.name or ".nbc.tmp." in file.name
+    """Whether a file is temporary, or is in the folder of a subset that is being written."""
+    is_kernel = ".nbi.tmp." in file.name or ".nbc.tmp." in file.name
+    return is_kernel or file.name.endswith(".tmp") or file.parent.name.endswith(".tmp")
 
 
 def _final_files(folder: Path) -> Iterator[Path]:

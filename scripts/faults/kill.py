@@ -228,7 +228,8 @@ class Victim:
         subset = sandbox.subset_folder(turn.selection, fingerprint, turn.name)
         watched = [_appears(sandbox.data, "dataset_info.json"), _appears(sandbox.cache / "selections", fingerprint)]
         if turn.kind != "known":
-            watched += [_appears(subset, name) for name in ("selected.jsonl", "selection.parquet", "manifest.json")]
+            # The files are written to a folder of another name beside it, which is renamed.
+            watched += [_appears_below(sandbox.subsets)] * 3
             watched += [_appears(sandbox.subsets, subset.name), _appears(subset, "dataset_dir")]
         if turn.kind in ("forgotten", "encoder"):
             watched += [_appears(sandbox.cache / name, "") for name in ("pools", "content_hashes")]
@@ -324,6 +325,8 @@ def _describe(leftover: Path) -> str:
         return leftover.name[1:].rpartition(".tmp")[0].rpartition(".")[0]
     if leftover.parent.name.startswith("dataset_dir-"):
         return "the run's own dataset_info.json"
+    if leftover.parent.name == "mig_selections":
+        return "the files of a subset"
     kinds = {
         "pools": "the pool index",
         "embeddings": "label vectors",

@@ -17,6 +17,8 @@ from demo.pool.layout import LAYOUT
 
 
 POOL_NAME = "pool"
+FOLDER_DIGITS = 16
+"""Digits of the fingerprint at the end of the name of a subset's folder."""
 MOVING_NAME = "moving"
 """Our own entry between entries of others; it is re-pointed to one subset after another."""
 
@@ -158,7 +160,7 @@ class Sandbox:
 
     def subset_folder(self, selection: Selection, fingerprint: str, name: str | None = None) -> Path:
         """Return the folder in which the subset of a selection belongs."""
-        return self.subsets / f"{self.entry_name(selection, name)}-{fingerprint[:8]}"
+        return self.subsets / f"{self.entry_name(selection, name)}-{fingerprint[:FOLDER_DIGITS]}"
 
 
 def restore_interrupts() -> None:

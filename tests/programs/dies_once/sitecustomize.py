@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 
-def die_when_marking_the_output(event, args):
-    if event == "os.rename" and str(args[1]).endswith("_mig_selection.json"):
+def die_when_recording_the_subset(event, args):
+    if event == "os.rename" and Path(str(args[1])).parent.name == "selections":
         Path(os.environ["FAILED"]).touch()
         os._exit(1)
 
 
 if os.environ.get("RANK") == "0" and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
-    sys.addaudithook(die_when_marking_the_output)
+    sys.addaudithook(die_when_recording_the_subset)

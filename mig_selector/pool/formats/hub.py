@@ -51,10 +51,10 @@ class HubTable(TableSource):
 
 
 def _check_repository(source: HubSource) -> None:
-    """Refuse names that `datasets` does not look up on a hub but takes for code, or for a reader that unpickles files.
+    """Refuse names that `datasets` takes for code, or for a reader that unpickles files, rather than for a dataset.
 
-    A name such as ``pandas`` or ``webdataset`` is one of its packaged modules: together with `folder` it would unpickle
-    local files. A pool's entry is data, and must not run anything.
+    A name such as ``pandas`` or ``webdataset`` is one of its packaged modules: together with `folder` it would
+    unpickle local files. A pool's entry is data, and must not run anything.
 
     Raises:
         PoolError: The name is neither ``organisation/name`` nor a folder of data files.
@@ -68,7 +68,12 @@ def _check_repository(source: HubSource) -> None:
         if name in _PACKAGED_DATASETS_MODULES or code is not None:
             fault = f"{code} is not a data file" if code else f"{name!r} is also the name of a module of `datasets`"
             raise PoolError(f"{key}: {fault}; expected a folder of JSON, CSV, Parquet or Arrow files.")
-    elif os.path.lexists(folder) or not _REPOSITORY.fullmatch(name) or {".", ".."} & set(name.split("/")) or _is_code(name):
+    elif (
+        os.path.lexists(folder)
+        or not _REPOSITORY.fullmatch(name)
+        or {".", ".."} & set(name.split("/"))
+        or _is_code(name)
+    ):
         raise PoolError(
             f"{key}: {name!r} is not a dataset on a hub; expected organisation/name, or a local folder of data files. "
             "Use file_name for a local file."

@@ -50,9 +50,7 @@ def test_too_many_edges_are_refused_before_they_are_stored(monkeypatch, block):
     monkeypatch.setattr(label_graph, "_BLOCK_LABELS", block)
     monkeypatch.setattr(label_graph, "_MAX_PAIRS", 45)
     assert build_adjacency(np.ones((10, 2)), 0.9).num_edges == 45
-    with pytest.raises(
-        ArgumentError, match="mig_edge_threshold: at 0.9 more than 45 pairs of the 11 labels .* higher"
-    ):
+    with pytest.raises(ArgumentError, match=r"mig_edge_threshold: at 0\.9 more than 45 pairs of the 11 labels"):
         build_adjacency(np.ones((11, 2)), 0.9)
 
 

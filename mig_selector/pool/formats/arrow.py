@@ -36,6 +36,8 @@ class ArrowSource(TableSource):
             data.seek(0)
             for batch in _read_batches(open_reader(data, options=options)):
                 yield batch.select(list(range(len(wanted))))
+            if self.files[0].stat().st_size < self.size:  # a stream that is cut off just ends
+                raise ValueError("it was cut off while it was read")
 
 
 def _open_arrow(data: pa.NativeFile) -> tuple[Callable[..., Any], list[str]]:

@@ -401,7 +401,7 @@ def test_parquet_that_declares_billions_of_rows_is_refused_before_memory_is_allo
     path = tmp_path / "pool.parquet"
     table = pa.table({"labels": pa.nulls(40_000_000, pa.list_(pa.string())), "score": pa.nulls(40_000_000)})
     pq.write_table(table, path, row_group_size=40_000_000, compression="zstd")
-    assert path.stat().st_size < 10_000
+    assert path.stat().st_size < 400_000
     line, peak = read_elsewhere(path)
     assert "cannot be read as Parquet (it declares 40,000,000 rows, more than a file of its size can hold" in line
     assert peak < 400

@@ -28,12 +28,12 @@ from mig_selector.settings import (
     between,
     keys_of_fields,
 )
-from mig_selector.store.folders import default_cache_dir
+from mig_selector.store.folders import absolute_path, default_cache_dir
 
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.+-]{1,128}")
 BUDGET_PLACEHOLDER = "{budget}"
-_NAME = Range("a name or a dotted path without empty parts", DOTTED_PATH.allows)
+_NAME = Range(f"a name or {DOTTED_PATH.text}", DOTTED_PATH.allows)
 
 _GROUPS = {
     "mig_num_samples": "What to choose",
@@ -243,7 +243,7 @@ class MigArguments:
     @property
     def cache_dir(self) -> Path:
         """Absolute path of the cache."""
-        return Path(self.mig_cache_dir).expanduser().absolute() if self.mig_cache_dir else default_cache_dir()
+        return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
 _LISTS = {"mig_num_samples", "mig_pool"}

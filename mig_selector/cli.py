@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mig_selector.console import print_error
+from mig_selector.console import print_error, print_line
 from mig_selector.errors import MigSelectorError
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error("mig-selector: error", error)
         return 1
     except KeyboardInterrupt:
-        print("mig-selector: interrupted", file=sys.stderr)
+        print_line("mig-selector: interrupted")
         return 130
 
 

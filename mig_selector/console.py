@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 LOGGER_NAME = "mig_selector"
@@ -41,16 +43,45 @@ def _escape(char: str) -> str:
 
 
 def print_error(prefix: str, error: Exception) -> None:
-    """Print an error that the user can fix to stderr; line ends are kept, as a library's message may have several."""
-    message = printable(str(error), keep="\n\t")
-    print(f"{prefix}: {message}", file=sys.stderr, flush=True)  # noqa: T201  people read this
+    """Print an error that the user can fix to stderr.
+
+    Line ends are kept, as a library's message may have several. All lines but the first are indented: a name in the
+    data that holds a line end must not look like a message of its own.
+    """
+    message = printable(str(error), keep="\n\t").replace("\n", "\n    ")
+    print_line(f"{prefix}: {message}")
+
+
+def print_line(text: str) -> None:
+    """Print a line to stderr, if there is one: a selection does not fail because nobody can read how it goes."""
+    _Stderr().write(f"{text}\n")
+
+
+class _Stderr:
+    """The current ``sys.stderr``; once it is closed or full, what is written to it is dropped."""
+
+    def write(self, text: str) -> int:
+        if sys.stderr is not None:
+            try:
+                sys.stderr.write(text)
+                sys.stderr.flush()
+            except (OSError, ValueError):
+                # What could not be written stays in its buffer, and would turn the exit code into 120 at the end.
+                sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  until the process ends
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: `write` has done it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)  # isatty, fileno, encoding: for the progress bar
 
 
 class _StderrHandler(logging.Handler):
     """Writes to the current ``sys.stderr``: one kept from an earlier call may have been replaced and closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(printable(self.format(record)), file=sys.stderr, flush=True)  # noqa: T201  this is the log
+        print_line(printable(self.format(record)))
 
 
 def show_log(*, is_main: bool) -> None:
@@ -85,8 +116,8 @@ def progress(title: str, total: int, unit: str, *, is_main: bool) -> Iterator[Ca
         unit=unit,
         unit_scale=True,
         unit_divisor=1024 if unit == "B" else 1000,
-        disable=not is_main,
-        file=sys.stderr,
+        disable=not is_main or sys.stderr is None,
+        file=_Stderr(),
         dynamic_ncols=True,
     )
     with bar:

@@ -140,7 +140,9 @@ def _exit_on_error(work: Callable[[Any], Result], args: Any) -> Result:
         print_error("[mig_selector] error", error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("[mig_selector] interrupted", file=sys.stderr, flush=True)  # noqa: T201
+        from mig_selector.console import print_line
+
+        print_line("[mig_selector] interrupted")
         raise SystemExit(130) from None
 
 

@@ -56,7 +56,11 @@ def above_and_at_most(limit: float, highest: float) -> Range:
     return Range(f"above {limit:g} and at most {highest:g}", lambda value: bool(limit < value <= highest))
 
 
-DOTTED_PATH = Range("a dotted path without empty parts", lambda value: all(value.split(".")))
+_MAX_PARTS = 64
+DOTTED_PATH = Range(
+    f"a dotted path of at most {_MAX_PARTS} parts, none of them empty",
+    lambda value: all(value.split(".")) and value.count(".") < _MAX_PARTS,
+)
 """Text such as ``annotation.instag.content``."""
 
 

@@ -3,6 +3,7 @@
 #
 #   bash scripts/test_versions.sh                # every supported minor version, and the newest that can be installed
 #   bash scripts/test_versions.sh 0.9.4 newest
+#   bash scripts/test_versions.sh floors         # the lowest version that pyproject.toml allows of every dependency
 #
 # Each environment gets the versions that pip resolves for that LLaMA-Factory and this package's requirements. The tests
 # are those of the hook and of every way to launch a run, with one and two processes. The table at the end lists the
@@ -24,11 +25,22 @@ make_environment() { # version, folder
   local wanted=("llamafactory[deepspeed]==$1")
   case "$1" in
     newest) wanted=(llamafactory) ;;
+    floors) mapfile -t wanted < <(floors) ;;
     # The extra pins DeepSpeed 0.16.9 here, which cannot train LoRA with torch 2.10, even without this package.
     0.9.3 | 0.9.4) wanted+=("torch<2.9") ;;
   esac
   "$2/bin/python" -m pip install --quiet --upgrade pip
   "$2/bin/python" -m pip install --quiet --editable ".[dev]" "${wanted[@]}"
+}
+
+floors() { # prints the lowest allowed version of each dependency that has one, as a requirement
+  "$PYTHON" - <<'EOF'
+import re, tomllib
+
+for line in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]:
+    if found := re.match(r"([\w-]+)>=([\d.]+)", line):
+        print(f"{found[1]}=={found[2]}.*")
+EOF
 }
 
 installed() { # folder, packages; prints the version of each

@@ -125,3 +125,54 @@ def test_the_hosts_command_shows_errors_and_its_log_shows_what_was_chosen(evil_p
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if "mig_selector: subset: " in line]
     assert f"{tmp_path}/out\\x1b[31m\\n/pool_mig_10-" in line
+
+
+def run_in_shell(tmp_path, settings, redirection, **more):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return run_command("sh", "-c", f'exec mig-selector select "$0" {redirection}', path, **more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&-"])
+def test_a_stderr_that_is_closed_or_full_does_not_end_the_run(workplace, tmp_path, redirection):
+    workplace.add("pool", make_rows(60), **SHAREGPT)
+    done = run_in_shell(tmp_path, workplace.settings(), redirection)
+    assert done.returncode == 0
+    assert [line.startswith("/") for line in done.stdout.splitlines()] == [True]  # nothing of the log among it
+
+
+@pytest.mark.parametrize(
+    ("environment", "keys", "words"),
+    [
+        ({"WORLD_SIZE": "abc"}, {}, "WORLD_SIZE must be a whole number, 1 or more, got 'abc'"),
+        ({"WORLD_SIZE": "0"}, {}, "WORLD_SIZE must be a whole number, 1 or more, got '0'"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, {}, "RANK must be a whole number, 0 or more, got 'x'"),
+        ({"MIG_SELECTOR_CACHE": "~no_such_user/x"}, {"mig_cache_dir": None}, "mig_cache_dir: ~no_such_user/x would"),
+        ({}, {"mig_cache_dir": "~no_such_user/x"}, "mig_cache_dir: ~no_such_user/x would be in a home folder"),
+        ({}, {"mig_output_dir": "~no_such_user/x"}, "mig_output_dir: ~no_such_user/x would be in a home folder"),
+        ({}, {"mig_labels": ".".join("a" * 2000)}, "a dotted path of at most 64 parts"),
+        ({}, {"mig_score": ".".join("a" * 2000)}, "a dotted path of at most 64 parts"),
+        ({}, {"mig_label_embeddings": None, "mig_embedding_model": "~no_such_user/x"}, "mig_embedding_model: "),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_wrong_is_one_message_and_no_traceback(workplace, tmp_path, environment, keys, words):
+    workplace.add("pool", make_rows(60), **SHAREGPT)
+    settings = {**workplace.settings(), **keys}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    done = run_in_shell(tmp_path, settings, "", env={"HF_HUB_OFFLINE": "1", **environment})
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("mig-selector: error") == 1
+
+
+def test_a_name_with_line_ends_does_not_forge_a_message(workplace, tmp_path):
+    name = "a\nmig-selector: error: forged\n[mig_selector] forged.jsonl"
+    workplace.add("pool", make_rows(60), file_name=name, **SHAREGPT)
+    (workplace.data / name).unlink()
+    done = run_in_shell(tmp_path, workplace.settings(), "")
+    assert done.returncode == 1
+    assert "forged" in done.stderr
+    assert not [line for line in done.stderr.splitlines()[1:] if line.startswith(("mig-selector", "[mig_selector] f"))]

@@ -122,6 +122,31 @@ def test_keys_of_other_methods_do_not(place, name):
         assert fingerprint(place, **settings, **{key: DECIDING[key][1]}) == before, key
 
 
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("vocabulary.txt", {"mig_label_vocabulary": "@vocabulary.txt"}),
+        ("other.npz", {"mig_label_embeddings": "@other.npz"}),
+        ("rows.npy", {"mig_method": "qdit", "mig_row_embeddings": "@rows.npy"}),
+        ("encoder/config.json", {"mig_method": "qdit", "mig_row_embedding_model": "@encoder"}),
+    ],
+)
+def test_other_content_under_the_same_name_changes_the_fingerprint(place, file, settings):
+    before = fingerprint(place, **settings)
+    (place.root / file).write_bytes((place.root / file).read_bytes() + b"\nmore")
+    assert fingerprint(place, **settings) != before
+
+
+@pytest.mark.parametrize("turns", ["first", "last"])
+def test_which_turns_are_texts_is_part_of_every_selection_that_reads_texts(place, turns):
+    for settings in (
+        {"mig_method": "car", "mig_row_embedding_model": "@encoder"},
+        {"mig_method": "ifd", "mig_ifd_model": "@encoder"},
+        {"mig_method": "longest", "mig_tokenizer": "@encoder"},
+    ):
+        assert fingerprint(place, **settings, mig_turns=turns) != fingerprint(place, **settings)
+
+
 def test_files_and_models_count_by_content_and_not_by_name(place):
     root = place.root
     for old, new in (("other.npz", "copy.npz"), ("vocabulary.txt", "copy.txt"), ("rows.npy", "copy.npy")):

@@ -9,6 +9,7 @@ Dimension letters: M labels, D dimensions of a vector.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def identify_encoder(
     Raises:
         EmbeddingError: Neither a folder nor a model on the hub has that name.
     """
-    if Path(model).expanduser().is_dir():
+    if Path(os.path.expanduser(model)).is_dir():  # noqa: PTH111  Path's raises where there is no such home
         folder = Path(model).expanduser().absolute()
         files = hashes.folder(folder, without=() if weights else _WEIGHT_SUFFIXES)
         return Encoder(str(folder), None, dtype, fingerprint_of({"files": files}))
@@ -129,7 +130,7 @@ def find_same_encoder(
     Raises:
         EmbeddingError: This node has no such folder, or its files differ from those on rank 0's node.
     """
-    if not Path(model).expanduser().is_dir():
+    if not Path(os.path.expanduser(model)).is_dir():  # noqa: PTH111  Path's raises where there is no such home
         raise EmbeddingError(
             f"{key}: the folder {model} does not exist on this node, only on that of rank 0. Copy it to every node."
         )

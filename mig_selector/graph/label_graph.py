@@ -15,6 +15,8 @@ from mig_selector.errors import ArgumentError
 _BLOCK_LABELS = 8192
 """Labels compared with all others at a time, so that memory grows with L and not with its square. Up to this many
 labels the similarity matrix is a single product."""
+_MAX_PAIRS = 50_000_000
+"""More pairs of labels than this are not joined: their entries would take more than 5 GB while they are sorted."""
 
 
 def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> Adjacency:
@@ -29,21 +31,38 @@ def build_adjacency(vectors: NDArray[np.floating], threshold: float) -> Adjacenc
 
     Raises:
         ValueError: If a vector is zero or holds a value that is not finite.
+        ArgumentError: If so many pairs of labels are alike that their edges would not fit into memory.
     """
     unit = _normalise(vectors)
     num_labels = len(unit)
     rows, columns, weights = [], [], []
+    num_pairs = 0
     for start in range(0, num_labels, _BLOCK_LABELS):
         # Only pairs above the diagonal are taken, and mirrored later. The two halves of a product can differ in the
         # last bit, and then a pair at the threshold would have an edge in one direction only.
         cosines = unit[start : start + _BLOCK_LABELS] @ unit[start:].T
-        low, high = np.nonzero(cosines >= threshold)
+        is_edge = cosines >= threshold
+        num_pairs += _count_pairs(is_edge)  # counted before they are stored
+        if num_pairs > _MAX_PAIRS:
+            raise ArgumentError(
+                f"mig_edge_threshold: at {threshold:g} more than {_MAX_PAIRS:,} pairs of the {num_labels:,} labels "
+                "share an edge, too many to be kept in memory; set a higher mig_edge_threshold, or let fewer labels "
+                "count (mig_min_label_count, mig_label_vocabulary). Labels with equal vectors share an edge at any "
+                "threshold."
+            )
+        low, high = np.nonzero(is_edge)
         itself = np.arange(len(cosines))
         low, high = np.concatenate((itself, low[low < high])), np.concatenate((itself, high[low < high]))
         rows.append(low + start)
         columns.append(high + start)
         weights.append(cosines[low, high])
     return _symmetric(num_labels, np.concatenate(rows), np.concatenate(columns), np.concatenate(weights))
+
+
+def _count_pairs(is_edge: NDArray[np.bool_]) -> int:
+    """Count the pairs above the diagonal; those of the block's own labels are there twice, and each label itself."""
+    own = np.count_nonzero(is_edge[:, : len(is_edge)])
+    return int(np.count_nonzero(is_edge) - own + (own - len(is_edge)) // 2)
 
 
 def _normalise(vectors: NDArray[np.floating]) -> NDArray[np.float64]:

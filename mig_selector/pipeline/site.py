@@ -10,6 +10,7 @@ from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import DatasetInfo, read_dataset_info
+from mig_selector.store.folders import absolute_path
 from mig_selector.store.hashing import fingerprint_of
 
 
@@ -57,7 +58,7 @@ def pool_names(arguments: MigArguments, host: HostArguments) -> tuple[str, ...]:
 
 def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
     if arguments.mig_output_dir:
-        folder = Path(arguments.mig_output_dir).expanduser().absolute()
+        folder = absolute_path(arguments.mig_output_dir, "mig_output_dir")
     elif info.path is not None:
         folder = info.path.parent / "mig_selections"
     else:

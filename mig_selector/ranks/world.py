@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from mig_selector.errors import MigSelectorError, RemoteError
+from mig_selector.errors import ArgumentError, MigSelectorError, RemoteError
 from mig_selector.ranks.signals import STOPPED, Stopped, StopSignals
 from mig_selector.ranks.watch import ARRIVAL_SECONDS, LOST, Location, Watch
 
@@ -249,15 +249,17 @@ def connect() -> Iterator[Ranks]:
         The ranks; a single one if WORLD_SIZE is unset or 1.
 
     Raises:
+        ArgumentError: An environment variable of the launcher is missing or is not a number.
         RemoteError: Another rank failed; the message is the same on every rank.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    world_size = _read_number("WORLD_SIZE", 1, "1")
+    if world_size == 1:
         with StopSignals():
             yield Ranks()
         return
     from torch.distributed.distributed_c10d import PrefixStore
 
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank = _read_number("RANK", 0)
     with _open_session(rank, world_size) as (session, store), StopSignals() as signals:
         watch = Watch(_open_store(f"{session}/watch"), rank, world_size, signals.stop_main_thread)
         ranks = Ranks(
@@ -272,10 +274,21 @@ def connect() -> Iterator[Ranks]:
             yield ranks
 
 
+def _read_number(variable: str, lowest: int, default: str | None = None) -> int:
+    """Read a number from an environment variable that the launcher sets."""
+    text = os.environ.get(variable, default)
+    if text is None or not text.strip().isascii() or not text.strip().isdigit() or int(text) < lowest:
+        raise ArgumentError(
+            f"the environment variable {variable} must be a whole number, {lowest} or more, got {text!r}; "
+            "torchrun sets it. Start the run with torchrun, or unset WORLD_SIZE."
+        )
+    return int(text)
+
+
 def _find_local_rank(ranks: Ranks) -> None:
     """Fill in the local rank and world size. Not every launcher sets them; then the ranks compare their machines."""
     if "LOCAL_WORLD_SIZE" in os.environ:
-        ranks.local_rank, ranks.local_world_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        ranks.local_rank, ranks.local_world_size = _read_number("LOCAL_RANK", 0), _read_number("LOCAL_WORLD_SIZE", 1)
         return
     machines = ranks.exchange(Location.here().machine)
     here = [rank for rank, machine in enumerate(machines) if machine == machines[ranks.rank]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,17 @@ def _csv(rows: Iterable[list[Any]]) -> str:
     return stream.getvalue()
 
 
+_FORMULA = re.compile(r"(^|[;,|])(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""The beginning of a formula, in half or full width."""
+
+
 def _escape_cell(text: str) -> str:
-    """Escape control characters, and prefix an apostrophe where a spreadsheet would run the text as a formula."""
-    text = printable(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    """Escape control characters, and put an apostrophe where a spreadsheet would begin a formula.
+
+    That is at the beginning, and after what a spreadsheet of another country takes for the end of a cell (``;``,
+    ``|``); blanks before the sign do not matter, nor does its width.
+    """
+    return _FORMULA.sub(r"\1'\2", printable(text))
 
 
 def _everything(comparison: Comparison) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 from numba import config, njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
+from mig_selector.errors import ArgumentError
 from mig_selector.store.folders import default_cache_dir, has_private_path
 
 
@@ -100,7 +101,7 @@ def _say_damaged(path: str) -> None:
 def _default_folder() -> Path | None:
     try:
         return default_cache_dir() / "kernels"
-    except RuntimeError:  # this user has no home directory
+    except ArgumentError:  # this user has no home directory
         return None
 
 

@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from mig_selector.errors import ArgumentError
+
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +20,23 @@ def default_cache_dir() -> Path:
     """Return the absolute path of the cache where no key names another: ``$MIG_SELECTOR_CACHE``, else in the home.
 
     Raises:
-        RuntimeError: It would be in a home folder, and this user has none.
+        ArgumentError: It would be in a home folder, and this user has none.
     """
-    return Path(os.environ.get("MIG_SELECTOR_CACHE") or "~/.cache/mig_selector").expanduser().absolute()
+    return absolute_path(os.environ.get("MIG_SELECTOR_CACHE") or "~/.cache/mig_selector", "mig_cache_dir")
+
+
+def absolute_path(path: str, key: str) -> Path:
+    """Return the absolute path of what a key names; ``~`` is a home folder.
+
+    Raises:
+        ArgumentError: There is no such home folder.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"{key}: {path} would be in a home folder, but there is none; set {key} to a folder."
+        ) from error
 
 
 def is_believed(path: Path, *, is_array: bool = False) -> bool:

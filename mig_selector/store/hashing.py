@@ -77,13 +77,21 @@ def _stamp(real: Path, stat: os.stat_result) -> list[Any]:
     return [str(real), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, those in folders that are links included."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = Path(os.path.realpath(parent))
-        # A link to a folder above this one would lead around in circles.
-        folders[:] = [name for name in folders if not real.is_relative_to(os.path.realpath(Path(parent, name)))]
-        yield from (file for name in names if (file := Path(parent, name)).is_file())
+def _files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield all files below a folder, those in folders that are links included.
+
+    Args:
+        folder: The folder.
+        above: The real paths of the folders through which the walk came; links back to them are left out.
+    """
+    real = Path(os.path.realpath(folder))
+    if any(one.is_relative_to(real) for one in above):
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files_below(path, above | {real})
+        elif path.is_file():
+            yield path
 
 
 def hash_file(path: Path) -> str:

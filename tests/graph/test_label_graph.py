@@ -45,6 +45,15 @@ def test_without_propagation_weight_information_stays_at_its_label():
     assert dense(build_propagation(build_adjacency(vectors, 0.5), 0.0)) == pytest.approx(np.eye(2))
 
 
+@pytest.mark.parametrize("block", [1, 4, 100])
+def test_too_many_edges_are_refused_before_they_are_stored(monkeypatch, block):
+    monkeypatch.setattr(label_graph, "_BLOCK_LABELS", block)
+    monkeypatch.setattr(label_graph, "_MAX_PAIRS", 45)
+    assert build_adjacency(np.ones((10, 2)), 0.9).num_edges == 45
+    with pytest.raises(ArgumentError, match=r"mig_edge_threshold: at 0\.9 more than 45 pairs of the 11 labels"):
+        build_adjacency(np.ones((11, 2)), 0.9)
+
+
 def test_weights_that_add_up_to_infinity_are_refused():
     vectors = np.ones((3, 2))
     with pytest.raises(ArgumentError, match=r"mig_propagation_weight: 1e\+308 is so large .* mig_edge_threshold"):

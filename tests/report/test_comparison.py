@@ -17,7 +17,7 @@ from support import ROOT
 
 from mig_selector.report.comparison import COLUMNS, Comparison, MethodFigures, format_table
 from mig_selector.report.picture import FAINT, INK
-from mig_selector.report.writing import write_comparison
+from mig_selector.report.writing import _csv, write_comparison
 
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # matplotlib warns of letters that its font lacks
@@ -438,3 +438,26 @@ print("matplotlib.pyplot" in sys.modules)
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "\nFalse\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=cmd", "'=cmd"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("  =cmd", "'  =cmd"),
+        ("\u3000=cmd", "'\u3000=cmd"),
+        ("\uff1dcmd", "'\uff1dcmd"),
+        ("\uff20cmd", "'\uff20cmd"),
+        ("x;=cmd", "x;'=cmd"),
+        ("x; @cmd;y|+1", "x;' @cmd;y|'+1"),
+        ('x","=cmd', 'x","=cmd'),
+        ("x,=cmd", "x,'=cmd"),
+        ("a-b, c=d (e@f)", "a-b, c=d (e@f)"),
+        ("x\n=cmd", "x\\n=cmd"),
+    ],
+)
+def test_a_formula_never_begins_in_a_cell(text, cell):
+    assert next(csv.reader([_csv([[text]])])) == [cell]

@@ -145,6 +145,18 @@ def test_a_folder_is_its_names_and_contents_wherever_it_is(tmp_path):
     assert hashes.folder(moved) != first
 
 
+def test_what_links_to_folders_hold_is_part_of_a_folder(tmp_path):
+    hashes = ContentHashes(tmp_path / "cache")
+    make_model(tmp_path / "elsewhere", weights="one")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "1_Pooling").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "model" / "around").symlink_to(tmp_path)  # leads back here
+    (tmp_path / "model" / "around2").symlink_to(tmp_path / "model")
+    before = hashes.folder(tmp_path / "model")
+    make_model(tmp_path / "elsewhere", weights="two")
+    assert hashes.folder(tmp_path / "model") != before
+
+
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
     first = {"b": {"y": [1, 2], "x": "é"}, "a": None}
     assert fingerprint_of(first) == fingerprint_of({"a": None, "b": {"x": "é", "y": [1, 2]}})

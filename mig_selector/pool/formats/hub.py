@@ -51,7 +51,7 @@ class HubTable(TableSource):
 
 
 def _check_repository(source: HubSource) -> None:
-    """Refuse names that `datasets` does not look up on a hub but takes for code, or for a reader that unpickles files.
+    """Refuse names that `datasets` takes for code, or for a reader that unpickles files, rather than for a dataset.
 
     A name such as ``pandas`` or ``webdataset`` is one of its packaged modules: together with `folder` it would
     unpickle local files. A pool's entry is data, and must not run anything.

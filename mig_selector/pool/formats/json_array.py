@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +19,6 @@ from mig_selector.pool.leaves.decoder import MAX_ROW_BYTES, LeafDecoder
 
 
 _BLOCK_BYTES = 1 << 18
-_MAPPED_BYTES = 1 << 30
-"""Larger files are mapped into memory instead of being read into it."""
 _ONLY_WHOLE = "A JSON array can only be read as a whole; fix the file, or convert it to JSON Lines."
 _LEADING_WHITESPACE = re.compile(r"[ \t\r\n]*")
 _SEPARATOR = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*(?=[^\], \t\r\n])|(?=\]))")
@@ -93,16 +89,16 @@ class JsonArraySource(WholeFile[_Element]):
             line += text.count(b"\n") if text else _count_line_ends(view)
             end = start + len(view)
 
-    def _content(self) -> bytes | mmap.mmap:
-        """Return the content of the file.
+    def _content(self) -> bytes:
+        """Read the file. It is not mapped: if another program cut off a mapped file, the system would kill this one.
 
-        Only very large files are mapped: if another program truncates a mapped file, the system kills this process.
+        Raises:
+            PoolError: It does not fit into memory.
         """
-        with self.files[0].open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size > _MAPPED_BYTES:
-                return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            return stream.read()
+        try:
+            return self.files[0].read_bytes()
+        except MemoryError as error:
+            raise PoolError(f"{self.name}: {self.size:,} bytes do not fit into memory. {_ONLY_WHOLE}") from error
 
     def _rows_slowly(self, data: bytes) -> Iterator[_Element]:
         """Read an array that contains NaN or is broken, element by element, and name the line where it breaks."""

@@ -18,6 +18,10 @@ from mig_selector.pool.leaves.decoder import LeafDecoder
 
 _BATCH_BYTES = 64 << 20
 """Approximate size of a batch of whole rows."""
+_FEW_ROWS, _ROWS_PER_BYTE = 1 << 20, 64
+_FEW_VALUES, _VALUES_PER_BYTE = 1 << 24, 1_024
+"""A file that declares more rows, or more values of a column, than both the number and its size in bytes times the
+other number allow, is refused before memory is allocated: compressed, billions of equal values take a few bytes."""
 
 
 class ParquetSource(TableSource):
@@ -28,13 +32,18 @@ class ParquetSource(TableSource):
     def __init__(self, path: Path, name: str) -> None:
         """Read `path`; messages say `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
-        with self._open():  # a file that is not Parquet is an error now, not after the rest of the pool was read
-            pass
+        with self._open() as file:  # a file that is not Parquet is an error now, not after the rest was read
+            _check_declared("rows", file.metadata.num_rows, max(_FEW_ROWS, _ROWS_PER_BYTE * self.size))
 
     def spans(self, size: int) -> list[Span]:
         """Divide by row groups, the smallest unit that can be read on its own."""
         with self._open() as file:
             groups = file.num_row_groups
+            limit = max(_FEW_VALUES, _VALUES_PER_BYTE * self.size)
+            for group in range(groups):
+                metadata = file.metadata.row_group(group)
+                for column in range(metadata.num_columns):
+                    _check_declared(f"values in row group {group + 1}", metadata.column(column).num_values, limit)
         each = max(groups * size // max(self.size, 1), 1)
         bounds = [*range(0, groups, each), groups]
         share = self.size / max(groups, 1)
@@ -76,6 +85,11 @@ class ParquetSource(TableSource):
     def _open(self) -> Iterator[pq.ParquetFile]:
         with self._wrapped_errors(), pq.ParquetFile(self.files[0]) as file:
             yield file
+
+
+def _check_declared(what: str, number: int, limit: int) -> None:
+    if number > limit:
+        raise ValueError(f"it declares {number:,} {what}, more than a file of its size can hold in earnest")
 
 
 def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:

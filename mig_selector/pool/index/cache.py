@@ -88,10 +88,10 @@ def check_unchanged(source: RowSource, file_hashes: Sequence[str], hashes: Conte
         hashes: Hashes the files again, if their time stamps leave any doubt.
 
     Raises:
-        PoolError: The file was changed or removed.
+        PoolError: The file was changed or removed, or another was in its place for a while.
     """
     for file, known in zip(source.files, file_hashes, strict=True):
-        if not file.exists() or hashes.file(file) != known:
+        if not file.exists() or hashes.file(file) != known or not hashes.is_untouched(file):
             raise PoolError(f"{source.name} was changed while it was in use; run again once the file is complete.")
 
 

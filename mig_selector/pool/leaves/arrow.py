@@ -16,6 +16,8 @@ from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 _NO_VALUES = np.zeros(0)
+_MAX_VALUES = 1 << 22
+"""Longest list of labels or scores of a row: a longer one is no conversation, and would take minutes to convert."""
 
 
 def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numbering, start: int) -> Leaves:
@@ -32,14 +34,29 @@ def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numberin
     """
     label_path, *score_paths = decoder.paths
     is_plain = np.ones(batch.num_rows, np.bool_)  # the functions below clear it where a row needs a second look
+    too_long: dict[int, Unreadable] = {}
+    for path in decoder.wanted:
+        too_long |= _long_lists(_follow(batch, path))
+    is_plain[list(too_long)] = False
     return Leaves(
         labels=_labels(_follow(batch, label_path), numbering, is_plain),
         scores=[_numbers(_follow(batch, path), is_plain) for path in score_paths],
         is_plain=is_plain,
-        of_row=lambda row: _values(batch.slice(row, 1), decoder),
+        of_row=lambda row: too_long.get(row) or _values(batch.slice(row, 1), decoder),
         lines=np.arange(start + 1, start + batch.num_rows + 1),
         end_line=start + batch.num_rows,
     )
+
+
+def _long_lists(leaf: pa.Array) -> dict[int, Unreadable]:
+    """Return the rows whose list is too long."""
+    if not _is_list(leaf.type):
+        return {}
+    lengths = _lengths(leaf)
+    return {
+        int(row): Unreadable(f"has a list of more than {_MAX_VALUES:,} values, got {lengths[row]:,}")
+        for row in np.flatnonzero(lengths > _MAX_VALUES)
+    }
 
 
 def _values(row: pa.RecordBatch, decoder: LeafDecoder) -> tuple[Any, ...] | Unreadable:

@@ -5,8 +5,10 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ from packaging.version import Version
 from support import read_file
 
 from mig_selector.errors import PoolError
+from mig_selector.pool.formats.arrow import ArrowSource
 
 
 GOOD = '{"labels":["a"],"score":1}'
@@ -392,3 +395,92 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path, name):
             with pytest.raises(PoolError, match=r"is not a readable file"):
                 read_file(path)
         path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_parquet_that_declares_billions_of_rows_is_refused_before_memory_is_allocated(tmp_path):
+    path = tmp_path / "pool.parquet"
+    table = pa.table({"labels": pa.nulls(40_000_000, pa.list_(pa.string())), "score": pa.nulls(40_000_000)})
+    pq.write_table(table, path, row_group_size=40_000_000, compression="zstd")
+    assert path.stat().st_size < 400_000
+    line, peak = read_elsewhere(path)
+    assert "cannot be read as Parquet (it declares 40,000,000 rows, more than a file of its size can hold" in line
+    assert peak < 400
+
+
+def test_parquet_that_declares_billions_of_values_is_refused_before_memory_is_allocated(tmp_path):
+    path = tmp_path / "pool.parquet"
+    one = pa.ListArray.from_arrays(pa.array([0, 60_000_000], pa.int32()), pa.nulls(60_000_000, pa.float64()))
+    pq.write_table(pa.table({"labels": [["a"]], "score": one}), path, compression="zstd")
+    assert path.stat().st_size < 50_000
+    line, peak = read_elsewhere(path)
+    assert "it declares 60,000,000 values in row group 1, more than a file of its size can hold" in line
+    assert peak < 400
+
+
+@pytest.mark.parametrize("with_null", [False, True])
+def test_a_row_with_millions_of_scores_is_unreadable_and_costs_little_time(tmp_path, with_null):
+    path = tmp_path / "pool.arrow"
+    values = pa.concat_arrays([pa.array([1.0, None if with_null else 2.0]), pa.array(np.ones(20_000_000))])
+    scores = pa.ListArray.from_arrays(pa.array([0, 2, len(values)], pa.int32()), values)
+    if with_null:
+        scores = pa.ListArray.from_arrays(pa.array([0, 1, len(values)], pa.int32()), values)
+    table = pa.table({"labels": [["a"], ["b"]], "score": scores})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write(table)
+    start = time.monotonic()
+    pool = read_file(path, "skip")
+    assert pool.pool_indices.tolist() == [0]
+    assert time.monotonic() - start < 10
+    with pytest.raises(PoolError, match=r"pool\.arrow:2: has a list of more than 4,194,304 values, got 20,000,00"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_an_arrow_file_that_is_cut_off_while_it_is_read_is_an_error_and_not_a_signal(tmp_path, form):
+    path = tmp_path / "pool.arrow"
+    table = pa.table({"labels": [["a"]] * 200_000, "score": [1.0] * 200_000, "text": ["x" * 50] * 200_000})
+    with (pa.ipc.new_file if form == "file" else pa.ipc.new_stream)(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=20_000)
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mig_selector.errors import PoolError\n"
+        "from mig_selector.pool.formats.arrow import ArrowSource\n"
+        "rows = ArrowSource(Path(sys.argv[1]), 'pool.arrow').read(range(200_000), [], None)\n"
+        "next(rows)\n"
+        "os.truncate(sys.argv[1], 40_000)\n"
+        "try:\n"
+        "    print(sum(1 for row in rows))\n"
+        "except PoolError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("pool.arrow: cannot be read as Arrow")
+
+
+def test_columns_of_an_arrow_file_that_are_not_wanted_are_not_read(tmp_path):
+    path = tmp_path / "pool.arrow"
+    table = pa.table({"score": [1.0, 2.0], "text": ["x", "y"], "labels": [["a"], ["b"]]})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    source = ArrowSource(path, "pool.arrow")
+    assert list(source.read([0, 1], [], ["text"])) == [{"text": "x"}, {"text": "y"}]
+    assert list(source.read([1], [], ["labels", "score"])) == [{"score": 2.0, "labels": ["b"]}]
+    assert list(source.read([0, 1], [], ["absent"])) == [{}, {}]
+    assert source._num_rows(source.spans(1)[0]) == 2
+
+
+def test_a_large_json_array_is_read_and_not_mapped(tmp_path):
+    path = tmp_path / "pool.json"
+    write_hole(path, "[", (1 << 30) + 1, "]")
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mig_selector.pool.formats.json_array import JsonArraySource\n"
+        "data = JsonArraySource(Path(sys.argv[1]), 'pool.json')._content()\n"
+        "os.truncate(sys.argv[1], 1)\n"
+        "print(bytes(data[-1:]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "b']'\n")

@@ -193,6 +193,27 @@ def test_a_file_that_is_changed_while_it_is_read_is_refused(cached, monkeypatch)
     assert list(cached.cache.glob("pools/*.parquet")) == []
 
 
+def test_a_file_that_is_exchanged_while_it_is_read_and_put_back_is_refused(cached, monkeypatch, tmp_path):
+    cached.path.write_text(lines(*range(20)))
+    cached.age()
+    other = tmp_path / "other.jsonl"
+    other.write_text(lines(*range(20, 40)))
+    original = parallel.Readers.index_spans
+
+    def exchanged(*arguments, **options):
+        cached.path.rename(tmp_path / "aside")
+        other.rename(cached.path)
+        yield from original(*arguments, **options)
+        cached.path.unlink()
+        (tmp_path / "aside").rename(cached.path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel.Readers, "index_spans", exchanged)
+        with pytest.raises(PoolError, match="was changed while it was in use"):
+            cached.read()
+    assert cached.read().scores.tolist() == list(range(20))
+
+
 @pytest.mark.parametrize("left", [0, 1, 30, 32, 33, 64])
 def test_a_file_that_is_truncated_while_it_is_read_is_refused(cached, monkeypatch, left):
     cached.path.write_text(lines(1, 2, 3, 4, 5, 6))

@@ -121,6 +121,18 @@ class TestProcesses:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
+    @pytest.mark.parametrize("module", ["json", "struct", "numpy"])
+    def test_they_import_nothing_from_the_current_folder(self, source, tmp_path, monkeypatch, module):
+        here = tmp_path / "here"
+        here.mkdir()
+        (here / f"{module}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+        pool = source()
+        monkeypatch.chdir(here)
+        monkeypatch.setattr(sys, "path", ["", *sys.path])  # as in a notebook, or after python -c
+        with self.strict_readers() as readers:
+            assert sum(part.tally.rows for part in readers.index_spans(pool)) > 0
+        assert not (tmp_path / "imported").exists()
+
     def test_one_core_reads_alone(self, source, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0})
         with self.strict_readers() as readers:

@@ -44,6 +44,7 @@ class OriginMarkers(TrainerCallback):  # type: ignore[misc]  # transformers is n
         """Mark the tokenized data, which the host writes before."""
         if args.should_save:
             warn_on_error(self._training.mark_tokenized)
+        if args.should_save or args.local_process_index == 0:  # nodes may have an output_dir each
             warn_on_error(self._training.retire_old_marker)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

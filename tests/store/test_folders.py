@@ -29,6 +29,16 @@ def test_a_file_that_others_may_write_is_not_believed_and_is_named_once(file, ca
     assert caplog.text.count(f"{file} is not used") == 1
 
 
+def test_a_group_that_may_only_read_does_no_harm(file):
+    os.chown(file, os.geteuid(), 4242)
+    file.chmod(0o640)
+    assert is_believed(file)
+
+
+def test_a_file_that_does_not_exist_says_nothing_wrong(tmp_path):
+    assert is_believed(tmp_path / "absent")
+
+
 def test_the_group_that_is_this_user_alone_may_write(file):
     os.chown(file, -1, os.getegid())
     file.chmod(0o664)

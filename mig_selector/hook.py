@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from mig_selector._autoload import is_disabled
 from mig_selector.errors import HostError, MigSelectorError
-from mig_selector.settings import PREFIX
+from mig_selector.settings import PREFIX, is_own_key
 
 
 logger = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ def _read_args(args: Any) -> Any:
 def _has_mig_key(args: Any) -> bool:
     """Whether a configuration or a list of options sets a ``mig_`` key."""
     if isinstance(args, Mapping):
-        # lstrip: after a YAML, --mig_x=1 is a key with dashes; it must be reported rather than ignored.
-        return any(str(key).lstrip("-").startswith(PREFIX) for key in args)
+        # After a YAML, --mig_x=1 is a key with dashes; like MIG_X and mig-x it must be reported rather than ignored.
+        return any(is_own_key(key) for key in args)
     # The host accepts --mig-key for --mig_key.
     return any(str(option).replace("-", "_").startswith(f"__{PREFIX}") for option in args)
 
@@ -159,7 +159,7 @@ def _select(args: Any) -> tuple[Any, list[str]]:
         if isinstance(args, Mapping):
             check_overrides(settings)
         outcome = run_selection(settings, ranks, training=True)[0]
-    own = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
+    own = {key: value for key, value in settings.items() if is_own_key(key)}
     if isinstance(args, Mapping):
         host = {key: value for key, value in settings.items() if key not in own}
         return {**host, **outcome.settings}, outcome.summary

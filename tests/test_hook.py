@@ -115,6 +115,8 @@ def run_host_commands(commands, env):
 REFUSED = {
     "mig_num_sample=5": "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?",
     "mig_phi=log": "mig_phi: 'log' is not allowed; expected pow or exp.",
+    "MIG_NUM_SAMPLES=5": "MIG_NUM_SAMPLES is not a key of mig_selector; did you mean mig_num_samples?",
+    "mig.num_samples=5": "mig: keys are not nested; write mig_num_samples: 5",
     "--mig_num_samples=5": "'--mig_num_samples' is not an override; after a file, write key=value",
 }
 

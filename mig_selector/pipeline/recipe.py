@@ -79,9 +79,10 @@ def run_selection(
     outcomes = in_plain_words(
         lambda: deliver(finished, outcomes, arguments, host, ranks, training=training, register=register)
     )
-    for outcome in outcomes:
-        for line in outcome.summary:
-            logger.info("%s", line)
+    # Several budgets share lines, and `log_reading` has described the pool already.
+    lines = dict.fromkeys(line for outcome in outcomes for line in outcome.summary if not line.startswith("pool: "))
+    for line in lines:
+        logger.info("%s", line)
     return outcomes
 
 

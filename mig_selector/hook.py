@@ -146,6 +146,7 @@ def _select(args: Any) -> tuple[Any, list[str]]:
     from mig_selector.console import show_log
     from mig_selector.integration.config import check_overrides, drop_options, read_options, to_options
     from mig_selector.integration.host import check_host
+    from mig_selector.integration.host_settings import find_host_faults
     from mig_selector.pipeline.recipe import run_selection
     from mig_selector.ranks.world import connect
 
@@ -158,7 +159,9 @@ def _select(args: Any) -> tuple[Any, list[str]]:
         check_host()
         if isinstance(args, Mapping):
             check_overrides(settings)
-        outcome = run_selection(settings, ranks, training=True)[0]
+        host_settings = {key: value for key, value in settings.items() if not is_own_key(key)}
+        find_faults = functools.partial(find_host_faults, host_settings)
+        outcome = run_selection(settings, ranks, training=True, find_faults=find_faults)[0]
     own = {key: value for key, value in settings.items() if is_own_key(key)}
     if isinstance(args, Mapping):
         host = {key: value for key, value in settings.items() if key not in own}

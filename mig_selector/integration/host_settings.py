@@ -101,7 +101,7 @@ def _wrong(key: str, value: Any, kind: Any) -> str | None:
         return f"{key}: {value!r} is not allowed; expected {' or '.join(allowed)}."
     if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
         return f"{key}: {value!r} is not allowed; expected a number."
-    if kind is int and value != int(value):
+    if kind is int and isinstance(value, float) and not value.is_integer():
         return f"{key}: {value!r} is not allowed; expected an integer."
     if kind is bool and not isinstance(value, bool | int):
         return f"{key}: {value!r} is not allowed; expected true or false."

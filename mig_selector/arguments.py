@@ -26,6 +26,7 @@ from mig_selector.settings import (
     above_and_at_most,
     at_least,
     between,
+    is_own_key,
     keys_of_fields,
 )
 from mig_selector.store.folders import absolute_path, default_cache_dir
@@ -269,9 +270,10 @@ def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         settings: A whole configuration, as LLaMA-Factory reads it.
 
     Returns:
-        The host's settings, and those whose key begins with ``mig_``; both in the order given.
+        The host's settings, and those whose key begins with ``mig_``; both in the order given. Keys that were meant to
+        begin with it (``MIG_PHI``, ``mig-phi``, a nested ``mig``) are ours too, so that they get a hint.
     """
-    ours = {key: value for key, value in settings.items() if str(key).startswith(PREFIX)}
+    ours = {key: value for key, value in settings.items() if is_own_key(key)}
     return {key: value for key, value in settings.items() if key not in ours}, ours
 
 
@@ -303,7 +305,7 @@ def parse_arguments(settings: Mapping[str, Any], *, training: bool) -> MigArgume
     if function is not None:
         given["mig_method"] = load_method(function).name
     keys = {**all_keys(), **_keys_of_custom_method(function or given.get("mig_method"))}
-    faults = [_unknown_key(key, keys) for key in settings if key not in keys]
+    faults = [_unknown_key(key, value, keys) for key, value in settings.items() if key not in keys]
     values: dict[str, Any] = {}
     for name, raw in given.items():
         if name not in keys:
@@ -330,8 +332,14 @@ def _keys_of_custom_method(method: Any) -> dict[str, Key]:
         return {}
 
 
-def _unknown_key(key: str, keys: Mapping[str, Key]) -> str:
-    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+def _unknown_key(key: str, value: Any, keys: Mapping[str, Key]) -> str:
+    if isinstance(value, Mapping):
+        flat = ", ".join(f"{PREFIX}{name}: {each}" for name, each in value.items())
+        return f"{key}: keys are not nested; write {flat} beside LLaMA-Factory's keys."
+    plain = key.lstrip("-").lower().replace("-", "_")
+    if plain == PREFIX.rstrip("_"):
+        plain = "mig_num_samples"
+    nearest = difflib.get_close_matches(plain, keys, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(keys)}"
     return f"{key} is not a key of mig_selector; {hint}"
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Settings are no options of ours: argparse sees the command, and whether help is wanted.
+    if words[:1] == ["--version"]:
+        print(f"mig_selector {version('mig_selector')}")
+        return 0
     helps = [word for word in words[1:] if word in {"-h", "--help"}]
     command = _parser(with_keys=bool(helps)).parse_args([*words[:1], *helps]).command
     try:
@@ -55,6 +59,7 @@ def _parser(*, with_keys: bool) -> argparse.ArgumentParser:
         description="Choose the part of an instruction pool worth training on.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{select,train,compare}")
     texts = {
         "select": "select a subset and register it in dataset_info.json; the last line of stdout is its folder",

@@ -6,12 +6,14 @@ import contextlib
 import logging
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 LOGGER_NAME = "mig_selector"
+logger = logging.getLogger(__name__)
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -77,11 +79,25 @@ class _Stderr:
         return getattr(sys.stderr, name)  # isatty, fileno, encoding: for the progress bar
 
 
+def has_terminal() -> bool:
+    """Whether somebody watches stderr at a terminal."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
 class _StderrHandler(logging.Handler):
     """Writes to the current ``sys.stderr``: one kept from an earlier call may have been replaced and closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print_line(printable(self.format(record)))
+        line = printable(self.format(record))
+        if "tqdm" in sys.modules and has_terminal():  # a bar may be there: it has to make room for the line
+            from tqdm import tqdm
+
+            tqdm.write(line, file=_Stderr())
+        else:
+            print_line(line)
 
 
 def show_log(*, is_main: bool) -> None:
@@ -95,19 +111,28 @@ def show_log(*, is_main: bool) -> None:
     logger.setLevel(logging.INFO if is_main else logging.WARNING)
 
 
+_LINE_SECONDS = 10.0
+"""Without a terminal, a line of progress is logged at least this often while work comes in."""
+_LINE_SHARE = 0.1
+"""Share of the work after which a line is logged sooner, but not within a second of the last one."""
+
+
 @contextlib.contextmanager
 def progress(title: str, total: int, unit: str, *, is_main: bool) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar while the block runs.
+    """Show a progress bar while the block runs; without a terminal, log a line now and then instead.
 
     Args:
         title: What is being done.
         total: The total amount of work, in `unit`.
         unit: ``B`` for bytes, otherwise the name of what is counted.
-        is_main: Whether this rank shows progress bars.
+        is_main: Whether this rank shows progress.
 
     Yields:
         A function to call with the amount done since its last call.
     """
+    if is_main and not has_terminal():
+        yield LoggedProgress(title, total, unit).update
+        return
     from tqdm import tqdm
 
     bar = tqdm(
@@ -124,3 +149,25 @@ def progress(title: str, total: int, unit: str, *, is_main: bool) -> Iterator[Ca
         yield bar.update
         # Estimates by rank, or rows that were left out, may not add up to the total.
         bar.update(max(total - bar.n, 0))
+
+
+class LoggedProgress:
+    """Progress as lines of the log: in a file, a bar that redraws itself is one endless line."""
+
+    def __init__(self, title: str, total: int, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Log what begins, and how much of it there is; see `progress`."""
+        self._title, self._total, self._clock = title, total, clock
+        self._amount = f"{total / 2**20:,.1f} MB" if unit == "B" else f"{total:,} {unit}"
+        self._done = self._logged = 0
+        self._logged_at = clock()
+        logger.info("%s: %s", title, self._amount)
+
+    def update(self, count: int) -> None:
+        """Add to what is done; log a line if enough of it, or enough time, has passed since the last one."""
+        self._done += count
+        seconds = self._clock() - self._logged_at
+        has_share = self._done - self._logged >= _LINE_SHARE * self._total
+        if self._done >= self._total or not (seconds >= _LINE_SECONDS or (seconds >= 1 and has_share)):
+            return
+        self._logged, self._logged_at = self._done, self._clock()
+        logger.info("%s: %d %% of %s", self._title, 100 * self._done // max(self._total, 1), self._amount)

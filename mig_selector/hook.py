@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mig_selector._autoload import is_disabled
 from mig_selector.errors import HostError, MigSelectorError
-from mig_selector.settings import PREFIX
+from mig_selector.settings import PREFIX, is_own_key
 
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,8 @@ def _read_args(args: Any) -> Any:
 def _has_mig_key(args: Any) -> bool:
     """Whether a configuration or a list of options sets a ``mig_`` key."""
     if isinstance(args, Mapping):
-        # lstrip: after a YAML, --mig_x=1 is a key with dashes; it must be reported rather than ignored.
-        return any(str(key).lstrip("-").startswith(PREFIX) for key in args)
+        # After a YAML, --mig_x=1 is a key with dashes; like MIG_X and mig-x it must be reported rather than ignored.
+        return any(is_own_key(key) for key in args)
     # The host accepts --mig-key for --mig_key.
     return any(str(option).replace("-", "_").startswith(f"__{PREFIX}") for option in args)
 
@@ -155,6 +155,7 @@ def _select(args: Any) -> tuple[Any, list[str], TrainingOrigin | None]:
     from mig_selector.integration.config import HostArguments, check_overrides, drop_options, read_options, to_options
     from mig_selector.integration.handover import TrainingOrigin
     from mig_selector.integration.host import check_host
+    from mig_selector.integration.host_settings import find_host_faults
     from mig_selector.pipeline.recipe import run_selection
     from mig_selector.ranks.world import connect
 
@@ -167,10 +168,12 @@ def _select(args: Any) -> tuple[Any, list[str], TrainingOrigin | None]:
         check_host()
         if isinstance(args, Mapping):
             check_overrides(settings)
-        outcome = run_selection(settings, ranks, training=True)[0]
+        host_settings = {key: value for key, value in settings.items() if not is_own_key(key)}
+        find_faults = functools.partial(find_host_faults, host_settings)
+        outcome = run_selection(settings, ranks, training=True, find_faults=find_faults)[0]
     origin = {"fingerprint": outcome.fingerprint, "subset": outcome.folder, "dataset": list(outcome.entries.values())}
     training = TrainingOrigin.prepare(HostArguments.read(settings), origin, is_local_main=_is_local_main())
-    own = {key: value for key, value in settings.items() if key.startswith(PREFIX)}
+    own = {key: value for key, value in settings.items() if is_own_key(key)}
     if isinstance(args, Mapping):
         host = {key: value for key, value in settings.items() if key not in own}
         return {**host, **outcome.settings}, outcome.summary, training

@@ -27,6 +27,12 @@ Part = Literal["labels", "graph", "row vectors", "texts", "models", "filling"]
 """What of a selection a setting belongs to; a run without that part does not depend on the setting."""
 
 
+def is_own_key(key: Any) -> bool:
+    """Whether a key of a configuration is meant for this package; ``MIG_PHI``, ``mig-phi`` and ``mig`` are, too."""
+    plain = str(key).lstrip("-").lower().replace("-", "_")
+    return plain.startswith(PREFIX) or plain == PREFIX.rstrip("_")
+
+
 @dataclass(frozen=True)
 class Range:
     """The values that a setting may take, beyond its type."""

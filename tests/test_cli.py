@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,10 @@ def test_a_json_config_is_read(pool_of_60, tmp_path, capsys):
     [
         ("mig_num_samples=61", "61 rows are asked for, but the pool has 60"),
         ("mig_thresh=1", "mig_thresh is not a key of mig_selector"),
+        ("MIG_NUM_SAMPLES=5", "MIG_NUM_SAMPLES is not a key of mig_selector; did you mean mig_num_samples?"),
+        ("mig-num-samples=5", "mig-num-samples is not a key of mig_selector; did you mean mig_num_samples?"),
+        ("mig.num_samples=5", "mig: keys are not nested; write mig_num_samples: 5 beside LLaMA-Factory's keys"),
+        ("mig=5", "mig is not a key of mig_selector; did you mean mig_num_samples?"),
         ("dataset=nowhere", "'nowhere' is not in"),
         ("dataset_dir=/no/such/folder", "/no/such/folder/dataset_info.json does not exist"),
         ("dataset=null", "dataset is missing"),
@@ -97,6 +102,11 @@ def test_wrong_usage_is_exit_code_2(words, capsys):
         code = stop.code
     assert code == 2
     assert capsys.readouterr().out == ""
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mig_selector {version('mig_selector')}\n"
 
 
 def test_help_names_every_key(capsys):

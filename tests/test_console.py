@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import LABELS, SHAREGPT, make_rows, run_command, write_vectors
 
-from mig_selector.console import printable
+from mig_selector.console import LoggedProgress, printable
 
 
 EVIL = "\x1b[2J\x1b]0;title\x07\r\x9b31m\u202egnp\u2066\u2028\x85\x00\udcff"
@@ -31,6 +31,34 @@ def test_characters_that_a_terminal_interprets_are_escaped_and_others_kept():
 def test_only_letters_marks_numbers_symbols_and_spaces_remain(text):
     assert {unicodedata.category(char)[0] for char in printable(text)} <= set("LMNPSZ")
     assert not {"\u2028", "\u2029"} & set(printable(text))
+
+
+def lines_of_progress(caplog, seconds, counts, total=1000):
+    """What is logged where each of `counts` comes in `seconds` after the last one."""
+    now = [0.0]
+    with caplog.at_level("INFO", logger="mig_selector"):
+        bar = LoggedProgress("embedding rows", total, "rows", clock=lambda: now[0])
+        for count in counts:
+            now[0] += seconds
+            bar.update(count)
+    return [record.getMessage().removeprefix("embedding rows: ") for record in caplog.records]
+
+
+def test_without_a_terminal_a_line_is_logged_after_ten_percent_or_ten_seconds(caplog):
+    tens = [f"{share} % of 1,000 rows" for share in range(10, 100, 10)]
+    assert lines_of_progress(caplog, 1.5, [50] * 20) == ["1,000 rows", *tens]
+    caplog.clear()
+    assert lines_of_progress(caplog, 4, [1] * 7) == ["1,000 rows", "0 % of 1,000 rows", "0 % of 1,000 rows"]
+    caplog.clear()
+    assert lines_of_progress(caplog, 0.01, [10] * 100) == ["1,000 rows"]  # quick work is one line
+
+
+def test_without_a_terminal_nothing_is_redrawn(pool_of_60, command):
+    done = command("mig-selector", "select", settings=pool_of_60.settings())
+    assert done.returncode == 0, done.stderr
+    assert "[mig_selector] reading the pool: " in done.stderr
+    assert "\r" not in done.stderr
+    assert "%|" not in done.stderr
 
 
 NAME = f"pool {EVIL}\n.jsonl".replace("\0", "")

@@ -159,6 +159,8 @@ def test_the_real_trainer_is_hooked_after_find_spec_and_reload():
 REFUSED = {
     "mig_num_sample=5": "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples?",
     "mig_phi=log": "mig_phi: 'log' is not allowed; expected pow or exp.",
+    "MIG_NUM_SAMPLES=5": "MIG_NUM_SAMPLES is not a key of mig_selector; did you mean mig_num_samples?",
+    "mig.num_samples=5": "mig: keys are not nested; write mig_num_samples: 5",
     "--mig_num_samples=5": "'--mig_num_samples' is not an override; after a file, write key=value",
 }
 
@@ -168,6 +170,7 @@ def ends(make_training):
     """How commands that end before they train ended: one launch runs them all."""
     run = make_training()
     commands = {override: ([run.yaml, override], {}) for override in REFUSED}
+    commands["slips"] = ([run.yaml, "learning_rat=1", "template=llama33"], {})
     commands["help"] = (["--help"], {})
     commands["dashes"] = (["--mig-num-sample", 5], {})
     if not HAS_RAY:
@@ -202,6 +205,30 @@ def test_ray_that_is_not_installed_is_missed_before_the_selection(ends):
     message = "error: USE_RAY is set, so LLaMA-Factory would train with Ray, but the package ray is not installed;"
     assert message in ends["ray"].stderr
     assert "reading the pool" not in ends["ray"].stderr
+
+
+def test_a_slip_in_the_hosts_keys_ends_the_command_before_anything_is_read(ends):
+    done = ends["slips"]
+    assert done.returncode == 1
+    assert (
+        "[mig_selector] error: learning_rat is not a key of LLaMA-Factory; did you mean learning_rate?" in done.stderr
+    )
+    assert "template: 'llama33' is not a template of LLaMA-Factory; did you mean llama3?" in done.stderr
+    assert "reading the pool" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_pools_of_any_name_are_trained_on_and_max_samples_counts_for_each(workplace, tiny_llama, tmp_path):
+    rows = make_rows(12)
+    for number, name in enumerate(("数据集", "my data")):
+        best = [{**row, "rating": 10 - index} for index, row in enumerate(rows[6 * number : 6 * number + 6])]
+        workplace.add(name, best, file_name=f"{number}.jsonl")
+    keys = {"dataset": "数据集,my data", "mig_num_samples": 6, "mig_method": "top_score", "mig_score": "rating"}
+    settings = {**host_settings(tiny_llama, tmp_path / "out"), **workplace.settings(), **keys, "max_samples": 4}
+    done = train(write_yaml(tmp_path, {**settings, "max_steps": 1}))
+    assert num_examples(done) == {6}
+    assert "max_samples: 4" not in done.stderr
+    assert len(workplace.entries()) == 4
 
 
 def test_without_a_key_nothing_changes(training, tmp_path, pool_of_60):

@@ -520,7 +520,7 @@ def test_max_samples_counts_for_each_name_of_the_pool(workplace):
         workplace.add(name, make_rows(6, seed=seed))
     settings = workplace.settings(dataset="p,q", mig_num_samples=6, mig_method="random", mig_seed=1)
     [outcome] = run_selection({**settings, "max_samples": 6})
-    assert not [line for line in outcome.summary if "max_samples" in line]
+    assert not [line for line in outcome.summary if line.startswith("max_samples")]
     [outcome] = run_selection({**settings, "max_samples": 2})
     sizes = [len(file.read_text().splitlines()) for file in Path(outcome.folder).glob("selected__*.jsonl")]
     sees = sum(min(size, 2) for size in sizes)
@@ -547,3 +547,13 @@ def test_what_is_switched_off_cannot_be_selected(pool_of_60):
     with pytest.raises(ArgumentError, match="mig_enabled: false; nothing is selected"):
         run_selection(pool_of_60.settings(mig_enabled=False))
     assert run_selection(pool_of_60.settings(mig_enabled=True))[0].budget == 10
+
+
+def test_the_pool_is_described_once_whatever_the_number_of_budgets(pool_of_60, caplog):
+    with caplog.at_level("INFO", logger="mig_selector"):
+        outcomes = run_selection(pool_of_60.settings(mig_num_samples=[5, 6]))
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("pool: read 60 rows") for line in lines) == 1
+    assert not [line for line in lines if "60 rows read" in line]
+    assert sum(line.startswith("chosen: ") for line in lines) == 2
+    assert all(outcome.summary[0].startswith("pool: 60 rows read") for outcome in outcomes)  # for the training log

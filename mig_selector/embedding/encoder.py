@@ -77,6 +77,8 @@ def identify_encoder(
     """
     if Path(os.path.expanduser(model)).is_dir():  # noqa: PTH111  Path's raises where there is no such home
         folder = Path(model).expanduser().absolute()
+        if not any((folder / name).is_file() for name in ("config.json", "modules.json", "tokenizer.json")):
+            raise EmbeddingError(f"{key}: {folder} holds no model: it has neither config.json nor modules.json.")
         files = hashes.folder(folder, without=() if weights else _WEIGHT_SUFFIXES)
         return Encoder(str(folder), None, dtype, fingerprint_of({"files": files}))
     try:
@@ -88,6 +90,32 @@ def identify_encoder(
             f"{reason}). Give a folder{_alternatives(key)}."
         ) from error
     return Encoder(model, revision, dtype, fingerprint_of({"model": model, "revision": revision}))
+
+
+def describe_plain_model(encoder: Encoder) -> str | None:
+    """Say that a model is not a sentence encoder, where its files show it.
+
+    sentence-transformers loads any model of transformers and pools its token vectors without a word.
+
+    Returns:
+        A sentence for people; None for a sentence encoder, or where the files are not on this machine yet.
+    """
+    folder = Path(encoder.model) if encoder.revision is None else _cached_snapshot(encoder)
+    if folder is None or (folder / "modules.json").is_file() or not (folder / "config.json").is_file():
+        return None
+    return (
+        f"{encoder.model} is not a sentence encoder (it has no modules.json): sentence-transformers takes the mean of "
+        "its token vectors, or the last one of a causal language model. Vectors of models that were not trained for "
+        "that are all alike, so the label graph means little; a sentence-transformers model is safer."
+    )
+
+
+def _cached_snapshot(encoder: Encoder) -> Path | None:
+    """Return the folder of a hub model in the local cache, if its configuration is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(encoder.model, "config.json", revision=encoder.revision)
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def _alternatives(key: str) -> str:

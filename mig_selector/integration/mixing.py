@@ -32,8 +32,8 @@ def describe_changed_budget(host: HostArguments, rows: Mapping[str, int], *, oth
     if others:
         lines.append(
             f"mix_strategy: {host.mix_strategy} with datasets that are no part of the pool: how many of the "
-            f"{chosen:,} chosen rows training sees, and how often, depends on their sizes; mix_strategy: concat takes "
-            "each once"
+            f"{chosen:,} chosen rows training sees, and how often, depends on their sizes; "
+            "mix_strategy: concat takes each once"
         )
     elif (mixed := _interleaved(host, list(sizes.values()))) != sum(sizes.values()):
         what = "some of them more than once" if mixed > chosen else "the others never"

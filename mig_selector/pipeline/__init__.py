@@ -9,5 +9,6 @@ rows        the kept rows read again as texts, for models and for methods that r
 crew        how all ranks run a model together while rank 0 runs the recipe
 write       chosen rows to the files of a subset's folder
 deliver     a finished subset to dataset_info.json, to training, and to other nodes (`site`)
+names       names of new entries and files, made from those of pools
 comparison  several methods side by side, through the same stages
 """

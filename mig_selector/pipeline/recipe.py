@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
-from mig_selector.errors import ArgumentError, HandoverError, RegistrationError
+from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
-from mig_selector.pipeline.request import Request, resolve
+from mig_selector.pipeline.request import Request, resolve, warn_of_models
 from mig_selector.pipeline.stages import (
     Clock,
     choose,
@@ -34,6 +35,8 @@ from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_su
 
 logger = logging.getLogger(__name__)
 
+FindFaults = Callable[[], list[str]]
+
 _LOCAL_TO_A_NODE = (
     *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_row_embeddings"),
     *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer"),
@@ -49,6 +52,7 @@ def run_selection(
     training: bool = False,
     required: Collection[str] = (),
     register: bool = True,
+    find_faults: FindFaults = list,
 ) -> list[Outcome]:
     """Select as a configuration says, register the subset, and say what training has to read.
 
@@ -58,6 +62,8 @@ def run_selection(
         training: Whether training follows: then there is one budget, and runs that would read other rows are refused.
         required: Paths at which a row must have numbers to be kept, whatever the method.
         register: Whether the user's dataset_info.json gets the entries of the subsets.
+        find_faults: Finds what is wrong with the host's keys. Called where rows would have to be read, or where there
+            is a fault to report anyway, so that all faults are reported at once.
 
     Returns:
         One outcome per budget, in the order given; the same on every rank.
@@ -67,22 +73,24 @@ def run_selection(
     """
     ranks = ranks or Ranks()
     host_settings, own_settings = split_keys(settings)
-    arguments = parse_arguments(own_settings, training=training)
-    host = HostArguments.read(host_settings)
+    with _all_faults(find_faults):
+        arguments = parse_arguments(own_settings, training=training)
+        host = HostArguments.read(host_settings)
     if not ranks.are_on_one_node:
         _check_same_settings(arguments, host, ranks)
     crew = Crew(ranks, arguments)
     answer = crew.run(
-        lambda: _select_and_settle(arguments, host, crew, required, training=training, register=register)
+        lambda: _select_and_settle(arguments, host, crew, required, find_faults, training=training, register=register)
     )
     finished = [Finished(**fields) for fields in answer["finished"]]
     outcomes = [Outcome(**fields) for fields in answer["outcomes"]]
     outcomes = in_plain_words(
         lambda: deliver(finished, outcomes, arguments, host, ranks, training=training, register=register)
     )
-    for outcome in outcomes:
-        for line in outcome.summary:
-            logger.info("%s", line)
+    # Several budgets share lines, and `log_reading` has described the pool already.
+    lines = dict.fromkeys(line for outcome in outcomes for line in outcome.summary if not line.startswith("pool: "))
+    for line in lines:
+        logger.info("%s", line)
     return outcomes
 
 
@@ -91,23 +99,39 @@ def _select_and_settle(
     host: HostArguments,
     crew: Crew,
     required: Collection[str],
+    find_faults: FindFaults,
     *,
     training: bool,
     register: bool,
 ) -> dict[str, Any]:
     """Do all that rank 0 does, and return what every rank is to know."""
     clock = Clock()
-    with clock.stage("finding"):
+    with clock.stage("finding"), _all_faults(find_faults):
         request = resolve(arguments, host, required, is_registered=register)
     if training:
+        is_found = request.find(request.fingerprints[0]) is not None
+        if not is_found and (faults := find_faults()):
+            raise ArgumentError("\n".join(faults))
         check_output_is_free(host)
         check_origin_markers(host, request.fingerprints[0])
-        if host.only_evaluates and not request.find(request.fingerprints[0]):
+        if host.only_evaluates and not is_found:
             _refuse_to_select(host)
     with request.lock():
         finished = _select(request, crew, clock)
         outcomes = [settle(subset, request.site, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
+
+
+@contextlib.contextmanager
+def _all_faults(find_faults: FindFaults) -> Iterator[None]:
+    """Add the faults of the host's keys to an error that the block raises."""
+    try:
+        yield
+    except MigSelectorError as error:
+        faults = find_faults()
+        if not faults:
+            raise
+        raise type(error)("\n".join([str(error), *faults])) from error
 
 
 def _refuse_to_select(host: HostArguments) -> None:
@@ -131,6 +155,7 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
         return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
+    warn_of_models(request)
     with clock.stage("reading"):
         pool = read(request)
     resolve_budgets(request, pool)  # a budget that is too large is known before a model runs

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, own_keys
-from mig_selector.embedding.encoder import Encoder, identify_encoder
-from mig_selector.errors import ArgumentError, RegistrationError
+from mig_selector.embedding.encoder import Encoder, describe_plain_model, identify_encoder
+from mig_selector.errors import ArgumentError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import OWN_KEY, check_name_is_free, resolve_entry
 from mig_selector.pipeline.names import pool_part, selection_name, with_hash
@@ -188,29 +188,50 @@ def resolve(
     needs = resolve_needs(arguments, host, required)
     names = pool_names(arguments, host)
     site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
-    entries = [_resolve_entry(name, site, host) for name in names]
     hashes = ContentHashes(arguments.cache_dir)
     files = {key: Path(path) for key in _FILES if (path := arguments[key]) is not None}
-    for key, path in files.items():
-        if not path.is_file():
-            raise ArgumentError(f"{key}: {path} is not a file.")
-    sources = [open_sources(entry) for entry in entries]
+    faults: list[MigSelectorError] = [
+        ArgumentError(f"{key}: {path} is not a file.") for key, path in files.items() if not path.is_file()
+    ]
+    entries, sources = [], []
+    for name in names:
+        with _collecting(faults):
+            entries.append(_resolve_entry(name, site, host))
+            sources.append(open_sources(entries[-1]))
+    models = {}
+    for model in needs.models:
+        with _collecting(faults):
+            models[model.key] = identify_encoder(
+                model.name,
+                arguments.mig_embedding_dtype if model.needs_weights else "auto",
+                hashes,
+                model.key,
+                weights=model.needs_weights,
+            )
+    if faults:  # all at once
+        raise type(faults[0])("\n".join(map(str, faults))) from faults[0]
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
-    models = {
-        model.key: identify_encoder(
-            model.name,
-            arguments.mig_embedding_dtype if model.needs_weights else "auto",
-            hashes,
-            model.key,
-            weights=model.needs_weights,
-        )
-        for model in needs.models
-    }
     parts_files = {key: hashes.file(path) for key, path in files.items()}
     identity = _identity(arguments, needs, _pool_identity(entries, contents), models, parts_files)
     request = Request(site, needs, entries, sources, contents, models, hashes, identity, is_registered)
     _check_names(request)
     return request
+
+
+@contextlib.contextmanager
+def _collecting(faults: list[MigSelectorError]) -> Iterator[None]:
+    """Keep an error that the block raises, so that the next fault can be found too."""
+    try:
+        yield
+    except MigSelectorError as error:
+        faults.append(error)
+
+
+def warn_of_models(request: Request) -> None:
+    """Say what is odd about models that may have to run, before the pool is read."""
+    encoder = request.models.get("mig_embedding_model")
+    if encoder is not None and (odd := describe_plain_model(encoder)):
+        logger.warning("mig_embedding_model: %s", odd)
 
 
 def _resolve_entry(name: str, site: Site, host: HostArguments) -> PoolEntry:

@@ -28,6 +28,7 @@ from mig_selector.console import progress
 from mig_selector.embedding.given import read_given_vectors
 from mig_selector.embedding.rows import check_given_rows, read_given_rows
 from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.graph.density import describe_density
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.graph.vocabulary import count_labels, read_vocabulary
 from mig_selector.pipeline.crew import Crew
@@ -215,6 +216,9 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
     with clock.stage("graph"), all_threads(Ranks()):
         adjacency = build_adjacency(vectors, request.arguments.mig_edge_threshold)
         logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
+        odd = describe_density(vectors, adjacency.num_edges, request.arguments.mig_edge_threshold)
+        if odd is not None:
+            logger.warning("%s", odd)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
     return LabelGraph(propagation, adjacency.num_edges)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 from mig_selector.errors import MigSelectorError
+
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_dtype(dtype: str) -> str:
@@ -31,13 +35,14 @@ def dtype_argument(dtype: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def loading(key: str, model: str, error_type: type[MigSelectorError]) -> Iterator[None]:
-    """Turn whatever prevents a model from loading into one error for the user.
+    """Log that a model is being loaded, and turn whatever prevents it into one error for the user.
 
     Args:
         key: The key of the configuration that names the model.
         model: Folder or hub id.
         error_type: The exception to raise.
     """
+    logger.info("%s: loading %s", key, model)
     try:
         yield
     except Exception as error:  # loaders raise anything, from missing files to device errors

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import SHARED_DATA, half_the_cores, write_demo_pool
 
-from mig_selector.embedding.encoder import _batches, embed_labels, identify_encoder
+from mig_selector.embedding.encoder import _batches, describe_plain_model, embed_labels, identify_encoder
 from mig_selector.errors import EmbeddingError
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import ContentHashes
@@ -170,3 +170,17 @@ def test_two_ranks_embed_to_the_same_bytes_as_one(minilm, hashes, tmp_path):
         with half_the_cores():
             alone = embed(minilm, hashes, labels).tobytes()
         assert [(tmp_path / f"{rank}-{len(labels)}.bin").read_bytes() for rank in range(2)] == [alone, alone]
+
+
+def test_a_model_that_is_not_a_sentence_encoder_is_named_as_such(minilm, tiny_llama, tmp_path):
+    def describe(model):
+        return describe_plain_model(identify_encoder(model, "auto", ContentHashes(tmp_path / "cache")))
+
+    assert describe(minilm) is None
+    assert "is not a sentence encoder (it has no modules.json)" in describe(tiny_llama)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmbeddingError, match=r"mig_embedding_model: .*empty holds no model"):
+        identify_encoder(str(tmp_path / "empty"), "auto", ContentHashes(tmp_path / "cache"))

@@ -100,9 +100,25 @@ def _load_from_hub(source: HubSource, split: str) -> Any:
             token=source.token,
         )
     except Exception as error:
+        package = _missing_package(error)
+        remedy = (
+            f" The package {package} is missing: `pip install {package}`, or download the dataset and set file_name."
+            if package
+            else ""
+        )
         raise PoolError(
             f"the dataset {source.repository!r} cannot be loaded from its hub ({type(error).__name__}: {error})."
+            f"{remedy}"
         ) from error
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """Return the package whose absence is behind an error; hubs import what they need late and wrap the failure."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            return error.name
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _load_from_modelscope(source: HubSource, split: str) -> Any:

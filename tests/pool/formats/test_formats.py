@@ -12,6 +12,7 @@ from support import contents_of, judge_of
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource, LocalSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
+from mig_selector.pool.formats.hub import _missing_package
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
@@ -398,3 +399,16 @@ def test_a_file_that_changed_since_the_scan_is_noticed(tmp_path):
         path.write_text(text)
         with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: .*did the file change during the run"):
             list(pool.sources[0].read([1], pool.byte_offsets[1:].tolist(), ["labels"]))
+
+
+def test_a_package_that_a_hub_needs_is_named_however_its_library_wraps_the_failure():
+    def fail():
+        try:
+            import no_such_package  # noqa: F401
+        except ImportError as error:
+            raise RuntimeError("Failed to import modelscope.msdatasets") from error
+
+    with pytest.raises(RuntimeError) as caught:
+        fail()
+    assert _missing_package(caught.value) == "no_such_package"
+    assert _missing_package(RuntimeError("no network")) is None

@@ -5,7 +5,7 @@ Layers (a module imports only from layers to its right; neighbours do not import
     cli, hook, notebook > pipeline, reference > arguments > integration, report > annotation
         > pool, embedding, graph, selection > store, ranks, console > settings, arrays > errors
 
-`_autoload` stands above them all: Python imports it at every start, and it imports nothing.
+`_autoload` is above them all: Python imports it at every start, and it imports nothing.
 
 Importing this package imports neither torch nor numba: the public names are loaded when first used.
 """

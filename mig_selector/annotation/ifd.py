@@ -63,7 +63,7 @@ def measure_losses(
         rows: Called on rank 0 only, which streams them: instruction, input and answer of N rows.
         count: N.
         model: The language model.
-        path: Where the losses are kept, on rank 0: a name that stands for rows and model.
+        path: Where the losses are kept, on rank 0: a name made from rows and model.
         ranks: Who shares the work.
         on_texts: Called with the number of texts scored since the last call, by all ranks if they keep step; a row is
             two texts, the answer alone and the answer after the instruction.
@@ -155,9 +155,9 @@ class _LossModel:
 
         losses = torch.full((len(items), 1), torch.nan, device=self._network.device)
         tokens = self._tokens(items)
-        scored = [place for place, text in enumerate(tokens) if text.are_scored]
+        scored = [index for index, text in enumerate(tokens) if text.are_scored]
         if scored:
-            losses[scored, 0] = self._losses([tokens[place] for place in scored])
+            losses[scored, 0] = self._losses([tokens[index] for index in scored])
         return losses
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -188,17 +188,17 @@ class _LossModel:
         ids: Any = pad_sequence([torch.tensor(text.ids) for text in texts], batch_first=True).to(device)
         first = torch.tensor([[text.first] for text in texts], device=device)
         end = torch.tensor([[len(text.ids)] for text in texts], device=device)
-        places = torch.arange(ids.shape[1], device=device)
-        foretells = (places >= first - 1) & (places < end - 1)
+        positions = torch.arange(ids.shape[1], device=device)
+        foretells = (positions >= first - 1) & (positions < end - 1)
         with torch.inference_mode():
-            logits = self._logits(ids, (places < end).long(), foretells)
+            logits = self._logits(ids, (positions < end).long(), foretells)
             targets = ids[foretells.roll(1, dims=1)]
             parts = zip(logits.split(_LOSSES), targets.split(_LOSSES), strict=True)
             losses: Any = torch.cat([cross_entropy(some.float(), aim, reduction="none") for some, aim in parts])
             return torch.stack([some.mean() for some in losses.split((end - first).flatten().tolist())])
 
     def _logits(self, ids: Any, mask: Any, foretells: Any) -> Any:
-        """Return the logits at the places that foretell a token that counts: a row for each, in their order."""
+        """Return the logits at the positions that foretell a token that counts: a row for each, in their order."""
         head = self._network.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][foretells],))
         try:

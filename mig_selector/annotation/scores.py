@@ -224,7 +224,7 @@ class IfdScore(MeasuredScore):
 def find_score(
     name: str, settings: Mapping[str, Any], *, turns: Literal["mean", "sum"], default_tokenizer: str | None
 ) -> Score:
-    """Return the kind of score that a name stands for.
+    """Return the kind of score with a name.
 
     Args:
         name: As ``mig_score`` has it; a name that is none of the kinds is a dotted path to a number or a list of

@@ -82,9 +82,9 @@ def describe_finished(
     names = request.subset_names(fingerprint, manifest["budget"])
     entries = {}
     for subset in manifest["subsets"]:
-        entry = request.entries[subset["place"]]
+        entry = request.entries[subset["entry_index"]]
         raw = request.site.info.entries[entry.name]
-        entries[names[subset["place"]]] = build_entry(raw, entry, subset["columns"], subset["file"], fingerprint)
+        entries[names[subset["entry_index"]]] = build_entry(raw, entry, subset["columns"], subset["file"], fingerprint)
     return Finished(
         fingerprint=fingerprint,
         folder=folder.name,
@@ -92,7 +92,7 @@ def describe_finished(
         budget=manifest["budget"],
         names={entry.name: name for entry, name in zip(request.entries, names, strict=True)},
         entries=entries,
-        rows={names[subset["place"]]: subset["rows"] for subset in manifest["subsets"]},
+        rows={names[subset["entry_index"]]: subset["rows"] for subset in manifest["subsets"]},
         summary=summary,
     )
 

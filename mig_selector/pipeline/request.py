@@ -27,7 +27,7 @@ from mig_selector.store.subsets import FOLDER_DIGITS, find_subset, read_manifest
 
 
 ALGORITHM_VERSION = 2
-"""Raised when the same settings would choose other rows than before, or when the identity below is composed anew."""
+"""Raised when the same settings would choose other rows than before, or when the identity below is composed differently."""
 
 _FILES = ("mig_label_vocabulary", "mig_label_embeddings", "mig_row_embeddings")
 
@@ -113,7 +113,7 @@ class Request:
     def read_finished(self, folder: Path, fingerprint: str) -> dict[str, Any] | None:
         """Return the manifest of a folder if it holds a selection that may be used again."""
         manifest = None if self.arguments.mig_overwrite else read_manifest(folder, fingerprint, self.hashes)
-        if manifest is None or any(subset["place"] >= len(self.entries) for subset in manifest["subsets"]):
+        if manifest is None or any(subset["entry_index"] >= len(self.entries) for subset in manifest["subsets"]):
             return None
         if self.arguments.mig_on_bad_row == "error" and manifest["rows"]["unreadable"]:
             return None  # it was made by skipping rows at which this run must stop

@@ -35,7 +35,7 @@ def find_site(arguments: MigArguments, host: HostArguments, names: Sequence[str]
 
     Raises:
         PoolError: dataset_info.json cannot be read, or lacks a name.
-        ArgumentError: `mig_output_dir` is no folder.
+        ArgumentError: `mig_output_dir` is not a folder.
     """
     info = read_dataset_info(host.dataset_dir, names)
     return Site(arguments, host, info, _output_dir(arguments, info))
@@ -64,7 +64,7 @@ def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
     else:
         folder = _private_output_dir(arguments, info)
     if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"mig_output_dir: {folder} is no folder.")
+        raise ArgumentError(f"mig_output_dir: {folder} is not a folder.")
     return folder
 
 

@@ -78,7 +78,7 @@ def _write_subsets(
         subsets.append(
             {
                 "dataset": entry.name,
-                "place": entry_index,
+                "entry_index": entry_index,
                 "rows": len(ranks),
                 "json_lines": subset.json_lines.name,
                 "file": subset.trainer_file.name,

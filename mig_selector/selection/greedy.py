@@ -141,7 +141,7 @@ def _ascends_within_rows(offsets: NDArray[np.int64], ids: NDArray[np.int32]) -> 
 
 
 def _check_gains(pool: LabelledPool, objective: Objective) -> None:
-    """Refuse gains that may overflow: infinity times 0 is no number, and the search would never end.
+    """Refuse gains that may overflow: infinity times 0 is not a number, and the search would never end.
 
     A gain is largest while nothing is chosen, and no row adds more to a label than the sum of all scores.
     """

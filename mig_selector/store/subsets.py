@@ -51,7 +51,7 @@ class _SubsetFile(msgspec.Struct):
     """The rows of one name of the pool in a manifest."""
 
     dataset: str
-    place: _Count
+    entry_index: _Count
     rows: _Count
     json_lines: str
     file: str

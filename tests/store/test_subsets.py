@@ -36,7 +36,7 @@ def make_subset(folder, hashes, fingerprint=FINGERPRINT, **more):
         "subsets": [
             {
                 "dataset": "pool",
-                "place": 0,
+                "entry_index": 0,
                 "rows": 1,
                 "json_lines": "selected.jsonl",
                 "file": "selected.jsonl",

@@ -97,11 +97,11 @@ class _Kept:
             stays = [not self._resembles_any(candidate, self._rows[span], line) for candidate, line in pairs]
             candidates, units = candidates[stays], units[stays]
         products = units @ units.T
-        for place, candidate in enumerate(candidates):
-            if self._resembles_any(candidate, candidates[:place], products[place, :place]):
-                products[:, place] = -np.inf  # a row that is not kept stands in nobody's way
+        for index, candidate in enumerate(candidates):
+            if self._resembles_any(candidate, candidates[:index], products[index, :index]):
+                products[:, index] = -np.inf  # a row that is not kept keeps no other one out
             elif self._count < len(self._rows):
-                self._rows[self._count], self._units[self._count] = candidate, units[place]
+                self._rows[self._count], self._units[self._count] = candidate, units[index]
                 self._count += 1
 
     def _resembles_any(self, candidate: np.int64, rows: NDArray[np.int64], products: NDArray[np.float32]) -> bool:

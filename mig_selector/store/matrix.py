@@ -74,7 +74,7 @@ class MatrixFile:
         return True
 
     def _is_intact(self) -> bool:
-        """Compare the complete file with its footer; this reads all of it, a few GB a second from memory."""
+        """Compare the complete file with its footer; this reads all of it once, on all cores."""
         try:
             with self.path.open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size

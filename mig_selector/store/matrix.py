@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_128, xxh3_128_hexdigest
+from xxhash import xxh3_128
 
 from mig_selector.errors import ArgumentError
 from mig_selector.store.files import locked, read_json, remove_leftovers, write_json
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 16 << 20
 """Each block of this size has a checksum of its own, so that all cores can verify a file."""
+_READ_BYTES = 1 << 20
 _FOOTER_END = struct.Struct("<q8s")
 """Length of the footer before it, and `_MAGIC`."""
 _MAGIC = b"MIGSUMS1"
@@ -73,7 +74,7 @@ class MatrixFile:
         return True
 
     def _is_intact(self) -> bool:
-        """Compare the complete file with its footer; this reads all of it, a few GB a second from memory."""
+        """Compare the complete file with its footer; this reads all of it once, on all cores."""
         try:
             with self.path.open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size
@@ -251,7 +252,12 @@ def _sums_of(stream: Any, begin: int, end: int) -> list[str]:
     def block(start: int) -> str:
         # pread, as the threads share the stream; read and not mapped, as a file that is cut off meanwhile would end
         # this process.
-        return xxh3_128_hexdigest(os.pread(stream.fileno(), min(_BLOCK_BYTES, end - start), start))
+        checksum, stop = xxh3_128(), min(start + _BLOCK_BYTES, end)
+        buffer = memoryview(bytearray(min(_READ_BYTES, stop - start)))
+        while start < stop and (count := os.preadv(stream.fileno(), [buffer[: stop - start]], start)):
+            checksum.update(buffer[:count])
+            start += count
+        return checksum.hexdigest()
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         return list(threads.map(block, range(begin, end, _BLOCK_BYTES)))

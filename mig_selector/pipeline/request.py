@@ -27,7 +27,7 @@ from mig_selector.store.subsets import FOLDER_DIGITS, find_subset, read_manifest
 
 
 ALGORITHM_VERSION = 2
-"""Raised when the same settings would choose other rows than before, or when the identity below is composed differently."""
+"""Raised when the same settings would choose other rows than before, or when `_identity` changes."""
 
 _FILES = ("mig_label_vocabulary", "mig_label_embeddings", "mig_row_embeddings")
 

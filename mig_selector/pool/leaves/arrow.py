@@ -17,7 +17,7 @@ from mig_selector.pool.leaves.verdicts import Unreadable
 
 _NO_VALUES = np.zeros(0)
 _MAX_VALUES = 1 << 22
-"""Longest list of labels or scores of a row: a longer one is not from a conversation, and would take minutes to convert."""
+"""Longest list of labels or scores of a row: converting a longer one to Python objects would take minutes."""
 
 
 def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numbering, start: int) -> Leaves:

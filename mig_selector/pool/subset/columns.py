@@ -182,8 +182,9 @@ class JsonType:
         found = 0
         for key, part in self.keys.items():
             item = value.get(key)
-            if type(item) is str:  # most values of messages are strings: skip what `add` checks first
-                part._add_text(item)
+            if type(item) is str:  # most values of messages are strings, and add nothing to those before them
+                if not part.has_text or item[4:5] == "-":
+                    part._add_text(item)
             else:
                 found |= part.add(item, depth + 1)
         return found

@@ -47,6 +47,8 @@ class Finished:
     """New entries; `file_name` is the name of a file in the folder."""
     summary: list[str]
     """What happened, for people."""
+    is_reused: bool = False
+    """Whether it was finished by an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,18 @@ class Outcome:
     """Keys of the host that change: dataset, dataset_dir, media_dir."""
     summary: list[str]
     """What happened, for people."""
+    is_reused: bool = False
+    """Whether it was finished by an earlier run."""
 
 
 def describe_finished(
-    request: Request, fingerprint: str, folder: Path, manifest: Mapping[str, Any], summary: list[str]
+    request: Request,
+    fingerprint: str,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    summary: list[str],
+    *,
+    is_reused: bool = False,
 ) -> Finished:
     """Gather what every node needs to know of a subset that is finished on this one."""
     names = request.subset_names(manifest["budget"])
@@ -83,6 +93,7 @@ def describe_finished(
         names={entry.name: name for entry, name in zip(request.entries, names, strict=True)},
         entries=entries,
         summary=summary,
+        is_reused=is_reused,
     )
 
 
@@ -121,6 +132,7 @@ def settle(finished: Finished, site: Site, *, training: bool) -> Outcome:
         entries={pool: name for pool, name in finished.names.items() if name in entries},
         settings=_host_settings(site, finished.names, entries, folder),
         summary=summary,
+        is_reused=finished.is_reused,
     )
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mig_selector.arguments import BUDGET_PLACEHOLDER, NAME_PATTERN, MigArguments, own_keys
 from mig_selector.embedding.encoder import Encoder, identify_encoder
@@ -49,6 +53,8 @@ class Request:
     hashes: ContentHashes
     identity: Mapping[str, Any]
     """All that decides the selection, but for the budget."""
+    among: NDArray[np.int64] | None
+    """Pool indices of the rows to choose from, ascending; all kept rows if None."""
 
     @property
     def arguments(self) -> MigArguments:
@@ -149,18 +155,18 @@ class Request:
                 check_unchanged(source, content, self.hashes)
 
 
-def resolve(arguments: MigArguments, host: HostArguments, required: Collection[str] = ()) -> Request:
+def resolve(arguments: MigArguments, host: HostArguments, among: NDArray[np.int64] | None = None) -> Request:
     """Find names, files and models; nothing is loaded.
 
     Args:
         arguments: The ``mig_*`` keys.
         host: The host's keys.
-        required: Paths at which a row must have numbers, whatever the method.
+        among: Pool indices of the rows to choose from, ascending; all that the method can use if None.
 
     Raises:
         MigSelectorError: A key, a name, a file or a model cannot be resolved.
     """
-    needs = resolve_needs(arguments, host, required)
+    needs = resolve_needs(arguments, host)
     names = pool_names(arguments, host)
     site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
     entries = [_resolve_entry(name, site, host) for name in names]
@@ -183,7 +189,9 @@ def resolve(arguments: MigArguments, host: HostArguments, required: Collection[s
     }
     parts_files = {key: hashes.file(path) for key, path in files.items()}
     identity = _identity(arguments, needs, _pool_identity(entries, contents), models, parts_files)
-    request = Request(site, needs, entries, sources, contents, models, hashes, identity)
+    if among is not None:
+        identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
+    request = Request(site, needs, entries, sources, contents, models, hashes, identity, among)
     _check_names(request)
     return request
 

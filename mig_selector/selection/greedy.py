@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +168,8 @@ def _add_block(
         before[start + 1 : stop] = after[start : stop - 1]
         information[label] = after[stop - 1]
     rows = np.repeat(row_of_label, lengths)[order]
-    return np.bincount(rows, objective.increase(before, after), minlength=num_rows)
+    added: NDArray[Any] = np.bincount(rows, objective.increase(before, after), minlength=num_rows)
+    return added
 
 
 def _check_arrays(pool: LabelledPool, propagation: Propagation) -> None:

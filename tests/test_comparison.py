@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from naive import dense
-from support import LABELS, make_rows, run_command
+from support import LABELS, make_row, make_rows, run_command
 
-from mig_selector.errors import ArgumentError
+from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
-from mig_selector.pipeline.comparison import compare_methods
+from mig_selector.pipeline import comparison
+from mig_selector.pipeline.comparison import compare_methods, look_up
 from mig_selector.pipeline.recipe import run_selection
 
 
@@ -41,9 +42,49 @@ def chosen_rows(folder):
     return pq.read_table(Path(folder) / "selection.parquet")["row_index"].to_pylist()
 
 
+def figures_of(compared):
+    return json.loads((Path(compared.folder) / "comparison.json").read_text())
+
+
+def by_method(found):
+    return {each["method"]: each for each in found["methods"]}
+
+
+def naive_figures(rows, picked, common, *, matrix=None, scored=True):
+    """Count every figure of some rows one by one."""
+    label_sets = [set(rows[row]["annotation"]["instag"]["content"]) for row in range(len(rows))]
+    used = [label for label in LABELS if sum(label in label_sets[row] for row in common) >= 2]
+    held, covered = np.zeros(len(LABELS)), set()
+    figures = {"information": None, "mean_score": None}
+    total = 0.0
+    for row in picked:
+        covered |= label_sets[row] & set(used)
+        if scored:
+            score = rows[row]["annotation"]["deita"]["quality_scores"][0]
+            total += score
+            if matrix is not None:
+                held += score * matrix[[LABELS.index(label) for label in sorted(label_sets[row])]].sum(axis=0)
+    if scored:
+        figures["mean_score"] = pytest.approx(total / len(picked))
+    if matrix is not None:
+        figures["information"] = pytest.approx(float(np.sum((held + 1e-6) ** 0.8)), rel=1e-9)
+    figures["label_coverage"] = len(covered) / len(used)
+    figures["tokens"] = sum(
+        len(turn["content"].split()) for row in picked for turn in rows[row]["dialogs"]
+    )  # every word of these rows is one token
+    sources = [source_of(rows[row]) for row in picked]
+    figures["sources"] = {source: sources.count(source) for source in set(sources)}
+    return {"rows": len(picked), **figures}
+
+
+def source_of(row):
+    source = row.get("source")
+    return "+".join(source) if isinstance(source, list) else source or "pool"
+
+
 def test_figures_are_those_of_the_rows_that_each_method_chose(place, minilm):
     compared = compare_methods(place.settings(mig_tokenizer=minilm, **place.given), METHODS)
-    found = json.loads((Path(compared.folder) / "comparison.json").read_text())
+    found = figures_of(compared)
     assert (found["budget"], found["kept_rows"], found["read_rows"]) == (10, 48, 50)
     with np.load(place.vectors) as file:
         matrix = dense(build_propagation(build_adjacency(file["embeddings"], 0.5), 1.0))
@@ -67,7 +108,15 @@ def test_figures_are_those_of_the_rows_that_each_method_chose(place, minilm):
         sources = [["alpaca", "flan", "pool"][row % 3] for row in rows]
         assert each["sources"] == {source: sources.count(source) for source in set(sources)}
         assert each["seconds"] >= 0
-        assert each["peak_memory_bytes"] > 10**7
+        assert each["memory_bytes"] >= 0
+        assert each["usable_rows"] == {"mig": 49, "random": 50, "car": 49, "longest": 50}[each["method"]]
+        assert each["examples"] == [{"row_index": row, "question": f"question {row}"} for row in rows[:3]]
+        naive = naive_figures(place.rows, rows, kept, matrix=matrix)
+        assert {key: each[key] for key in naive} == naive
+    naive = naive_figures(place.rows, kept, kept, matrix=matrix)
+    assert naive["label_coverage"] == 1
+    assert {key: found["all_rows"][key] for key in naive} == naive
+    assert [found["all_rows"][key] for key in ("seconds", "memory_bytes", "tokens_error")] == [None] * 3
     shares = [[len(set(picks[one]) & set(picks[other])) / 10 for other in METHODS] for one in METHODS]
     assert found["overlaps"] == shares
     assert all(name in compared.table for name in METHODS)
@@ -113,7 +162,7 @@ def test_without_labels_and_scores_their_figures_are_missing(place):
         row.pop("annotation")
     place.add("pool", place.rows)
     compared = compare_methods(place.settings(mig_zip_k1=5, mig_zip_k2=3, mig_zip_k3=2), ["random", "zip"])
-    found = json.loads((Path(compared.folder) / "comparison.json").read_text())
+    found = figures_of(compared)
     for each in found["methods"]:
         assert [each[key] for key in ("information", "label_coverage", "mean_score", "tokens")] == [None] * 4
     assert found["kept_rows"] == 50
@@ -152,3 +201,201 @@ def test_the_command_prints_the_table_and_the_folder(place, tmp_path):
     wrong = run_command("mig-selector", "compare", tmp_path / "compare.yaml", "--methods=deta")
     assert wrong.returncode == 1
     assert wrong.stderr.splitlines()[-1].startswith("mig-selector: error: mig_method: 'deta' is not a method")
+
+
+def test_all_methods_choose_from_the_same_rows_and_no_score_that_nobody_asked_for_narrows_them(workplace, minilm):
+    rows = make_rows(400, seed=5)
+    for number, row in enumerate(rows):
+        row["source"] = ["alpaca" if number < 200 else "flan"]
+        row["dialogs"][0]["content"] = "question"
+        row["dialogs"][1]["content"] = "word " * (number % 9 + 1)
+        if number >= 200:
+            del row["annotation"]["deita"]
+    workplace.add("pool", rows)
+    found = figures_of(
+        compare_methods(workplace.settings(mig_num_samples=40, mig_tokenizer=minilm), ["random", "longest"])
+    )
+    assert (found["kept_rows"], found["read_rows"], found["score"]) == (400, 400, "none")
+    picks = {each["method"]: chosen_rows(each["folder"]) for each in found["methods"]}
+    assert picks["random"] == random.Random(42).sample(range(400), 40)
+    assert picks["longest"] == sorted(range(400), key=lambda row: (-(row % 9), row))[:40]
+    for each in found["methods"]:
+        naive = naive_figures(rows, picks[each["method"]], range(400), scored=False)
+        assert {key: each[key] for key in naive if key != "label_coverage"} | {"label_coverage": None} == naive | {
+            "label_coverage": None
+        }
+        assert each["label_coverage"] is None
+        assert each["usable_rows"] == 400
+    common = len(set(picks["random"]) & set(picks["longest"])) / 40
+    assert found["overlaps"] == [[1.0, common], [common, 1.0]]
+    assert found["all_rows"]["sources"] == {"alpaca": 200, "flan": 200}
+
+
+def test_rows_that_one_method_cannot_read_are_left_out_for_all(workplace, minilm):
+    rows = [make_row(number, ["algebra"], 9.0 - number) for number in range(6)]
+    for row in rows[:2]:
+        row["dialogs"][0]["role"] = "assistant"
+    workplace.add("pool", rows)
+    settings = workplace.settings(mig_num_samples=3, mig_on_bad_row="skip", mig_tokenizer=minilm)
+    found = figures_of(compare_methods(settings, ["top_score", "longest"]))
+    assert found["kept_rows"] == 4
+    assert [each["rows"] for each in found["methods"]] == [3, 3]
+    assert {each["method"]: chosen_rows(each["folder"]) for each in found["methods"]} == {
+        "top_score": [2, 3, 4],
+        "longest": [2, 3, 4],
+    }
+    assert [each["mean_score"] for each in found["methods"]] == [6.0, 6.0]
+
+
+def test_scores_that_a_model_computes_narrow_the_rows_of_all_and_are_computed_once(workplace, tiny_llama, tmp_path):
+    rows = make_rows(30)
+    for number in (3, 8):
+        rows[number]["dialogs"][1]["content"] = ""
+    for number in (5, 8):
+        del rows[number]["annotation"]["deita"]
+    workplace.add("pool", rows)
+    settings = workplace.settings(mig_ifd_model=tiny_llama, mig_tokenizer=tiny_llama, mig_fill="top_score")
+    compared = compare_methods(settings, ["ifd", "random", "longest", "top_score"])
+    found = by_method(figures_of(compared))
+    kept = [row for row in range(30) if row not in (3, 5, 8)]
+    assert chosen_rows(found["random"]["folder"]) == [kept[row] for row in random.Random(42).sample(range(27), 10)]
+    assert {name: each["usable_rows"] for name, each in found.items()} == {
+        "ifd": 28,
+        "random": 30,
+        "longest": 30,
+        "top_score": 28,
+    }
+    assert all(set(chosen_rows(each["folder"])) <= set(kept) for each in found.values())
+    for kind in ("ifd", "response_tokens"):
+        assert len(list((tmp_path / "cache" / kind).glob("*.npy"))) == 1
+    assert "(alone: ifd 28, random 30, longest 30, top_score 28)" in " ".join(compared.table.split())
+    run_selection({**settings, "mig_method": "ifd"})
+    assert len(list((tmp_path / "cache" / "ifd").glob("*.npy"))) == 1
+
+
+def test_a_pool_without_scores_can_be_compared_by_methods_that_need_none(place, minilm):
+    for row in place.rows:
+        row["annotation"].pop("deita", None)
+    place.add("pool", place.rows)
+    compared = compare_methods(place.settings(mig_tokenizer=minilm), ["instag", "random"])
+    found = figures_of(compared)
+    assert found["kept_rows"] == 50
+    for each in found["methods"]:
+        naive = naive_figures(place.rows, chosen_rows(each["folder"]), range(50), scored=False)
+        assert {key: each[key] for key in naive} == naive
+    assert found["all_rows"]["label_coverage"] == 1
+
+
+@pytest.mark.parametrize(
+    ("methods", "more", "score", "turns"),
+    [
+        (["random", "deita"], {}, "deita", "sum"),
+        (["qdit", "deita"], {}, "deita", "mean"),
+        (["random", "longest"], {"mig_score": "annotation.CaR"}, "annotation.CaR", None),
+        (["car", "ifd"], {}, "none", None),
+    ],
+)
+def test_the_mean_score_is_that_of_a_score_that_somebody_asked_for(
+    workplace, minilm, tmp_path, methods, more, score, turns
+):
+    rows = make_rows(40)
+    for number, row in enumerate(rows):
+        row["annotation"]["CaR"] = number % 5 + 1
+        row["ifd_score"] = {"content": number / 40}
+        quality, complexity = [2.0, 3.0], [1.0, number / 7]
+        row["annotation"]["deita"] = {"quality_scores": quality, "complexity_scores": complexity}
+    if score == "annotation.CaR":
+        del rows[7]["annotation"]["CaR"]
+    workplace.add("pool", rows)
+    np.save(tmp_path / "rows.npy", np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32))
+    settings = workplace.settings(
+        mig_row_embeddings=str(tmp_path / "rows.npy"), mig_tokenizer=minilm, mig_num_samples=5, **more
+    )
+    found = figures_of(compare_methods(settings, methods))
+    assert found["score"] == score
+    assert found["kept_rows"] == (39 if score == "annotation.CaR" else 40)
+    for each in found["methods"]:
+        picked = chosen_rows(each["folder"])
+        products = [2.0 + 3.0 * row / 7 for row in picked]
+        expected = {
+            "deita": np.mean(products) / (1 if turns == "sum" else 2),
+            "annotation.CaR": np.mean([row % 5 + 1 for row in picked]),
+            "none": None,
+        }[score]
+        assert each["mean_score"] == (None if expected is None else pytest.approx(expected))
+
+
+def test_costs_of_a_selection_that_an_earlier_run_made_are_left_empty(place, minilm):
+    settings = place.settings(mig_tokenizer=minilm, **place.given)
+    compare_methods(settings, ["mig", "random"])
+    compared = compare_methods(settings, ["mig", "random", "longest"])
+    found = by_method(figures_of(compared))
+    for name in ("mig", "random"):
+        assert [found[name][key] for key in ("seconds", "memory_bytes")] == [None, None]
+    assert found["longest"]["seconds"] >= 0
+    [line] = [line for line in compared.table.splitlines() if line.startswith("mig ")]
+    assert line.split()[-2:] == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("more", "missing", "error", "fault"),
+    [
+        ({"mig_num_samples": 49}, 2, ArgumentError, r"only 48 rows can be used by every method \(mig 48, random 50\)"),
+        ({}, 50, PoolError, r"none of the 50 rows of pool\.jsonl can be selected"),
+    ],
+)
+def test_too_few_common_rows_are_an_error_before_anything_is_selected(place, more, missing, error, fault):
+    for row in place.rows[:missing]:
+        row["annotation"].pop("instag")
+    place.rows[9]["annotation"]["deita"] = place.rows[8]["annotation"]["deita"]
+    place.add("pool", place.rows)
+    with pytest.raises(error, match=fault):
+        compare_methods(place.settings(**{**place.given, **more}), ["mig", "random"])
+    assert list(place.entries()) == ["pool"]
+
+
+def test_methods_without_a_row_in_common_are_an_error_that_says_what_each_could_use(place):
+    for number, row in enumerate(place.rows):
+        row["annotation"].pop("CaR" if number < 20 else "deita", None)
+    place.add("pool", place.rows)
+    with pytest.raises(PoolError, match=r"no row .* every method \(car 30, top_score 19\); compare fewer"):
+        compare_methods(place.settings(**place.given), ["car", "top_score"])
+
+
+@pytest.mark.parametrize("wanted", [[1, 4], [6], [0]])
+def test_a_row_that_is_looked_up_in_vain_is_an_error(wanted):
+    known = np.array([1, 3, 5])
+    assert look_up(np.array([5, 1]), known).tolist() == [2, 0]
+    with pytest.raises(PoolError, match=f"row {wanted[-1]} of the pool .* among the 3 rows"):
+        look_up(np.array(wanted), known)
+
+
+def test_tokens_of_a_large_pool_are_estimated_and_said_to_be(workplace, minilm, monkeypatch):
+    monkeypatch.setattr(comparison, "_SAMPLED_ROWS", 500)
+    rows = make_rows(900)
+    for number, row in enumerate(rows):
+        row["dialogs"][0]["content"] = "question"
+        row["dialogs"][1]["content"] = "word " * (number % 9 + 1)
+    workplace.add("pool", rows)
+    compared = compare_methods(workplace.settings(mig_tokenizer=minilm), ["random", "longest"])
+    found = figures_of(compared)
+    for each in found["methods"]:
+        assert each["tokens"] == naive_figures(rows, chosen_rows(each["folder"]), range(900), scored=False)["tokens"]
+        assert each["tokens_error"] is None
+    exact = naive_figures(rows, range(900), range(900), scored=False)["tokens"]
+    everything = found["all_rows"]
+    assert 0 < everything["tokens_error"] < 0.05 * exact
+    assert abs(everything["tokens"] - exact) <= 2 * everything["tokens_error"]
+    [line] = [line for line in compared.table.splitlines() if line.startswith("all rows")]
+    assert " ~" in line
+    assert "from a random sample" in " ".join(compared.table.split())
+
+
+def test_a_model_without_a_tokenizer_leaves_tokens_empty_but_a_tokenizer_that_is_named_must_load(place, tmp_path):
+    (tmp_path / "model").mkdir()
+    settings = place.settings(model_name_or_path=str(tmp_path / "model"), **place.given)
+    found = figures_of(compare_methods(settings, ["mig", "random"]))
+    assert found["tokenizer"] is None
+    assert [each["tokens"] for each in found["methods"]] == [None, None]
+    with pytest.raises(ArgumentError, match=r"mig_tokenizer: .* cannot be loaded"):
+        compare_methods({**settings, "mig_tokenizer": str(tmp_path / "model")}, ["mig", "random"])

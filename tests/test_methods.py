@@ -226,13 +226,19 @@ def test_a_method_keeps_the_rows_that_have_what_it_needs(scored):
     assert table(select(scored, "ifd", mig_labels="annotation.instag.content", mig_on_bad_row="skip"))["labels"][0]
 
 
-def test_numbers_that_are_required_drop_the_rows_that_lack_them(scored):
-    scored.rows[6]["annotation"].pop("CaR")
+def test_a_method_chooses_among_the_rows_that_are_left_to_it(scored):
+    scored.rows[6].pop("ifd_score")
     scored.add("pool", scored.rows)
-    outcome = run_selection(scored.settings(mig_method="random"), required=["annotation.CaR", "ifd_score.content"])[0]
-    assert manifest(outcome)["rows"]["dropped"] == {"no score at annotation.CaR": 1}
-    kept = [row for row in range(40) if row != 6]
-    assert rows_of(outcome) == [kept[place] for place in random.Random(42).sample(range(39), 10)]
+    kept = [row for row in range(40) if row not in (6, 9)]
+    settings = scored.settings(mig_method="random")
+    outcome = run_selection(settings, among=np.array(kept))[0]
+    assert manifest(outcome)["rows"]["dropped"] == {"not usable by every method compared": 2}
+    assert rows_of(outcome) == [kept[place] for place in random.Random(42).sample(range(38), 10)]
+    others = [run_selection(settings, among=among)[0] for among in (np.array(kept[1:]), None)]
+    assert len({outcome.fingerprint, *(other.fingerprint for other in others)}) == 3
+    assert run_selection(settings, among=np.array(kept))[0].is_reused
+    with pytest.raises(ValueError, match="only 38 of 39 rows to choose from are kept"):
+        run_selection(scored.settings(mig_method="ifd"), among=np.array(sorted([*kept, 6])))
 
 
 def test_vectors_that_are_given_stand_for_all_rows_also_those_that_are_dropped(scored, vectors):

@@ -29,6 +29,7 @@ from mig_selector.errors import ArgumentError
 from mig_selector.pool.conversation import Exchange
 from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.settings import Setting, at_least
+from mig_selector.store.files import locked, whole_file
 
 
 class Rows(Protocol):
@@ -80,7 +81,11 @@ class ScoreSettings:
     ] = 1024
     mig_tokenizer: Annotated[
         str | None,
-        Setting("Tokenizer that counts response_tokens: hub id or folder; default model_name_or_path.", decides=True),
+        Setting(
+            "Tokenizer that counts response_tokens, and the tokens of chosen rows for summaries: hub id or folder; "
+            "default model_name_or_path.",
+            decides=True,
+        ),
     ] = None
 
 
@@ -195,11 +200,18 @@ class ResponseTokensScore(MeasuredScore):
     """Length of the response in tokens."""
 
     def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
-        """Count them on rank 0: the tokenizer uses all cores."""
+        """Count them on rank 0, whose tokenizer uses all cores, or take what an earlier run kept."""
         key = self.model_name.key if self.model_name else ""
-        with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
-            responses = _reported((exchange.response for exchange in rows.exchanges()), bar)
-            return count_tokens(responses, model.model, key, model.revision).astype(np.float64)
+        path = rows.cache_path("response_tokens", {}, model)
+        with locked(path):
+            if not path.exists():
+                with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
+                    responses = _reported((exchange.response for exchange in rows.exchanges()), bar)
+                    counts = count_tokens(responses, model.model, key, model.revision)
+                with whole_file(path) as stream:
+                    np.save(stream, counts)
+            counted: NDArray[np.int64] = np.load(path, allow_pickle=False)
+        return counted.astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.tokens import count_tokens
+from mig_selector.annotation.tokens import LocalTokenizer, count_tokens, estimate_total, find_tokenizer_file
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.arrays import RowLabels
-from mig_selector.errors import ArgumentError
+from mig_selector.console import progress
+from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.deliver import Outcome, write_own_dataset_info
@@ -23,12 +24,24 @@ from mig_selector.pipeline.names import comparison_name
 from mig_selector.pipeline.needs import DEFAULT_LABELS, Needs, resolve_needs
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pipeline.request import Request, resolve
-from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.site import pool_names
-from mig_selector.pipeline.stages import Clock, finish_scores, information_of, label, link, log_reading, measure, read
-from mig_selector.pool.reading import Pool
+from mig_selector.pipeline.stages import (
+    Clock,
+    LabelGraph,
+    Scores,
+    finish_scores,
+    information_of,
+    label,
+    link,
+    measure,
+    read,
+    restrict,
+)
+from mig_selector.pipeline.tokens import draw_sample, text_of, tokenizer_name
+from mig_selector.pool.conversation import as_exchange, read_turns
+from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.ranks.world import Ranks
-from mig_selector.report.comparison import Comparison, MethodFigures, format_table
+from mig_selector.report.comparison import Comparison, Example, MethodFigures, format_table
 from mig_selector.report.writing import write_comparison
 from mig_selector.store.files import read_json
 from mig_selector.store.hashing import fingerprint_of
@@ -36,6 +49,11 @@ from mig_selector.store.subsets import MANIFEST, check_own_folder
 
 
 logger = logging.getLogger(__name__)
+
+_EXAMPLES = 3
+"""Rows of each method that the page shows."""
+_SAMPLED_ROWS = 4_096
+"""Rows from which the tokens of all rows are estimated: a comparison has more time than a selection."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +66,24 @@ class Compared:
     """The figures, for a terminal."""
 
 
+@dataclass(frozen=True)
+class _Common:
+    """The rows that every method can use."""
+
+    pool_indices: NDArray[np.int64]
+    """Ascending."""
+    usable: list[int]
+    """How many rows each method could use alone."""
+
+
 def compare_methods(
     settings: Mapping[str, Any], methods: Sequence[str], ranks: Ranks | None = None, *, register: bool = False
 ) -> Compared:
     """Select with each method as `run_selection` does, and write what they chose side by side.
 
-    All choose from the rows that every one of them can use. E(D) is measured where ``mig`` is among the methods.
+    All choose from the rows that every one of them can use, which is found out before the first one chooses. E(D) is
+    measured where ``mig`` is among the methods, label coverage where one needs labels, the mean score where
+    ``mig_score`` is set or a method ranks by ``deita``.
 
     Args:
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML, with one budget. ``mig_dataset_name`` is
@@ -67,26 +97,27 @@ def compare_methods(
         Where the comparison is; the same on every rank.
 
     Raises:
-        MigSelectorError: Something that the user can put right; on every rank, with the same message.
+        MigSelectorError: Something that the user can fix; on every rank, with the same message.
     """
     ranks = ranks or Ranks()
     host_settings, own_settings = split_keys(settings)
     host = HostArguments.read(host_settings)
     needs = _resolve_all(own_settings, host, methods)
-    common = {**settings, **_common_keys(own_settings, needs)}
-    stem = common.pop("mig_dataset_name", None)
-    measure = "mig" if "mig" in methods else "top_score" if any(each.score for each in needs) else "random"
-    arguments = parse_arguments({**split_keys(common)[1], "mig_method": measure}, training=False)
+    stem = own_settings.pop("mig_dataset_name", None)
+    arguments = [parse_arguments({**own_settings, "mig_method": method}, training=False) for method in methods]
+    measures = parse_arguments({**own_settings, **_measuring_keys(own_settings, needs)}, training=False)
+    crew = Crew(ranks, measures)
+    settled: list[_Common] = []  # stays empty on the other ranks, which need not know the rows
+    crew.run(lambda: settled.append(_settle_common_rows(arguments, measures, host, crew)))
+    among = settled[0].pool_indices if settled else None
     outcomes: list[Outcome] = []
-    required = sorted({path for each in needs for path in each.number_paths})
     for each in needs:
         logger.info("comparing: %s", each.method.name)
         # Of a name of their own: entries of plain selections keep pointing to theirs.
-        name = comparison_name(stem, pool_names(arguments, host), each.method.short_name)
+        name = comparison_name(stem, pool_names(measures, host), each.method.short_name)
         keys = {"mig_method": each.method.name, "mig_dataset_name": name}
-        outcomes += run_selection({**common, **keys}, ranks, required=required, register=register)
-    crew = Crew(ranks, arguments)
-    return Compared(**crew.run(lambda: _compare(arguments, host, crew, methods, outcomes, required)))
+        outcomes += run_selection({**settings, **keys}, ranks, among=among, register=register)
+    return Compared(**crew.run(lambda: _compare(measures, host, crew, methods, outcomes, settled[0])))
 
 
 def _resolve_all(own_settings: Mapping[str, Any], host: HostArguments, methods: Sequence[str]) -> list[Needs]:
@@ -106,11 +137,120 @@ def _resolve_all(own_settings: Mapping[str, Any], host: HostArguments, methods: 
     return found
 
 
-def _common_keys(own_settings: Mapping[str, Any], needs: Sequence[Needs]) -> dict[str, Any]:
-    """Have labels read for all methods if one needs them: then all keep the same rows."""
+def _measuring_keys(own_settings: Mapping[str, Any], needs: Sequence[Needs]) -> dict[str, Any]:
+    """Return keys of a selection that needs exactly what is measured of the rows that the methods choose.
+
+    Labels if a method needs them; the graph if mig is compared; a score only if somebody asks for it.
+    """
+    keys: dict[str, Any] = {"mig_method": "random"}
+    if any(each.method.name == "mig" for each in needs):
+        keys["mig_method"] = "mig"
     if any(each.labels for each in needs):
-        return {"mig_labels": own_settings.get("mig_labels") or DEFAULT_LABELS}
-    return {}
+        keys["mig_labels"] = own_settings.get("mig_labels") or DEFAULT_LABELS
+    ranked_by = [each.score for each in needs if each.score is not None and each.score.name == "deita"]
+    if ranked_by and not own_settings.get("mig_score"):
+        keys["mig_score"] = "deita"
+        if all(score.stored.join == "sum of products" for score in ranked_by):
+            keys["mig_deita_turns"] = "sum"
+    return keys
+
+
+def _settle_common_rows(
+    each: Sequence[MigArguments], measures: MigArguments, host: HostArguments, crew: Crew
+) -> _Common:
+    """Find the rows that every method can use and of which everything can be measured; for rank 0.
+
+    A method can use a row that has what it needs, and a score if a model computes one. What the models compute is
+    kept, so that it is not computed again when the methods choose.
+
+    Raises:
+        PoolError: There is no such row.
+        ArgumentError: There are fewer than the methods are asked to choose.
+    """
+    found = []
+    for arguments in (*each, measures):
+        request = resolve(arguments, host)
+        found.append(measure(read(request), request, crew).pool.pool_indices)
+    common = found[0]
+    for pool_indices in found[1:]:
+        common = np.intersect1d(common, pool_indices, assume_unique=True)
+    usable = [len(pool_indices) for pool_indices in found[: len(each)]]
+    by_method = ", ".join(f"{args.mig_method} {count:,}" for args, count in zip(each, usable, strict=True))
+    logger.info("rows that a method can use: %s; that all can use: %s", by_method, f"{len(common):,}")
+    if not len(common):
+        raise PoolError(f"--methods: no row of the pool can be used by every method ({by_method}); compare fewer.")
+    for budget in measures.budgets:
+        if budget > len(common):
+            raise ArgumentError(
+                f"mig_num_samples: {budget} rows are asked for, but only {len(common)} rows can be used by every "
+                f"method ({by_method}). Ask for fewer, or compare fewer methods."
+            )
+    return _Common(common, usable)
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """The common rows, N of them, and what is measured of any of them."""
+
+    request: Request
+    pool: Pool
+    labels: RowLabels | None
+    scores: Scores | None
+    graph: LabelGraph | None
+    sources: list[str]
+    """Where each row is from. Length N."""
+
+    @classmethod
+    def take(cls, request: Request, crew: Crew) -> _Measures:
+        """Read the common rows."""
+        measured = restrict(measure(read(request), request, crew), request)
+        pool = measured.pool
+        labels = label(pool, request)
+        scores = finish_scores(measured, labels, request)
+        graph = link(labels, request, crew, Clock())
+        return cls(request, pool, labels, scores, graph, list(_sources(request, pool)))
+
+    def figures(self, rows: NDArray[np.int64], **known: Any) -> MethodFigures:
+        """Measure some rows, indices into the common ones; `known` are the other figures."""
+        return MethodFigures(
+            rows=len(rows),
+            information=information_of(rows, self.request, self.labels, self.scores, self.graph),
+            label_coverage=_coverage(self.labels, rows),
+            mean_score=None if self.scores is None else float(np.mean(self.scores.raw[rows])),
+            sources=dict(Counter(self.sources[row] for row in rows)),
+            **known,
+        )
+
+    def rows(self, indices: NDArray[np.int64]) -> Iterator[PoolRow]:
+        """Read some rows, ascending indices into the common ones, with the columns that training reads."""
+        is_left_out = np.ones(len(self.pool.pool_indices), np.bool_)
+        is_left_out[indices] = False
+        columns = {column for entry in self.request.entries for column in entry.columns.values()}
+        return self.pool.without(is_left_out, "not wanted").rows(sorted(columns))
+
+    def kept_indices(self, pool_indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return pool indices as indices into the common rows.
+
+        Raises:
+            PoolError: One is not among them.
+        """
+        return look_up(pool_indices, self.pool.pool_indices)
+
+
+def look_up(wanted: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where in `known`, which is ascending, each of `wanted` is.
+
+    Raises:
+        PoolError: One is not there.
+    """
+    indices: NDArray[np.int64] = np.searchsorted(known, wanted)
+    is_missing = known[np.minimum(indices, len(known) - 1)] != wanted
+    if is_missing.any():
+        raise PoolError(
+            f"row {wanted[is_missing][0]} of the pool (0-based) was chosen, but is not among the {len(known)} rows "
+            "that all methods choose from; a file was changed meanwhile. Run the comparison again."
+        )
+    return indices
 
 
 def _compare(
@@ -119,96 +259,174 @@ def _compare(
     crew: Crew,
     methods: Sequence[str],
     outcomes: Sequence[Outcome],
-    required: Sequence[str],
+    common: _Common,
 ) -> dict[str, Any]:
     """Measure what the methods chose, and write the comparison: what rank 0 does after they have chosen."""
-    request = resolve(arguments, host, required)
-    measured = measure(read(request), request, crew)
-    pool, labels = measured.pool, label(measured.pool, request)
-    log_reading(pool, labels)
-    scores = finish_scores(measured, labels, request)
-    graph = link(labels, request, crew, Clock())
-    manifests = [read_json(Path(outcome.folder) / MANIFEST) for outcome in outcomes]
-    choices = [_read_choice(pool, Path(outcome.folder)) for outcome in outcomes]
-    lengths = _Lengths(request, pool, np.unique(np.concatenate(choices)))
-    comparison = Comparison(
-        pool="+".join(entry.name for entry in request.entries),
-        budget=outcomes[0].budget,
-        kept_rows=pool.report.kept,
-        read_rows=pool.report.read,
-        score=request.needs.score.name if request.needs.score else "none",
-        tokenizer=lengths.tokenizer,
-        figures=[
-            MethodFigures(
-                method=method,
-                rows=len(rows),
-                seconds=manifest["seconds"]["selecting"],
-                peak_memory_bytes=manifest["peak_memory_bytes"],
-                information=information_of(rows, request, labels, scores, graph),
-                label_coverage=_coverage(labels, rows),
-                mean_score=None if scores is None else float(np.mean(scores.raw[rows])),
-                tokens=lengths.tokens(rows),
-                sources=lengths.sources(rows),
-                folder=outcome.folder,
-                note=_describe_filling(manifest["rows_filled_by_score"]),
-            )
-            for method, rows, manifest, outcome in zip(methods, choices, manifests, outcomes, strict=True)
-        ],
-        overlaps=[[len(np.intersect1d(one, other)) / len(one) for other in choices] for one in choices],
-        settings=request.settings,
-        versions=manifests[0]["versions"],
-    )
+    request = resolve(arguments, host, common.pool_indices)
     identity = {"methods": list(methods), "selections": [outcome.fingerprint for outcome in outcomes]}
     folder = request.site.output_dir / f"comparison-{fingerprint_of(identity)[:16]}"
     check_own_folder(folder)
+    measures = _Measures.take(request, crew)
+    choices = [measures.kept_indices(_read_choice(Path(outcome.folder))) for outcome in outcomes]
+    chosen = np.unique(np.concatenate(choices))
+    everything = np.arange(len(measures.pool.pool_indices))
+    sample = draw_sample(len(everything), most=_SAMPLED_ROWS)
+    tokens = _Tokens(measures, np.union1d(chosen, sample))
+    examples = _examples(measures, choices)
+    manifests = [read_json(Path(outcome.folder) / MANIFEST) for outcome in outcomes]
+    costs = _costs(outcomes, manifests, methods, folder)
+    pool_tokens, pool_tokens_error = tokens.estimate(sample, len(everything))
+    comparison = Comparison(
+        pool="+".join(entry.name for entry in request.entries),
+        budget=outcomes[0].budget,
+        kept_rows=len(everything),
+        read_rows=measures.pool.report.read,
+        score=request.needs.score.name if request.needs.score else "none",
+        tokenizer=tokens.tokenizer,
+        figures=[
+            measures.figures(
+                rows,
+                method=method,
+                seconds=seconds,
+                memory_bytes=memory,
+                tokens=tokens.total(rows),
+                folder=outcome.folder,
+                note=_describe_filling(manifest["rows_filled_by_score"]),
+                usable_rows=usable,
+                examples=shown,
+            )
+            for method, rows, manifest, outcome, (seconds, memory), usable, shown in zip(
+                methods, choices, manifests, outcomes, costs, common.usable, examples, strict=True
+            )
+        ],
+        all_rows=measures.figures(
+            everything,
+            method="all rows",
+            seconds=None,
+            memory_bytes=None,
+            tokens=pool_tokens,
+            tokens_error=pool_tokens_error,
+            folder="",
+        ),
+        overlaps=[[len(np.intersect1d(one, other)) / len(one) for other in choices] for one in choices],
+        settings=_shared_settings(request),
+        versions=manifests[0]["versions"],
+    )
     write_comparison(folder, comparison)
     logger.info("dataset_dir with the subsets: %s", write_own_dataset_info(folder, outcomes).parent)
     return asdict(Compared(str(folder), format_table(comparison)))
 
 
-def _read_choice(pool: Pool, folder: Path) -> NDArray[np.int64]:
-    """Return the chosen rows as indices among the kept ones, in the order of choice."""
+def _shared_settings(request: Request) -> dict[str, Any]:
+    """Return the settings that all methods share."""
+    return {key: value for key, value in request.settings.items() if key not in ("mig_method", "mig_dataset_name")}
+
+
+def _costs(
+    outcomes: Sequence[Outcome], manifests: Sequence[Mapping[str, Any]], methods: Sequence[str], folder: Path
+) -> list[tuple[float | None, int | None]]:
+    """Return seconds and memory of each choice; None where it was not made by this comparison.
+
+    Costs of other runs, on other machines perhaps, cannot be compared. A selection that was made when this comparison
+    was first written has the cost that it had then.
+    """
+    before = read_json(folder / "comparison.json")
+    earlier = before.get("methods") if isinstance(before, dict) else None
+    known = {each.get("method"): each for each in earlier or []}
+    costs: list[tuple[float | None, int | None]] = []
+    for method, outcome, manifest in zip(methods, outcomes, manifests, strict=True):
+        if outcome.is_reused:
+            was = known.get(method, {})
+            costs.append((was.get("seconds"), was.get("memory_bytes")))
+        else:
+            costs.append((manifest["seconds"]["selecting"], manifest["added_memory_bytes"]))
+    return costs
+
+
+def _read_choice(folder: Path) -> NDArray[np.int64]:
+    """Return the pool indices of the chosen rows in the order of choice."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(folder / "selection.parquet", columns=["row_index"])["row_index"].to_numpy()
-    kept_indices: NDArray[np.int64] = np.searchsorted(pool.pool_indices, rows)
-    return kept_indices
+    chosen: NDArray[np.int64] = pq.read_table(folder / "selection.parquet", columns=["row_index"])[
+        "row_index"
+    ].to_numpy()
+    return chosen
 
 
-class _Lengths:
-    """Length and source of the rows that some method chose."""
+class _Tokens:
+    """Tokens of some of the common rows."""
 
-    def __init__(self, request: Request, pool: Pool, rows: NDArray[np.int64]) -> None:
-        """Read `rows`, ascending indices among the kept ones."""
+    def __init__(self, measures: _Measures, rows: NDArray[np.int64]) -> None:
+        """Count those of `rows`, ascending, if a tokenizer is configured that can be loaded."""
         self._rows = rows
-        is_left_out = np.ones(pool.report.kept, np.bool_)
-        is_left_out[rows] = False
-        chosen = pool.without(is_left_out, "not chosen")
-        self._sources = list(_sources(request, chosen))
-        self.tokenizer = request.arguments["mig_tokenizer"] or request.site.host.model_name_or_path
-        self._tokens: NDArray[np.int64] | None = None
-        if self.tokenizer is not None:
-            key = "mig_tokenizer" if request.arguments["mig_tokenizer"] else "model_name_or_path"
-            exchanges = KeptRows(request, chosen).exchanges("all")
-            texts = ("\n".join((each.instruction, each.input, each.response)) for each in exchanges)
-            self._tokens = count_tokens(texts, self.tokenizer, key)
+        self._counts: NDArray[np.int64] | None = None
+        self.tokenizer: str | None = None
+        named = tokenizer_name(measures.request)
+        if named is None:
+            return
+        key, name = named
+        entries = measures.request.entries
 
-    def tokens(self, rows: NDArray[np.int64]) -> int | None:
+        def texts() -> Iterator[str]:
+            with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
+                for row in measures.rows(rows):
+                    yield text_of(row.record, entries[row.entry_index])
+                    bar(1)
+
+        try:
+            self._counts = _count(texts(), key, name)
+            self.tokenizer = name
+        except ArgumentError as error:
+            if key == "mig_tokenizer":  # asked for; the other key names what is trained
+                raise
+            logger.info("tokens are not counted: %s", error)
+
+    def total(self, rows: NDArray[np.int64]) -> int | None:
         """Return the tokens of some rows together."""
-        return None if self._tokens is None else int(self._tokens[np.searchsorted(self._rows, rows)].sum())
+        return None if self._counts is None else int(self._counts[look_up(rows, self._rows)].sum())
 
-    def sources(self, rows: NDArray[np.int64]) -> dict[str, int]:
-        """Count some rows by source."""
-        return dict(Counter(self._sources[index] for index in np.searchsorted(self._rows, rows)))
+    def estimate(self, sample: NDArray[np.int64], num_rows: int) -> tuple[int | None, int | None]:
+        """Return the tokens of `num_rows` rows, from a sample of them, and the error; no error if all were counted."""
+        if self._counts is None:
+            return None, None
+        counts = self._counts[look_up(sample, self._rows)]
+        total, error = estimate_total(counts, np.ones_like(counts), num_rows, num_rows)
+        return total, error if len(sample) < num_rows else None
+
+
+def _count(texts: Iterable[str], key: str, name: str) -> NDArray[np.int64]:
+    file = find_tokenizer_file(name)
+    return count_tokens(texts, name, key) if file is None else LocalTokenizer(file).count(texts, in_threads=True)
+
+
+def _examples(measures: _Measures, choices: Sequence[NDArray[np.int64]]) -> list[list[Example]]:
+    """Return the first rows that each method chose."""
+    shown = np.unique(np.concatenate([rows[:_EXAMPLES] for rows in choices]))
+    examples = {}
+    for index, row in zip(shown.tolist(), measures.rows(shown), strict=True):
+        examples[index] = Example(int(measures.pool.pool_indices[index]), _question(measures.request, row))
+    return [[examples[index] for index in rows[:_EXAMPLES].tolist()] for rows in choices]
+
+
+def _question(request: Request, row: PoolRow) -> str:
+    """Return what the user asks first; empty if the row is not a conversation."""
+    entry = request.entries[row.entry_index]
+    try:
+        exchange = as_exchange(row.record, read_turns(row.record, entry), entry, "first")
+    except ValueError:
+        return ""
+    return f"{exchange.instruction}\n{exchange.input}" if exchange.input else exchange.instruction
 
 
 def _sources(request: Request, pool: Pool) -> Iterator[str]:
     """Yield where each row is from: its own `source`, as the published pools name it, else the dataset."""
-    for row in pool.rows(["source"]):
-        source = row.record.get("source")
-        names = source if isinstance(source, list) else [source]
-        known = [name for name in names if isinstance(name, str) and name]
-        yield "+".join(known) or request.entries[row.entry_index].name
+    with progress("reading sources", len(pool.pool_indices), "rows", is_main=True) as bar:
+        for row in pool.rows(["source"]):
+            source = row.record.get("source")
+            names = source if isinstance(source, list) else [source]
+            known = [name for name in names if isinstance(name, str) and name]
+            yield "+".join(known) or request.entries[row.entry_index].name
+            bar(1)
 
 
 def _describe_filling(filled: int) -> str | None:
@@ -219,7 +437,8 @@ def _coverage(labels: RowLabels | None, rows: NDArray[np.int64]) -> float | None
     """Return the share of the labels that some rows have between them."""
     if labels is None:
         return None
+    is_chosen = np.zeros(len(labels), np.bool_)
+    is_chosen[rows] = True
     has_label = np.zeros(len(labels.names), np.bool_)
-    for row in rows:
-        has_label[labels.ids[labels.offsets[row] : labels.offsets[row + 1]]] = True
+    has_label[labels.ids[np.repeat(is_chosen, labels.counts)]] = True
     return float(np.mean(has_label))

@@ -57,6 +57,8 @@ class Finished:
     """Chosen rows by new entry."""
     summary: list[str]
     """What happened, for people."""
+    is_reused: bool = False
+    """Whether it was finished by an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,18 @@ class Outcome:
     """Keys of the host that change: dataset, dataset_dir, media_dir."""
     summary: list[str]
     """What happened, for people."""
+    is_reused: bool = False
+    """Whether it was finished by an earlier run."""
 
 
 def describe_finished(
-    request: Request, fingerprint: str, folder: Path, manifest: Mapping[str, Any], summary: list[str]
+    request: Request,
+    fingerprint: str,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    summary: list[str],
+    *,
+    is_reused: bool = False,
 ) -> Finished:
     """Gather what every node needs to know of a subset that is finished on this one."""
     names = request.subset_names(fingerprint, manifest["budget"])
@@ -94,6 +104,7 @@ def describe_finished(
         entries=entries,
         rows={names[subset["entry_index"]]: subset["rows"] for subset in manifest["subsets"]},
         summary=summary,
+        is_reused=is_reused,
     )
 
 
@@ -136,6 +147,7 @@ def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
         entries={pool: name for pool, name in finished.names.items() if name in entries},
         settings=_host_settings(site, finished.names, entries, folder),
         summary=summary,
+        is_reused=finished.is_reused,
     )
 
 

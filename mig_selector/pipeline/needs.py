@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ class Needs:
     score: Score | None
     """None where a row needs none."""
     required: tuple[str, ...]
-    """Paths at which a row must have further numbers: the user or a comparison asks for them."""
+    """Paths at which a row must also have numbers: the user set ``mig_score``, but the method has its own score."""
     embedding: RowEmbedding | None
     """How rows are embedded; None where they are not, or where the user gives the vectors."""
     label_model: str | None
@@ -72,23 +72,17 @@ class Needs:
         }
         return frozenset(part for part, is_there in has_part.items() if is_there)
 
-    @property
-    def number_paths(self) -> tuple[str, ...]:
-        """Paths at which a row must have numbers."""
-        return (*(self.score.stored.paths if self.score else ()), *self.required)
-
     def judge(self) -> RowJudge:
         """Return the judge that decides which rows are kept."""
         return RowJudge(self.labels, self.score.stored if self.score else None, required=self.required)
 
 
-def resolve_needs(arguments: MigArguments, host: HostArguments, required: Collection[str] = ()) -> Needs:
+def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
     """Find the method and fill in what it needs.
 
     Args:
         arguments: The ``mig_*`` keys.
         host: The host's keys.
-        required: Paths at which a row must have numbers, whatever the method.
 
     Raises:
         ArgumentError: There is no such method, or nothing says where something it needs comes from.
@@ -106,7 +100,7 @@ def resolve_needs(arguments: MigArguments, host: HostArguments, required: Collec
         options=method.options(arguments.options),
         labels=(arguments.mig_labels or DEFAULT_LABELS) if needs_labels else None,
         score=score,
-        required=tuple(dict.fromkeys((*(asked.stored.paths if asked else ()), *required))),
+        required=asked.stored.paths if asked else (),
         embedding=_row_embedding(arguments, method),
         label_model=arguments.mig_embedding_model if embeds_labels else None,
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
@@ -15,10 +18,12 @@ from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
+from mig_selector.pipeline.evaluation import rows_in_eval
 from mig_selector.pipeline.request import Request, resolve, warn_of_models
 from mig_selector.pipeline.stages import (
     Clock,
     choose,
+    compile_method,
     embed,
     finish_scores,
     label,
@@ -27,7 +32,9 @@ from mig_selector.pipeline.stages import (
     measure,
     read,
     resolve_budgets,
+    restrict,
 )
+from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer_name
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
@@ -50,7 +57,7 @@ def run_selection(
     ranks: Ranks | None = None,
     *,
     training: bool = False,
-    required: Collection[str] = (),
+    among: NDArray[np.int64] | None = None,
     register: bool = True,
     find_faults: FindFaults = list,
 ) -> list[Outcome]:
@@ -60,7 +67,8 @@ def run_selection(
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML.
         ranks: This process among those of the run; alone if None. Every rank must call this.
         training: Whether training follows: then there is one budget, and runs that would read other rows are refused.
-        required: Paths at which a row must have numbers to be kept, whatever the method.
+        among: Pool indices of the rows to choose from, ascending, all of which the method can use; every row that it
+            can use if None. Only rank 0's count.
         register: Whether the user's dataset_info.json gets the entries of the subsets.
         find_faults: Finds what is wrong with the host's keys. Called where rows would have to be read, or where there
             is a fault to report anyway, so that all faults are reported at once.
@@ -80,7 +88,7 @@ def run_selection(
         _check_same_settings(arguments, host, ranks)
     crew = Crew(ranks, arguments)
     answer = crew.run(
-        lambda: _select_and_settle(arguments, host, crew, required, find_faults, training=training, register=register)
+        lambda: _select_and_settle(arguments, host, crew, among, find_faults, training=training, register=register)
     )
     finished = [Finished(**fields) for fields in answer["finished"]]
     outcomes = [Outcome(**fields) for fields in answer["outcomes"]]
@@ -98,7 +106,7 @@ def _select_and_settle(
     arguments: MigArguments,
     host: HostArguments,
     crew: Crew,
-    required: Collection[str],
+    among: NDArray[np.int64] | None,
     find_faults: FindFaults,
     *,
     training: bool,
@@ -107,7 +115,7 @@ def _select_and_settle(
     """Do all that rank 0 does, and return what every rank is to know."""
     clock = Clock()
     with clock.stage("finding"), _all_faults(find_faults):
-        request = resolve(arguments, host, required, is_registered=register)
+        request = resolve(arguments, host, among, is_registered=register)
     if training:
         is_found = request.find(request.fingerprints[0]) is not None
         if not is_found and (faults := find_faults()):
@@ -160,15 +168,18 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
         pool = read(request)
     resolve_budgets(request, pool)  # a budget that is too large is known before a model runs
     with clock.stage("scoring"):
-        measured = measure(pool, request, crew)
+        measured = restrict(measure(pool, request, crew), request)
     pool, labels = measured.pool, label(measured.pool, request)
     log_reading(pool, labels)
     scores = finish_scores(measured, labels, request)
     graph = link(labels, request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(pool, request, crew)
-    with clock.stage("selecting"):
-        choices = choose(request, pool, labels, scores, graph, vectors)
+    totals = TokenTotals(request)
+    if request.needs.method.declaration.is_compiled:
+        with clock.stage("compiling"):
+            compile_method(request, labels, scores, graph)
+    choices = choose(request, pool, labels, scores, graph, vectors, clock)
     finished = []
     for fingerprint, chosen in zip(request.fingerprints, choices, strict=True):
         folder = request.folder(fingerprint, chosen.budget)
@@ -179,11 +190,15 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
                 with staging_folder(folder) as staging:
                     with clock.stage("writing"):
                         written = write_files(request, pool, labels, scores, chosen, staging)
+                        tokens = totals.of(written["subsets"], staging)
                     manifest = write_manifest(
-                        request, fingerprint, pool, labels, graph, chosen, written, clock.seconds, staging
+                        request, fingerprint, pool, labels, graph, chosen, written, tokens, clock.seconds, staging
                     )
                     publish(staging, folder)
-        summary = summarise(request, pool, chosen, clock.seconds)
+        summary = [
+            *summarise(request, pool, chosen, manifest.get("tokens"), clock.seconds),
+            *_warn_of_eval(request, fingerprint, manifest, folder),
+        ]
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
 
@@ -198,7 +213,21 @@ def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:
         _copy(request, fingerprint, source, folder)
     kept = manifest["rows"]["kept"]
     summary = [f"already selected: {manifest['budget']:,} of {kept:,} rows; nothing is computed"]
-    return describe_finished(request, fingerprint, folder, manifest, summary)
+    tokens, named = manifest.get("tokens"), tokenizer_name(request)
+    if tokens and named and tokens["tokenizer"] == named[1]:
+        summary.append(f"tokens: {describe_tokens(tokens, manifest['budget'])}")
+    summary += _warn_of_eval(request, fingerprint, manifest, folder)
+    return describe_finished(request, fingerprint, folder, manifest, summary, is_reused=True)
+
+
+def _warn_of_eval(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:
+    """Say for the summary which datasets of `eval_dataset` have chosen rows."""
+    counts = rows_in_eval(request, fingerprint, manifest["subsets"], folder)
+    chosen = manifest["budget"]
+    return [
+        f"eval_dataset {name}: {count:,} of the {chosen:,} chosen rows are in it; the loss on it will look too good"
+        for name, count in counts.items()
+    ]
 
 
 def _copy(request: Request, fingerprint: str, source: Path, folder: Path) -> None:

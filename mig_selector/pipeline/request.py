@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, own_keys
 from mig_selector.embedding.encoder import Encoder, describe_plain_model, identify_encoder
@@ -50,6 +54,8 @@ class Request:
     hashes: ContentHashes
     identity: Mapping[str, Any]
     """All that decides the selection, but for the budget."""
+    among: NDArray[np.int64] | None = None
+    """Pool indices of the rows to choose from, ascending; all kept rows if None."""
     is_registered: bool = True
     """Whether the subset becomes an entry of the user's dataset_info.json."""
 
@@ -172,20 +178,24 @@ class Request:
 
 
 def resolve(
-    arguments: MigArguments, host: HostArguments, required: Collection[str] = (), *, is_registered: bool = True
+    arguments: MigArguments,
+    host: HostArguments,
+    among: NDArray[np.int64] | None = None,
+    *,
+    is_registered: bool = True,
 ) -> Request:
     """Find names, files and models; nothing is loaded.
 
     Args:
         arguments: The ``mig_*`` keys.
         host: The host's keys.
-        required: Paths at which a row must have numbers, whatever the method.
+        among: Pool indices of the rows to choose from, ascending; all that the method can use if None.
         is_registered: Whether the subset becomes an entry of the user's dataset_info.json.
 
     Raises:
         MigSelectorError: A key, a name, a file or a model cannot be resolved.
     """
-    needs = resolve_needs(arguments, host, required)
+    needs = resolve_needs(arguments, host)
     names = pool_names(arguments, host)
     site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
     hashes = ContentHashes(arguments.cache_dir)
@@ -213,7 +223,9 @@ def resolve(
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
     parts_files = {key: hashes.file(path) for key, path in files.items()}
     identity = _identity(arguments, needs, _pool_identity(entries, contents), models, parts_files)
-    request = Request(site, needs, entries, sources, contents, models, hashes, identity, is_registered)
+    if among is not None:
+        identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
+    request = Request(site, needs, entries, sources, contents, models, hashes, identity, among, is_registered)
     _check_names(request)
     return request
 

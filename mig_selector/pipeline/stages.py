@@ -37,10 +37,10 @@ from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.reading import Pool, read_pool
 from mig_selector.ranks.group import all_threads
-from mig_selector.ranks.memory import measured_peak
+from mig_selector.ranks.memory import Peak, measured_peak
 from mig_selector.ranks.world import Ranks
 from mig_selector.selection.budgets import choose_for_budgets
-from mig_selector.selection.greedy import measure_information
+from mig_selector.selection.greedy import information_added, measure_information
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.objective import Objective
 from mig_selector.store.hashing import fingerprint_of
@@ -50,6 +50,8 @@ from mig_selector.store.vectors import VectorCache
 logger = logging.getLogger(__name__)
 
 _COPIED_ROWS = 4_096
+_TRIAL_ROWS = 256
+"""Equal rows of which a compiled method first chooses one: enough to compile what only many equal rows need."""
 
 
 class Clock:
@@ -105,8 +107,10 @@ class Chosen:
     """Rows at the end that were taken by score because the method fell short."""
     information: float | None
     """E(D) of Eq. 8; None where there is no label graph."""
-    peak_memory_bytes: int | None
-    """Most memory that the process held while the rows of all budgets were chosen."""
+    information_added: NDArray[np.float64] | None
+    """E of the rows up to each row minus E of those before it; None where there is no label graph. Shape (B,)."""
+    memory: Peak
+    """Memory of the process while the rows of all budgets were chosen."""
 
     @property
     def budget(self) -> int:
@@ -164,6 +168,24 @@ def measure(pool: Pool, request: Request, crew: Crew) -> Measured:
     if has_none.any():
         pool, values = pool.without(has_none, score.no_score), values[~has_none]
     return Measured(pool, values)
+
+
+def restrict(measured: Measured, request: Request) -> Measured:
+    """Drop and count the rows that a comparison leaves out, so that all its methods choose from the same rows.
+
+    Raises:
+        ValueError: A row that the comparison allows is not among the kept rows.
+    """
+    pool, values = measured.pool, measured.values
+    if request.among is None:
+        return measured
+    is_allowed = np.isin(pool.pool_indices, request.among, assume_unique=True)
+    if np.count_nonzero(is_allowed) != len(request.among):
+        raise ValueError(f"only {np.count_nonzero(is_allowed)} of {len(request.among)} rows to choose from are kept")
+    if is_allowed.all():
+        return measured
+    pool = pool.without(~is_allowed, "not usable by every method compared")
+    return Measured(pool, None if values is None else values[is_allowed])
 
 
 def label(pool: Pool, request: Request) -> RowLabels | None:
@@ -285,6 +307,40 @@ def _copy_to_mapped_file(
     return kept
 
 
+def compile_method(
+    request: Request, labels: RowLabels | None, scores: Scores | None, graph: LabelGraph | None
+) -> None:
+    """Let a compiled method choose one of a few rows, so that the time of the choice is that of the choice alone.
+
+    numba compiles for the types of its arguments, or loads what it has kept for them; whether an array may be written
+    to is part of its type.
+    """
+    method = request.needs.method
+    if not method.declaration.is_compiled:
+        return
+    logger.info("%s: compiling; later runs on this machine load what is compiled now", method.name)
+    trial = Candidates(
+        _TRIAL_ROWS,
+        labels=None if labels is None else _repeat_first_row(labels),
+        propagation=graph.propagation if graph else None,
+        scores=None if scores is None else _like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
+    )
+    method(trial, 1, request.needs.options, lambda count: None)
+
+
+def _repeat_first_row(labels: RowLabels) -> RowLabels:
+    first = labels.ids[: labels.offsets[1]]
+    offsets = np.arange(_TRIAL_ROWS + 1, dtype=np.int64) * len(first)
+    return RowLabels(labels.names, _like(labels.offsets, offsets), _like(labels.ids, np.tile(first, _TRIAL_ROWS)))
+
+
+def _like(original: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """Return `values` as an array of the type that numba sees in `original`."""
+    made = values.astype(original.dtype)
+    made.flags.writeable = original.flags.writeable
+    return made
+
+
 def choose(
     request: Request,
     pool: Pool,
@@ -292,6 +348,7 @@ def choose(
     scores: Scores | None,
     graph: LabelGraph | None,
     vectors: NDArray[np.floating[Any]] | None,
+    clock: Clock,
 ) -> list[Chosen]:
     """Choose rows for each budget.
 
@@ -312,14 +369,19 @@ def choose(
         measured_peak() as peak,
         all_threads(Ranks()),
         progress("selecting", max(budgets), "rows", is_main=True) as bar,
+        clock.stage("selecting"),
     ):
         selections, filled = choose_for_budgets(
             needs.method, candidates, budgets, needs.options, request.arguments.mig_fill, bar
         )
-    return [
-        Chosen(selection, number, information_of(selection.rows, request, labels, scores, graph), peak.num_bytes)
-        for selection, number in zip(selections, filled, strict=True)
-    ]
+    known = _information_inputs(request, labels, scores, graph)
+    if known is None:
+        return [Chosen(each, number, None, None, peak) for each, number in zip(selections, filled, strict=True)]
+    with clock.stage("information"):
+        return [
+            Chosen(each, number, measure_information(*known, each.rows), information_added(*known, each.rows), peak)
+            for each, number in zip(selections, filled, strict=True)
+        ]
 
 
 def information_of(
@@ -330,6 +392,14 @@ def information_of(
     graph: LabelGraph | None,
 ) -> float | None:
     """Return E(D) of some kept rows (Eq. 8); None where there is no label graph, or no scores."""
+    known = _information_inputs(request, labels, scores, graph)
+    return measure_information(*known, rows) if known else None
+
+
+def _information_inputs(
+    request: Request, labels: RowLabels | None, scores: Scores | None, graph: LabelGraph | None
+) -> tuple[LabelledPool, Propagation, Objective] | None:
+    """Return what E is computed from; None where there is no label graph, or no scores."""
     if graph is None or labels is None or scores is None:
         return None
     arguments = request.arguments
@@ -340,7 +410,7 @@ def information_of(
         rate=arguments["mig_phi_rate"],
         gain=arguments["mig_gain"],
     )
-    return measure_information(LabelledPool(labels, scores.final), graph.propagation, objective, rows)
+    return LabelledPool(labels, scores.final), graph.propagation, objective
 
 
 def log_reading(pool: Pool, labels: RowLabels | None) -> None:

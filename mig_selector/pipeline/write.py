@@ -17,6 +17,7 @@ from mig_selector.console import progress
 from mig_selector.pipeline.names import pool_part
 from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
 from mig_selector.pipeline.stages import Chosen, LabelGraph, Scores
+from mig_selector.pipeline.tokens import describe_tokens
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import write_selection_table, write_subset
 from mig_selector.store.files import write_json
@@ -53,6 +54,7 @@ def write_files(
             None if labels is None else [labels.of_row(row) for row in rows],
             None if scores is None else scores.raw[rows],
             row_ids,
+            chosen.information_added,
         )
     request.check_unchanged()  # chosen rows were read again: they must be those that were judged
     names = ["selection.parquet", *(subset[kind] for subset in subsets for kind in ("json_lines", "file"))]
@@ -99,6 +101,7 @@ def write_manifest(
     graph: LabelGraph | None,
     chosen: Chosen,
     written: dict[str, Any],
+    tokens: dict[str, Any] | None,
     seconds: dict[str, float],
     folder: Path,
 ) -> dict[str, Any]:
@@ -117,10 +120,12 @@ def write_manifest(
         "rows_without_gain": chosen.rows_without_gain,
         "rows_filled_by_score": chosen.num_filled,
         "information": chosen.information,
-        "peak_memory_bytes": chosen.peak_memory_bytes,
+        "peak_memory_bytes": chosen.memory.num_bytes,
+        "added_memory_bytes": chosen.memory.added_bytes,
         "labels": None if labels is None else len(labels.names),
         "edges": None if graph is None else graph.num_edges,
         "rows": vars(pool.report),
+        "tokens": tokens,
         **written,
         "pool": request.describe_pool(),
         "settings": request.settings,
@@ -147,7 +152,9 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def summarise(request: Request, pool: Pool, chosen: Chosen, seconds: dict[str, float]) -> list[str]:
+def summarise(
+    request: Request, pool: Pool, chosen: Chosen, tokens: dict[str, Any] | None, seconds: dict[str, float]
+) -> list[str]:
     """Say what happened, for people."""
     report, method = pool.report, request.needs.method.name
     lost = f"{report.dropped.total():,} dropped, {report.unreadable.total():,} skipped"
@@ -159,5 +166,6 @@ def summarise(request: Request, pool: Pool, chosen: Chosen, seconds: dict[str, f
     return [
         f"pool: {report.read:,} rows read, {lost}",
         f"chosen: {chosen.budget:,} of {report.kept:,} rows{by}{value}{without}{filled}",
+        *([f"tokens: {describe_tokens(tokens, chosen.budget)}"] if tokens else []),
         f"seconds: {', '.join(f'{stage} {spent:.1f}' for stage, spent in seconds.items())}",
     ]

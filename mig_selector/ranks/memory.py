@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ class Peak:
 
     num_bytes: int | None = None
     """Set when the block ends; None where the system cannot measure it. Includes resident pages of mapped files."""
+    start_bytes: int | None = None
+    """The resident memory when the block began; None where the system cannot measure it."""
+
+    @property
+    def added_bytes(self) -> int | None:
+        """The peak above what the process held when the block began: comparable between blocks."""
+        if self.num_bytes is None or self.start_bytes is None:
+            return None
+        return max(self.num_bytes - self.start_bytes, 0)
 
 
 @contextlib.contextmanager
@@ -29,11 +39,28 @@ def measured_peak() -> Iterator[Peak]:
         The peak, filled in when the block ends without an exception.
     """
     peak = Peak()
+    _release_free_memory()
     is_reset = _write_if_possible(Path("/proc/self/clear_refs"), _RESET_PEAK)
+    if is_reset:
+        peak.start_bytes = _read_status("VmRSS")
     yield peak
     # Without the reset, VmHWM would be the peak since the start of the process: report nothing instead.
-    if is_reset and (found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())):
-        peak.num_bytes = int(found[1]) * 1024
+    if is_reset:
+        peak.num_bytes = _read_status("VmHWM")
+
+
+def _release_free_memory() -> None:
+    """Return memory that the process has freed to the system, where its C library can.
+
+    A block that is given such memory again would seem to add nothing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _read_status(name: str) -> int | None:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else None
 
 
 def _write_if_possible(path: Path, text: str) -> bool:

@@ -30,14 +30,26 @@ _NOTE_WIDTH = 300
 
 
 @dataclass(frozen=True)
+class Example:
+    """A row that a method chose."""
+
+    row_index: int
+    """0-based index among all rows of the pool."""
+    question: str
+    """What the user asks first; as in the data."""
+
+
+@dataclass(frozen=True)
 class MethodFigures:
     """What one method chose, and the time and memory it took."""
 
     method: str
     rows: int
     """Number of chosen rows."""
-    seconds: float
-    peak_memory_bytes: int | None
+    seconds: float | None
+    """Of the choice alone; None if it was made by an earlier run."""
+    memory_bytes: int | None
+    """Most memory that the choice added to what the process held before it; None if it is not known."""
     information: float | None
     """E(D) of the chosen rows (Eq. 8)."""
     label_coverage: float | None
@@ -50,6 +62,12 @@ class MethodFigures:
     """Folder of the subset."""
     note: str | None = None
     """A short remark for readers, such as how many rows were filled up."""
+    usable_rows: int | None = None
+    """Rows that the method could choose from if it were alone; None if that is not known."""
+    examples: Sequence[Example] = ()
+    """The first rows chosen."""
+    tokens_error: int | None = None
+    """Half of the 95 % interval around `tokens`, if they are estimated; None if all were counted."""
 
     def share_of(self, sources: Sequence[str]) -> float:
         """Return the share of the chosen rows that comes from these sources, in [0, 1]."""
@@ -79,6 +97,8 @@ class Comparison:
     """Keys of the configuration and their values, which JSON can hold."""
     versions: Mapping[str, Any]
     """Names and versions of the software involved; values that JSON can hold."""
+    all_rows: MethodFigures | None = None
+    """The figures of all rows that the methods chose from."""
 
     def __post_init__(self) -> None:
         """Refuse overlaps that are not one row and one column per method."""
@@ -101,6 +121,23 @@ class Comparison:
                 totals[source] = totals.get(source, 0) + rows
         return sorted(totals, key=lambda source: (-totals[source], source))
 
+    @property
+    def all_sources(self) -> list[str]:
+        """The names of `sources`, then those from which no row was chosen, by descending number of rows."""
+        chosen = self.sources
+        offered = self.all_rows.sources if self.all_rows else {}
+        others = sorted(set(offered) - set(chosen), key=lambda source: (-offered[source], source))
+        return [*chosen, *others]
+
+    @property
+    def rows_compared(self) -> str | None:
+        """Say which rows the methods chose from, if one of them could use others too; None otherwise."""
+        usable = [(each.method, each.usable_rows) for each in self.figures if each.usable_rows is not None]
+        if all(rows == self.kept_rows for _, rows in usable):
+            return None
+        alone = ", ".join(f"{shorten(method, _NAME_WIDTH)} {rows:,}" for method, rows in usable)
+        return f"all methods choose from the {self.kept_rows:,} rows that every one of them can use (alone: {alone})"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -122,7 +159,17 @@ class Column:
     def text(self, figures: MethodFigures) -> str:
         """Return the figure as readers see it."""
         value = self.value(figures)
-        return MISSING if value is None else self.form(value)
+        if value is None:
+            return MISSING
+        if self.key == "tokens" and figures.tokens_error is not None:
+            return f"~{self.form(round_to_error(int(value), figures.tokens_error)[0])}"
+        return self.form(value)
+
+
+def round_to_error(value: int, error: int) -> tuple[int, int]:
+    """Round away the digits of an estimate that its error leaves uncertain; the error is rounded up to one digit."""
+    unit: int = 10 ** (len(str(error)) - 1)
+    return round(value / unit) * unit, math.ceil(error / unit) * unit
 
 
 def _decimal(value: float, decimals: int) -> str:
@@ -165,20 +212,23 @@ COLUMNS = (
     Column(
         "tokens",
         "tokens",
-        "Total tokens of the chosen rows. Training time is proportional to it, and a method that prefers long rows "
-        "trains on more text with the same number of rows.",
+        "Total tokens of the text of the chosen rows, without what a chat template adds and before cutoff_len. "
+        "Training time is proportional to it, and a method that prefers long rows trains on more text with the same "
+        "number of rows. A figure after ~ is estimated from a random sample of rows.",
         "{:,}".format,
     ),
     Column(
         "seconds",
         "time (s)",
-        "Time the method took to choose, in seconds.",
+        "Time the method took to choose, in seconds, once everything it needs was read, computed and compiled. Empty "
+        "where an earlier run had made the selection: only times of the same run can be compared.",
         partial(_significant, digits=3),
     ),
     Column(
-        "peak_memory_bytes",
+        "memory_bytes",
         "memory (MiB)",
-        "Peak memory of the process while the method chose, in MiB (1,048,576 bytes).",
+        "Most memory that the choice added to what the process held when it began, in MiB (1,048,576 bytes). Empty "
+        "where the time is.",
         lambda size: f"{size / 2**20:,.0f}",
     ),
 )
@@ -199,13 +249,15 @@ def format_table(comparison: Comparison) -> str:
         comparison: What to show; names are shortened where a line would exceed 120 columns.
 
     Returns:
-        The summary, headings with units, one line per method, and notes. No line break at the end.
+        The summary, headings with units, one line per method and one for all rows, and notes. No line break at the
+        end.
     """
-    numbers = [[column.head, *map(column.text, comparison.figures)] for column in COLUMNS]
+    shown = [*comparison.figures, *([comparison.all_rows] if comparison.all_rows else [])]
+    numbers = [[column.head, *map(column.text, shown)] for column in COLUMNS]
     numbers = [_aligned_right(cells) for cells in numbers]
     room = _LINE_WIDTH - sum(len(cells[0]) + len(_BETWEEN) for cells in numbers)
     room = max(_LEAST_NAME_WIDTH, min(_NAME_WIDTH, room))
-    names = _aligned_left(["method", *(shorten(name, room) for name in comparison.methods)])
+    names = _aligned_left(["method", *(shorten(each.method, room) for each in shown)])
     head, *lines = map(_BETWEEN.join, zip(names, *numbers, strict=True))
     return "\n".join([summary(comparison), "", head, "-" * len(head), *lines, "", *_notes(comparison)])
 
@@ -221,12 +273,20 @@ def _aligned_left(names: Sequence[str]) -> list[str]:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    lines = [("score", comparison.score)]
+    lines = [("rows", comparison.rows_compared)] if comparison.rows_compared else []
+    lines.append(("score", comparison.score))
     if comparison.tokenizer is not None:
-        lines.append(("tokens", f"counted with {comparison.tokenizer}"))
+        lines.append(("tokens", f"counted with {comparison.tokenizer}{describe_error(comparison.all_rows)}"))
     lines += [(shorten(each.method, _NAME_WIDTH), each.note) for each in comparison.figures if each.note]
     notes = (f"{name}: {shorten(text, _NOTE_WIDTH)}" for name, text in lines)
     return [textwrap.fill(note, _LINE_WIDTH, subsequent_indent="  ") for note in notes]
+
+
+def describe_error(all_rows: MethodFigures | None) -> str:
+    """Say how far off an estimate of the tokens of all rows may be; empty if it is none."""
+    if all_rows is None or all_rows.tokens is None or all_rows.tokens_error is None:
+        return ""
+    return f"; all rows: +- {round_to_error(all_rows.tokens, all_rows.tokens_error)[1]:,}, from a random sample"
 
 
 def shorten(text: str, width: int) -> str:

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mig_selector.console import printable
-from mig_selector.report.comparison import COLUMNS, Comparison
+from mig_selector.report.comparison import COLUMNS, Comparison, describe_error, shorten
 from mig_selector.report.picture import FAINT, INK, MOSTLY_BLUE, PAPER
 
 
 _TEMPLATE = "comparison.html.jinja"
+_QUESTION_COLUMNS = 160
+"""Longer questions of examples are cut off."""
+_SHOWN_SOURCES = 200
+"""More are only counted: in some pools every row has a source of its own."""
 
 
 def build_page(comparison: Comparison, svg: str) -> str:
@@ -31,10 +35,15 @@ def build_page(comparison: Comparison, svg: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=printable, count="{:,}".format, percent=lambda share: f"{100 * share:.1f}")
+    environment.filters.update(
+        shown=printable, count="{:,}".format, percent=lambda share: f"{100 * share:.1f}", question=_on_one_line
+    )
     return environment.get_template(_TEMPLATE).render(
         comparison=comparison,
         columns=COLUMNS,
+        shown_sources=comparison.all_sources[:_SHOWN_SOURCES],
+        more_sources=len(comparison.all_sources[_SHOWN_SOURCES:]),
+        tokens_error=describe_error(comparison.all_rows),
         picture=Markup(svg),
         random_overlap=comparison.budget / comparison.kept_rows,
         settings_and_versions=list(_settings_and_versions(comparison)),
@@ -43,6 +52,10 @@ def build_page(comparison: Comparison, svg: str) -> str:
         paper=PAPER,
         mostly=MOSTLY_BLUE,
     )
+
+
+def _on_one_line(text: str) -> str:
+    return shorten(" ".join(text[: 10 * _QUESTION_COLUMNS].split()), _QUESTION_COLUMNS)
 
 
 def _settings_and_versions(comparison: Comparison) -> Iterator[tuple[str, str]]:

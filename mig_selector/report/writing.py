@@ -16,6 +16,10 @@ from mig_selector.report.picture import draw_png, draw_svg
 from mig_selector.store.files import whole_file, write_json, write_text
 
 
+_QUESTION_CHARACTERS = 1_000
+"""Longer questions are cut off in the JSON."""
+
+
 def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """Write a comparison; the same comparison gives the same bytes.
 
@@ -86,6 +90,7 @@ def _everything(comparison: Comparison) -> dict[str, Any]:
         "score": comparison.score,
         "tokenizer": comparison.tokenizer,
         "methods": [_method(figures) for figures in comparison.figures],
+        "all_rows": None if comparison.all_rows is None else _measured(comparison.all_rows),
         "overlaps": [[float(share) for share in shares] for shares in comparison.overlaps],
         "settings": dict(comparison.settings),
         "versions": dict(comparison.versions),
@@ -95,8 +100,20 @@ def _everything(comparison: Comparison) -> dict[str, Any]:
 def _method(figures: MethodFigures) -> dict[str, Any]:
     return {
         "method": figures.method,
-        **{column.key: column.value(figures) for column in COLUMNS},
-        "sources": dict(figures.sources),
+        **_measured(figures),
+        "usable_rows": figures.usable_rows,
+        "examples": [
+            {"row_index": each.row_index, "question": each.question[:_QUESTION_CHARACTERS]}
+            for each in figures.examples
+        ],
         "folder": figures.folder,
         "note": figures.note,
+    }
+
+
+def _measured(figures: MethodFigures) -> dict[str, Any]:
+    return {
+        **{column.key: column.value(figures) for column in COLUMNS},
+        "tokens_error": figures.tokens_error,
+        "sources": dict(figures.sources),
     }

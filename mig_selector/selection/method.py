@@ -74,6 +74,7 @@ class Declaration:
     embedding: RowEmbedding | None
     is_nested: bool
     may_fall_short: bool
+    is_compiled: bool
     unused: Mapping[tuple[str, Any], Collection[str]]
     version: int
 
@@ -86,6 +87,7 @@ def method(
     embedding: RowEmbedding | None = None,
     nested: bool = False,
     may_fall_short: bool = False,
+    compiled: bool = False,
     unused: Mapping[tuple[str, Any], Collection[str]] | None = None,
     version: int = 1,
 ) -> Callable[[Choose], Choose]:
@@ -98,6 +100,8 @@ def method(
         embedding: How rows are embedded; needed with ``embeddings``, unless the user must always give the vectors.
         nested: Whether its choice for a smaller budget is always the beginning of that for a larger one.
         may_fall_short: Whether it may choose fewer rows than it is asked for; ``mig_fill`` says what happens then.
+        compiled: Whether numba compiles it: then it is first called with a few made-up rows, so that the time of the
+            choice does not include compiling. Not for methods that need embeddings, records or texts.
         unused: By name and value of a setting, those that have no effect then; changing them selects nothing again.
         version: Part of the fingerprint. Raise it when the method comes to choose other rows by the same settings:
             subsets that an earlier version chose are then not reused.
@@ -108,7 +112,9 @@ def method(
     unknown = sorted(set(needs) - set(get_args(Need)))
     if unknown:
         raise ValueError(f"needs: {', '.join(map(repr, unknown))} unknown; expected {', '.join(get_args(Need))}")
-    declaration = Declaration(frozenset(needs), score, turns, embedding, nested, may_fall_short, unused or {}, version)
+    declaration = Declaration(
+        frozenset(needs), score, turns, embedding, nested, may_fall_short, compiled, unused or {}, version
+    )
 
     def declare(choose: Choose) -> Choose:
         choose.declaration = declaration  # type: ignore[attr-defined]

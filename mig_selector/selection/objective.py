@@ -29,3 +29,13 @@ class Objective:
         if self.phi == "pow":
             return float(np.sum((information + self.offset) ** self.exponent))
         return float(np.sum(-np.expm1(-self.rate * information)))
+
+    def increase(self, before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return phi(after) - phi(before) for each element."""
+        if self.phi == "pow":
+            difference: NDArray[np.float64] = (after + self.offset) ** self.exponent - (
+                before + self.offset
+            ) ** self.exponent
+            return difference
+        # Near saturation both values of phi are 1 to the last bit; this form keeps the digits of their difference.
+        return np.exp(-self.rate * before) * -np.expm1(-self.rate * (after - before))

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import pytest
 from support import ROOT
 
-from mig_selector.report.comparison import COLUMNS, Comparison, MethodFigures, format_table
+from mig_selector.report.comparison import COLUMNS, Comparison, Example, MethodFigures, format_table
 from mig_selector.report.picture import FAINT, INK
 from mig_selector.report.writing import _csv, write_comparison
 
@@ -30,7 +30,7 @@ def method_figures(method, **changes):
         method=method,
         rows=2000,
         seconds=1235.6,
-        peak_memory_bytes=3 * 2**30,
+        memory_bytes=3 * 2**30,
         information=5678.25,
         label_coverage=0.875,
         mean_score=4.5,
@@ -58,10 +58,26 @@ def compared(*figures, **changes):
     return replace(comparison, **changes)
 
 
-NOTHING = {"peak_memory_bytes": None, "information": None, "label_coverage": None, "mean_score": None, "tokens": None}
+NOTHING = {"memory_bytes": None, "information": None, "label_coverage": None, "mean_score": None, "tokens": None}
 MIG = method_figures("mig", note="1,203 rows filled up by score")
 RANDOM = method_figures("random", seconds=0.02, sources={"math": 2000}, **NOTHING)
 ONE, TWO = compared(MIG), compared(MIG, RANDOM)
+FULL = compared(
+    replace(MIG, usable_rows=8000, examples=[Example(1_234, "What is 2 + 2?\n\nExplain."), Example(7, "Why?" * 100)]),
+    replace(RANDOM, usable_rows=8200, seconds=None),
+    all_rows=method_figures(
+        "all rows",
+        rows=8000,
+        seconds=None,
+        memory_bytes=None,
+        label_coverage=1.0,
+        tokens=3_512_345,
+        tokens_error=61_234,
+        sources={"math": 5000, "code": 2000, "law": 1000},
+        folder="",
+    ),
+)
+"""With everything that a comparison of today has."""
 TEN = compared(*(method_figures(f"method_{n}", sources={f"s{i:02}": 100 - i for i in range(20)}) for n in range(10)))
 
 EVIL = [
@@ -83,9 +99,15 @@ EVIL = [
 SOURCES = {text: 100 + index % 2 for index, text in enumerate(EVIL)}
 """Half of the texts name methods. The others name the larger sources, which the picture shows by name."""
 HOSTILE = compared(
-    *(method_figures(text, folder=f"/data/\udcff{text}", note=text, sources=SOURCES) for text in EVIL[::2]),
+    *(
+        method_figures(
+            text, folder=f"/data/\udcff{text}", note=text, sources=SOURCES, usable_rows=1, examples=[Example(0, text)]
+        )
+        for text in EVIL[::2]
+    ),
     **dict.fromkeys(("pool", "score", "tokenizer"), "".join(EVIL[:10])),
     settings={text: text for text in EVIL[:10]},
+    all_rows=method_figures("all rows", sources=SOURCES, tokens_error=1),
 )
 
 
@@ -174,6 +196,22 @@ def test_the_table_for_a_terminal_is_aligned_and_marks_unknown_figures():
     ]
 
 
+def test_the_table_for_a_terminal_ends_with_all_rows_and_says_what_is_estimated():
+    lines = format_table(FULL).split("\n")
+    assert lines[2:7] == [
+        "method     rows      E(D)  labels (%)  mean score      tokens  time (s)  memory (MiB)",
+        "-------------------------------------------------------------------------------------",
+        "mig       2,000  5,678.25        87.5       4.500   1,200,300     1,236         3,072",
+        "random    2,000         -           -           -           -         -             -",
+        "all rows  8,000  5,678.25       100.0       4.500  ~3,510,000         -             -",
+    ]
+    assert lines[8:10] == [
+        "rows: all methods choose from the 8,000 rows that every one of them can use (alone: mig 8,000, random 8,200)",
+        "score: deita",
+    ]
+    assert lines[10] == "tokens: counted with llama; all rows: +- 70,000, from a random sample"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -244,14 +282,18 @@ def test_the_json_holds_everything(written):
                 "mean_score": 4.5,
                 "tokens": 1200300,
                 "seconds": 1235.6,
-                "peak_memory_bytes": 3 * 2**30,
+                "memory_bytes": 3 * 2**30,
+                "tokens_error": None,
                 "sources": {"code": 500, "math": 1500},
+                "usable_rows": None,
+                "examples": [],
                 "folder": "/data/mig",
                 "note": "1,203 rows filled up by score",
             },
             {"method": "random", "rows": 2000, "seconds": 0.02, **NOTHING, "sources": {"math": 2000}}
-            | {"folder": "/data/random", "note": None},
+            | {"tokens_error": None, "usable_rows": None, "examples": [], "folder": "/data/random", "note": None},
         ],
+        "all_rows": None,
         "overlaps": [[1.0, 1 / 3], [1 / 3, 1.0]],
         "settings": {"mig_num_samples": 2000, "mig_labels": "a.b"},
         "versions": {"numpy": "1.26.4"},
@@ -282,10 +324,42 @@ def test_the_page_shows_every_table_and_explains_every_column(written):
     assert all(f"{column.head} {column.meaning}" in text for column in COLUMNS)
 
 
-@pytest.mark.parametrize("comparison", [TWO, HOSTILE], ids=["plain", "hostile"])
+def test_the_page_shows_all_rows_beside_the_methods_and_examples_of_each(written):
+    page = Page(written(FULL) / "comparison.html")
+    assert page.tables["figures"][-1] == ["all rows", "8,000", "5,678.25", "100.0", "4.500", "~3,510,000", "-", "-"]
+    assert page.tables["sources"] == [
+        ["source", "all rows", "mig", "random"],
+        ["math", "5,00062.5%", "1,50075.0%", "2,000100.0%"],
+        ["code", "2,00025.0%", "50025.0%", "00.0%"],
+        ["law", "1,00012.5%", "00.0%", "00.0%"],
+    ]
+    long = ("Why?" * 100)[:159] + "…"
+    assert page.tables["examples"] == [
+        ["method", "row", "question"],
+        ["mig", "1,234", "What is 2 + 2? Explain."],
+        ["mig", "7", long],
+    ]
+    text = " ".join(" ".join(page.texts).split())
+    assert "rows that every one of them can use (alone: mig 8,000, random 8,200)" in text
+    assert "llama ; all rows: +- 70,000, from a random sample." in text
+    found = json.loads((written(FULL) / "comparison.json").read_text())
+    assert found["methods"][0]["examples"][0] == {"row_index": 1234, "question": "What is 2 + 2?\n\nExplain."}
+    assert [found["all_rows"][key] for key in ("rows", "tokens", "tokens_error")] == [8000, 3_512_345, 61_234]
+    assert found["all_rows"]["sources"] == {"math": 5000, "code": 2000, "law": 1000}
+
+
+def test_sources_beyond_two_hundred_are_counted(tmp_path):
+    many = method_figures("all rows", sources={f"s{index:03}": 1 for index in range(250)})
+    write_comparison(tmp_path, compared(MIG, all_rows=many))
+    page = Page(tmp_path / "comparison.html")
+    assert len(page.tables["sources"]) == 201
+    assert "52 smaller sources are left out." in " ".join(" ".join(page.texts).split())
+
+
+@pytest.mark.parametrize("comparison", [FULL, HOSTILE], ids=["plain", "hostile"])
 def test_the_page_loads_nothing_and_runs_nothing(written, comparison):
     page = Page(written(comparison) / "comparison.html")
-    plain = Page(written(TWO) / "comparison.html")
+    plain = Page(written(FULL) / "comparison.html")
     assert set(page.tags) == set(plain.tags)
     assert {name for name, _ in page.attributes} == {name for name, _ in plain.attributes}
     assert {"script", "img", "link", "iframe", "b"}.isdisjoint(page.tags)
@@ -306,6 +380,11 @@ def test_text_from_data_appears_on_the_page_as_text(written):
         *(EVIL[:5] + EVIL[6:9] + EVIL[10:]),
         "\\x1b[2J\\x00\\r\\n\\u202egnp\\u2066\\x85",
         "half a pair \\udcff",
+    }
+    assert {row[2] for row in page.tables["examples"]} == {
+        "question",
+        *(EVIL[:5:2] + EVIL[6:9:2] + EVIL[12:13]),
+        "e" + "\u0301" * 160 + "…",
     }
     assert all(char.isprintable() or char == "\n" for text in page.texts for char in text)
 

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from selection.pools import IDENTITY, OBJECTIVES, as_pool, choose, name_of, pool
 
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels
 from mig_selector.errors import ArgumentError
-from mig_selector.selection.greedy import measure_information, select_rows
+from mig_selector.selection import greedy
+from mig_selector.selection.greedy import information_added, measure_information, select_rows
 from mig_selector.selection.objective import Objective
 
 
@@ -168,3 +170,43 @@ def test_every_pick_is_reported_however_long_they_take(monkeypatch, seconds):
     assert sum(seen) == 500
     assert min(seen) >= 1
     assert selection.rows.tolist() == list(range(1_999, 1_499, -1))
+
+
+def naive_information(label_sets, scores, matrix, objective, rows):
+    """E(D) in extended precision, so that a difference of two keeps its digits."""
+    held = np.zeros(len(matrix), np.longdouble)
+    for row in rows:
+        held += np.longdouble(scores[row]) * matrix[sorted(label_sets[row])].astype(np.longdouble).sum(axis=0)
+    if objective.phi == "pow":
+        return np.sum((held + np.longdouble(objective.offset)) ** np.longdouble(objective.exponent))
+    return np.sum(-np.expm1(-np.longdouble(objective.rate) * held))
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 22], ids=["row by row", "in blocks", "at once"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=name_of)
+@settings(max_examples=60, deadline=None)
+@given(pools())
+def test_information_added_is_the_difference_of_e_before_and_after_the_row(at_once, objective, case):
+    label_sets, scores, matrix, budget = case
+    pool = as_pool(label_sets, scores)
+    rows = np.random.default_rng(budget).permutation(len(scores))[:budget]
+    with patch.object(greedy, "_EVENTS_AT_ONCE", at_once):
+        added = information_added(pool, matrix, objective, rows)
+    values = [
+        naive_information(label_sets, scores, dense(matrix), objective, rows[:count]) for count in range(budget + 1)
+    ]
+    assert added == pytest.approx(np.diff(values).astype(float), rel=1e-9, abs=1e-14 * float(values[-1]))
+    total = float(values[-1] - values[0])
+    assert added.sum() == pytest.approx(total, rel=1e-9, abs=1e-14 * float(values[-1]))
+    of_chosen = measure_information(pool, matrix, objective, rows)
+    of_none = measure_information(pool, matrix, objective, rows[:0])
+    assert added.sum() == pytest.approx(of_chosen - of_none, rel=1e-9, abs=1e-14 * of_chosen)
+
+
+def test_information_added_worked_by_hand():
+    pool = as_pool([{0}, {0, 1}, set(), {2}], [3.0, 2.0, 9.0, 1.0])
+    added = information_added(pool, IDENTITY, Objective(), np.array([3, 1, 2, 0]))
+    zero = 1e-6**0.8
+    first, second = (1 + 1e-6) ** 0.8 - zero, 2 * ((2 + 1e-6) ** 0.8 - zero)
+    assert added.tolist() == pytest.approx([first, second, 0.0, (5 + 1e-6) ** 0.8 - (2 + 1e-6) ** 0.8], rel=1e-12)
+    assert information_added(pool, IDENTITY, Objective(), np.zeros(0, np.int64)).tolist() == []

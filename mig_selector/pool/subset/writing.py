@@ -251,6 +251,7 @@ def write_selection_table(
     labels: Sequence[Sequence[str]] | None,
     scores: NDArray[np.float64] | None,
     row_ids: Sequence[str | None],
+    information: NDArray[np.float64] | None = None,
 ) -> None:
     """Write selection.parquet: which rows were chosen, in which order, and their gains, scores and labels.
 
@@ -263,6 +264,7 @@ def write_selection_table(
         labels: Sorted distinct labels of each row, length B; None if no labels were read.
         scores: Score of each row before normalisation, shape (B,); None if there are no scores.
         row_ids: Identifier of each row that has one. Length B.
+        information: What each row added to E(D), shape (B,); None if there is no label graph.
     """
     sources, source_rows = pool.locate(chosen)
     names = np.array([source.name for source in pool.sources], object)
@@ -278,6 +280,7 @@ def write_selection_table(
             "gain": pa.array(gains, pa.float64(), from_pandas=True),
             "score": pa.nulls(len(chosen), pa.float64()) if scores is None else pa.array(scores, pa.float64()),
             "labels": pa.array([None] * len(chosen) if labels is None else labels, pa.list_(pa.string())),
+            "information": pa.nulls(len(chosen), pa.float64()) if information is None else pa.array(information),
         }
     )
     with whole_file(path, is_private=True) as stream:

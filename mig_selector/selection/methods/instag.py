@@ -8,7 +8,7 @@ from mig_selector.arrays import Selection
 from mig_selector.selection.method import Candidates, OnProgress, best_first, method
 
 
-@method(needs={"labels"}, nested=True, may_fall_short=True)
+@method(needs={"labels"}, nested=True, may_fall_short=True, compiled=True)
 def instag(pool: Candidates, budget: int, *, on_progress: OnProgress) -> Selection:
     """Pass over the rows, those of most labels first, and take each that brings a label new to the pass.
 

@@ -14,6 +14,7 @@ from mig_selector.settings import Setting, above_and_at_most, between
 @method(
     needs={"labels", "propagation", "scores"},
     nested=True,
+    compiled=True,
     unused={("phi", "pow"): {"phi_rate"}, ("phi", "exp"): {"phi_exponent", "phi_offset"}},
 )
 def mig(

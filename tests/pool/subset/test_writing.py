@@ -471,6 +471,7 @@ def test_selection_parquet_has_exactly_these_columns_and_types(tmp_path):
         [["a", "b"], ["a"], [], ["b"]],
         np.array([1.0, 2.0, 3.0, 4.0]),
         ["id4", None, "id2", "id3"],
+        np.array([2.5, 2.0, 0.25, 0.0]),
     )
     table = pq.read_table(tmp_path / "selection.parquet")
     assert {field.name: str(field.type) for field in table.schema} == {
@@ -483,6 +484,7 @@ def test_selection_parquet_has_exactly_these_columns_and_types(tmp_path):
         "gain": "double",
         "score": "double",
         "labels": "list<element: string>",
+        "information": "double",
     }
     assert table.to_pydict() == {
         "rank": [0, 1, 2, 3],
@@ -494,6 +496,7 @@ def test_selection_parquet_has_exactly_these_columns_and_types(tmp_path):
         "gain": [3.5, 3.0, 0.5, 0.0],
         "score": [1.0, 2.0, 3.0, 4.0],
         "labels": [["a", "b"], ["a"], [], ["b"]],
+        "information": [2.5, 2.0, 0.25, 0.0],
     }
 
 

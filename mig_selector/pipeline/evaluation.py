@@ -104,7 +104,7 @@ def _chosen_digests(
     for subset in subsets:
         with (folder / subset["json_lines"]).open("rb") as stream:
             for line in stream:
-                yield _digest(json.loads(line), entries[subset["place"]])
+                yield _digest(json.loads(line), entries[subset["entry_index"]])
 
 
 def _digest(record: Mapping[str, Any], entry: PoolEntry) -> bytes:

@@ -99,7 +99,7 @@ class TokenTotals:
         texts: list[str] = []
         first = 0
         for file, each, subset in zip(files, bounds, subsets, strict=True):
-            entry = self._entries[subset["place"]]
+            entry = self._entries[subset["entry_index"]]
             mine = sample[(sample >= first) & (sample < first + len(each) - 1)] - first
             texts += [text_of(record, entry) for record in _read_lines(file, each, mine)]
             first += len(each) - 1

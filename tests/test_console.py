@@ -105,7 +105,7 @@ def test_data_in_an_error_are_escaped(evil_pool, command):
         stream.write("{\n")
     done = command("mig-selector", "select", settings=evil_pool.settings())
     assert done.returncode == 1
-    shown = SHOWN_NAME.replace("\\n", "\n")  # a message may have several lines
+    shown = SHOWN_NAME.replace("\\n", "\n    ")  # a message may have several lines; none but the first is at the edge
     assert f"mig-selector: error: {shown}:61: is not valid JSON" in done.stderr
     assert controls(done.stderr) == set()
 

@@ -7,9 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mig_selector.errors import ArgumentError
+
+
+_STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto")
 
 
 def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -124,6 +127,7 @@ class HostArguments:
     interleave_probs: bool
     max_samples: int | None
     model_name_or_path: str | None
+    stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"]
     do_train: bool
     cache_dir: str | None
     hf_hub_token: str | None
@@ -140,7 +144,7 @@ class HostArguments:
             The keys, with the host's defaults.
 
         Raises:
-            ArgumentError: `dataset` is missing, or `dataset_dir` is no text.
+            ArgumentError: `dataset` is missing, `dataset_dir` is not a string, or there is no such `stage`.
         """
         dataset = _names(settings.get("dataset"))
         if not dataset:
@@ -160,6 +164,7 @@ class HostArguments:
             interleave_probs=settings.get("interleave_probs") is not None,
             max_samples=_count(settings.get("max_samples")),
             model_name_or_path=_text(settings.get("model_name_or_path")),
+            stage=_stage(settings.get("stage")),
             do_train=_is_true(settings.get("do_train")),
             cache_dir=_text(settings.get("cache_dir")),
             hf_hub_token=_text(settings.get("hf_hub_token")),
@@ -192,6 +197,13 @@ def _resume(value: Any) -> str | None:
 def _count(value: Any) -> int | None:
     """Read a number of the host's; what is none is left to the host to complain about."""
     return int(value) if re.fullmatch(r"\d+", str(value)) else None
+
+
+def _stage(value: Any) -> Any:
+    stage = "sft" if value is None else value
+    if stage not in _STAGES:
+        raise ArgumentError(f"stage: {stage!r} must be one of {', '.join(_STAGES)}.")
+    return stage
 
 
 def _is_true(value: Any) -> bool:

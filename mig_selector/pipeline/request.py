@@ -20,6 +20,7 @@ from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.cache import check_unchanged
+from mig_selector.pool.index.judge import RowJudge
 from mig_selector.store.files import locked
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 from mig_selector.store.subsets import find_subset, read_manifest
@@ -40,6 +41,8 @@ class Request:
     site: Site
     needs: Needs
     entries: list[PoolEntry]
+    judges: list[RowJudge]
+    """What decides which rows of each entry are kept."""
     sources: list[list[RowSource]]
     """The files of each entry."""
     contents: list[list[list[str]]]
@@ -164,6 +167,7 @@ def resolve(arguments: MigArguments, host: HostArguments, required: Collection[s
     names = pool_names(arguments, host)
     site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
     entries = [_resolve_entry(name, site, host) for name in names]
+    judges = [needs.judge(entry, host) for entry in entries]
     hashes = ContentHashes(arguments.cache_dir)
     files = {key: Path(path) for key in _FILES if (path := arguments[key]) is not None}
     for key, path in files.items():
@@ -182,8 +186,8 @@ def resolve(arguments: MigArguments, host: HostArguments, required: Collection[s
         for model in needs.models
     }
     parts_files = {key: hashes.file(path) for key, path in files.items()}
-    identity = _identity(arguments, needs, _pool_identity(entries, contents), models, parts_files)
-    request = Request(site, needs, entries, sources, contents, models, hashes, identity)
+    identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files)
+    request = Request(site, needs, entries, judges, sources, contents, models, hashes, identity)
     _check_names(request)
     return request
 
@@ -218,6 +222,7 @@ def _pool_identity(entries: Sequence[PoolEntry], contents: Sequence[Sequence[Seq
 def _identity(
     arguments: MigArguments,
     needs: Needs,
+    judges: Sequence[RowJudge],
     pool: list[dict[str, Any]],
     models: Mapping[str, Encoder],
     files: Mapping[str, str],
@@ -247,7 +252,7 @@ def _identity(
     }
     return {
         "algorithm": ALGORITHM_VERSION,
-        "judge": needs.judge().identity,
+        "judges": [judge.identity for judge in judges],
         "models": {key: model.identity for key, model in models.items()},
         **deciding,
     }

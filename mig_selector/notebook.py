@@ -25,7 +25,7 @@ from mig_selector.store.files import read_json, whole_file, write_json
 from mig_selector.store.subsets import MANIFEST
 
 
-_HOST_KEYS = frozenset({"model_name_or_path", "media_dir", "hf_hub_token", "ms_hub_token"})
+_HOST_KEYS = frozenset({"model_name_or_path", "media_dir", "stage", "hf_hub_token", "ms_hub_token"})
 _ROLE_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -104,7 +104,7 @@ def select(
         columns: As in dataset_info.json.
         tags: As in dataset_info.json.
         settings: Any other ``mig_*`` key, with or without its prefix: ``embedding_model=...``, ``score="rating"``; and
-            LLaMA-Factory's ``model_name_or_path``, ``media_dir`` and tokens.
+            LLaMA-Factory's ``stage``, ``model_name_or_path``, ``media_dir`` and tokens.
 
     Returns:
         The chosen rows. A second call with the same pool and settings computes nothing.

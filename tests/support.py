@@ -173,7 +173,7 @@ def read_file(path, on_bad_row="error", labels="labels", score="score"):
         hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
         file_hashes, index_cache = contents_of(sources, hashes), IndexCache(Path(cache), hashes)
         judge = judge_of(labels, score)
-        return read_pool([entry], sources, file_hashes, judge, on_bad_row, lambda count: None, index_cache)
+        return read_pool([entry], sources, file_hashes, [judge], on_bad_row, lambda count: None, index_cache)
 
 
 def write_vectors(path, labels, seed=0):

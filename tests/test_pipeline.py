@@ -89,10 +89,11 @@ def test_every_way_to_the_rows_leads_to_a_naive_selection(workplace, monkeypatch
     rows = [
         {
             "instruction": f"q{number}",
+            "output": f"a{number}",
             "annotation": {**row["annotation"], "deita": {"quality_scores": [3.0], "complexity_scores": [1.0]}},
         }
         if number % 3
-        else {"instruction": f"q{number}", "annotation": row["annotation"]}
+        else {"instruction": f"q{number}", "output": f"a{number}", "annotation": row["annotation"]}
         for number, row in enumerate(make_rows(60, seed=4))
     ]
     with np.load(workplace.vectors) as file:
@@ -102,7 +103,8 @@ def test_every_way_to_the_rows_leads_to_a_naive_selection(workplace, monkeypatch
     expected, _ = naive_selection(label_sets, scores, matrix, Objective(gain=gain), 40)
 
     ending = {as_array: "json", as_parquet: "parquet", as_arrow: "arrow", as_csv: "csv"}.get(write, "jsonl")
-    workplace.add("pool", file_name=f"pool.{ending}", formatting="alpaca", columns={"prompt": "instruction"})
+    columns = {"prompt": "instruction", "response": "output"}
+    workplace.add("pool", file_name=f"pool.{ending}", formatting="alpaca", columns=columns)
     write(workplace.data / f"pool.{ending}", rows)
     keys = {"mig_edge_threshold": 0.5, "mig_gain": gain}
     assert table(select(workplace, mig_num_samples=40, **keys))["row_index"] == expected
@@ -389,7 +391,7 @@ def test_missing_vectors_are_named(pool_of_60):
 def test_a_chosen_row_without_messages_is_refused_before_the_host_stumbles(workplace, gone):
     empty = {key: value for key, value in make_row(1, ["algebra"], 2.0).items() if key != "dialogs"} | gone
     workplace.add("pool", [make_row(0, ["algebra"], 1.0), empty])
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 2: 'dialogs' is missing or null"):
+    with pytest.raises(PoolError, match=r"pool\.jsonl:2: dialogs must be a list of messages, got null"):
         select(workplace, mig_num_samples=2)
     assert set(workplace.entries()) == {"pool"}
 

@@ -7,9 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mig_selector.errors import ArgumentError
+
+
+_STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto")
 
 
 def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -134,6 +137,7 @@ class HostArguments:
     """The values of `interleave_probs`; empty if it is not set or cannot be read."""
     seed: int
     model_name_or_path: str | None
+    stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"]
     do_train: bool
     only_evaluates: bool
     """Whether the run trains nothing: do_train is false, or is absent beside do_eval or do_predict."""
@@ -152,7 +156,7 @@ class HostArguments:
             The keys, with the host's defaults for missing ones.
 
         Raises:
-            ArgumentError: `dataset` is missing, or `dataset_dir` is not a string or is empty.
+            ArgumentError: `dataset` is missing, `dataset_dir` is not a string or is empty, or `stage` is unknown.
         """
         dataset = _split_names(settings.get("dataset"))
         if not dataset:
@@ -175,6 +179,7 @@ class HostArguments:
             interleave_shares=_split_numbers(settings.get("interleave_probs")),
             seed=_optional_count(settings.get("seed", 42)) or 0,
             model_name_or_path=_optional_string(settings.get("model_name_or_path")),
+            stage=_stage(settings.get("stage")),
             do_train=_is_true(settings.get("do_train")),
             only_evaluates=_only_evaluates(settings),
             cache_dir=_optional_string(settings.get("cache_dir")),
@@ -228,6 +233,13 @@ def _resume_setting(value: Any) -> str | None:
 def _optional_count(value: Any) -> int | None:
     """Return a count of 0 or more; None for anything else, which the host will reject itself."""
     return int(value) if re.fullmatch(r"\d+", str(value)) else None
+
+
+def _stage(value: Any) -> Any:
+    stage = "sft" if value is None else value
+    if stage not in _STAGES:
+        raise ArgumentError(f"stage: {stage!r} must be one of {', '.join(_STAGES)}.")
+    return stage
 
 
 def _is_true(value: Any) -> bool:

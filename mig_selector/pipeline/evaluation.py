@@ -94,7 +94,7 @@ def _eval_digests(
     entry: PoolEntry, sources: list[RowSource], contents: list[list[str]], request: Request
 ) -> Iterator[bytes]:
     cache = IndexCache(request.arguments.cache_dir, request.hashes)
-    pool = read_pool([entry], [sources], [contents], RowJudge(None), "skip", lambda num_bytes: None, cache)
+    pool = read_pool([entry], [sources], [contents], [RowJudge(None)], "skip", lambda num_bytes: None, cache)
     return (_digest(row.record, entry) for row in pool.rows(list(entry.columns.values())))
 
 

@@ -10,6 +10,7 @@ from mig_selector.annotation.scores import ModelName, Score, find_score, signed_
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
+from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.selection.method import Need, OwnScore, RowEmbedding
 from mig_selector.selection.registry import Method, load_method
@@ -72,9 +73,22 @@ class Needs:
         }
         return frozenset(part for part, is_there in has_part.items() if is_there)
 
-    def judge(self) -> RowJudge:
-        """Return the judge that decides which rows are kept."""
-        return RowJudge(self.labels, self.score.stored if self.score else None, required=self.required)
+    def judge(self, entry: PoolEntry, host: HostArguments) -> RowJudge:
+        """Return the judge that decides which rows of an entry are kept.
+
+        Raises:
+            ArgumentError: The host does not train on such an entry at its stage.
+        """
+        stage = "rm" if host.stage == "dpo" else host.stage
+        if entry.ranking != (stage == "rm"):
+            stages = "rm or dpo" if entry.ranking else "sft, pt, ppo or kto"
+            has = "has" if entry.ranking else "does not have"
+            raise ArgumentError(
+                f"dataset {entry.name!r} {has} ranking: true in dataset_info.json, so LLaMA-Factory does not train on "
+                f"it in stage {host.stage}; set stage to {stages}, or change the entry."
+            )
+        stored = self.score.stored if self.score else None
+        return RowJudge(self.labels, stored, required=self.required, layout=entry.layout, stage=stage)
 
 
 def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:

@@ -25,6 +25,7 @@ from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.cache import check_unchanged
+from mig_selector.pool.index.judge import RowJudge
 from mig_selector.store.files import locked
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 from mig_selector.store.subsets import FOLDER_DIGITS, find_subset, read_manifest
@@ -45,6 +46,8 @@ class Request:
     site: Site
     needs: Needs
     entries: list[PoolEntry]
+    judges: list[RowJudge]
+    """What decides which rows of each entry are kept."""
     sources: list[list[RowSource]]
     """The files of each entry."""
     contents: list[list[list[str]]]
@@ -203,10 +206,11 @@ def resolve(
     faults: list[MigSelectorError] = [
         ArgumentError(f"{key}: {path} is not a file.") for key, path in files.items() if not path.is_file()
     ]
-    entries, sources = [], []
+    entries, judges, sources = [], [], []
     for name in names:
         with _collecting(faults):
             entries.append(_resolve_entry(name, site, host))
+            judges.append(needs.judge(entries[-1], host))
             sources.append(open_sources(entries[-1]))
     models = {}
     for model in needs.models:
@@ -222,10 +226,10 @@ def resolve(
         raise type(faults[0])("\n".join(map(str, faults))) from faults[0]
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
     parts_files = {key: hashes.file(path) for key, path in files.items()}
-    identity = _identity(arguments, needs, _pool_identity(entries, contents), models, parts_files)
+    identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files)
     if among is not None:
         identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
-    request = Request(site, needs, entries, sources, contents, models, hashes, identity, among, is_registered)
+    request = Request(site, needs, entries, judges, sources, contents, models, hashes, identity, among, is_registered)
     _check_names(request)
     return request
 
@@ -276,6 +280,7 @@ def _pool_identity(entries: Sequence[PoolEntry], contents: Sequence[Sequence[Seq
 def _identity(
     arguments: MigArguments,
     needs: Needs,
+    judges: Sequence[RowJudge],
     pool: list[dict[str, Any]],
     models: Mapping[str, Encoder],
     files: Mapping[str, str],
@@ -305,7 +310,7 @@ def _identity(
     }
     return {
         "algorithm": ALGORITHM_VERSION,
-        "judge": needs.judge().identity,
+        "judges": [judge.identity for judge in judges],
         "models": {key: model.identity for key, model in models.items()},
         **deciding,
     }

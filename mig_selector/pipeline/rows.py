@@ -67,25 +67,6 @@ class KeptRows:
         """Read the rows with all their columns."""
         return (row.record for row in self.pool.rows(None))
 
-    def without_unreadable(self) -> Pool:
-        """Look at every row before a model is loaded for hours: is it a conversation?
-
-        Returns:
-            The pool; with ``mig_on_bad_row: skip`` without the rows that are not, which are counted and listed.
-
-        Raises:
-            PoolError: A row is not a conversation; names it.
-        """
-        faults: dict[int, str] = {}
-        for kept_index, row in enumerate(self._rows()):
-            try:
-                self._exchange(row, "all")
-            except PoolError as error:
-                if self.request.arguments.mig_on_bad_row == "error":
-                    raise
-                faults[kept_index] = str(error)
-        return self.pool.skipping(faults, "is not a conversation") if faults else self.pool
-
     def cache_path(self, kind: str, identity: Mapping[str, Any], model: Encoder) -> Path:
         """Name the file for what a model makes of these rows, by all that decides it.
 
@@ -121,10 +102,7 @@ class KeptRows:
             turns = read_turns(row.record, entry)
             return turns, as_exchange(row.record, turns, entry, which)
         except ValueError as error:
-            raise PoolError(
-                f"{row.where}: {error}. LLaMA-Factory could not train on it; fix the row, or set mig_on_bad_row: skip "
-                "to count such rows and go on."
-            ) from error
+            raise PoolError(f"{row.where}: {error}, although it was judged to be a conversation.") from error
 
 
 def _end_of_sequence(encoder: Encoder) -> str:

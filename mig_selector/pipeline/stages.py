@@ -127,15 +127,13 @@ def read(request: Request) -> Pool:
     """Read labels, scores and offsets of the pool's rows, or take them from the cache.
 
     Raises:
-        PoolError: See `read_pool`; or a row is not a conversation although its text is needed.
+        PoolError: See `read_pool`.
     """
     size = sum(source.size for sources in request.sources for source in sources)
     on_bad_row = request.arguments.mig_on_bad_row
     with progress("reading the pool", size, "B", is_main=True) as bar:
         cache = IndexCache(request.arguments.cache_dir, request.hashes)
-        judge = request.needs.judge()
-        pool = read_pool(request.entries, request.sources, request.contents, judge, on_bad_row, bar, cache)
-        return KeptRows(request, pool).without_unreadable() if request.needs.has_texts else pool
+        return read_pool(request.entries, request.sources, request.contents, request.judges, on_bad_row, bar, cache)
 
 
 def resolve_budgets(request: Request, pool: Pool) -> list[int]:

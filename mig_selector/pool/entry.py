@@ -9,6 +9,29 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How the host reads the rows of an entry: all of the entry but its name and where the rows are."""
+
+    formatting: str
+    """alpaca, sharegpt or openai."""
+    columns: Mapping[str, str]
+    """The host's role (prompt, messages, system, images, ...) to the pool's column, for roles that have one."""
+    tags: Mapping[str, str | None]
+    """Role and content tags of a message."""
+    ranking: bool
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What decides how the host reads a row, for fingerprints: the arguments of an equal layout."""
+        return {
+            "formatting": self.formatting,
+            "columns": dict(self.columns),
+            "tags": dict(self.tags),
+            "ranking": self.ranking,
+        }
+
+
+@dataclass(frozen=True)
 class LocalSource:
     """A file or a folder of files."""
 
@@ -49,11 +72,11 @@ class PoolEntry:
     """As `datasets` understands it: train, train[:50%], ..."""
 
     @property
+    def layout(self) -> Layout:
+        """How the host reads the rows."""
+        return Layout(self.formatting, self.columns, self.tags, self.ranking)
+
+    @property
     def identity(self) -> dict[str, object]:
         """What decides how the host reads a row, for fingerprints; not the name, nor where the rows are."""
-        return {
-            "formatting": self.formatting,
-            "columns": dict(self.columns),
-            "tags": dict(self.tags),
-            "ranking": self.ranking,
-        }
+        return self.layout.identity

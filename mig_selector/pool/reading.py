@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
+from mig_selector.pool.diagnosis import explain_entry
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.row_source import RowSource
-from mig_selector.pool.index.cache import IndexCache
+from mig_selector.pool.index.cache import IndexCache, UnreadableRowError
 from mig_selector.pool.index.file_index import LISTED_ROWS, FileIndex, Tally
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.parallel import Readers
@@ -102,19 +103,6 @@ class Pool:
         dropped = self.report.dropped + Counter({reason: int(is_dropped.sum())})
         return self._take(~is_dropped, replace(self.report, dropped=dropped))
 
-    def skipping(self, faults: Mapping[int, str], reason: str) -> Pool:
-        """Skip some kept rows as unreadable; count and list them.
-
-        Args:
-            faults: Kept index to ``file, row: what is wrong``.
-            reason: What they are counted under.
-        """
-        keep = np.ones(len(self.pool_indices), np.bool_)
-        keep[list(faults)] = False
-        unreadable = self.report.unreadable + Counter({reason: len(faults)})
-        listed = [*self.report.unreadable_rows, *faults.values()][:LISTED_ROWS]
-        return self._take(keep, replace(self.report, unreadable=unreadable, unreadable_rows=listed))
-
     def _take(self, keep: NDArray[np.bool_], report: ReadingReport) -> Pool:
         return replace(
             self,
@@ -130,7 +118,7 @@ def read_pool(
     entries: Sequence[PoolEntry],
     sources: Sequence[Sequence[RowSource]],
     file_hashes: Sequence[Sequence[Sequence[str]]],
-    judge: RowJudge,
+    judges: Sequence[RowJudge],
     on_bad_row: Literal["error", "skip"],
     on_bytes: Callable[[int], object],
     cache: IndexCache,
@@ -141,7 +129,7 @@ def read_pool(
         entries: The pool, name by name.
         sources: The files of each entry.
         file_hashes: Content hashes of the files of each source, taken when the run began.
-        judge: Decides what becomes of a row.
+        judges: For each entry, what decides what becomes of a row.
         on_bad_row: Whether an unreadable row is an error, or skipped.
         on_bytes: Called with the number of bytes read since the last call.
         cache: The pool index.
@@ -150,14 +138,15 @@ def read_pool(
         The kept rows and a report.
 
     Raises:
-        PoolError: A row is unreadable and `on_bad_row` is ``error``, no row is kept, or a file changed.
+        PoolError: A row is unreadable and `on_bad_row` is ``error``, no row is kept, the host trains on none of the
+            rows of an entry, or a file changed.
     """
     all_sources = [source for files in sources for source in files]
     size = sum(source.size for source in all_sources)
-    with Readers(size, judge, on_bytes, stop_at_unreadable=on_bad_row == "error") as readers:
+    with Readers(size, on_bytes, stop_at_unreadable=on_bad_row == "error") as readers:
         indexes = [
-            [cache.get(source, hashes, readers) for source, hashes in zip(files, file_hashes_of_entry, strict=True)]
-            for files, file_hashes_of_entry in zip(sources, file_hashes, strict=True)
+            _index_entry(entry, files, hashes, judge, cache, readers)
+            for entry, files, hashes, judge in zip(entries, sources, file_hashes, judges, strict=True)
         ]
     parts = [part for entry, files in zip(entries, indexes, strict=True) for part in _inside_split(entry, files)]
     entry_indices = [entry_index for entry_index, files in enumerate(sources) for _ in files]
@@ -166,9 +155,34 @@ def read_pool(
         lost = report.dropped + report.unreadable
         raise PoolError(
             f"none of the {report.read} rows of {', '.join(source.name for source in all_sources)} can be selected: "
-            f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. Check mig_labels and mig_score."
+            f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. "
+            "Check mig_labels, mig_score, and the columns and tags of the entry."
         )
     return _assemble(all_sources, entry_indices, parts, report)
+
+
+def _index_entry(
+    entry: PoolEntry,
+    sources: Sequence[RowSource],
+    file_hashes: Sequence[Sequence[str]],
+    judge: RowJudge,
+    cache: IndexCache,
+    readers: Readers,
+) -> list[FileIndex]:
+    """Index the files of an entry; where the host would train on no row, say what is wrong with the entry."""
+    parts: list[FileIndex] = []
+    for source, hashes in zip(sources, file_hashes, strict=True):
+        try:
+            parts.append(cache.get(source, hashes, judge, readers))
+        except UnreadableRowError as error:
+            if judge.stage is not None and (message := explain_entry(entry, source, judge.stage)):
+                raise PoolError(message) from error
+            raise
+    if judge.stage is not None and not any(len(part.scores) for part in parts):
+        messages = [explain_entry(entry, source, judge.stage) for source in sources]
+        if messages[0] is not None and None not in messages:
+            raise PoolError(messages[0])
+    return parts
 
 
 def _inside_split(entry: PoolEntry, parts: Sequence[FileIndex]) -> list[FileIndex]:

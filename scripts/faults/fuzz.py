@@ -111,7 +111,7 @@ def _read(path: Path, made: Input, on_bad_row: Literal["error", "skip"], cache: 
         contents = [[[hashes.file(file) for file in source.files] for source in sources[0]]]
         judge = RowJudge(made.labels, _stored_numbers(made.score))
         return read_pool(
-            [entry], sources, contents, judge, on_bad_row, lambda num_bytes: None, IndexCache(cache, hashes)
+            [entry], sources, contents, [judge], on_bad_row, lambda num_bytes: None, IndexCache(cache, hashes)
         )
     except MigSelectorError as error:
         return str(error)

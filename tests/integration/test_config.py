@@ -203,6 +203,7 @@ def test_the_keys_of_the_host_have_its_defaults():
         interleave_shares=(),
         seed=42,
         model_name_or_path=None,
+        stage="sft",
         do_train=False,
         only_evaluates=False,
         cache_dir=None,
@@ -213,7 +214,7 @@ def test_the_keys_of_the_host_have_its_defaults():
 
 @pytest.mark.llamafactory
 def test_the_defaults_are_those_of_the_host():
-    from llamafactory.hparams import DataArguments
+    from llamafactory.hparams import DataArguments, FinetuningArguments
 
     ours = HostArguments.read({"dataset": "pool"})
     theirs = DataArguments(dataset="pool")
@@ -221,6 +222,7 @@ def test_the_defaults_are_those_of_the_host():
     assert ours.dataset_dir == theirs.dataset_dir
     assert (ours.tokenized_path, ours.max_samples) == (theirs.tokenized_path, theirs.max_samples)
     assert ours.mix_strategy == theirs.mix_strategy
+    assert ours.stage == FinetuningArguments().stage
 
 
 def test_the_keys_of_the_host_are_read_typed():
@@ -236,6 +238,7 @@ def test_the_keys_of_the_host_are_read_typed():
             "interleave_probs": "0.5,0.5",
             "max_samples": 100,
             "do_train": True,
+            "stage": "dpo",
             "cache_dir": "/cache",
             "hf_hub_token": "t",
         }
@@ -245,7 +248,7 @@ def test_the_keys_of_the_host_are_read_typed():
     assert (found.output_dir, found.tokenized_path) == (Path("saves/x"), Path("tok"))
     assert found.overwrite_output_dir is found.interleave_probs is found.do_train is True
     assert found.interleave_shares == (0.5, 0.5)
-    assert found.max_samples == 100
+    assert (found.max_samples, found.stage) == (100, "dpo")
 
 
 def test_the_keys_of_the_host_are_read_from_strings():
@@ -286,6 +289,12 @@ def test_a_run_only_evaluates_where_training_is_off_or_something_else_is_asked_f
 @pytest.mark.parametrize("value", ["many", 1.5, -1, [1]])
 def test_other_keys_of_the_host_are_not_checked(value):
     assert HostArguments.read({"dataset": "a", "max_samples": value, "learning_rate": "x"}).max_samples is None
+
+
+@pytest.mark.parametrize("stage", ["stf", "SFT", "", 3, ["sft"]])
+def test_an_unknown_stage_is_an_error(stage):
+    with pytest.raises(ArgumentError, match=r"stage: .* must be one of pt, sft, rm, ppo, dpo, kto\."):
+        HostArguments.read({"dataset": "pool", "stage": stage})
 
 
 @pytest.mark.parametrize("dataset", [None, "", [], " , "])

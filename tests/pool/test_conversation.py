@@ -13,6 +13,7 @@ from mig_selector.pool.conversation import Exchange, Turn, as_exchange, read_tur
 ALPACA = {"columns": {"prompt": "instruction", "query": "input", "response": "output"}}
 HISTORY = {"columns": {**ALPACA["columns"], "history": "past", "system": "system"}}
 OPENAI_TAGS = {**TAGS, "observation_tag": "tool", "function_tag": "call"}
+ALL_TAGS = {**SHAREGPT, "tags": OPENAI_TAGS}
 OPENAI = {"formatting": "openai", "columns": {"messages": "messages", "system": "sys"}, "tags": OPENAI_TAGS}
 PLAIN_SHAREGPT = {"formatting": "sharegpt"}
 RANKED = {"chosen": "chosen", "rejected": "rejected"}
@@ -69,13 +70,13 @@ def read_as_host(row, raw):
     if not out["_prompt"] or replies is None:
         return None  # the host skips such a row when it tokenises
     messages = [*out["_prompt"], *replies]
-    if not all(isinstance(message["content"], str) for message in messages):
-        return None
     system = out["_system"] or ""
     if layout.formatting == "openai":
         system = system.removesuffix(THINKING).removesuffix("\n")
     turns = [("system", system)] if system else []
-    return turns + [(SIDES[message["role"]], message["content"]) for message in messages]
+    # What is not a string breaks the host where it uses it, so that such a row is not kept at that stage.
+    contents = [message["content"] if isinstance(message["content"], str) else "" for message in messages]
+    return turns + [(SIDES[message["role"]], text) for message, text in zip(messages, contents, strict=True)]
 
 
 def read_as_ours(row, raw):
@@ -192,29 +193,28 @@ FAULTS = {
     "no messages": ({}, SHAREGPT, "dialogs must be a list of messages, got null"),
     "no list": ({"dialogs": "hi"}, SHAREGPT, "dialogs must be a list of messages, got the string 'hi'"),
     "an empty list": ({"dialogs": []}, SHAREGPT, "has no messages"),
-    "no object": ({"dialogs": ["hi"]}, SHAREGPT, "message 0 must be an object, got the string 'hi'"),
-    "no role": ({"dialogs": [{"content": "a"}]}, SHAREGPT, "role of message 0 must be a string, got null"),
-    "no content": (
-        {"dialogs": [{"role": "system", "content": "s"}, {"role": "user", "content": 3}]},
-        SHAREGPT,
-        "content of message 1 must be a string, got the number 3",
-    ),
+    "no object": ({"dialogs": ["hi"]}, SHAREGPT, "a message that must be an object, got the string 'hi'"),
+    "no role": ({"dialogs": [{"content": "a"}]}, ALL_TAGS, "a role that is not one of the entry's tags"),
     "a stranger": (
         {"dialogs": [{"role": "x", "content": "a"}]},
         SHAREGPT,
-        "message with role 'x', which is not one of",
+        "has a role that is not one of the entry's tags",
     ),
     "the wrong side": (
         {"dialogs": dialog("a")["dialogs"] * 2},
         SHAREGPT,
-        "has turn 1 from the user, where the assistant's is expected",
+        "has turns that do not alternate between user and assistant, the user first",
     ),
-    "no reply": (dialog("a", "b", "c"), SHAREGPT, "has 3 turns, so the user speaks last"),
-    "a ranked row with a reply": (dialog("a", "b"), {**SHAREGPT, "ranking": True}, "so the assistant speaks last"),
-    "a chosen question": (
+    "no reply": (dialog("a", "b", "c"), SHAREGPT, "has an odd number of turns, so that the user speaks last"),
+    "a ranked row with a reply": (
+        dialog("a", "b"),
+        {**SHAREGPT, "ranking": True},
+        "has an even number of turns, but the user must speak last where the replies are in columns of their own",
+    ),
+    "a reply from nobody": (
         {**dialog("a"), "chosen": dialog("b")["dialogs"][0], "rejected": {}},
-        {**SHAREGPT, "columns": {"messages": "dialogs", **RANKED}, "ranking": True},
-        "has a chosen reply that is not from the assistant",
+        {**ALL_TAGS, "columns": {"messages": "dialogs", **RANKED}, "ranking": True},
+        "has a reply in rejected with a role that is not one of the entry's tags, got null",
     ),
     "a ranked row without a pair": (
         {**dialog("a"), "chosen": dialog("b")["dialogs"][0]},
@@ -224,14 +224,13 @@ FAULTS = {
     "calls that are none": (
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"x": 1}]}]},
         OPENAI,
-        "tool_calls must be a list of objects with a function, got a list",
+        "has tool_calls that must be a list of objects with a function, got a list",
     ),
     "a number asked": ({"instruction": 3}, ALPACA, "instruction must be a string, got the number 3"),
-    "a number answered": ({"instruction": "a", "output": 3}, ALPACA, "output must be a string, got the number 3"),
     "history of one": (
         {"instruction": "a", "past": [["q"]]},
         HISTORY,
-        "item of past must be a pair of strings, got a list",
+        "past must be a list of pairs of strings, got a list",
     ),
     "another layout": ({}, {"formatting": "poem"}, "has formatting 'poem'; only alpaca, sharegpt and openai"),
 }

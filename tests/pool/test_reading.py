@@ -29,7 +29,9 @@ def read_entries(entries, judge, on_bad_row="error", on_bytes=lambda count: None
     sources = [open_sources(entry) for entry in entries]
     hashes = ContentHashes(cache)
     file_hashes = contents_of(sources, hashes)
-    return read_pool(entries, sources, file_hashes, judge, on_bad_row, on_bytes, IndexCache(cache, hashes))
+    return read_pool(
+        entries, sources, file_hashes, [judge] * len(entries), on_bad_row, on_bytes, IndexCache(cache, hashes)
+    )
 
 
 @pytest.fixture

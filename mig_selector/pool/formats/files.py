@@ -14,6 +14,7 @@ from mig_selector.pool.formats.json_array import JsonArraySource, holds_array
 from mig_selector.pool.formats.json_lines import JsonLinesSource
 from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.formats.row_source import RowSource
+from mig_selector.pool.formats.whole_faults import check_encoding, check_rows_are_not_wrapped, check_separator
 
 
 _FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "arrow": "arrow", "csv": "csv"}
@@ -29,7 +30,8 @@ def open_sources(entry: PoolEntry) -> list[RowSource]:
         At least one source; no rows are read yet, but a dataset on a hub is downloaded.
 
     Raises:
-        PoolError: A file is missing, empty, or of a type that the host or this plugin cannot read.
+        PoolError: A file is missing, empty, wrong as a whole (see `whole_faults`), or of a type that the host or this
+            plugin cannot read.
     """
     if isinstance(entry.source, HubSource):
         return [HubTable(entry.source, entry.split, entry.source.repository)]
@@ -45,10 +47,10 @@ def open_sources(entry: PoolEntry) -> list[RowSource]:
                 f"({', '.join(sorted(formats))}); "
                 "LLaMA-Factory reads a folder only if all its files are of one type."
             )
-        return [_open(file, f"{name.rstrip('/')}/{file.name}", _format(entry, file)) for file in files]
+        return [_open(entry, file, f"{name.rstrip('/')}/{file.name}") for file in files]
     if not os.path.lexists(path):
         raise PoolError(f"dataset {entry.name!r}: the file {path} does not exist.")
-    return [_open(path, name, _format(entry, path))]
+    return [_open(entry, path, name)]
 
 
 def _format(entry: PoolEntry, path: Path) -> str:
@@ -62,18 +64,25 @@ def _format(entry: PoolEntry, path: Path) -> str:
     return _FORMATS[ending]
 
 
-def _open(path: Path, name: str, file_format: str) -> RowSource:
+def _open(entry: PoolEntry, path: Path, name: str) -> RowSource:
+    file_format = _format(entry, path)
     if not path.is_file():
         raise PoolError(f"{path} is not a readable file but a folder, a pipe, a device or a broken link.")
     if path.stat().st_size == 0:
         raise PoolError(f"{path} is empty; a pool needs at least one row.")
     name = name.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid UTF-8
+    if file_format in ("json", "csv"):
+        check_encoding(path, name)
     match file_format:
         case "json":  # by content, not by ending: the host reads either from both endings
-            return JsonArraySource(path, name) if holds_array(path) else JsonLinesSource(path, name)
+            if holds_array(path):
+                return JsonArraySource(path, name)
+            check_rows_are_not_wrapped(path, name, set(entry.columns.values()))
+            return JsonLinesSource(path, name)
         case "parquet":
             return ParquetSource(path, name)
         case "arrow":
             return ArrowSource(path, name)
         case _:
+            check_separator(path, name)
             return CsvSource(path, name)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mig_selector.pool.formats.parquet_leaves import ShapeLeaves, find_shape_leaves
 from mig_selector.pool.formats.row_source import BATCH_ROWS, Span
-from mig_selector.pool.formats.tables import LEAF_ROWS, TableSource, names_among
+from mig_selector.pool.formats.tables import LEAF_ROWS, LeafBatch, TableSource, check_batch, names_among
+from mig_selector.pool.leaves.arrow import take_rows
 from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
@@ -73,13 +77,27 @@ class ParquetSource(TableSource):
                         start += batch.num_rows
                 start = end
 
-    def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
+    def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[LeafBatch]:
         # Parquet stores each leaf of a nested column on its own, and a dotted name selects the leaves below it: of
-        # `annotation.deita.quality_scores` neither the siblings nor the conversation of the row are read.
+        # `annotation.deita.quality_scores` neither the siblings nor the conversation of the row are read. Of the
+        # conversation the roles are read; whether a content is null is known from the statistics of the row group.
         wanted = [".".join(path) for path in decoder.wanted]
         with self._open() as file:
             for group in range(span.start, span.stop):  # pyarrow cannot read nested dictionaries across row groups
-                yield from _read_group(file, group, wanted, LEAF_ROWS)
+                leaves = ShapeLeaves() if decoder.shapes is None else find_shape_leaves(file, group, decoder.shapes)
+                rows = _WholeRows(partial(self._whole_batches, group, decoder.columns))
+                start = 0
+                for batch in _read_group(file, group, [*wanted, *leaves.columns], LEAF_ROWS):
+                    yield LeafBatch(batch, leaves.known_texts, partial(rows.read, start))
+                    start += batch.num_rows
+
+    def _whole_batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with self._open() as file:
+            start = 0
+            for batch in _read_group(file, group, _present(file, columns), BATCH_ROWS):
+                check_batch(batch, start)
+                yield batch
+                start += batch.num_rows
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
@@ -90,6 +108,29 @@ class ParquetSource(TableSource):
 def _check_declared(what: str, number: int, limit: int) -> None:
     if number > limit:
         raise ValueError(f"it declares {number:,} {what}, more than a file of its size can hold in earnest")
+
+
+class _WholeRows:
+    """Rows of a row group with some whole columns, read in ascending order."""
+
+    def __init__(self, open_batches: Callable[[], Iterator[pa.RecordBatch]]) -> None:
+        self._open_batches = open_batches
+        self._batches = open_batches()
+        self._batch, self._start, self._end = pa.record_batch({}), 0, 0
+
+    def read(self, start: int, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Read rows whose indices count from row `start` of the group."""
+        wanted, taken, found = [start + row for row in rows], 0, list[dict[str, Any]]()
+        if wanted[0] < self._start:
+            self._batches, self._start, self._end = self._open_batches(), 0, 0
+        while taken < len(wanted):
+            while wanted[taken] >= self._end:
+                self._batch = next(self._batches)
+                self._start, self._end = self._end, self._end + self._batch.num_rows
+            until = bisect_left(wanted, self._end, taken)
+            found += take_rows(self._batch, [row - self._start for row in wanted[taken:until]])
+            taken = until
+        return found
 
 
 def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:

@@ -6,20 +6,32 @@ import contextlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.formats.row_source import OnBytes, Span
-from mig_selector.pool.leaves.arrow import take_leaves
+from mig_selector.pool.leaves.arrow import WholeRows, take_leaves
 from mig_selector.pool.leaves.batch import Leaves, Numbering
 from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
 LEAF_ROWS = 65_536
 """Rows in a batch of leaves. Batches of whole rows are smaller (`BATCH_ROWS`), because a row can be long."""
+
+
+@dataclass(frozen=True)
+class LeafBatch:
+    """A record batch with what a scan looks at."""
+
+    batch: pa.RecordBatch
+    known_texts: Collection[str] = ()
+    """See `take_leaves`."""
+    read_whole: WholeRows | None = None
+    """Reads rows of the batch with all columns that training reads; None if the batch has them."""
 
 
 class TableSource(ABC):
@@ -41,11 +53,12 @@ class TableSource(ABC):
         start = 0
         with self._wrapped_errors():
             share = span.size / max(self._num_rows(span), 1)
-            for whole in self._leaf_batches(span, decoder):
-                _check(whole, start)
-                for offset in range(0, whole.num_rows, LEAF_ROWS):
-                    batch = whole.slice(offset, LEAF_ROWS)
-                    yield take_leaves(batch, decoder, numbering, start)
+            for part in self._leaf_batches(span, decoder):
+                check_batch(part.batch, start)
+                for offset in range(0, part.batch.num_rows, LEAF_ROWS):
+                    batch = part.batch.slice(offset, LEAF_ROWS)
+                    read_whole = part.read_whole and _shifted(part.read_whole, offset)
+                    yield take_leaves(batch, decoder, numbering, start, part.known_texts, read_whole)
                     start += batch.num_rows
                     on_bytes(int(share * batch.num_rows))
 
@@ -70,7 +83,7 @@ class TableSource(ABC):
             for start, batch in self._batches_with(source_rows, columns):
                 end = bisect_left(source_rows, start + batch.num_rows, taken)
                 if end > taken:
-                    _check(batch, start)
+                    check_batch(batch, start)
                     within_batch = [row - start for row in source_rows[taken:end]]
                     yield batch.take(pa.array(within_batch, pa.int64()))
                 taken = end
@@ -103,13 +116,17 @@ class TableSource(ABC):
             yield start, batch
             start += batch.num_rows
 
-    def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a span with at least the values at the decoder's paths."""
+    def _leaf_batches(self, span: Span, decoder: LeafDecoder) -> Iterator[LeafBatch]:
+        """Yield the rows of a span with at least the values at the decoder's paths and what makes their shape."""
         del span
-        return self._batches(decoder.columns)
+        return map(LeafBatch, self._batches(decoder.columns))
 
 
-def _check(batch: pa.RecordBatch, start: int) -> None:
+def _shifted(read: WholeRows, offset: int) -> WholeRows:
+    return lambda rows: read([offset + row for row in rows])
+
+
+def check_batch(batch: pa.RecordBatch, start: int) -> None:
     """Validate column names, offsets and UTF-8: Arrow reads a damaged file as it is, and may crash on it later."""
     for name, times in Counter(batch.schema.names).items():
         if times > 1:

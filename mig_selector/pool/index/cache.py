@@ -8,6 +8,7 @@ from pathlib import Path
 from mig_selector.errors import PoolError, RegistrationError
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.file_index import FileIndex
+from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.parallel import Readers
 from mig_selector.pool.index.serialization import read_index, write_index
 from mig_selector.store.files import is_writable, locked, remove_leftovers
@@ -15,7 +16,7 @@ from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
-_INDEX_VERSION = 3
+_INDEX_VERSION = 4
 """Raised when the same bytes would give other rows, labels or scores than before, or are stored in another layout."""
 
 
@@ -27,24 +28,25 @@ class IndexCache:
         self._folder = cache_dir / "pools"
         self._hashes = hashes
 
-    def get(self, source: RowSource, file_hashes: Sequence[str], readers: Readers) -> FileIndex:
+    def get(self, source: RowSource, file_hashes: Sequence[str], judge: RowJudge, readers: Readers) -> FileIndex:
         """Return the index of a file: from the cache, or by a scan.
 
         Args:
             source: The file.
             file_hashes: Content hashes of its `files`, taken when the run began.
+            judge: Decides what becomes of a row.
             readers: Scan the file if it is not in the cache.
 
         Raises:
             RegistrationError: The file has to be scanned, and the cache cannot be written.
-            PoolError: A row is unreadable and `readers` stop at such rows, the file cannot be read, or its content no
-                longer has the given hashes.
+            UnreadableRowError: A row is unreadable and `readers` stop at such rows.
+            PoolError: The file cannot be read, or its content no longer has the given hashes.
         """
         identity = {
             "version": _INDEX_VERSION,
             "kind": source.kind,
             "content": file_hashes,
-            **readers.judge.identity,
+            **judge.identity,
         }
         key = fingerprint_of(identity)
         path = self._folder / f"{key[:32]}.parquet"
@@ -57,7 +59,7 @@ class IndexCache:
                         f"{source.name}; give another folder."
                     )
                 remove_leftovers(path)
-                write_index(path, self._scan(source, file_hashes, readers), key)
+                write_index(path, self._scan(source, file_hashes, judge, readers), key)
                 index = read_index(path, key)
             else:
                 readers.on_bytes(source.size)
@@ -67,9 +69,11 @@ class IndexCache:
             _refuse_unreadable(source, index, 0)
         return index
 
-    def _scan(self, source: RowSource, file_hashes: Sequence[str], readers: Readers) -> Iterator[FileIndex]:
+    def _scan(
+        self, source: RowSource, file_hashes: Sequence[str], judge: RowJudge, readers: Readers
+    ) -> Iterator[FileIndex]:
         lines = rows = 0
-        for part in readers.index_spans(source):
+        for part in readers.index_spans(source, judge):
             if readers.stop_at_unreadable:
                 _refuse_unreadable(source, part, lines)
             lines, rows = lines + part.tally.lines, rows + part.tally.rows
@@ -95,9 +99,13 @@ def check_unchanged(source: RowSource, file_hashes: Sequence[str], hashes: Conte
             raise PoolError(f"{source.name} was changed while it was in use; run again once the file is complete.")
 
 
+class UnreadableRowError(PoolError):
+    """A row is unreadable, and such rows are not skipped."""
+
+
 def _refuse_unreadable(source: RowSource, index: FileIndex, lines_before: int) -> None:
     for line, reason in index.tally.listed[:1]:
-        raise PoolError(
+        raise UnreadableRowError(
             f"{source.name}:{lines_before + line}: {reason}. "
             "Fix the row, or set mig_on_bad_row: skip to count and skip such rows."
         )

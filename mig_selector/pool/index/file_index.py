@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.pool.formats.row_source import OnBytes, RowSource, Span
-from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.index.judge import Judgement, RowJudge
 from mig_selector.pool.leaves.batch import Leaves, Numbering, Ragged
-from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
@@ -102,11 +101,12 @@ def index_span(
     Returns:
         The kept rows, and what became of the others.
     """
-    numbering, tally = Numbering(), Tally()
+    numbering, tally, decoder = Numbering(), Tally(), judge.decoder()
     batches: list[FileIndex] = []
     with _paused_garbage_collection():
-        for leaves in source.scan(span, LeafDecoder(judge.paths), numbering, on_bytes):
-            batches.append(_index_batch(leaves, judge, numbering, tally, stop_at_unreadable))
+        for leaves in source.scan(span, decoder, numbering, on_bytes):
+            judgement = judge.judge_all(leaves, decoder.shapes)
+            batches.append(_index_batch(leaves, judge, judgement, numbering, tally, stop_at_unreadable))
             if stop_at_unreadable and tally.unreadable:
                 break
     return _join(batches, list(numbering), tally)
@@ -125,10 +125,17 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 
 def _index_batch(
-    leaves: Leaves, judge: RowJudge, numbering: Numbering, tally: Tally, stop_at_unreadable: bool
+    leaves: Leaves,
+    judge: RowJudge,
+    judgement: Judgement,
+    numbering: Numbering,
+    tally: Tally,
+    stop_at_unreadable: bool,
 ) -> FileIndex:
-    """Judge a batch of rows, add them to `tally`, and index those that are kept; `numbering` has their label names."""
-    judgement = judge.judge_all(leaves)
+    """Judge the unclear rows of a batch, add all to `tally`, and index those that are kept.
+
+    `numbering` has the names of their labels.
+    """
     is_kept, scores, labels = judgement.is_kept, judgement.scores, leaves.labels
     tally.dropped.update(judgement.dropped)
     # Rows that the arrays do not fully describe, or that have a fault to report, are judged one by one.

@@ -1,7 +1,8 @@
-"""Where the labels and the score of a row are, and what they must be.
+"""Where the labels and the score of a row are, what they must be, and whether the host trains on the row.
 
 A value that is missing, null or an empty list is *absent*, also where its path ends early: the row is dropped and
-counted. A value of the wrong type or out of range makes the row *unreadable*.
+counted. A value of the wrong type or out of range makes the row *unreadable*. What becomes of a row that has all it
+needs is up to `judge_row`: it is dropped where the host drops it, and unreadable where the host would break.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.pool.entry import Layout
 from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.pool.leaves.batch import Leaves, Ragged
-from mig_selector.pool.leaves.decoder import describe_kind
+from mig_selector.pool.leaves.decoder import LeafDecoder, describe_kind
+from mig_selector.pool.leaves.shapes import Shape, Shapes
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
+from mig_selector.pool.training import Stage, judge_row
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,13 @@ class RowJudge:
     """Turns the values of a row into labels and a score, or says why the row has none."""
 
     def __init__(
-        self, labels: str | None, numbers: StoredNumbers | None = None, *, required: Sequence[str] = ()
+        self,
+        labels: str | None,
+        numbers: StoredNumbers | None = None,
+        *,
+        required: Sequence[str] = (),
+        layout: Layout | None = None,
+        stage: Stage = "sft",
     ) -> None:
         """Set what a selection needs of a row.
 
@@ -47,6 +57,8 @@ class RowJudge:
             labels: Path of the labels; None if none are needed.
             numbers: The numbers that make the score; None if no score is stored.
             required: Paths at which a row must also have numbers, of either sign; they are not used here.
+            layout: How the host reads the rows; None if they need not be such that it trains on them.
+            stage: The stage of training.
         """
         numbers = numbers or StoredNumbers()
         self._labels, self._numbers = labels, numbers
@@ -55,40 +67,71 @@ class RowJudge:
         self._number_paths = (*numbers.paths, *self._required)
         self._lowest = [-math.inf if numbers.is_signed else 0.0] * self._num_scores + [-math.inf] * len(self._required)
         self.paths: tuple[str | None, ...] = (labels, *self._number_paths)
+        self._layout, self._stage = layout, stage
+        self._verdicts: dict[Shape, Dropped | Unreadable | None] = {}
         self._lacks = (f"no labels at {labels}", *(f"no score at {path}" for path in self._number_paths))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the verdicts, for fingerprints: the arguments of an equal judge."""
-        return {"labels": self._labels, "numbers": self._numbers.identity, "required": self._required}
+        trained = None if self._layout is None else {"layout": self._layout.identity, "stage": self._stage}
+        return {
+            "labels": self._labels,
+            "numbers": self._numbers.identity,
+            "required": self._required,
+            "trained": trained,
+        }
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> RowJudge:
         """Make the judge that has this identity; for worker processes, which get it as JSON."""
         numbers = {**identity["numbers"], "paths": tuple(identity["numbers"]["paths"])}
-        return cls(identity["labels"], StoredNumbers(**numbers), required=identity["required"])
+        trained = identity["trained"]
+        return cls(
+            identity["labels"],
+            StoredNumbers(**numbers),
+            required=identity["required"],
+            layout=None if trained is None else Layout(**trained["layout"]),
+            stage="sft" if trained is None else trained["stage"],
+        )
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage of training; None if rows need not be such that the host trains on them."""
+        return None if self._layout is None else self._stage
+
+    def decoder(self) -> LeafDecoder:
+        """Return a decoder of what the judge looks at."""
+        return LeafDecoder(self.paths, None if self._layout is None else Shapes(self._layout))
 
     @property
     def _joins_products(self) -> bool:
         return self._numbers.join != "mean"
 
     def judge(self, values: tuple[Any, ...]) -> tuple[list[str], float] | Dropped | Unreadable:
-        """Judge the values at `paths`; the score is NaN where none is stored."""
-        labels, *scores = values
+        """Judge the values that a decoder returns; the score is NaN where none is stored."""
+        labels, *scores = values[: len(self.paths)]
         fault = self._label_fault(labels)
         for path, value, lowest in zip(self._number_paths, scores, self._lowest, strict=True):
             fault = fault or _score_fault(path, value, lowest)
         if fault:
             return Unreadable(fault)
-        for wanted, lack, value in zip(self.paths, self._lacks, values, strict=True):
+        for wanted, lack, value in zip(self.paths, self._lacks, values, strict=False):
             if wanted is not None and (value is None or value == []):
                 return Dropped(lack)
-        return self._with_score(labels or [], [_floats(value) for value in scores[: self._num_scores]])
+        found = self._with_score(labels or [], [_floats(value) for value in scores[: self._num_scores]])
+        if self._layout is None or isinstance(found, Unreadable):
+            return found
+        return judge_row(values[-1], self._layout, self._stage) or found
 
-    def judge_all(self, leaves: Leaves) -> Judgement:
+    def judge_all(self, leaves: Leaves, shapes: Shapes | None = None) -> Judgement:
         """Judge all rows that the arrays fully describe at once, each as `judge` would.
 
         Rows with a fault are left to `judge`, which describes it: they are rare, and the arrays stay simple.
+
+        Args:
+            leaves: The rows.
+            shapes: What the numbers of their shapes mean; None if the judge has no layout.
         """
         is_clear = leaves.is_plain & ~_has_bad_number(leaves, self._lowest)
         is_kept, dropped = is_clear.copy(), Counter[str]()
@@ -107,7 +150,33 @@ class RowJudge:
         scores = [numbers.take(is_kept) for numbers in leaves.scores[: self._num_scores]]
         totals[is_kept] = self._total_scores(scores, int(is_kept.sum()))
         is_faulty |= np.isinf(totals)
+        if shapes is not None and leaves.shapes is not None:
+            self._judge_shapes(leaves.shapes, shapes, is_kept, is_faulty, dropped)
         return Judgement(is_kept & ~is_faulty, totals, dropped, np.flatnonzero(~is_clear | is_faulty))
+
+    def _judge_shapes(
+        self,
+        numbers: NDArray[np.int32],
+        shapes: Shapes,
+        is_kept: NDArray[np.bool_],
+        is_faulty: NDArray[np.bool_],
+        dropped: Counter[str],
+    ) -> None:
+        """Drop rows with shapes that the host drops, and mark as faulty those at which it would break."""
+        verdicts = [self._verdict_on(shape, shapes) for shape in shapes.seen]
+        is_dropped = np.array([isinstance(verdict, Dropped) for verdict in verdicts] or [False])
+        is_unreadable = np.array([isinstance(verdict, Unreadable) for verdict in verdicts] or [False])
+        is_faulty |= is_kept & is_unreadable[numbers]
+        counts = np.bincount(numbers[is_kept & ~is_faulty & is_dropped[numbers]], minlength=len(verdicts))
+        for verdict, count in zip(verdicts, counts.tolist(), strict=True):
+            if isinstance(verdict, Dropped) and count:
+                dropped[verdict.reason] += count
+        is_kept &= ~is_dropped[numbers]
+
+    def _verdict_on(self, shape: Shape, shapes: Shapes) -> Dropped | Unreadable | None:
+        if shape not in self._verdicts and self._layout is not None:
+            self._verdicts[shape] = judge_row(shapes.example(shapes[shape]), self._layout, self._stage)
+        return self._verdicts[shape]
 
     def _total_scores(self, scores: list[Ragged], count: int) -> NDArray[np.float64]:
         """Return the scores of `count` rows that have all they need."""

@@ -56,16 +56,15 @@ class Readers:
     The processes start with the first file that has several spans, and end with the `with` block.
     """
 
-    def __init__(self, pool_bytes: int, judge: RowJudge, on_bytes: OnBytes, *, stop_at_unreadable: bool) -> None:
+    def __init__(self, pool_bytes: int, on_bytes: OnBytes, *, stop_at_unreadable: bool) -> None:
         """Choose the number of processes; none is started yet.
 
         Args:
             pool_bytes: Approximate total size of the files.
-            judge: Decides what becomes of a row.
             on_bytes: Called with the number of bytes read since the last call.
             stop_at_unreadable: Stop the scan of a span at its first unreadable row.
         """
-        self.judge, self.on_bytes, self.stop_at_unreadable = judge, on_bytes, stop_at_unreadable
+        self.on_bytes, self.stop_at_unreadable = on_bytes, stop_at_unreadable
         cores = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
         self._processes = 1 if pool_bytes < _PARALLEL_BYTES else cores
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
@@ -80,8 +79,12 @@ class Readers:
         """Kill the processes, whatever they are doing."""
         self._running.close()
 
-    def index_spans(self, source: RowSource) -> Iterator[FileIndex]:
+    def index_spans(self, source: RowSource, judge: RowJudge) -> Iterator[FileIndex]:
         """Yield the indexes of the spans of a file, in order.
+
+        Args:
+            source: The file.
+            judge: Decides what becomes of a row.
 
         Raises:
             PoolError: The file cannot be read, or a reader process exited.
@@ -90,19 +93,19 @@ class Readers:
         spans = source.spans(min(_SPAN_BYTES, max(source.size // (2 * self._processes), _MIN_SPAN_BYTES)))
         if self._processes == 1 or len(spans) == 1 or source.kind not in _DIVISIBLE:
             for span in spans:
-                yield index_span(source, span, self.judge, self.on_bytes, stop_at_unreadable=self.stop_at_unreadable)
+                yield index_span(source, span, judge, self.on_bytes, stop_at_unreadable=self.stop_at_unreadable)
             return
-        for span, part in zip(spans, self._in_processes(source, spans), strict=True):
+        for span, part in zip(spans, self._in_processes(source, spans, judge), strict=True):
             yield part
             self.on_bytes(span.size)
 
-    def _in_processes(self, source: RowSource, spans: Sequence[Span]) -> Iterator[FileIndex]:
+    def _in_processes(self, source: RowSource, spans: Sequence[Span], judge: RowJudge) -> Iterator[FileIndex]:
         """Have the spans scanned by other processes."""
 
         def work(span: Span) -> FileIndex:
             worker = self._idle.get()
             try:
-                return worker.index(source, span, self.judge, stop_at_unreadable=self.stop_at_unreadable)
+                return worker.index(source, span, judge, stop_at_unreadable=self.stop_at_unreadable)
             finally:
                 self._idle.put(worker)
 

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mig_selector.pool.leaves.arrow_shapes import is_list, is_text, is_valid, lengths_of, take_shapes
 from mig_selector.pool.leaves.batch import Leaves, Numbering, Ragged
 from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.verdicts import Unreadable
 
 
+WholeRows: TypeAlias = Callable[[Sequence[int]], list[dict[str, Any]]]
+"""Reads rows of a batch, by ascending index."""
+
 _NO_VALUES = np.zeros(0)
 _MAX_VALUES = 1 << 22
 """Longest list of labels or scores of a row: converting a longer one to Python objects would take minutes."""
+_ROWS_AT_A_TIME = 256
 
 
-def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numbering, start: int) -> Leaves:
-    """Take the values at the decoder's paths.
+def take_leaves(
+    batch: pa.RecordBatch,
+    decoder: LeafDecoder,
+    numbering: Numbering,
+    start: int,
+    known_texts: Collection[str] = (),
+    read_whole: WholeRows | None = None,
+) -> Leaves:
+    """Take the values at the decoder's paths, and the shapes of the rows if they are wanted.
 
     Args:
         batch: n rows.
         decoder: Knows the paths; the first leads to labels, the others to scores.
         numbering: Gives the labels their ids.
         start: Number of rows before the batch.
+        known_texts: Columns that are not in the batch, or not with the contents of their messages: they are known to
+            be texts without nulls.
+        read_whole: Reads rows of the batch with all columns that training reads; None if the batch has them.
 
     Returns:
-        The leaves; a row with a value of an unexpected type at one of the paths is not plain.
+        The leaves; a row with a value of an unexpected type at one of the paths, or without a shape, is not plain.
     """
     label_path, *score_paths = decoder.paths
     is_plain = np.ones(batch.num_rows, np.bool_)  # the functions below clear it where a row needs a second look
@@ -38,32 +54,81 @@ def take_leaves(batch: pa.RecordBatch, decoder: LeafDecoder, numbering: Numberin
     for path in decoder.wanted:
         too_long |= _long_lists(_follow(batch, path))
     is_plain[list(too_long)] = False
+    labels = _labels(_follow(batch, label_path), numbering, is_plain)
+    scores = [_numbers(_follow(batch, path), is_plain) for path in score_paths]
+    shapes = None if decoder.shapes is None else take_shapes(batch, decoder.shapes, known_texts, is_plain)
     return Leaves(
-        labels=_labels(_follow(batch, label_path), numbering, is_plain),
-        scores=[_numbers(_follow(batch, path), is_plain) for path in score_paths],
+        labels=labels,
+        scores=scores,
         is_plain=is_plain,
-        of_row=lambda row: too_long.get(row) or _values(batch.slice(row, 1), decoder),
+        of_row=_Rows(batch, decoder, shapes, is_plain, too_long, read_whole or partial(take_rows, batch)).values,
         lines=np.arange(start + 1, start + batch.num_rows + 1),
         end_line=start + batch.num_rows,
+        shapes=shapes,
     )
 
 
 def _long_lists(leaf: pa.Array) -> dict[int, Unreadable]:
     """Return the rows whose list is too long."""
-    if not _is_list(leaf.type):
+    if not is_list(leaf.type):
         return {}
-    lengths = _lengths(leaf)
+    lengths = lengths_of(leaf)
     return {
         int(row): Unreadable(f"has a list of more than {_MAX_VALUES:,} values, got {lengths[row]:,}")
         for row in np.flatnonzero(lengths > _MAX_VALUES)
     }
 
 
-def _values(row: pa.RecordBatch, decoder: LeafDecoder) -> tuple[Any, ...] | Unreadable:
-    try:
-        return decoder.of_mapping(row.to_pylist()[0])
-    except (pa.ArrowException, ValueError, OverflowError) as error:  # a date beyond the year 9999, for one
-        return Unreadable(f"contains a value that cannot be read ({error})")
+def take_rows(batch: pa.RecordBatch, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Return rows of a batch, by index, as Python objects."""
+    taken: list[dict[str, Any]] = batch.take(pa.array(rows, pa.int64())).to_pylist()
+    return taken
+
+
+class _Rows:
+    """Single rows of a batch: those that are not plain are read whole, some at a time."""
+
+    def __init__(
+        self,
+        batch: pa.RecordBatch,
+        decoder: LeafDecoder,
+        shapes: NDArray[np.int32] | None,
+        is_plain: NDArray[np.bool_],
+        too_long: Mapping[int, Unreadable],
+        read: WholeRows,
+    ) -> None:
+        annotations = {path[0] for path in decoder.wanted}
+        self._batch = batch.select([name for name in batch.schema.names if name in annotations])
+        self._decoder, self._shapes, self._is_plain, self._read = decoder, shapes, is_plain, read
+        self._too_long = too_long
+        self._whole: dict[int, dict[str, Any]] = {}
+
+    def values(self, row: int) -> tuple[Any, ...] | Unreadable:
+        """Return the values of a row; rows are asked for in ascending order."""
+        if row in self._too_long:  # converting it to Python objects would take minutes
+            return self._too_long[row]
+        try:
+            if self._decoder.shapes is None or self._shapes is None:
+                return self._decoder.of_mapping(self._leaves(row))
+            if self._is_plain[row]:
+                *values, _ = self._decoder.of_mapping(self._leaves(row))
+                return self._decoder.of_shape((*values, int(self._shapes[row])))
+            return self._decoder.of_mapping(self._read_whole(row))
+        except (pa.ArrowException, ValueError, OverflowError) as error:  # a date beyond the year 9999, for one
+            return Unreadable(f"contains a value that cannot be read ({error})")
+
+    def _leaves(self, row: int) -> dict[str, Any]:
+        [leaves] = take_rows(self._batch, [row])
+        return leaves
+
+    def _read_whole(self, row: int) -> dict[str, Any]:
+        if row not in self._whole:
+            following = (row + np.flatnonzero(~self._is_plain[row:])[:_ROWS_AT_A_TIME]).tolist()
+            try:
+                self._whole = dict(zip(following, self._read(following), strict=True))
+            except (pa.ArrowException, ValueError, OverflowError):  # one of them cannot be read; is it this one?
+                self._whole = dict(zip([row], self._read([row]), strict=True))
+        return self._whole[row]
 
 
 def _follow(batch: pa.RecordBatch, path: Sequence[str] | None) -> pa.Array:
@@ -86,58 +151,38 @@ def _follow(batch: pa.RecordBatch, path: Sequence[str] | None) -> pa.Array:
 
 
 def _labels(leaf: pa.Array, numbering: Numbering, is_plain: NDArray[np.bool_]) -> Ragged:
-    if not _is_list(leaf.type) or not _is_string(leaf.type.value_type):
+    if not is_list(leaf.type) or not is_text(leaf.type.value_type):
         return _nothing(leaf, is_plain)
     texts = leaf.flatten()
     # Encoded as a dictionary, each distinct label becomes one Python string, however many rows have it.
     coded = (texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts).dictionary_encode()
     ids = numbering.of_all(coded.dictionary.to_pylist())
     codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    return _lists(_lengths(leaf), ids[codes] if len(ids) else np.zeros(len(codes)), texts, is_plain)
+    return _lists(lengths_of(leaf), ids[codes] if len(ids) else np.zeros(len(codes)), texts, is_plain)
 
 
 def _numbers(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
-    is_list = _is_list(leaf.type)
-    if not _is_number(leaf.type.value_type if is_list else leaf.type):
+    has_lists = is_list(leaf.type)
+    if not _is_number(leaf.type.value_type if has_lists else leaf.type):
         return _nothing(leaf, is_plain)
-    numbers = leaf.flatten() if is_list else leaf.drop_null()
+    numbers = leaf.flatten() if has_lists else leaf.drop_null()
     values = numbers.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
-    return _lists(_lengths(leaf) if is_list else _is_valid(leaf).astype(np.int64), values, numbers, is_plain)
+    return _lists(lengths_of(leaf) if has_lists else is_valid(leaf).astype(np.int64), values, numbers, is_plain)
 
 
 def _lists(lengths: NDArray[np.int64], values: NDArray[Any], array: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
     """Build the lists; a row with a null among the values of its list is not plain."""
     if array.null_count:
         owners = np.repeat(np.arange(len(lengths)), lengths)
-        is_plain[owners[~_is_valid(array)]] = False
+        is_plain[owners[~is_valid(array)]] = False
     return Ragged(np.cumsum(lengths) - lengths, lengths, values)
 
 
 def _nothing(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
     """Build empty lists for a column of an unexpected type: only the rows where it is null are plain."""
-    is_plain &= ~_is_valid(leaf)
+    is_plain &= ~is_valid(leaf)
     zeros = np.zeros(len(leaf), np.int64)
     return Ragged(zeros, zeros, _NO_VALUES)
-
-
-def _lengths(leaf: pa.Array) -> NDArray[np.int64]:
-    lengths: NDArray[np.int64] = pc.list_value_length(leaf).fill_null(0).to_numpy(zero_copy_only=False)
-    return lengths.astype(np.int64)
-
-
-def _is_valid(array: pa.Array) -> NDArray[np.bool_]:
-    is_valid: NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
-    return is_valid
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_string(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -63,10 +63,11 @@ class Leaves:
     scores: list[Ragged]
     """Numbers (float64) at each score path."""
     is_plain: NDArray[np.bool_]
-    """Whether the arrays hold all values of a row: its labels are strings or absent, its scores numbers or absent.
-    For other rows their content is undefined. Shape (n,)."""
+    """Whether the arrays hold all values of a row: its labels are strings or absent, its scores numbers or absent, and
+    it has a shape if shapes are wanted. For other rows their content is undefined. Shape (n,)."""
     of_row: Callable[[int], tuple[Any, ...] | Unreadable]
-    """Returns the values of one row as the file has them: for rows that are not plain, and for messages."""
+    """Returns the values of one row as the file has them, for rows that are not plain, and for messages. If shapes are
+    wanted, the row itself follows, or an example of its shape if it is plain."""
     lines: NDArray[np.int64]
     """Line (or row) number of each row, counted from 1 at the beginning of the scan. Shape (n,)."""
     end_line: int
@@ -75,6 +76,8 @@ class Leaves:
     """Where each row begins in its file, in formats whose rows are found by offset. Shape (n,)."""
     digests: NDArray[np.uint64] | None = None
     """64-bit hash of each row's text, to count duplicates; None for formats of which only some columns are read."""
+    shapes: NDArray[np.int32] | None = None
+    """Number of each row's shape in the decoder's `Shapes`; None if shapes are not wanted. Shape (n,)."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -153,8 +156,8 @@ class LeafBuilder:
         texts: Sequence[bytes | memoryview],
         lines: NDArray[np.int64],
     ) -> None:
-        """Add rows of labels and scores, each None if absent; for a row that is None `odd` returns the values."""
-        absent = (None,) * len(self._decoder.paths)
+        """Add rows of labels, scores and shapes; for a row that is None `odd` returns the values."""
+        absent = (None,) * len(self._decoder.paths) + ((0,) if self._decoder.shapes is not None else ())
         first = len(self._rows)
         self._rows += [absent if row is None else row for row in rows]
         self._odd.update({first + index: values for index, values in odd.items()})
@@ -163,20 +166,21 @@ class LeafBuilder:
 
     def build(self, end_line: int) -> Leaves:
         """Turn the collected rows into leaves, and begin the next batch; `end_line` lines have been read."""
-        rows, odd = self._rows, self._odd
-        columns = list(zip(*rows, strict=True)) or [()] * len(self._decoder.paths)
+        rows, odd, num_paths = self._rows, self._odd, len(self._decoder.paths)
+        columns = list(zip(*rows, strict=True)) or [()] * (num_paths + 1)
         labels = [row or () for row in columns[0]]
         is_plain = np.ones(len(rows), np.bool_)
         is_plain[list(odd)] = False
         leaves = Leaves(
             labels=Ragged.of_lists(labels, self._numbering.of_all(chain.from_iterable(labels))),
-            scores=[_numbers(column) for column in columns[1:]],
+            scores=[_numbers(column) for column in columns[1:num_paths]],
             is_plain=is_plain,
-            of_row=lambda row: odd[row]() if row in odd else rows[row],
+            of_row=lambda row: odd[row]() if row in odd else self._decoder.of_shape(rows[row]),
             lines=np.concatenate([np.zeros(0, np.int64), *self._lines]),
             end_line=end_line,
             byte_offsets=np.concatenate(self._byte_offsets) if self._byte_offsets else None,
             digests=np.array(self._digests, np.uint64),
+            shapes=None if self._decoder.shapes is None else np.array(columns[num_paths], np.int32),
         )
         self._rows, self._odd, self._digests, self._lines, self._byte_offsets = [], {}, [], [], []
         return leaves

@@ -1,4 +1,4 @@
-"""Decode from a JSON line only the values at some dotted paths."""
+"""Decode from a JSON line only the values at some dotted paths, and the shape of the row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from mig_selector.pool.leaves.json_shapes import ShapelessError, shape_reader, types_of_columns
+from mig_selector.pool.leaves.shapes import Shapes
 from mig_selector.pool.leaves.verdicts import Unreadable
 
 
@@ -27,55 +29,68 @@ _SCORE = list[float] | float | None
 class LeafDecoder:
     """Decodes only the values at some dotted paths of a JSON line, and checks the syntax of the whole line.
 
-    The first path leads to labels, the others to scores.
+    The first path leads to labels, the others to scores. If shapes are wanted, one more value follows: the number of
+    the row's shape where the row is plain, else the row itself.
     """
 
-    def __init__(self, paths: Sequence[str | None]) -> None:
+    def __init__(self, paths: Sequence[str | None], shapes: Shapes | None = None) -> None:
         """Build the decoder.
 
         Args:
             paths: Dotted paths; None stands for a value that is not wanted and always absent.
+            shapes: Numbers the shapes of the rows; None if they are not wanted.
         """
         self.paths = tuple(tuple(path.split(".")) if path is not None else None for path in paths)
         self.wanted = [path for path in self.paths if path is not None]
+        self.shapes = shapes
+        tree, columns = _tree(self.paths), types_of_columns(shapes) if shapes is not None else {}
         # Where one path runs through the value of another, a key would have to be a leaf and an object at once, which
-        # a struct type cannot express. All rows then take the slow path.
-        self._has_clash = any(
-            one[: len(other)] == other for one in self.wanted for other in self.wanted if one is not other
+        # a struct type cannot express; likewise where one begins at a column that decides the shape. All rows then
+        # take the slow path. So do those that never have a shape.
+        self._is_slow = (
+            any(one[: len(other)] == other for one in self.wanted for other in self.wanted if one is not other)
+            or not columns.keys().isdisjoint(tree)
+            or (shapes is not None and shapes.columns is None)
         )
-        tree = _tree(self.paths)
+        tree |= {} if self._is_slow else columns
         # Typed decoding: msgspec checks types while it parses, and makes no Python objects for the keys that the
         # struct type lacks. Most of a row is text that selection does not look at.
         self._decode = msgspec.json.Decoder(_record_type(tree)).decode
         self._leaves = [_attributes(tree, path) for path in self.paths]
         self._take = _take_all(self._leaves)
+        attributes = {column: f"f{index}" for index, column in enumerate(tree)}
+        self._shape = None if shapes is None or self._is_slow else shape_reader(shapes, attributes)
 
     @property
     def columns(self) -> list[str]:
-        """Top-level columns on the way to the paths."""
-        return list(dict.fromkeys(path[0] for path in self.wanted))
+        """Top-level columns on the way to the paths and, if shapes are wanted, those that training reads."""
+        trained = self.shapes.names if self.shapes is not None else []
+        return list(dict.fromkeys((*(path[0] for path in self.wanted), *trained)))
 
     def decode_plain(self, line: bytes | memoryview) -> tuple[Any, ...] | None:
-        """Return the labels and scores of a row, each None if absent; None instead where `decode` must look at it.
+        """Return the labels and scores of a row, each None if absent, and the number of its shape.
+
+        None where `decode` must look at the row.
 
         Args:
             line: JSON, known to be UTF-8: msgspec does not check the encoding of strings that it skips.
         """
-        if self._has_clash:
+        if self._is_slow:
             return None
         try:
             record = self._decode(line)
-        except (msgspec.MsgspecError, RecursionError):
+            shape = () if self._shape is None else (self._shape(record),)
+        except (msgspec.MsgspecError, RecursionError, ShapelessError):
             return None
         try:
-            return self._take(record)
+            return self._take(record) + shape
         except AttributeError:  # an object on the way is null or absent, where attrgetter cannot follow
-            return tuple(_follow(record, leaf) for leaf in self._leaves)
+            return (*(_follow(record, leaf) for leaf in self._leaves), *shape)
 
     def decode(self, line: bytes) -> tuple[Any, ...] | Unreadable:
         """Return the values at the paths, of any type and None if absent; or what is wrong with the row.
 
-        Slower than `decode_plain`: for rows with other types, NaN, huge integers or a fault to describe.
+        Slower than `decode_plain`: for rows with other types, NaN, huge integers, a fault to describe or no shape.
 
         Args:
             line: JSON; an empty one stands for a row longer than `MAX_ROW_BYTES`.
@@ -83,22 +98,36 @@ class LeafDecoder:
         if not line:
             return Unreadable(f"is longer than {MAX_ROW_BYTES >> 20} MiB")
         try:
-            record = parse_json(line.decode("utf-8"))
-            if has_lone_surrogate(record):
-                return LONE_SURROGATE
-        except UnicodeDecodeError as error:
-            return Unreadable(f"is not UTF-8 (byte {error.start + 1} of the line)")
-        except RecursionError:
-            return TOO_DEEP
-        except ValueError as error:
-            return Unreadable(f"is not valid JSON ({error})")
+            record = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            record = _decode_carefully(line)
+        if isinstance(record, Unreadable):
+            return record
         if not isinstance(record, dict):
             return Unreadable(f"must be a JSON object, got {describe_kind(record)}")
         return self.of_mapping(record)
 
     def of_mapping(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the values at the paths of a decoded row."""
-        return tuple(look_up(record, path) for path in self.paths)
+        """Return the values at the paths of a decoded row, and the row itself if shapes are wanted."""
+        values = tuple(look_up(record, path) for path in self.paths)
+        return values if self.shapes is None else (*values, record)
+
+    def of_shape(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the values of a plain row with an example of its shape in place of the number of the shape."""
+        return values if self.shapes is None else (*values[:-1], self.shapes.example(values[-1]))
+
+
+def _decode_carefully(line: bytes) -> Any:
+    """Decode a row that msgspec refuses, with NaN and huge numbers; or say what is wrong with it."""
+    try:
+        record = parse_json(line.decode("utf-8"))
+        return LONE_SURROGATE if has_lone_surrogate(record) else record
+    except UnicodeDecodeError as error:
+        return Unreadable(f"is not UTF-8 (byte {error.start + 1} of the line)")
+    except RecursionError:
+        return TOO_DEEP
+    except ValueError as error:
+        return Unreadable(f"is not valid JSON ({error})")
 
 
 def parse_json(text: str) -> Any:

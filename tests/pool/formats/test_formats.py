@@ -116,7 +116,7 @@ def read(entry, rule=RULE, on_bad_row="error"):
         hashes, sources = ContentHashes(Path(cache)), [open_sources(entry)]
         file_hashes = contents_of(sources, hashes)
         index_cache = IndexCache(Path(cache), hashes)
-        return read_pool([entry], sources, file_hashes, rule, on_bad_row, lambda count: None, index_cache)
+        return read_pool([entry], sources, file_hashes, [rule], on_bad_row, lambda count: None, index_cache)
 
 
 def summary(pool):

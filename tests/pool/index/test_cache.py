@@ -44,7 +44,7 @@ class CachedPool:
         entry = PoolEntry("pool", "sharegpt", {"messages": "d"}, {}, False, source, "train")
         hashes, sources = ContentHashes(self.cache), [open_sources(entry)]
         file_hashes, cache = contents_of(sources, hashes), IndexCache(self.cache, hashes)
-        return read_pool([entry], sources, file_hashes, judge_of("t", score), on_bad_row, on_bytes, cache)
+        return read_pool([entry], sources, file_hashes, [judge_of("t", score)], on_bad_row, on_bytes, cache)
 
     def age(self, seconds=100):
         """Make the file look older, so that its hash is remembered."""

@@ -40,8 +40,8 @@ class TestProcesses:
 
     def parts_of(self, source, seen):
         judge = judge_of("t", "s")
-        with parallel.Readers(source.size, judge, seen.append, stop_at_unreadable=False) as readers:
-            return list(readers.index_spans(source))
+        with parallel.Readers(source.size, seen.append, stop_at_unreadable=False) as readers:
+            return list(readers.index_spans(source, judge))
 
     def test_spans_come_in_order_and_make_up_the_whole(self, source):
         pool = source(bad_line=700)
@@ -54,7 +54,7 @@ class TestProcesses:
         assert sum(part.tally.rows for part in parts) == 1_000
 
     def strict_readers(self):
-        return parallel.Readers(10**9, judge_of("t", "s"), lambda n: None, stop_at_unreadable=True)
+        return parallel.Readers(10**9, lambda n: None, stop_at_unreadable=True)
 
     @pytest.fixture
     def readers(self, source):
@@ -64,15 +64,15 @@ class TestProcesses:
     def test_they_are_two_serve_several_files_and_end_with_the_block(self, source):
         with self.strict_readers() as readers:
             assert not children()
-            next(readers.index_spans(source()))
+            next(readers.index_spans(source(), judge_of("t", "s")))
             mine = children()
             assert len(mine) == 2
-            assert sum(len(part.scores) for part in readers.index_spans(source())) == 1_000
+            assert sum(len(part.scores) for part in readers.index_spans(source(), judge_of("t", "s"))) == 1_000
             assert children() == mine
         assert not children()
 
     def test_one_that_exits_early_is_an_error(self, readers, source):
-        parts = readers.index_spans(source())
+        parts = readers.index_spans(source(), judge_of("t", "s"))
         next(parts)
         for child in children():
             os.kill(int(child), signal.SIGKILL)
@@ -88,10 +88,10 @@ class TestProcesses:
         data[len(data) // 2 : len(data) // 2 + 100_000] = bytes(100_000)
         path.write_bytes(data)
         with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as Parquet"):
-            list(readers.index_spans(pool))
+            list(readers.index_spans(pool, judge_of("t", "s")))
         path.unlink()
         with pytest.raises(PoolError, match=r"pool\.parquet"):
-            list(readers.index_spans(pool))
+            list(readers.index_spans(pool, judge_of("t", "s")))
 
     def test_they_end_with_a_process_that_is_killed(self, source):
         pool = source()
@@ -102,8 +102,8 @@ class TestProcesses:
             "from mig_selector.pool.formats.json_lines import JsonLinesSource\n"
             "parallel._SPAN_BYTES = 4_000\n"
             "judge = RowJudge('t', StoredNumbers(('s',)))\n"
-            "readers = parallel.Readers(10**9, judge, lambda n: None, stop_at_unreadable=True)\n"
-            "parts = readers.index_spans(JsonLinesSource(Path(sys.argv[1]), 'p'))\n"
+            "readers = parallel.Readers(10**9, lambda n: None, stop_at_unreadable=True)\n"
+            "parts = readers.index_spans(JsonLinesSource(Path(sys.argv[1]), 'p'), judge)\n"
             "next(parts); print('reading', flush=True); sys.stdin.read()\n"
         )
         process = subprocess.Popen(
@@ -136,7 +136,7 @@ class TestProcesses:
     def test_one_core_reads_alone(self, source, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0})
         with self.strict_readers() as readers:
-            next(readers.index_spans(source()))
+            next(readers.index_spans(source(), judge_of("t", "s")))
             assert not children()
 
 

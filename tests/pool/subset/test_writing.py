@@ -42,7 +42,9 @@ class Work:
         sources = [open_sources(entry) for entry in self.entries]
         hashes = ContentHashes(folder / "cache")
         cache, file_hashes = IndexCache(folder / "cache", hashes), contents_of(sources, hashes)
-        self.pool = read_pool(self.entries, sources, file_hashes, judge, "error", lambda count: None, cache)
+        self.pool = read_pool(
+            self.entries, sources, file_hashes, [judge] * len(self.entries), "error", lambda count: None, cache
+        )
 
     def write(self, chosen, entry_index=0, on_rows=lambda count: None):
         rows = np.array(chosen, np.int64)

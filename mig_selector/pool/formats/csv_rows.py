@@ -99,7 +99,9 @@ class CsvSource:
             yield from ((record, {}) for record in self._rows())
             return
         for records, table in self._blocks(columns):
-            yield from zip(records, table.to_pylist(), strict=True)
+            # A table without columns has no rows either.
+            rows = table.to_pylist() if table.num_columns else [{}] * len(records)
+            yield from zip(records, rows, strict=True)
 
     def _blocks(self, columns: Sequence[str] | None) -> Iterator[tuple[list[_Record], pa.Table]]:
         """Yield the records in the blocks from which the host takes types, with `columns` (all if None) as it does."""

@@ -78,17 +78,18 @@ def test_what_a_plain_run_fills_after_a_failed_selecting_run_is_not_trained_on(m
     run = make_training(save_steps=1)
     tokens = run.yaml.parent / "tokens"
     words = [f"tokenized_path={tokens}", "data_shared_file_system=true"]
-    failed = train(run.yaml, *words, "template=unknown", env=run.env)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # a model without a tokenizer: the host fails
+    failed = train(run.yaml, *words, f"model_name_or_path={tmp_path}", env=run.env)
     assert failed.returncode == 1
     assert "chosen: 10 of 60 rows" in failed.stderr
     assert not list(run.yaml.parent.rglob("*mig_selection.json"))
     stock = {key: value for key, value in yaml.safe_load(run.yaml.read_text()).items() if not key.startswith("mig_")}
     assert num_examples(train(write_yaml(tmp_path, stock), *words, env=run.env)) == {60}
-    refused = train(run.yaml, *words, "overwrite_output_dir=true", env=run.env)
-    assert refused.returncode == 1
-    assert "tokens exists and was not made from this selection" in refused.stderr
-    refused = train(run.yaml, env=run.env)
-    assert "came from a run without this selection" in refused.stderr
+    again = {"tokens": ([run.yaml, *words, "overwrite_output_dir=true"], {}), "checkpoints": ([run.yaml], {})}
+    refused = run_host_commands(again, run.env)
+    assert [end.returncode for end in refused.values()] == [1, 1]
+    assert "tokens exists and was not made from this selection" in refused["tokens"].stderr
+    assert "came from a run without this selection" in refused["checkpoints"].stderr
 
     shutil.rmtree(tokens)
     assert num_examples(train(run.yaml, *words, "overwrite_output_dir=true", env=run.env)) == {10}

@@ -34,7 +34,7 @@ MISTAKES = {
     "messages elsewhere": (
         SHAREGPT,
         {"dialogs": TALK, "source": ["a"]},
-        "columns.messages of the entry is 'messages', but the rows have lists of messages in 'dialogs'; set it to that",
+        "columns.messages of the entry is 'messages', but the rows have lists of messages in 'dialogs'; set it to ",
     ),
     "no column of messages": (
         {**SHAREGPT, "columns": {"system": "s"}},
@@ -89,8 +89,8 @@ MISTAKES = {
     "messages in an alpaca entry": (
         {},
         {"dialogs": TALK},
-        "The rows have lists of messages in 'dialogs', but formatting of the entry is alpaca; set formatting: sharegpt, "
-        "columns.messages: dialogs, and the tags",
+        "The rows have lists of messages in 'dialogs', but formatting of the entry is alpaca; set formatting: "
+        "sharegpt, columns.messages: dialogs, and the tags",
     ),
     "the reply elsewhere": (
         {},
@@ -136,8 +136,8 @@ def test_what_every_row_has_wrong_is_one_message(tmp_path, mistake, on_bad_row):
             {"ranking": True, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "bad"}},
             {"instruction": "a", "chosen": "b", "rejected": "c"},
             "rm",
-            "columns.rejected of the entry is 'bad', but the rows have strings in 'instruction', 'chosen', 'rejected'; "
-            "set it to 'rejected'",
+            "columns.rejected of the entry is 'bad', but the rows have strings in 'instruction', 'chosen', "
+            "'rejected'; set it to 'rejected'",
         ),
         (KTO, {"instruction": "a", "output": "b", "kto": True}, "kto", "the rows have true and false in 'kto'"),
         (
@@ -169,9 +169,8 @@ def test_rows_with_faults_of_their_own_are_named_one_by_one(tmp_path, rows):
 def test_a_file_without_a_sound_row_beside_one_with_some_is_fine(tmp_path):
     folder = tmp_path / "pool"
     folder.mkdir()
-    (folder / "a.jsonl").write_text(
-        json.dumps({"messages": TALK[:1]}) * 1 + "\n" + json.dumps({"messages": []}) + "\n"
-    )
+    lines = [json.dumps({"messages": TALK[:count]}) for count in (1, 0)]
+    (folder / "a.jsonl").write_text("\n".join(lines))
     (folder / "b.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
     entry = resolve_entry("pool", {"file_name": "pool", **SHAREGPT}, Path(tmp_path))
     hashes, sources = ContentHashes(tmp_path / "cache"), [open_sources(entry)]

@@ -170,9 +170,8 @@ def test_rows_with_faults_of_their_own_are_named_one_by_one(tmp_path, rows):
 def test_a_file_without_a_sound_row_beside_one_with_some_is_fine(tmp_path):
     folder = tmp_path / "pool"
     folder.mkdir()
-    (folder / "a.jsonl").write_text(
-        json.dumps({"messages": TALK[:1]}) * 1 + "\n" + json.dumps({"messages": []}) + "\n"
-    )
+    lines = [json.dumps({"messages": TALK[:count]}) for count in (1, 0)]
+    (folder / "a.jsonl").write_text("\n".join(lines))
     (folder / "b.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
     entry = resolve_entry("pool", {"file_name": "pool", **SHAREGPT}, Path(tmp_path))
     hashes, sources = ContentHashes(tmp_path / "cache"), [open_sources(entry)]

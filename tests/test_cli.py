@@ -69,7 +69,7 @@ def test_a_json_config_is_read(pool_of_60, tmp_path, capsys):
         ("nonsense", "'nonsense' is not an override; after a file, write key=value without dashes"),
         ("--mig_num_samples=5", "'--mig_num_samples=5' is not an override"),
         ("mig_output_dir=/etc/passwd", "mig_output_dir: /etc/passwd is not a folder"),
-        ("mig_output_dir=/etc/passwd/below", "/etc/passwd/below/pool_mig_10-"),
+        ("mig_output_dir=/etc/passwd/below", "mig_output_dir: /etc/passwd is not a folder"),
         ("mig_label_embeddings=/no/file.npz", "mig_label_embeddings: /no/file.npz is not a file"),
     ],
 )

@@ -63,8 +63,9 @@ def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:
         folder = info.path.parent / "mig_selections"
     else:
         folder = _private_output_dir(arguments, info)
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"mig_output_dir: {folder} is not a folder.")
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():  # known before the pool is read
+        raise ArgumentError(f"mig_output_dir: {nearest} is not a folder.")
     return folder
 
 

@@ -315,14 +315,14 @@ def test_ifd_is_computed_where_a_model_is_named_and_rows_without_it_are_dropped(
     assert table(again)["score"] == found["score"][:0] + sorted(found["score"], reverse=True)[:10]
 
 
-def test_a_row_that_is_no_conversation_is_named_where_its_text_is_needed(scored, minilm):
+def test_a_row_that_the_host_drops_is_dropped_whatever_the_method_and_counted(scored, minilm):
     scored.rows[5]["dialogs"] = scored.rows[5]["dialogs"][:1]
     scored.add("pool", scored.rows)
-    with pytest.raises(PoolError, match=r"pool\.jsonl, row 6: has 1 turns, so the user speaks last"):
-        select(scored, "longest", mig_tokenizer=minilm)
-    report = manifest(select(scored, "longest", mig_tokenizer=minilm, mig_on_bad_row="skip"))["rows"]
-    assert (report["kept"], report["unreadable"]) == (39, {"is not a conversation": 1})
-    assert report["unreadable_rows"][0].startswith("pool.jsonl, row 6: has 1 turns")
+    for method in ("longest", "random", "top_score"):
+        report = manifest(select(scored, method, mig_tokenizer=minilm))["rows"]
+        assert (report["kept"], report["unreadable"]) == (39, {})
+        [(reason, count)] = report["dropped"].items()
+        assert ("user" in reason, count) == (True, 1)
 
 
 def test_a_pool_that_changes_while_its_texts_are_read_leaves_nothing_in_the_cache(scored, minilm, monkeypatch):

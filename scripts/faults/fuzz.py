@@ -104,7 +104,9 @@ def check(made: Input, path: Path, cache: Path) -> str:
 
 def _read(path: Path, made: Input, on_bad_row: Literal["error", "skip"], cache: Path) -> Pool | str:
     """Read a pool as a selection does; return it, or the message of the error."""
-    entry = PoolEntry("pool", "alpaca", {}, {}, False, LocalSource(path.name, path), "train")
+    # Rows of these columns: a single row whose column holds objects is not taken for a file of wrapped rows.
+    columns = dict(zip(("prompt", "response", "query", "history", "system", "tools"), _COLUMNS, strict=True))
+    entry = PoolEntry("pool", "alpaca", columns, {}, False, LocalSource(path.name, path), "train")
     hashes = ContentHashes(cache)
     try:
         sources = [open_sources(entry)]

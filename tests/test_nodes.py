@@ -128,7 +128,10 @@ def test_nodes_that_share_the_dataset_dir_share_the_subset(nodes):
 
 
 def test_a_large_subset_of_several_files_is_sent_whole(nodes):
-    rows = [{**row, "dialogs": [*row["dialogs"], {"role": "user", "content": "x" * 400_000}]} for row in make_rows(40)]
+    rows = [
+        {**row, "dialogs": [row["dialogs"][0], {"role": "assistant", "content": "x" * 400_000}]}
+        for row in make_rows(40)
+    ]
     nodes[0].workplace.add("pool", rows)
     nodes[0].workplace.add("more", make_rows(30, seed=1))
     for node in nodes:

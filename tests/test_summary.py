@@ -249,7 +249,8 @@ def test_chosen_rows_that_are_in_eval_dataset_are_counted(pool_of_60, caplog):
 
 def test_rows_with_other_images_are_other_rows(workplace):
     entry = {**SHAREGPT, "columns": {"messages": "dialogs", "images": "images"}}
-    rows = [make_row(0, ["algebra"], 1.0, images=[f"{number}.png"]) for number in range(12)]
+    dialogs = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A cat."}]
+    rows = [make_row(0, ["algebra"], 1.0, dialogs=dialogs, images=[f"{number}.png"]) for number in range(12)]
     workplace.add("pool", rows, **entry)
     workplace.add("holdout", rows[3:5], **entry)
     outcome = select(workplace, mig_method="random", mig_num_samples=12, eval_dataset="holdout")

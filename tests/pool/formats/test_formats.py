@@ -200,9 +200,7 @@ def test_a_hub_entry_is_read_as_datasets_loads_it(tmp_path, write, name):
 
 
 def test_a_hub_entry_that_cannot_be_loaded_is_a_clear_error(tmp_path):
-    source = HubSource(
-        "hf", str(tmp_path / "nowhere"), None, None, cache_dir=str(tmp_path / "cache"), token="hf_secret"
-    )
+    source = HubSource("hf", "organisation/nowhere", None, None, cache_dir=str(tmp_path / "cache"), token="hf_secret")
     with pytest.raises(PoolError, match="nowhere' cannot be loaded from its hub") as caught:
         open_sources(entry_for(source))
     assert "hf_secret" not in str(caught.value)

@@ -130,7 +130,7 @@ class TestProcesses:
         monkeypatch.chdir(here)
         monkeypatch.setattr(sys, "path", ["", *sys.path])  # as in a notebook, or after python -c
         with self.strict_readers() as readers:
-            assert sum(part.tally.rows for part in readers.index_spans(pool)) > 0
+            assert sum(part.tally.rows for part in readers.index_spans(pool, judge_of("t", "s"))) > 0
         assert not (tmp_path / "imported").exists()
 
     def test_one_core_reads_alone(self, source, monkeypatch):

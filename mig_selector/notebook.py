@@ -209,12 +209,13 @@ def _read_table(outcome: Outcome) -> dict[str, NDArray[Any]]:
 
 
 def _load_rows(outcome: Outcome) -> Any:
-    from datasets import load_dataset
+    from datasets import concatenate_datasets, load_dataset
 
     manifest = read_json(Path(outcome.folder) / MANIFEST)
-    files = [str(Path(outcome.folder) / subset["file"]) for subset in manifest["subsets"]]
-    kind = "parquet" if files[0].endswith(".parquet") else "json"
-    return load_dataset(kind, data_files=files, split="train")
+    kinds = {".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+    files = [Path(outcome.folder) / subset["file"] for subset in manifest["subsets"]]
+    parts = [load_dataset(kinds[file.suffix], data_files=[str(file)], split="train") for file in files]
+    return concatenate_datasets(parts)
 
 
 def _take_rows(rows: Any, indices: NDArray[np.int64]) -> Any:

@@ -418,6 +418,22 @@ def test_objects_are_printed_with_the_keys_of_the_pool(compare, kind, write):
     assert found.file.suffix == (".arrow" if kind == "no parameters" else ".parquet")
 
 
+def test_tools_that_first_come_after_a_thousand_rows_are_printed(host, tmp_path):
+    rows = [
+        {"messages": openai_talk(0), "tools": tool({"a": 1}) if number == 1_200 else None, "rating": 2_000 - number}
+        for number in range(1_210)
+    ]
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"pool": {**OPENAI, "file_name": "pool.jsonl"}}))
+    as_lines(tmp_path / "pool", rows)
+    settings = {"dataset": "pool", "dataset_dir": str(tmp_path), "mig_method": "top_score", "mig_score": "rating"}
+    [outcome] = run_selection({**settings, "mig_num_samples": 1_205})
+    found = host("sft", **outcome.settings)
+    assert len(found) == 1_205
+    assert [len(row["input_ids"]) > len(found[0]["input_ids"]) for row in found] == [False] * 1_200 + [True] + [
+        False
+    ] * 4
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """Twelve pictures in the dataset_dir, and their bytes."""

@@ -33,11 +33,11 @@ class JsonType:
     has_nan: bool = False
     """A float was NaN or infinite."""
     has_null: bool = False
-    """A value was null or absent."""
+    """A value was null, or a column absent."""
     has_empty: bool = False
     """A list was empty, or an object had no keys."""
     varies: bool = False
-    """Objects had different keys."""
+    """Objects had different keys: those that one of them lacks are null there."""
     items: JsonType | None = None
     """Type of the items of lists."""
     keys: dict[str, JsonType] = field(default_factory=dict)
@@ -178,10 +178,11 @@ class JsonType:
         if self.keys.keys() != value.keys():
             self.varies = self.varies or not is_first
             for key in value:
-                self.keys.setdefault(key, JsonType(has_null=not is_first))
+                self.keys.setdefault(key, JsonType())
         found = 0
-        for key, part in self.keys.items():
-            item = value.get(key)
+        # Keys that this object lacks are not visited: `varies` is all there is to know of them, and there can be many.
+        for key, item in value.items():
+            part = self.keys[key]
             if type(item) is str:  # most values of messages are strings, and add nothing to those before them
                 if not part.has_text or item[4:5] == "-":
                     part._add_text(item)

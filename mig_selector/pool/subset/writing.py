@@ -103,13 +103,7 @@ def write_subset(
                 if rows.schemas:
                     trainer_file = _write_table(rows, list(kept), late, folder, stem)
                 else:
-                    fields = _json_fields(kept, read_pool_types(rows.sources, keyed))
-                    records = spool.rows(list(kept))
-                    if any(source.kind == "json array" for source in rows.sources):
-                        records = (
-                            {**row, **{key: with_floats_of_pandas(row[key]) for key in keyed}} for row in records
-                        )
-                    trainer_file = _write_records(records, _with_copies(pa.schema(fields), late), folder, stem)
+                    trainer_file = _write_records(rows, spool.rows(list(kept)), kept, keyed, late, folder, stem)
     lacking = [column for column, kind in kept.items() if kind.is_beyond_json]
     return Subset(json_lines, trainer_file, roles, lacking, ids)
 
@@ -207,8 +201,19 @@ def _write_table(rows: ChosenRows, columns: Sequence[str], late: Mapping[str, st
         return write_table_file(folder, stem, read_in_order(path, rows.positions), schema)
 
 
-def _write_records(records: Iterator[dict[str, Any]], schema: pa.Schema, folder: Path, stem: str) -> Path:
-    """Write rows of JSON and CSV files."""
+def _write_records(
+    rows: ChosenRows,
+    records: Iterator[dict[str, Any]],
+    kinds: Mapping[str, JsonType],
+    keyed: Sequence[str],
+    late: Mapping[str, str],
+    folder: Path,
+    stem: str,
+) -> Path:
+    """Write rows of JSON and CSV files with the types that `datasets` finds in the pool."""
+    schema = _with_copies(pa.schema(_json_fields(kinds, read_pool_types(rows.sources, keyed))), late)
+    if any(source.kind == "json array" for source in rows.sources):
+        records = ({**row, **{column: with_floats_of_pandas(row[column]) for column in keyed}} for row in records)
     batches = iter(lambda: list(islice(records, _BATCH_ROWS)), [])
     return write_table_file(folder, stem, (pa.Table.from_pylist(batch, schema) for batch in batches), schema)
 
@@ -235,7 +240,7 @@ def _with_copies(schema: pa.Schema, late: Mapping[str, str]) -> pa.Schema:
     """
     kinds = {role: schema.field(column).type for role, column in late.items() if role in _COPIED_ROLES}
     copies = {
-        f"_{role}": kind if pa.types.is_list(kind) or role in ("system", "tools") else pa.list_(kind)
+        f"_{role}": pa.string() if role in ("system", "tools") else kind if pa.types.is_list(kind) else pa.list_(kind)
         for role, kind in kinds.items()
     }
     fields = {**copies, **{field.name: field.type for field in schema}}

@@ -27,6 +27,10 @@ from mig_selector.store.hashing import ContentHashes
 
 MANIFEST = "manifest.json"
 """Written last: a folder without it is not a finished subset."""
+SELECTION_TABLE = "selection.parquet"
+"""Which rows were chosen, and what each gained."""
+CANDIDATES = "candidates.parquet"
+"""The rows that a comparison chose from; other subsets have no such file."""
 FOLDER_DIGITS = 16
 """Digits of the fingerprint at the end of a folder's name."""
 OLD_FOLDER_DIGITS = 8
@@ -73,6 +77,9 @@ class _Manifest(msgspec.Struct):
     settings: dict[str, Any]
     versions: dict[str, str]
     seconds: dict[str, float]
+    config: dict[str, Any] = {}
+    identity: dict[str, Any] = {}
+    """Both are missing in manifests of earlier versions."""
 
     @property
     def is_sound(self) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments
-from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection
+from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
 from mig_selector.console import progress
 from mig_selector.embedding.given import read_given_vectors
 from mig_selector.embedding.rows import check_given_rows, read_given_rows
@@ -321,7 +321,7 @@ def compile_method(
         _TRIAL_ROWS,
         labels=None if labels is None else _repeat_first_row(labels),
         propagation=graph.propagation if graph else None,
-        scores=None if scores is None else _like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
+        scores=None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
     )
     method(trial, 1, request.needs.options, lambda count: None)
 
@@ -329,14 +329,9 @@ def compile_method(
 def _repeat_first_row(labels: RowLabels) -> RowLabels:
     first = labels.ids[: labels.offsets[1]]
     offsets = np.arange(_TRIAL_ROWS + 1, dtype=np.int64) * len(first)
-    return RowLabels(labels.names, _like(labels.offsets, offsets), _like(labels.ids, np.tile(first, _TRIAL_ROWS)))
-
-
-def _like(original: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-    """Return `values` as an array of the type that numba sees in `original`."""
-    made = values.astype(original.dtype)
-    made.flags.writeable = original.flags.writeable
-    return made
+    return RowLabels(
+        labels.names, typed_like(labels.offsets, offsets), typed_like(labels.ids, np.tile(first, _TRIAL_ROWS))
+    )
 
 
 def choose(
@@ -372,7 +367,7 @@ def choose(
         selections, filled = choose_for_budgets(
             needs.method, candidates, budgets, needs.options, request.arguments.mig_fill, bar
         )
-    known = _information_inputs(request, labels, scores, graph)
+    known = information_inputs(request, labels, scores, graph)
     if known is None:
         return [Chosen(each, number, None, None, peak) for each, number in zip(selections, filled, strict=True)]
     with clock.stage("information"):
@@ -390,11 +385,11 @@ def information_of(
     graph: LabelGraph | None,
 ) -> float | None:
     """Return E(D) of some kept rows (Eq. 8); None where there is no label graph, or no scores."""
-    known = _information_inputs(request, labels, scores, graph)
+    known = information_inputs(request, labels, scores, graph)
     return measure_information(*known, rows) if known else None
 
 
-def _information_inputs(
+def information_inputs(
     request: Request, labels: RowLabels | None, scores: Scores | None, graph: LabelGraph | None
 ) -> tuple[LabelledPool, Propagation, Objective] | None:
     """Return what E is computed from; None where there is no label graph, or no scores."""

@@ -24,6 +24,7 @@ def explain(pool_of_60, capsys):
             assert main(["explain", str(folder), *map(str, words)]) == code
             return capsys.readouterr().out if code == 0 else capsys.readouterr().err
 
+        explain.folder = folder
         explain.table = pq.read_table(folder / "selection.parquet").to_pydict()
         return explain
 
@@ -101,6 +102,13 @@ def test_a_row_that_was_dropped_or_does_not_exist(explain, pool_of_60):
     assert "--row: 60 is not a row of the pool; it has rows 0 to 59" in ask("--row", 60, code=1)
     assert "'nobody': no kept row has it" in ask("--id", "nobody", code=1)
     assert "'idtwin': 2 rows have it (8, 9); give one by --row" in ask("--id", "idtwin", code=1)
+
+
+def test_a_changed_table_is_not_explained(explain):
+    ask = explain(mig_method="random")
+    path = ask.folder / "selection.parquet"
+    path.write_bytes(path.read_bytes() + b"x")
+    assert "selection.parquet was changed since it was written" in ask("--row", 0, code=1)
 
 
 def test_a_row_without_a_label_that_counts(explain, pool_of_60):

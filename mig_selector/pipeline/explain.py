@@ -18,6 +18,8 @@ from mig_selector.pipeline.stored import StoredSelection, read_differences
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import ID_COLUMNS, read_row_id
 from mig_selector.ranks.world import Ranks
+from mig_selector.store.hashing import hash_file
+from mig_selector.store.subsets import SELECTION_TABLE
 
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
         changes = read_differences(selection.manifest["identity"], request.identities[0])
         lines = [f"{selection.folder} was selected from other files or settings than there are now.", *changes]
         raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to explain today's choice."]))
+    if hash_file(selection.folder / SELECTION_TABLE) != selection.manifest["files"].get(SELECTION_TABLE):
+        raise PoolError(f"{selection.folder / SELECTION_TABLE} was changed since it was written; select again.")
     offered = offer(request, Crew(Ranks(), arguments), Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:

@@ -35,6 +35,9 @@ from mig_selector.store.folders import absolute_path, default_cache_dir
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.+-]{1,128}")
 BUDGET_PLACEHOLDER = "{budget}"
 _NAME = Range(f"a name or {DOTTED_PATH.text}", DOTTED_PATH.allows)
+KEPT_COLUMNS = {"labels": "labels", "score": "score", "id": "_id"}
+"""What ``mig_keep`` may name, and the column of a subset that it goes to."""
+_KEPT = Range("labels, score or id, or several of them", lambda value: set(_split(value)) <= KEPT_COLUMNS.keys())
 
 _GROUPS = {
     "mig_num_samples": "What to choose",
@@ -188,6 +191,15 @@ class MigArguments:
         str | None,
         Setting("Name of the new dataset_info.json entry; default <pool>_<method>_<budget>.", decides=False),
     ] = None
+    mig_keep: Annotated[
+        str | None,
+        Setting(
+            "What the subset's rows keep beside the columns that training reads: labels (those that count), score and "
+            "id (comma-separated), in columns labels, score and _id. Then the subset can be a pool itself.",
+            _KEPT,
+            decides=True,
+        ),
+    ] = None
     mig_output_dir: Annotated[
         str | None, Setting("Where subsets are kept; default <dataset_dir>/mig_selections.", decides=False)
     ] = None
@@ -242,12 +254,18 @@ class MigArguments:
         return None if self.mig_pool is None else tuple(_split(self.mig_pool))
 
     @property
+    def kept(self) -> tuple[str, ...]:
+        """What the subset's rows keep beside what training reads: keys of `KEPT_COLUMNS`, in the order there."""
+        named = _split(self.mig_keep or "")
+        return tuple(each for each in KEPT_COLUMNS if each in named)
+
+    @property
     def cache_dir(self) -> Path:
         """Absolute path of the cache."""
         return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
-_LISTS = {"mig_num_samples", "mig_pool"}
+_LISTS = {"mig_num_samples", "mig_pool", "mig_keep"}
 
 
 @functools.cache

@@ -105,7 +105,7 @@ def compare(host, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
 
-    def check(entry, stage, write, rows, like=None):
+    def check(entry, stage, write, rows, like=None, **keys):
         """Select from `rows`; the host reads `like` in their place, where it cannot read all that is in them."""
         rated = [{**row, "rating": rating(number)} for number, row in enumerate(rows)]
         entries = {"pool": {**entry, "file_name": write(data / "pool", rated)}}
@@ -113,7 +113,8 @@ def compare(host, tmp_path):
             entries["like"] = {**entry, "file_name": as_lines(data / "like", like)}
         (data / "dataset_info.json").write_text(json.dumps(entries))
         settings = {"dataset": "pool", "dataset_dir": str(data), "mig_method": "top_score", "mig_score": "rating"}
-        [outcome] = run_selection({**settings, "stage": {"rm": "dpo"}.get(stage, stage), "mig_num_samples": CHOSEN})
+        stage_key = {"rm": "dpo"}.get(stage, stage)
+        [outcome] = run_selection({**settings, "stage": stage_key, "mig_num_samples": CHOSEN, **keys})
         chosen = pq.read_table(f"{outcome.folder}/selection.parquet")["row_index"].to_pylist()
         assert chosen == sorted(range(len(rows)), key=rating, reverse=True)[:CHOSEN]
         pool = host(stage, "like" if like else "pool", data)
@@ -286,6 +287,18 @@ def test_csv_is_tokenised_alike(compare, shape):
     found = compare(entry, stage, as_csv, rows)
     if stage == "kto":
         assert {row["kto_tags"] for row in found.rows} == {True, False}
+
+
+@pytest.mark.parametrize("write", [as_lines, as_array, as_parquet, as_arrow])
+def test_what_a_subset_keeps_beside_is_not_seen_by_the_host(compare, write):
+    rows = [alpaca(number, tags=["b", "a"][: 1 + number % 2], id=f"id{number}") for number in range(COUNT)]
+    found = compare({}, "sft", write, rows, mig_keep="id,labels,score", mig_labels="tags")
+    lines = [json.loads(line) for line in found.file.with_name("selected.jsonl").read_text().splitlines()]
+    assert list(lines[0]) == ["instruction", "input", "output", "labels", "score", "_id"]
+    assert [(line["labels"], line["score"], line["_id"]) for line in lines] == [
+        (sorted(rows[row]["tags"]), rating(row), f"id{row}") for row in found.chosen
+    ]
+    assert list(found.columns.values()) == ["instruction", "input", "output"]
 
 
 DATES = [f"2021-03-{number + 1:02}" for number in range(COUNT)]

@@ -143,6 +143,44 @@ def test_number_of_labels_as_score_counts_distinct_labels_of_the_vocabulary(work
     assert table(outcome)["labels"] == [["algebra", "biology"], ["algebra"]]
 
 
+@pytest.mark.parametrize(("write", "ending"), [(write_lines, "jsonl"), (as_parquet, "parquet")])
+def test_a_subset_that_keeps_labels_score_and_id_is_a_pool(workplace, write, ending):
+    rows = make_rows(60)
+    rows[7]["annotation"]["instag"]["content"] += ["seen once"]  # a label that does not count
+    for row in rows[1::4]:  # then the column has nulls, and the file to train on is a table
+        del row["_id"]
+    write(workplace.data / f"pool.{ending}", rows)
+    workplace.add("pool", file_name=f"pool.{ending}", **SHAREGPT)
+    first = select(workplace, mig_num_samples=40, mig_keep=["labels", "score", "id"], mig_dataset_name="first")
+    chosen = table(first)
+    entry = workplace.entries()["first"]
+    assert entry["columns"] == {"messages": "dialogs"}
+    subset = pq.read_table(workplace.data / entry["file_name"]).to_pydict()
+    assert list(subset) == ["dialogs", "labels", "score", "_id"]
+    assert [subset[name] for name in ("labels", "score", "_id")] == [
+        chosen[name] for name in ("labels", "score", "row_id")
+    ]
+    again = {"mig_num_samples": 12, "mig_labels": "labels", "mig_score": "score"}
+    second = table(select(workplace, dataset="first", **again))
+    whole = table(select(workplace, mig_num_samples=40))
+    assert second["row_id"] == whole["row_id"][:12]  # MIG chooses from what it chose as it did before
+    assert second["score"] == whole["score"][:12]
+
+
+def test_what_is_not_read_cannot_be_kept(pool_of_60):
+    with pytest.raises(ArgumentError, match="mig_keep: score cannot be kept, because random reads none; set mig_sco"):
+        select(pool_of_60, mig_method="random", mig_keep="score")
+    with pytest.raises(ArgumentError, match="mig_keep: 'labels,rank' is out of range; expected labels, score or id"):
+        select(pool_of_60, mig_keep="labels,rank")
+
+
+def test_what_is_kept_takes_no_column_that_training_reads(workplace):
+    columns = {"messages": "dialogs", "system": "score"}
+    workplace.add("pool", [{**row, "score": "Be brief."} for row in make_rows(20)], **{**SHAREGPT, "columns": columns})
+    with pytest.raises(ArgumentError, match="mig_keep: score would be kept in a column 'score', but training reads a"):
+        select(workplace, mig_keep="score")
+
+
 @pytest.mark.parametrize(("share", "rows"), [(0.29, 29), (0.999, 99), (0.001, 1)])
 def test_a_share_is_of_the_kept_rows_and_rounded_down(workplace, share, rows):
     workplace.add("pool", [*make_rows(100), make_row(100, [], 1.0)])

@@ -142,7 +142,7 @@ def _measuring_keys(own_settings: Mapping[str, Any], needs: Sequence[Needs]) -> 
 
     Labels if a method needs them; the graph if mig is compared; a score only if somebody asks for it.
     """
-    keys: dict[str, Any] = {"mig_method": "random"}
+    keys: dict[str, Any] = {"mig_method": "random", "mig_keep": None}
     if any(each.method.name == "mig" for each in needs):
         keys["mig_method"] = "mig"
     if any(each.labels for each in needs):

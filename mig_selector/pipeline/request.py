@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, own_keys
+from mig_selector.arguments import BUDGET_PLACEHOLDER, KEPT_COLUMNS, MigArguments, own_keys
 from mig_selector.embedding.encoder import Encoder, describe_plain_model, identify_encoder
 from mig_selector.errors import ArgumentError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
@@ -211,6 +211,7 @@ def resolve(
         with _collecting(faults):
             entries.append(_resolve_entry(name, site, host))
             judges.append(needs.judge(entries[-1], host))
+            _check_kept_columns(entries[-1], arguments)
             sources.append(open_sources(entries[-1]))
     models = {}
     for model in needs.models:
@@ -264,6 +265,16 @@ def _resolve_entry(name: str, site: Site, host: HostArguments) -> PoolEntry:
     )
 
 
+def _check_kept_columns(entry: PoolEntry, arguments: MigArguments) -> None:
+    """Refuse to keep something in a column that training reads."""
+    for each in arguments.kept:
+        if (column := KEPT_COLUMNS[each]) in entry.columns.values():
+            raise ArgumentError(
+                f"mig_keep: {each} would be kept in a column {column!r}, but training reads a column of that name of "
+                f"dataset {entry.name!r}; leave {each} out of mig_keep, or rename the column in the pool."
+            )
+
+
 def _pool_identity(entries: Sequence[PoolEntry], contents: Sequence[Sequence[Sequence[str]]]) -> list[dict[str, Any]]:
     """Return what decides the rows of the pool and how the host reads them; names do not."""
     return [
@@ -299,6 +310,7 @@ def _identity(
         "mig_score": needs.score.identity if needs.score else None,
         "mig_embedding_model": None,  # models are added below, by their content
         "mig_row_embedding_model": asdict(replace(needs.embedding, model="")) if needs.embedding else None,
+        "mig_keep": list(arguments.kept),  # in whatever order it was written
         **{key: files.get(key) for key in _FILES},
     }
     if arguments.mig_label_vocabulary is not None:

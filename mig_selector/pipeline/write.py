@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arguments import KEPT_COLUMNS
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.pipeline.names import pool_part
@@ -43,16 +44,20 @@ def write_files(
         PoolError: A pool file was changed meanwhile.
     """
     rows = chosen.selection.rows
+    chosen_labels = None if labels is None else [labels.of_row(row) for row in rows]
+    chosen_scores = None if scores is None else scores.raw[rows]
+    known = {"labels": chosen_labels, "score": None if chosen_scores is None else chosen_scores.tolist()}
+    kept = {name: values for name in request.arguments.kept if (values := known.get(name)) is not None}
     with progress("writing the subset", len(rows), "rows", is_main=True) as bar:
-        subsets, row_ids = _write_subsets(request, pool, rows, folder, bar)
+        subsets, row_ids = _write_subsets(request, pool, rows, kept, folder, bar)
         write_selection_table(
             folder / "selection.parquet",
             pool,
             [entry.name for entry in request.entries],
             rows,
             chosen.selection.gains,
-            None if labels is None else [labels.of_row(row) for row in rows],
-            None if scores is None else scores.raw[rows],
+            chosen_labels,
+            chosen_scores,
             row_ids,
             chosen.information_added,
         )
@@ -65,9 +70,18 @@ def write_files(
 
 
 def _write_subsets(
-    request: Request, pool: Pool, chosen: NDArray[np.int64], folder: Path, on_rows: Callable[[int], object]
+    request: Request,
+    pool: Pool,
+    chosen: NDArray[np.int64],
+    kept: Mapping[str, Sequence[Any]],
+    folder: Path,
+    on_rows: Callable[[int], object],
 ) -> tuple[list[dict[str, Any]], list[str | None]]:
-    """Write one file for each name of the pool; return what the manifest says of each, and all row ids in order."""
+    """Write one file for each name of the pool; return what the manifest says of each, and all row ids in order.
+
+    `kept` is what ``mig_keep`` names, for each chosen row.
+    """
+    id_column = KEPT_COLUMNS["id"] if "id" in request.arguments.kept else None
     entry_of_row = np.array(pool.source_entry_indices)[pool.locate(chosen)[0]]
     row_ids: list[str | None] = [None] * len(chosen)
     subsets: list[dict[str, Any]] = []
@@ -76,7 +90,8 @@ def _write_subsets(
         if len(ranks) == 0:
             continue
         stem = "selected" if len(request.entries) == 1 else pool_part("selected", entry.name)
-        subset = write_subset(pool, entry, chosen[ranks], folder, stem, on_rows)
+        columns = {KEPT_COLUMNS[name]: [values[rank] for rank in ranks.tolist()] for name, values in kept.items()}
+        subset = write_subset(pool, entry, chosen[ranks], folder, stem, on_rows, columns, id_column)
         subsets.append(
             {
                 "dataset": entry.name,

@@ -158,6 +158,17 @@ def read_in_order(path: Path, positions: NDArray[np.int64]) -> Iterator[pa.Table
             yield pa.Table.from_batches(pieces).combine_chunks().take(pa.array(np.argsort(order)))
 
 
+def with_columns(tables: Iterable[pa.Table], added: pa.Table) -> Iterator[pa.Table]:
+    """Yield tables with the columns of another one, whose rows are those of all of them together."""
+    start = 0
+    for table in tables:
+        part = added.slice(start, len(table))
+        start += len(table)
+        for field in added.schema:
+            table = table.append_column(field, part[field.name])
+        yield table
+
+
 def write_table_file(folder: Path, stem: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Path:
     """Write tables as Parquet, or as an Arrow stream if the schema has objects without keys, which Parquet lacks.
 

@@ -84,6 +84,14 @@ class MigArguments:
             part="filling",
         ),
     ] = "error"
+    mig_val_from: Annotated[
+        Literal["chosen", "rest"],
+        Setting(
+            "Where the validation rows of LLaMA-Factory's val_size come from: chosen takes them out of the chosen "
+            "rows, rest draws them, by `seed`, from the rows that were not chosen. A share is of the chosen rows.",
+            decides=True,
+        ),
+    ] = "chosen"
     mig_on_bad_row: Annotated[
         Literal["error", "skip"],
         Setting("At an unreadable row: error stops and names file and line, skip counts and lists it.", decides=False),

@@ -66,7 +66,7 @@ def tokens(model):
 
 @pytest.fixture
 def host(tokens, tmp_path):
-    """A function that tokenises a dataset as LLaMA-Factory does, and returns its rows."""
+    """A function that tokenises a dataset as LLaMA-Factory does, and returns its rows for training or evaluation."""
     from datasets import disable_progress_bars
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments, ModelArguments
@@ -75,7 +75,7 @@ def host(tokens, tmp_path):
     disable_progress_bars()
     training = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "out"), report_to="none", use_cpu=True)
 
-    def tokenise(stage, dataset, dataset_dir, media_dir=None):
+    def tokenise(stage, dataset, dataset_dir, media_dir=None, part="train_dataset", **keys):
         data = DataArguments(
             template="qwen2_vl",
             dataset=dataset,
@@ -84,10 +84,11 @@ def host(tokens, tmp_path):
             cutoff_len=2_048,
             packing=False,
             overwrite_cache=True,
+            **keys,
         )
         template = get_template_and_fix_tokenizer(tokens["tokenizer"], data)
         where = ModelArguments(model_name_or_path="-", cache_dir=str(tmp_path / "cache"))
-        found = get_dataset(template, where, data, training, stage, **tokens)["train_dataset"]
+        found = get_dataset(template, where, data, training, stage, **tokens)[part]
         kept = [column for column in found.column_names if not column.startswith("kl_")]  # KTO: from the row before
         return found.select_columns(kept).with_format("arrow")[:].to_pylist()
 
@@ -299,6 +300,25 @@ def test_what_a_subset_keeps_beside_is_not_seen_by_the_host(compare, write):
         (sorted(rows[row]["tags"]), rating(row), f"id{row}") for row in found.chosen
     ]
     assert list(found.columns.values()) == ["instruction", "input", "output"]
+
+
+@pytest.mark.parametrize("shape", ["sharegpt with system", "kto alpaca"])
+@pytest.mark.parametrize("write", [as_lines, as_parquet])
+def test_the_host_evaluates_on_rows_that_were_not_chosen(host, tmp_path, write, shape):
+    entry, stage, rows = SHAPES[shape]
+    rows = [{**row, "rating": rating(number)} for number, row in enumerate(rows)]
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"pool": {**entry, "file_name": write(tmp_path / "pool", rows)}})
+    )
+    place = {"dataset": "pool", "dataset_dir": str(tmp_path), "stage": stage, "val_size": 3}
+    keys = {"mig_method": "top_score", "mig_score": "rating", "mig_num_samples": CHOSEN, "mig_val_from": "rest"}
+    [outcome] = run_selection({**place, **keys}, training=True)
+    pool = host(stage, "pool", tmp_path)
+    order = sorted(range(COUNT), key=rating, reverse=True)
+    assert host(stage, **outcome.settings) == [pool[row] for row in order[:CHOSEN]]
+    held_out = [pool.index(row) for row in host(stage, part="eval_dataset", **outcome.settings)]
+    assert len(set(held_out)) == 3
+    assert set(held_out) <= set(order[CHOSEN:])
 
 
 DATES = [f"2021-03-{number + 1:02}" for number in range(COUNT)]

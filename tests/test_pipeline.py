@@ -598,3 +598,61 @@ def test_the_pool_is_described_once_whatever_the_number_of_budgets(pool_of_60, c
     assert not [line for line in lines if "60 rows read" in line]
     assert sum(line.startswith("chosen: ") for line in lines) == 2
     assert all(outcome.summary[0].startswith("pool: 60 rows read") for outcome in outcomes)  # for the training log
+
+
+def held_out(outcome):
+    """Questions of the validation rows, file by file."""
+    return [
+        [json.loads(line)["dialogs"][0]["content"] for line in (Path(outcome.folder) / part["file"]).open()]
+        for part in manifest(outcome)["validation"]
+    ]
+
+
+@pytest.mark.parametrize(("val_size", "count"), [(7, 7), ("7", 7), (0.25, 3), (2.9, 2)])
+def test_validation_rows_come_from_the_rest_in_the_number_that_the_host_would_take(pool_of_60, val_size, count):
+    keys = {"mig_method": "random", "mig_val_from": "rest", "val_size": val_size}
+    outcome = select(pool_of_60, **keys)
+    [questions] = held_out(outcome)
+    chosen = {f"question {row}" for row in table(outcome)["row_index"]}
+    assert (len(chosen), len(set(questions)), len(questions)) == (10, count, count)
+    assert not chosen & set(questions)
+    assert outcome.settings["val_size"] == 0
+    info = json.loads((Path(outcome.settings["dataset_dir"]) / "dataset_info.json").read_text())
+    assert info[outcome.settings["eval_dataset"]]["columns"] == {"messages": "dialogs"}
+    assert f"validation: {count} rows that were not chosen" in outcome.summary
+    again = select(pool_of_60, **keys)
+    assert again.is_reused
+    assert again.settings == outcome.settings
+    assert held_out(select(pool_of_60, **keys, seed=1)) != [questions]
+    plain = select(pool_of_60, mig_method="random", val_size=val_size)
+    assert plain.settings.keys() == {"dataset", "dataset_dir", "media_dir"}
+
+
+def test_validation_rows_of_several_names_are_a_dataset_each(workplace):
+    workplace.add("pool", make_rows(20))
+    workplace.add("more", make_rows(20)[10:])  # rows that the pool has too
+    keys = {"mig_method": "random", "mig_val_from": "rest", "val_size": 20, "dataset": "pool,more"}
+    outcome = select(workplace, **keys)
+    assert sum(map(len, held_out(outcome))) == 20
+    name = outcome.settings["dataset"].partition("__")[0]
+    assert outcome.settings["eval_dataset"] == f"{name}__pool_validation,{name}__more_validation"
+    assert workplace.entries().keys() == {"pool", "more", *outcome.entries.values()}
+    files = Path(outcome.folder).glob("selected__*.jsonl")
+    chosen = {json.loads(line)["dialogs"][0]["content"] for file in files for line in file.open()}
+    again = sum(question in chosen for questions in held_out(outcome) for question in questions)
+    assert again > 0
+    assert any(f"; training reads the same of {again} of them as of chosen" in line for line in outcome.summary)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "mig_val_from: rest needs val_size: a number of rows, or a share of the chosen ones. Set it, or leave"),
+        ({"val_size": 3, "eval_dataset": "pool"}, "takes the place of eval_dataset. Remove eval_dataset, or leave"),
+        ({"val_size": 3, "interleave_probs": "1.0"}, "and interleave_probs has no share for them. Remove it, or"),
+        ({"val_size": 51}, "10 rows are to be chosen and 51 more are for validation .val_size., but the pool has 60"),
+    ],
+)
+def test_validation_rows_that_the_host_cannot_be_given_are_refused(pool_of_60, keys, message):
+    with pytest.raises(ArgumentError, match=message):
+        select(pool_of_60, mig_val_from="rest", **keys)

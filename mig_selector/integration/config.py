@@ -136,6 +136,8 @@ class HostArguments:
     interleave_shares: tuple[float, ...]
     """The values of `interleave_probs`; empty if it is not set or cannot be read."""
     seed: int
+    val_size: float
+    """Rows that the host takes out of training for validation: a number above 1, or a share; 0 for none."""
     model_name_or_path: str | None
     stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"]
     do_train: bool
@@ -178,6 +180,7 @@ class HostArguments:
             mix_strategy=_optional_string(settings.get("mix_strategy")) or "concat",
             interleave_shares=_split_numbers(settings.get("interleave_probs")),
             seed=_optional_count(settings.get("seed", 42)) or 0,
+            val_size=next(iter(_split_numbers(settings.get("val_size"))), 0.0),
             model_name_or_path=_optional_string(settings.get("model_name_or_path")),
             stage=_stage(settings.get("stage")),
             do_train=_is_true(settings.get("do_train")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from mig_selector.pipeline.stages import (
     Clock,
     LabelGraph,
     Scores,
+    describe_reading,
     finish_scores,
     information_of,
     label,
@@ -167,15 +168,21 @@ def _settle_common_rows(
         PoolError: There is no such row.
         ArgumentError: There are fewer than the methods are asked to choose.
     """
-    found = []
+    found, dropped, unreadable = [], Counter[str](), Counter[str]()
     for arguments in (*each, measures):
         request = resolve(arguments, host)
-        found.append(measure(read(request), request, crew).pool.pool_indices)
+        pool = measure(read(request), request, crew).pool
+        found.append(pool.pool_indices)
+        dropped |= pool.report.dropped  # methods that need the same of a row drop the same rows
+        unreadable |= pool.report.unreadable
     common = found[0]
     for pool_indices in found[1:]:
         common = np.intersect1d(common, pool_indices, assume_unique=True)
     usable = [len(pool_indices) for pool_indices in found[: len(each)]]
     by_method = ", ".join(f"{args.mig_method} {count:,}" for args, count in zip(each, usable, strict=True))
+    report = replace(pool.report, kept=len(common), dropped=dropped, unreadable=unreadable)
+    for line in describe_reading(replace(pool, report=report), None):
+        logger.info("%s", line)
     logger.info("rows that a method can use: %s; that all can use: %s", by_method, f"{len(common):,}")
     if not len(common):
         raise PoolError(f"--methods: no row of the pool can be used by every method ({by_method}); compare fewer.")

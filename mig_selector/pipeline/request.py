@@ -21,6 +21,7 @@ from mig_selector.integration.dataset_info import OWN_KEY, check_name_is_free, r
 from mig_selector.pipeline.names import pool_part, selection_name, with_hash
 from mig_selector.pipeline.needs import Needs, resolve_needs
 from mig_selector.pipeline.site import Site, find_site, pool_names
+from mig_selector.pipeline.validation import check_validation, validation_identity
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.row_source import RowSource
@@ -122,7 +123,10 @@ class Request:
     def read_finished(self, folder: Path, fingerprint: str) -> dict[str, Any] | None:
         """Return the manifest of a folder if it holds a selection that may be used again."""
         manifest = None if self.arguments.mig_overwrite else read_manifest(folder, fingerprint, self.hashes)
-        if manifest is None or any(subset["entry_index"] >= len(self.entries) for subset in manifest["subsets"]):
+        if manifest is None:
+            return None
+        parts = [*manifest["subsets"], *manifest.get("validation", [])]
+        if any(part["entry_index"] >= len(self.entries) for part in parts):
             return None
         if self.arguments.mig_on_bad_row == "error" and manifest["rows"]["unreadable"]:
             return None  # it was made by skipping rows at which this run must stop
@@ -199,6 +203,7 @@ def resolve(
         MigSelectorError: A key, a name, a file or a model cannot be resolved.
     """
     needs = resolve_needs(arguments, host)
+    check_validation(arguments, host)
     names = pool_names(arguments, host)
     site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
     hashes = ContentHashes(arguments.cache_dir)
@@ -228,6 +233,7 @@ def resolve(
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
     parts_files = {key: hashes.file(path) for key, path in files.items()}
     identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files)
+    identity["mig_val_from"] = validation_identity(arguments, host)
     if among is not None:
         identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
     request = Request(site, needs, entries, judges, sources, contents, models, hashes, identity, among, is_registered)

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from mig_selector.arguments import KEPT_COLUMNS
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
+from mig_selector.pipeline.evaluation import count_shared_rows
 from mig_selector.pipeline.names import pool_part
 from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
 from mig_selector.pipeline.stages import Chosen, LabelGraph, Scores
 from mig_selector.pipeline.tokens import describe_tokens
+from mig_selector.pipeline.validation import draw_validation_rows
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import write_selection_table, write_subset
 from mig_selector.store.files import write_json
@@ -38,7 +40,8 @@ def write_files(
     """Write the subset files and selection.parquet.
 
     Returns:
-        What the manifest says of them: ``subsets``, and ``files`` with the hash of each by name.
+        What the manifest says of them: ``subsets``, ``validation`` and how many rows of it are chosen ones again, and
+        ``files`` with the hash of each by name.
 
     Raises:
         PoolError: A pool file was changed meanwhile.
@@ -47,9 +50,11 @@ def write_files(
     chosen_labels = None if labels is None else [labels.of_row(row) for row in rows]
     chosen_scores = None if scores is None else scores.raw[rows]
     known = {"labels": chosen_labels, "score": None if chosen_scores is None else chosen_scores.tolist()}
-    kept = {name: values for name in request.arguments.kept if (values := known.get(name)) is not None}
-    with progress("writing the subset", len(rows), "rows", is_main=True) as bar:
-        subsets, row_ids = _write_subsets(request, pool, rows, kept, folder, bar)
+    kept = {name: known.get(name) for name in request.arguments.kept}
+    validation_rows = draw_validation_rows(request.arguments, request.site.host, pool.report.kept, rows)
+    with progress("writing the subset", len(rows) + len(validation_rows), "rows", is_main=True) as bar:
+        subsets, row_ids = _write_subsets(request, pool, rows, "selected", kept, folder, bar)
+        validation, _ = _write_subsets(request, pool, validation_rows, "validation", {}, folder, bar)
         write_selection_table(
             folder / "selection.parquet",
             pool,
@@ -62,9 +67,12 @@ def write_files(
             chosen.information_added,
         )
     request.check_unchanged()  # chosen rows were read again: they must be those that were judged
-    names = ["selection.parquet", *(subset[kind] for subset in subsets for kind in ("json_lines", "file"))]
+    parts = [*subsets, *validation]
+    names = ["selection.parquet", *(part[kind] for part in parts for kind in ("json_lines", "file"))]
     return {
         "subsets": subsets,
+        "validation": validation,
+        "validation_rows_chosen": count_shared_rows(request.entries, subsets, validation, folder),
         "files": {name: hash_file(folder / name) for name in dict.fromkeys(names)},
     }
 
@@ -73,15 +81,16 @@ def _write_subsets(
     request: Request,
     pool: Pool,
     chosen: NDArray[np.int64],
-    kept: Mapping[str, Sequence[Any]],
+    stem: str,
+    kept: Mapping[str, Sequence[Any] | None],
     folder: Path,
     on_rows: Callable[[int], object],
 ) -> tuple[list[dict[str, Any]], list[str | None]]:
     """Write one file for each name of the pool; return what the manifest says of each, and all row ids in order.
 
-    `kept` is what ``mig_keep`` names, for each chosen row.
+    `kept` is what ``mig_keep`` names, with the values of each row; ids are known once the rows are read.
     """
-    id_column = KEPT_COLUMNS["id"] if "id" in request.arguments.kept else None
+    id_column = KEPT_COLUMNS["id"] if "id" in kept else None
     entry_of_row = np.array(pool.source_entry_indices)[pool.locate(chosen)[0]]
     row_ids: list[str | None] = [None] * len(chosen)
     subsets: list[dict[str, Any]] = []
@@ -89,9 +98,13 @@ def _write_subsets(
         ranks = np.flatnonzero(entry_of_row == entry_index)
         if len(ranks) == 0:
             continue
-        stem = "selected" if len(request.entries) == 1 else pool_part("selected", entry.name)
-        columns = {KEPT_COLUMNS[name]: [values[rank] for rank in ranks.tolist()] for name, values in kept.items()}
-        subset = write_subset(pool, entry, chosen[ranks], folder, stem, on_rows, columns, id_column)
+        name = stem if len(request.entries) == 1 else pool_part(stem, entry.name)
+        columns = {
+            KEPT_COLUMNS[each]: [values[rank] for rank in ranks.tolist()]
+            for each, values in kept.items()
+            if values is not None
+        }
+        subset = write_subset(pool, entry, chosen[ranks], folder, name, on_rows, columns, id_column)
         subsets.append(
             {
                 "dataset": entry.name,

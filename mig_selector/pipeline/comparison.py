@@ -39,7 +39,7 @@ from mig_selector.pipeline.stages import (
     restrict,
 )
 from mig_selector.pipeline.tokens import draw_sample, text_of, tokenizer_name
-from mig_selector.pool.conversation import as_exchange, read_turns
+from mig_selector.pool.conversation import as_exchange, read_turns, text_columns
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.comparison import Comparison, Example, MethodFigures, format_table
@@ -229,10 +229,10 @@ class _Measures:
         )
 
     def rows(self, indices: NDArray[np.int64]) -> Iterator[PoolRow]:
-        """Read some rows, ascending indices into the common ones, with the columns that training reads."""
+        """Read some rows, ascending indices into the common ones, with the columns of their conversations."""
         is_left_out = np.ones(len(self.pool.pool_indices), np.bool_)
         is_left_out[indices] = False
-        columns = {column for entry in self.request.entries for column in entry.columns.values()}
+        columns = {column for entry in self.request.entries for column in text_columns(entry)}
         return self.pool.without(is_left_out, "not wanted").rows(sorted(columns))
 
     def kept_indices(self, pool_indices: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import PoolEntry
+from mig_selector.pool.leaves.json_values import survives_json
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.chosen import ChosenRows
 from mig_selector.pool.subset.columns import JsonType
@@ -25,7 +26,6 @@ from mig_selector.pool.subset.spool import Spool
 from mig_selector.pool.subset.tables import (
     conform,
     read_in_order,
-    survives_json,
     table_schema,
     with_columns,
     write_batches,

@@ -11,6 +11,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -340,8 +341,9 @@ def parse_arguments(settings: Mapping[str, Any], *, training: bool) -> MigArgume
             values[name] = _join_list(name, raw) if name in _LISTS else keys[name].read(raw)
         except ValueError as error:
             faults.append(f"{name}: {raw!r} is not allowed; {error}.")
-    if not faults:
-        faults = [*_range_faults(values, keys, function), *_rule_faults(values, training=training)]
+    faults += _range_faults(values, keys, function)
+    if not faults:  # else a key may seem to be missing that is only misspelt
+        faults = _rule_faults(values, training=training)
     if faults:
         raise ArgumentError("\n".join(faults))
     more = {name: values.pop(name, key.default) for name, key in keys.items() if name not in own_keys()}
@@ -387,8 +389,13 @@ def _join_list(key: str, raw: Any) -> str:
     return text
 
 
+_UNITS = {"k": Decimal(1_000), "m": Decimal(1_000_000), "%": Decimal("0.01")}
+
+
 def _read_budget(text: str) -> int | float:
     expected = "expected an integer of at least 1, or a share of the pool between 0 and 1, both excluded"
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM%])", text):
+        raise ValueError(f"{expected}; write {Decimal(found[1]) * _UNITS[found[2].lower()]:f}")
     if re.fullmatch(r"[+]?\d+", text):
         if int(text) < 1:
             raise ValueError(expected)

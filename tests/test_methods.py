@@ -438,7 +438,7 @@ def test_what_a_method_of_ones_own_must_not_choose(scored, tmp_path, monkeypatch
             "nowhere.choose",
             r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\); is 'nowhere' inst",
         ),
-        ("json.nothing", "has no attribute 'nothing'"),
+        ("json.nothing", "json has no 'nothing'; check the name of the function"),
         ("json.loads", "does not say what it needs"),
     ],
 )

@@ -42,15 +42,17 @@ def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             config = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
         else:
             config = OmegaConf.load(path)
+        if not OmegaConf.is_dict(config):
+            raise ArgumentError(f"{path} must hold keys and values at its top level.")
         # The host does not resolve ${...} either: both must read the same values.
         merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_cli(list(overrides))))
     except FileNotFoundError as error:
         raise ArgumentError(f"{path} does not exist.") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}); save it as UTF-8.") from error
     except (OSError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ArgumentError(f"{path} cannot be read: {error}") from error
-    if not isinstance(merged, dict):
-        raise ArgumentError(f"{path} must hold keys and values at its top level.")
-    return {str(key): value for key, value in merged.items()}
+    return {str(key): value for key, value in merged.items()}  # type: ignore[union-attr]
 
 
 def check_overrides(settings: Mapping[str, Any]) -> None:

@@ -271,7 +271,7 @@ def _other_site(arguments: MigArguments, host: HostArguments) -> Site:
     """Find out where this node writes; it needs no pool, for the chosen rows are brought to it."""
     pool = pool_names(arguments, host)
     others = [name for name in host.dataset if name not in pool]
-    return find_site(arguments, host, [*others, *host.eval_dataset])
+    return find_site(arguments, host, others)
 
 
 def _send_to_nodes(subset: Finished, outcomes: Sequence[Outcome], site: Site | None, ranks: Ranks) -> None:

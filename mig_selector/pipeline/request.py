@@ -205,7 +205,7 @@ def resolve(
     needs = resolve_needs(arguments, host)
     check_validation(arguments, host)
     names = pool_names(arguments, host)
-    site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
+    site = find_site(arguments, host, host.dataset)
     hashes = ContentHashes(arguments.cache_dir)
     files = {key: Path(path) for key in _FILES if (path := arguments[key]) is not None}
     faults: list[MigSelectorError] = [

@@ -229,10 +229,8 @@ def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[s
     lines = []
     if held_out := sum(part["rows"] for part in manifest.get("validation", [])):
         again = manifest.get("validation_rows_chosen", 0)
-        lines.append(
-            f"validation: {held_out:,} rows that were not chosen"
-            + (f"; training reads the same of {again:,} of them as of chosen rows" if again else "")
-        )
+        equal = f", {again:,} of them equal to a chosen one" if again else ""
+        lines.append(f"validation: {held_out:,} rows that were not chosen{equal}")
     return lines + [
         f"eval_dataset {name}: {count:,} of the {chosen:,} chosen rows are in it; the loss on it will look too good"
         for name, count in counts.items()

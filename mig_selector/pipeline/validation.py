@@ -51,6 +51,10 @@ def draw_validation_rows(
     Returns:
         Kept indices, ascending.
     """
-    rest = np.setdiff1d(np.arange(num_kept), chosen, assume_unique=True)
-    drawn = random.Random(host.seed).sample(range(len(rest)), num_validation_rows(arguments, host, len(chosen)))
-    return rest[np.sort(np.array(drawn, np.int64))]
+    count = num_validation_rows(arguments, host, len(chosen))
+    if count == 0:
+        return np.zeros(0, np.int64)
+    is_left = np.ones(num_kept, np.bool_)
+    is_left[chosen] = False
+    rest = np.flatnonzero(is_left)
+    return rest[sorted(random.Random(host.seed).sample(range(len(rest)), count))]

@@ -129,10 +129,12 @@ def write_subset(
 
 @contextlib.contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Remove the folder if the block raises and it is empty."""
+    """Remove the folder if the block raises and it is empty; a failed write to a temporary file gets its name."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # "disk full" names no file
+            error.filename = str(folder)
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise

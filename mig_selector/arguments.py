@@ -11,6 +11,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,9 @@ from mig_selector.store.folders import absolute_path, default_cache_dir
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.+-]{1,128}")
 BUDGET_PLACEHOLDER = "{budget}"
 _NAME = Range(f"a name or {DOTTED_PATH.text}", DOTTED_PATH.allows)
+KEPT_COLUMNS = {"labels": "labels", "score": "score", "id": "_id"}
+"""What ``mig_keep`` may name, and the column of a subset that it goes to."""
+_KEPT = Range("labels, score or id, or several of them", lambda value: set(_split(value)) <= KEPT_COLUMNS.keys())
 
 _GROUPS = {
     "mig_num_samples": "What to choose",
@@ -81,6 +85,14 @@ class MigArguments:
             part="filling",
         ),
     ] = "error"
+    mig_val_from: Annotated[
+        Literal["chosen", "rest"],
+        Setting(
+            "Where the validation rows of LLaMA-Factory's val_size come from: chosen takes them out of the chosen "
+            "rows, rest draws them, by `seed`, from the rows that were not chosen. A share is of the chosen rows.",
+            decides=True,
+        ),
+    ] = "chosen"
     mig_on_bad_row: Annotated[
         Literal["error", "skip"],
         Setting("At an unreadable row: error stops and names file and line, skip counts and lists it.", decides=False),
@@ -188,6 +200,15 @@ class MigArguments:
         str | None,
         Setting("Name of the new dataset_info.json entry; default <pool>_<method>_<budget>.", decides=False),
     ] = None
+    mig_keep: Annotated[
+        str | None,
+        Setting(
+            "What the subset's rows keep beside the columns that training reads: labels (those that count), score and "
+            "id (comma-separated), in columns labels, score and _id. Then the subset can be a pool itself.",
+            _KEPT,
+            decides=True,
+        ),
+    ] = None
     mig_output_dir: Annotated[
         str | None, Setting("Where subsets are kept; default <dataset_dir>/mig_selections.", decides=False)
     ] = None
@@ -242,12 +263,18 @@ class MigArguments:
         return None if self.mig_pool is None else tuple(_split(self.mig_pool))
 
     @property
+    def kept(self) -> tuple[str, ...]:
+        """What the subset's rows keep beside what training reads: keys of `KEPT_COLUMNS`, in the order there."""
+        named = _split(self.mig_keep or "")
+        return tuple(each for each in KEPT_COLUMNS if each in named)
+
+    @property
     def cache_dir(self) -> Path:
         """Absolute path of the cache."""
         return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
-_LISTS = {"mig_num_samples", "mig_pool"}
+_LISTS = {"mig_num_samples", "mig_pool", "mig_keep"}
 
 
 @functools.cache
@@ -314,8 +341,9 @@ def parse_arguments(settings: Mapping[str, Any], *, training: bool) -> MigArgume
             values[name] = _join_list(name, raw) if name in _LISTS else keys[name].read(raw)
         except ValueError as error:
             faults.append(f"{name}: {raw!r} is not allowed; {error}.")
-    if not faults:
-        faults = [*_range_faults(values, keys, function), *_rule_faults(values, training=training)]
+    faults += _range_faults(values, keys, function)
+    if not faults:  # else a key may seem to be missing that is only misspelt
+        faults = _rule_faults(values, training=training)
     if faults:
         raise ArgumentError("\n".join(faults))
     more = {name: values.pop(name, key.default) for name, key in keys.items() if name not in own_keys()}
@@ -361,8 +389,13 @@ def _join_list(key: str, raw: Any) -> str:
     return text
 
 
+_UNITS = {"k": Decimal(1_000), "m": Decimal(1_000_000), "%": Decimal("0.01")}
+
+
 def _read_budget(text: str) -> int | float:
     expected = "expected an integer of at least 1, or a share of the pool between 0 and 1, both excluded"
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM%])", text):
+        raise ValueError(f"{expected}; write {Decimal(found[1]) * _UNITS[found[2].lower()]:f}")
     if re.fullmatch(r"[+]?\d+", text):
         if int(text) < 1:
             raise ValueError(expected)

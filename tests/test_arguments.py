@@ -43,6 +43,12 @@ def test_other_budgets_are_refused(given):
         parse(num_samples=given)
 
 
+@pytest.mark.parametrize(("given", "meant"), [("50k", "50000"), ("1.5K", "1500"), ("10%", "0.10"), ("2m", "2000000")])
+def test_a_budget_in_a_unit_is_refused_with_what_was_meant(given, meant):
+    with pytest.raises(ArgumentError, match=f"mig_num_samples: '{given}' is not allowed; .*; write {meant}[.]"):
+        parse(num_samples=given)
+
+
 def test_a_list_of_budgets_is_for_selection_only():
     with pytest.raises(ArgumentError, match=r"mig_num_samples: '5,6' is a list; training takes one budget"):
         parse(num_samples=[5, 6], training=True)
@@ -129,8 +135,8 @@ def test_a_wrong_value_is_refused_with_key_value_and_what_is_allowed(key, value,
 
 def test_all_faults_are_reported_at_once():
     with pytest.raises(ArgumentError) as caught:
-        parse(num_samples="none", phi="log", threshold=1)
-    assert len(str(caught.value).splitlines()) == 3
+        parse(num_samples="none", phi="log", threshold=1, edge_threshold=7)
+    assert len(str(caught.value).splitlines()) == 4
 
 
 def test_a_vocabulary_and_a_minimum_count_exclude_each_other():

@@ -28,6 +28,8 @@ DECIDING = {
     "mig_label_embeddings": ({}, "@other.npz"),
     "mig_edge_threshold": ({}, 0.8),
     "mig_propagation_weight": ({}, 0.5),
+    "mig_val_from": ({"val_size": 5}, "rest"),
+    "mig_keep": ({"mig_keep": "score"}, "score,id"),
     "mig_turns": ({"mig_method": "car", "mig_row_embedding_model": "@encoder"}, "last"),
     "mig_row_embeddings": ({"mig_method": "qdit", "mig_row_embeddings": "@rows.npy"}, "@other_rows.npy"),
     "mig_row_embedding_model": (

@@ -42,15 +42,17 @@ def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             config = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
         else:
             config = OmegaConf.load(path)
+        if not OmegaConf.is_dict(config):
+            raise ArgumentError(f"{path} must hold keys and values at its top level.")
         # The host does not resolve ${...} either: both must read the same values.
         merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_cli(list(overrides))))
     except FileNotFoundError as error:
         raise ArgumentError(f"{path} does not exist.") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}); save it as UTF-8.") from error
     except (OSError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ArgumentError(f"{path} cannot be read: {error}") from error
-    if not isinstance(merged, dict):
-        raise ArgumentError(f"{path} must hold keys and values at its top level.")
-    return {str(key): value for key, value in merged.items()}
+    return {str(key): value for key, value in merged.items()}  # type: ignore[union-attr]
 
 
 def check_overrides(settings: Mapping[str, Any]) -> None:
@@ -136,6 +138,8 @@ class HostArguments:
     interleave_shares: tuple[float, ...]
     """The values of `interleave_probs`; empty if it is not set or cannot be read."""
     seed: int
+    val_size: float
+    """Rows that the host takes out of training for validation: a number above 1, or a share; 0 for none."""
     model_name_or_path: str | None
     stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"]
     do_train: bool
@@ -178,6 +182,7 @@ class HostArguments:
             mix_strategy=_optional_string(settings.get("mix_strategy")) or "concat",
             interleave_shares=_split_numbers(settings.get("interleave_probs")),
             seed=_optional_count(settings.get("seed", 42)) or 0,
+            val_size=next(iter(_split_numbers(settings.get("val_size"))), 0.0),
             model_name_or_path=_optional_string(settings.get("model_name_or_path")),
             stage=_stage(settings.get("stage")),
             do_train=_is_true(settings.get("do_train")),

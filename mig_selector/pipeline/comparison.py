@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from mig_selector.pipeline.stages import (
     Clock,
     LabelGraph,
     Scores,
+    describe_reading,
     finish_scores,
     information_of,
     label,
@@ -38,7 +39,7 @@ from mig_selector.pipeline.stages import (
     restrict,
 )
 from mig_selector.pipeline.tokens import draw_sample, text_of, tokenizer_name
-from mig_selector.pool.conversation import as_exchange, read_turns
+from mig_selector.pool.conversation import as_exchange, read_turns, text_columns
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.comparison import Comparison, Example, MethodFigures, format_table
@@ -142,7 +143,7 @@ def _measuring_keys(own_settings: Mapping[str, Any], needs: Sequence[Needs]) -> 
 
     Labels if a method needs them; the graph if mig is compared; a score only if somebody asks for it.
     """
-    keys: dict[str, Any] = {"mig_method": "random"}
+    keys: dict[str, Any] = {"mig_method": "random", "mig_keep": None}
     if any(each.method.name == "mig" for each in needs):
         keys["mig_method"] = "mig"
     if any(each.labels for each in needs):
@@ -167,15 +168,21 @@ def _settle_common_rows(
         PoolError: There is no such row.
         ArgumentError: There are fewer than the methods are asked to choose.
     """
-    found = []
+    found, dropped, unreadable = [], Counter[str](), Counter[str]()
     for arguments in (*each, measures):
         request = resolve(arguments, host)
-        found.append(measure(read(request), request, crew).pool.pool_indices)
+        pool = measure(read(request), request, crew).pool
+        found.append(pool.pool_indices)
+        dropped |= pool.report.dropped  # methods that need the same of a row drop the same rows
+        unreadable |= pool.report.unreadable
     common = found[0]
     for pool_indices in found[1:]:
         common = np.intersect1d(common, pool_indices, assume_unique=True)
     usable = [len(pool_indices) for pool_indices in found[: len(each)]]
     by_method = ", ".join(f"{args.mig_method} {count:,}" for args, count in zip(each, usable, strict=True))
+    report = replace(pool.report, kept=len(common), dropped=dropped, unreadable=unreadable)
+    for line in describe_reading(replace(pool, report=report), None):
+        logger.info("%s", line)
     logger.info("rows that a method can use: %s; that all can use: %s", by_method, f"{len(common):,}")
     if not len(common):
         raise PoolError(f"--methods: no row of the pool can be used by every method ({by_method}); compare fewer.")
@@ -222,10 +229,10 @@ class _Measures:
         )
 
     def rows(self, indices: NDArray[np.int64]) -> Iterator[PoolRow]:
-        """Read some rows, ascending indices into the common ones, with the columns that training reads."""
+        """Read some rows, ascending indices into the common ones, with the columns of their conversations."""
         is_left_out = np.ones(len(self.pool.pool_indices), np.bool_)
         is_left_out[indices] = False
-        columns = {column for entry in self.request.entries for column in entry.columns.values()}
+        columns = {column for entry in self.request.entries for column in text_columns(entry)}
         return self.pool.without(is_left_out, "not wanted").rows(sorted(columns))
 
     def kept_indices(self, pool_indices: NDArray[np.int64]) -> NDArray[np.int64]:

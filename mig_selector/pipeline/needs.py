@@ -99,7 +99,8 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
         host: The host's keys.
 
     Raises:
-        ArgumentError: There is no such method, or nothing says where something it needs comes from.
+        ArgumentError: There is no such method, nothing says where something it needs comes from, or ``mig_keep``
+            names what is not read.
     """
     method = load_method(arguments.function or arguments.mig_method)
     score, asked = _scores(arguments, host, method)
@@ -109,6 +110,13 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
         or (score is not None and (score.needs_labels or arguments.mig_normalize))
     )
     embeds_labels = "propagation" in method.declaration.needs and arguments.mig_label_embeddings is None
+    is_known = {"labels": needs_labels, "score": score is not None, "id": True}
+    for each in arguments.kept:
+        if not is_known[each]:
+            raise ArgumentError(
+                f"mig_keep: {each} cannot be kept, because {method.name} reads none; set mig_{each} to where the pool "
+                f"has it, or leave {each} out of mig_keep."
+            )
     return Needs(
         method=method,
         options=method.options(arguments.options),

@@ -27,11 +27,11 @@ from mig_selector.pipeline.stages import (
     Scores,
     choose,
     compile_method,
+    describe_reading,
     embed,
     finish_scores,
     label,
     link,
-    log_reading,
     measure,
     read,
     resolve_budgets,
@@ -99,7 +99,7 @@ def run_selection(
     outcomes = in_plain_words(
         lambda: deliver(finished, outcomes, arguments, host, ranks, training=training, register=register)
     )
-    # Several budgets share lines, and `log_reading` has described the pool already.
+    # Several budgets share lines, and the pool was described when it was read.
     lines = dict.fromkeys(line for outcome in outcomes for line in outcome.summary if not line.startswith("pool: "))
     for line in lines:
         logger.info("%s", line)
@@ -192,7 +192,7 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
                     publish(staging, folder)
         summary = [
             *summarise(request, pool, chosen, manifest.get("tokens"), clock.seconds),
-            *_warn_of_eval(request, fingerprint, manifest, folder),
+            *_describe_evaluation(request, fingerprint, manifest, folder),
         ]
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
@@ -216,7 +216,9 @@ def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
     with clock.stage("scoring"):
         measured = restrict(measure(pool, request, crew), request)
     pool, labels = measured.pool, label(measured.pool, request)
-    log_reading(pool, labels)
+    if request.among is None:  # a comparison has described the pool, once for all methods
+        for line in describe_reading(pool, labels):
+            logger.info("%s", line)
     return Offered(pool, labels, finish_scores(measured, labels, request), link(labels, request, crew, clock))
 
 
@@ -233,15 +235,20 @@ def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:
     tokens, named = manifest.get("tokens"), tokenizer_name(request)
     if tokens and named and tokens["tokenizer"] == named[1]:
         summary.append(f"tokens: {describe_tokens(tokens, manifest['budget'])}")
-    summary += _warn_of_eval(request, fingerprint, manifest, folder)
+    summary += _describe_evaluation(request, fingerprint, manifest, folder)
     return describe_finished(request, fingerprint, folder, manifest, summary, is_reused=True)
 
 
-def _warn_of_eval(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:
-    """Say for the summary which datasets of `eval_dataset` have chosen rows."""
+def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:
+    """Say for the summary how many rows are for validation, and which datasets of `eval_dataset` have chosen rows."""
     counts = rows_in_eval(request, fingerprint, manifest["subsets"], folder)
     chosen = manifest["budget"]
-    return [
+    lines = []
+    if held_out := sum(part["rows"] for part in manifest.get("validation", [])):
+        again = manifest.get("validation_rows_chosen", 0)
+        equal = f", {again:,} of them equal to a chosen one" if again else ""
+        lines.append(f"validation: {held_out:,} rows that were not chosen{equal}")
+    return lines + [
         f"eval_dataset {name}: {count:,} of the {chosen:,} chosen rows are in it; the loss on it will look too good"
         for name, count in counts.items()
     ]

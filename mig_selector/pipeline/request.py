@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, all_keys, own_keys
+from mig_selector.arguments import BUDGET_PLACEHOLDER, KEPT_COLUMNS, MigArguments, all_keys, own_keys
 from mig_selector.embedding.encoder import Encoder, describe_plain_model, identify_encoder
 from mig_selector.errors import ArgumentError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
@@ -21,6 +21,7 @@ from mig_selector.integration.dataset_info import OWN_KEY, check_name_is_free, r
 from mig_selector.pipeline.names import pool_part, selection_name, with_hash
 from mig_selector.pipeline.needs import Needs, resolve_needs
 from mig_selector.pipeline.site import Site, find_site, pool_names
+from mig_selector.pipeline.validation import check_validation, validation_identity
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.row_source import RowSource
@@ -153,7 +154,10 @@ class Request:
     def read_finished(self, folder: Path, fingerprint: str) -> dict[str, Any] | None:
         """Return the manifest of a folder if it holds a selection that may be used again."""
         manifest = None if self.arguments.mig_overwrite else read_manifest(folder, fingerprint, self.hashes)
-        if manifest is None or any(subset["entry_index"] >= len(self.entries) for subset in manifest["subsets"]):
+        if manifest is None:
+            return None
+        parts = [*manifest["subsets"], *manifest.get("validation", [])]
+        if any(part["entry_index"] >= len(self.entries) for part in parts):
             return None
         if self.arguments.mig_on_bad_row == "error" and manifest["rows"]["unreadable"]:
             return None  # it was made by skipping rows at which this run must stop
@@ -234,6 +238,7 @@ def resolve(
         MigSelectorError: A key, a name, a file or a model cannot be resolved.
     """
     needs = resolve_needs(arguments, host)
+    check_validation(arguments, host)
     names = pool_names(arguments, host)
     hashes = hashes or ContentHashes(arguments.cache_dir)
     files = {key: Path(path) for key in _FILES if (path := arguments[key]) is not None}
@@ -243,11 +248,12 @@ def resolve(
     entries, judges, sources = [], [], []
     site: Site | None = None
     with _collecting(faults):
-        site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
+        site = find_site(arguments, host, host.dataset)
     for name in names if site is not None else ():
         with _collecting(faults):
             entries.append(_resolve_entry(name, site, host))
             judges.append(needs.judge(entries[-1], host))
+            _check_kept_columns(entries[-1], arguments)
             sources.append(open_pool(entries[-1]))
     models = {}
     for model in needs.models:
@@ -264,6 +270,7 @@ def resolve(
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
     parts_files = {key: hashes.file(path) for key, path in files.items()}
     identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files)
+    identity["mig_val_from"] = validation_identity(arguments, host)
     if among is not None:
         identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
     request = Request(site, needs, entries, judges, sources, contents, models, hashes, identity, among, is_registered)
@@ -301,6 +308,16 @@ def _resolve_entry(name: str, site: Site, host: HostArguments) -> PoolEntry:
     )
 
 
+def _check_kept_columns(entry: PoolEntry, arguments: MigArguments) -> None:
+    """Refuse to keep something in a column that training reads."""
+    for each in arguments.kept:
+        if (column := KEPT_COLUMNS[each]) in entry.columns.values():
+            raise ArgumentError(
+                f"mig_keep: {each} would be kept in a column {column!r}, but training reads a column of that name of "
+                f"dataset {entry.name!r}; leave {each} out of mig_keep, or rename the column in the pool."
+            )
+
+
 def _pool_identity(entries: Sequence[PoolEntry], contents: Sequence[Sequence[Sequence[str]]]) -> list[dict[str, Any]]:
     """Return what decides the rows of the pool and how the host reads them; names do not."""
     return [
@@ -336,6 +353,7 @@ def _identity(
         "mig_score": needs.score.identity if needs.score else None,
         "mig_embedding_model": None,  # models are added below, by their content
         "mig_row_embedding_model": asdict(replace(needs.embedding, model="")) if needs.embedding else None,
+        "mig_keep": list(arguments.kept),  # in whatever order it was written
         **{key: files.get(key) for key in _FILES},
     }
     if arguments.mig_label_vocabulary is not None:

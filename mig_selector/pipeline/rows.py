@@ -13,7 +13,7 @@ from mig_selector.annotation.tokens import load_tokenizer
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.request import Request
-from mig_selector.pool.conversation import Exchange, Turn, Which, as_exchange, read_turns, render
+from mig_selector.pool.conversation import Exchange, Turn, Which, as_exchange, read_turns, render, text_columns
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.store.hashing import fingerprint_of
 
@@ -90,8 +90,8 @@ class KeptRows:
 
         What a model makes of them is kept under the content that the files had when the request was resolved.
         """
-        columns = sorted({column for entry in self.request.entries for column in entry.columns.values()})
-        rows = self.pool.rows(columns)
+        columns = {column for entry in self.request.entries for column in text_columns(entry)}
+        rows = self.pool.rows(sorted(columns))
         while block := list(islice(rows, _BLOCK_ROWS)):
             self.request.check_unchanged()
             yield from block

@@ -34,6 +34,7 @@ from mig_selector.graph.vocabulary import count_labels, read_vocabulary
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
+from mig_selector.pipeline.validation import num_validation_rows
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.reading import Pool, read_pool
 from mig_selector.ranks.group import all_threads
@@ -140,7 +141,7 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
     """Turn shares of the kept rows into numbers, rounded down.
 
     Raises:
-        ArgumentError: A budget is larger than the pool.
+        ArgumentError: A budget is larger than the pool, or leaves too few rows for validation.
     """
     kept, budgets = pool.report.kept, []
     for budget in request.arguments.budgets:
@@ -153,6 +154,12 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
             )
         else:
             budgets.append(budget)
+        held_out = num_validation_rows(request.arguments, request.site.host, budgets[-1])
+        if budgets[-1] + held_out > kept:
+            raise ArgumentError(
+                f"mig_val_from: rest: {budgets[-1]} rows are to be chosen and {held_out} more are for validation "
+                f"(val_size), but the pool has {kept} rows to choose from. Lower one of the two."
+            )
     return budgets
 
 
@@ -406,22 +413,16 @@ def information_inputs(
     return LabelledPool(labels, scores.final), graph.propagation, objective
 
 
-def log_reading(pool: Pool, labels: RowLabels | None) -> None:
-    """Log what became of the rows of the pool and of their labels."""
+def describe_reading(pool: Pool, labels: RowLabels | None) -> list[str]:
+    """Say, for the log, what became of the rows of the pool and of their labels."""
     report = pool.report
-    logger.info(
-        "pool: read %s rows of %s, kept %s",
-        f"{report.read:,}",
-        ", ".join(source.name for source in pool.sources[:5]),
-        f"{report.kept:,}",
-    )
-    for reason, count in report.dropped.items():
-        logger.info("  dropped %s: %s", f"{count:,}", reason)
-    for reason, count in report.unreadable.items():
-        logger.info("  skipped %s: row %s", f"{count:,}", reason)
-    for row in report.unreadable_rows[:20]:
-        logger.info("    %s", row.encode("unicode_escape").decode("ascii"))
+    names = ", ".join(source.name for source in pool.sources[:5])
+    lines = [f"pool: read {report.read:,} rows of {names}, kept {report.kept:,}"]
+    lines += [f"  dropped {count:,}: {reason}" for reason, count in report.dropped.items()]
+    lines += [f"  skipped {count:,}: row {reason}" for reason, count in report.unreadable.items()]
+    lines += [f"    {row.encode('unicode_escape').decode('ascii')}" for row in report.unreadable_rows[:20]]
     if report.duplicates:
-        logger.info("  %s rows are repeated; all copies stay in the pool", f"{report.duplicates:,}")
+        lines.append(f"  {report.duplicates:,} rows are repeated; all copies stay in the pool")
     if labels is not None:
-        logger.info("  %s of %s labels count", f"{len(labels.names):,}", f"{len(pool.labels.names):,}")
+        lines.append(f"  {len(labels.names):,} of {len(pool.labels.names):,} labels count")
+    return lines

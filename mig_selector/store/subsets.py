@@ -80,11 +80,15 @@ class _Manifest(msgspec.Struct):
     config: dict[str, Any] = {}
     identity: dict[str, Any] = {}
     """Both are missing in manifests of earlier versions."""
+    validation: list[_SubsetFile] = []
+    """Rows that were not chosen, for validation. Manifests of earlier versions lack it."""
+    validation_rows_chosen: _Count = 0
 
     @property
     def is_sound(self) -> bool:
         """Whether it names files in its own folder only, and all that its parts speak of."""
-        named = {name for subset in self.subsets for name in (subset.json_lines, subset.file)}
+        parts = [*self.subsets, *self.validation]
+        named = {name for part in parts for name in (part.json_lines, part.file)}
         return bool(self.subsets) and named <= set(self.files) and all(_is_plain(name) for name in self.files)
 
 

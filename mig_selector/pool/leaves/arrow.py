@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mig_selector.pool.leaves.arrow_shapes import is_list, is_text, is_valid, lengths_of, take_shapes
 from mig_selector.pool.leaves.batch import Leaves, Numbering, Ragged
 from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.json_values import json_rows
 from mig_selector.pool.leaves.verdicts import Unreadable
 
 
@@ -24,6 +25,8 @@ _NO_VALUES = np.zeros(0)
 _MAX_VALUES = 1 << 22
 """Longest list of labels or scores of a row: converting a longer one to Python objects would take minutes."""
 _ROWS_AT_A_TIME = 256
+_STAND_IN = b"?"
+"""Not empty: an empty value would count as absent."""
 
 
 def take_leaves(
@@ -80,9 +83,18 @@ def _long_lists(leaf: pa.Array) -> dict[int, Unreadable]:
 
 
 def take_rows(batch: pa.RecordBatch, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Return rows of a batch, by index, as Python objects."""
-    taken: list[dict[str, Any]] = batch.take(pa.array(rows, pa.int64())).to_pylist()
-    return taken
+    """Return rows of a batch, by index, as Python objects.
+
+    A row with a value that Python has no object for, such as a date beyond the year 9999, has bytes in place of all
+    values of types that JSON lacks: whether such a value matters is for others to say.
+    """
+    taken = batch.take(pa.array(rows, pa.int64()))
+    try:
+        return taken.to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, ValueError, OverflowError):
+        if len(rows) == 1:
+            return json_rows(taken, _STAND_IN)
+        return [row for index in rows for row in take_rows(batch, [index])]
 
 
 class _Rows:
@@ -114,7 +126,7 @@ class _Rows:
                 *values, _ = self._decoder.of_mapping(self._leaves(row))
                 return self._decoder.of_shape((*values, int(self._shapes[row])))
             return self._decoder.of_mapping(self._read_whole(row))
-        except (pa.ArrowException, ValueError, OverflowError) as error:  # a date beyond the year 9999, for one
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             return Unreadable(f"contains a value that cannot be read ({error})")
 
     def _leaves(self, row: int) -> dict[str, Any]:
@@ -124,10 +136,7 @@ class _Rows:
     def _read_whole(self, row: int) -> dict[str, Any]:
         if row not in self._whole:
             following = (row + np.flatnonzero(~self._is_plain[row:])[:_ROWS_AT_A_TIME]).tolist()
-            try:
-                self._whole = dict(zip(following, self._read(following), strict=True))
-            except (pa.ArrowException, ValueError, OverflowError):  # one of them cannot be read; is it this one?
-                self._whole = dict(zip([row], self._read([row]), strict=True))
+            self._whole = dict(zip(following, self._read(following), strict=True))
         return self._whole[row]
 
 

@@ -290,10 +290,11 @@ def find_score(
         case [path]:
             return Score(name, StoredNumbers((path,), is_signed=scale != "none"), scale)
         case paths:
-            for kind in _KINDS.intersection(paths):
+            kinds = [path for path in paths if path in _KINDS]
+            if kinds:
                 raise ArgumentError(
-                    f"mig_score: {name}: {kind} is computed, and only numbers that rows hold can be multiplied; give "
-                    "the dotted path of each."
+                    f"mig_score: {name!r}: several scores are multiplied, which takes dotted paths to numbers; "
+                    f"{kinds[0]} is a kind of score."
                 )
             return Score(name, StoredNumbers(tuple(paths), join), scale)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support import LABELS, make_row
+from datasets import Dataset
+from support import LABELS, ROOT, make_row
 
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.notebook import select as select_from
@@ -171,8 +172,6 @@ def test_a_csv_file_that_pandas_wrote_is_a_pool(workplace):
 
 
 def test_a_flattened_dataset_in_memory_is_a_pool():
-    from datasets import Dataset
-
     rows = [{**row, "reward": 1.0 + row["reward"] ** 2} for row in rewarded()]
     nested = [{"dialogs": row["dialogs"], "annotation": {"tags": ["a"], "rating": row["reward"]}} for row in rows]
     keys = {"num_samples": 2, "method": "top_score", "labels": "annotation.tags", "score": "annotation.rating"}
@@ -189,3 +188,69 @@ def test_the_labels_of_instag_are_named_by_a_step_through_their_list(workplace):
     assert table(select(workplace, mig_labels="instag.tag", **keys))["labels"] == [["a", "b"]] * 6
     with pytest.raises(PoolError, match=r"pool\.jsonl:1: instag must be .* one of its keys, such as instag\.tag\)"):
         select(workplace, mig_labels="instag", **keys)
+
+
+def rows_of(**columns):
+    """Rows, given the values of each column."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+FROM_VALUE = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+ABILITIES = [["logic", "maths"], ["maths"], ["logic"], [], ["logic", "writing"]]
+PUBLISHED = {
+    # Rows as the dataset cards show them; (labels, score) of the rows that can be chosen, best score first.
+    "infinity_instruct": (
+        rows_of(
+            conversations=[FROM_VALUE] * 5,
+            id=["1", "2", "3", "4", "5"],
+            label=[{"ability_en": each, "ability_zh": each, "cate_ability_en": ["x"]} for each in ABILITIES],
+            langdetect=["en"] * 5,
+            source=["Subjective"] * 5,
+            reward=[-7.5, 21.0, 3.25, 30.0, 3.25],
+        ),
+        [(["maths"], 4 / 4), (["logic"], 2.5 / 4), (["logic"], 2.5 / 4), (["logic", "maths"], 1 / 4)],
+    ),
+    "magpie": (
+        rows_of(
+            conversations=[FROM_VALUE] * 5,
+            instruction=["q"] * 5,
+            response=["a"] * 5,
+            difficulty=["easy"] * 5,
+            input_quality=["good"] * 5,
+            task_category=["Math", "Coding & Debugging", "Math", "Planning", None],
+            other_task_category=[["Reasoning"], [], ["Coding & Debugging", "Reasoning"], ["Math"], None],
+            instruct_reward=[-2.5, 1.5, 0.0, -9.0, 8.0],
+        ),
+        [
+            (["Coding & Debugging"], 4 / 4),
+            (["Coding & Debugging", "Math", "Reasoning"], 3 / 4),
+            (["Math", "Reasoning"], 2 / 4),
+            (["Math"], 1 / 4),
+        ],
+    ),
+    "smol_magpie_ultra": (
+        rows_of(
+            messages=[[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]] * 5,
+            category=["math", "coding", "math", "coding", "math"],
+            difficulty=["hard"] * 5,
+            quality=["excellent"] * 5,
+            reward_model_score=[0.17, 0.19, 0.15, 0.18, 0.16],
+            conversation_tokens=[100] * 5,
+        ),
+        [(["coding"], 5 / 5), (["coding"], 4 / 5), (["math"], 3 / 5), (["math"], 2 / 5), (["math"], 1 / 5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_recipe_of_a_published_pool_finds_its_labels_and_scores(tmp_path, name):
+    rows, expected = PUBLISHED[name]
+    recipe = yaml.safe_load((ROOT / "yaml_configs" / f"llama3.1_8b_{name}.yaml").read_text())
+    entries = json.loads((ROOT / recipe["dataset_dir"] / "dataset_info.json").read_text())
+    entry = {key: value for key, value in entries[recipe["dataset"]].items() if key not in ("hf_hub_url", "subset")}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"pool": {**entry, "file_name": "pool.parquet"}}))
+    Dataset.from_list(rows).to_parquet(tmp_path / "pool.parquet")
+    keys = {key: value for key, value in recipe.items() if key.startswith("mig_")}
+    settings = {"dataset": "pool", "dataset_dir": str(tmp_path), **keys, "mig_num_samples": len(expected)}
+    chosen = table(run_selection({**settings, "mig_method": "top_score"})[0])
+    assert list(zip(chosen["labels"], chosen["score"], strict=True)) == expected

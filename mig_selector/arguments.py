@@ -39,6 +39,11 @@ _NAME = Range(f"a name or {DOTTED_PATH.text}", DOTTED_PATH.allows)
 KEPT_COLUMNS = {"labels": "labels", "score": "score", "id": "_id"}
 """What ``mig_keep`` may name, and the column of a subset that it goes to."""
 _KEPT = Range("labels, score or id, or several of them", lambda value: set(_split(value)) <= KEPT_COLUMNS.keys())
+_PATHS = Range(
+    f"{DOTTED_PATH.text}; several of them, all different, as a list or with commas between them",
+    lambda value: all(map(DOTTED_PATH.allows, _split(value))) and len(set(_split(value))) == len(_split(value)),
+)
+_NAME_OR_PATHS = Range(f"a name or {_PATHS.text}", _PATHS.allows)
 
 _GROUPS = {
     "mig_num_samples": "What to choose",
@@ -100,19 +105,30 @@ class MigArguments:
     mig_labels: Annotated[
         str | None,
         Setting(
-            "Where a row's labels are: a dotted path to a list of strings; default annotation.instag.content. Once "
-            "set, a row must have labels whatever the method.",
-            DOTTED_PATH,
+            "Where a row's labels are: a dotted path to a string or a list of strings, or several paths whose labels "
+            "are joined; default annotation.instag.content. Once set, a row must have labels whatever the method.",
+            _PATHS,
             decides=True,
+        ),
+    ] = None
+    mig_label_separator: Annotated[
+        str | None,
+        Setting(
+            "What separates the labels where mig_labels leads to a string (`a, b`): a comma, for example. Without it "
+            "a string is one label. The strings of a list are never split.",
+            decides=True,
+            part="labels",
+            may_be_blank=True,
         ),
     ] = None
     mig_score: Annotated[
         str | None,
         Setting(
             "Quality of a row: deita (quality x complexity of its turns), ifd, response_tokens, num_labels, constant, "
-            "or a dotted path to a number or a list of numbers; default deita, ifd for ifd, response_tokens for "
-            "longest. Once set, a row must have that score whatever the method.",
-            _NAME,
+            "a dotted path to a number or a list of numbers (their mean), or several paths whose numbers are "
+            "multiplied, turn by turn; default deita, ifd for ifd, response_tokens for longest. Once set, a row must "
+            "have that score whatever the method.",
+            _NAME_OR_PATHS,
             decides=True,
         ),
     ] = None
@@ -269,12 +285,17 @@ class MigArguments:
         return tuple(each for each in KEPT_COLUMNS if each in named)
 
     @property
+    def label_paths(self) -> tuple[str, ...]:
+        """The paths in ``mig_labels``; none where it is not set."""
+        return () if self.mig_labels is None else tuple(_split(self.mig_labels))
+
+    @property
     def cache_dir(self) -> Path:
         """Absolute path of the cache."""
         return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
-_LISTS = {"mig_num_samples", "mig_pool", "mig_keep"}
+_LISTS = {"mig_num_samples", "mig_pool", "mig_labels", "mig_score", "mig_keep"}
 
 
 @functools.cache
@@ -380,7 +401,7 @@ def _join_list(key: str, raw: Any) -> str:
     parts = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
     if any(isinstance(part, bool) or not isinstance(part, str | int | float) for part in parts):
         raise ValueError("expected one value, a list or comma-separated text")
-    text = ",".join(str(part) for part in parts)
+    text = ",".join(part for each in parts for part in _split(str(each)))
     if not all(_split(text)):
         raise ValueError("expected no empty item")
     if key == "mig_num_samples":

@@ -15,6 +15,7 @@ from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.numbers import StoredNumbers
+from mig_selector.pool.leaves.labels import StoredLabels
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
 
@@ -154,15 +155,18 @@ def contents_of(sources, hashes):
     return [[[hashes.file(file) for file in source.files] for source in files] for files in sources]
 
 
-def judge_of(labels, score, *, turns="mean", is_signed=False, required=()):
-    """A judge by the name of a score, or the path of a stored one."""
+def judge_of(labels, score, *, turns="mean", is_signed=False, required=(), separator=None):
+    """A judge by the path of labels (or a list of them), and the name of a score or the path of a stored one."""
     deita = ("annotation.deita.quality_scores", "annotation.deita.complexity_scores")
     if score == "deita":
-        numbers = StoredNumbers(deita, f"{turns} of products")
+        numbers = StoredNumbers(deita, f"{turns} of products", elsewhere=("quality_scores", "complexity_scores"))
+    elif isinstance(score, list):
+        numbers = StoredNumbers(tuple(score), f"{turns} of products")
     else:
         paths = {"ifd": ("ifd_score.content",), "num_labels": (), "constant": ()}.get(score, (score,))
         numbers = StoredNumbers(paths, is_signed=is_signed)
-    return RowJudge(labels, numbers, required=required)
+    paths = (labels,) if isinstance(labels, str) else tuple(labels or ())
+    return RowJudge(StoredLabels(paths, separator), numbers, required=StoredNumbers(tuple(required)))
 
 
 def read_file(path, on_bad_row="error", labels="labels", score="score"):

@@ -116,7 +116,7 @@ def test_data_in_messages_about_skipped_rows_and_labels_are_escaped(evil_pool, c
     settings = evil_pool.settings(mig_on_bad_row="skip", mig_num_samples=60)
     done = command("mig-selector", "select", settings=settings)
     assert done.returncode == 1
-    assert "skipped 1: row annotation.instag.content must be a list of strings" in done.stderr
+    assert "skipped 1: row annotation.instag.content must be a string or a list of strings" in done.stderr
     assert controls(done.stderr) == set()
 
 

@@ -223,7 +223,7 @@ class _Measures:
             rows=len(rows),
             information=information_of(rows, self.request, self.labels, self.scores, self.graph),
             label_coverage=_coverage(self.labels, rows),
-            mean_score=None if self.scores is None else float(np.mean(self.scores.raw[rows])),
+            mean_score=None if self.scores is None else float(np.mean(self.scores.scaled[rows])),
             sources=dict(Counter(self.sources[row] for row in rows)),
             **known,
         )

@@ -12,6 +12,8 @@ from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.index.numbers import StoredNumbers
+from mig_selector.pool.leaves.labels import StoredLabels
 from mig_selector.selection.method import Need, OwnScore, RowEmbedding
 from mig_selector.selection.registry import Method, load_method
 from mig_selector.settings import Part
@@ -27,12 +29,12 @@ class Needs:
     method: Method
     options: Mapping[str, Any]
     """What the method is called with."""
-    labels: str | None
-    """Path of the labels; None where a row needs none."""
+    labels: StoredLabels | None
+    """Where a row's labels are; None where a row needs none."""
     score: Score | None
     """None where a row needs none."""
-    required: tuple[str, ...]
-    """Paths at which a row must also have numbers: the user set ``mig_score``, but the method has its own score."""
+    required: StoredNumbers | None
+    """Numbers that a row must also have: the user set ``mig_score``, but the method has its own score."""
     embedding: RowEmbedding | None
     """How rows are embedded; None where they are not, or where the user gives the vectors."""
     label_model: str | None
@@ -120,12 +122,16 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
     return Needs(
         method=method,
         options=method.options(arguments.options),
-        labels=(arguments.mig_labels or DEFAULT_LABELS) if needs_labels else None,
+        labels=_labels(arguments) if needs_labels else None,
         score=score,
-        required=asked.stored.paths if asked else (),
+        required=asked.stored if asked else None,
         embedding=_row_embedding(arguments, method),
         label_model=arguments.mig_embedding_model if embeds_labels else None,
     )
+
+
+def _labels(arguments: MigArguments) -> StoredLabels:
+    return StoredLabels(arguments.label_paths or (DEFAULT_LABELS,), arguments.mig_label_separator)
 
 
 def _scores(arguments: MigArguments, host: HostArguments, method: Method) -> tuple[Score | None, Score | None]:

@@ -187,7 +187,17 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
                         written = write_files(request, pool, labels, scores, chosen, staging)
                         tokens = totals.of(written["subsets"], staging)
                     manifest = write_manifest(
-                        request, fingerprint, pool, labels, graph, chosen, written, tokens, clock.seconds, staging
+                        request,
+                        fingerprint,
+                        pool,
+                        labels,
+                        scores,
+                        graph,
+                        chosen,
+                        written,
+                        tokens,
+                        clock.seconds,
+                        staging,
                     )
                     publish(staging, folder)
         summary = [

@@ -91,7 +91,7 @@ class Request:
         sums = score is not None and score.stored.join == "sum of products"
         tokenizer = self.score_model if score is not None and score.name == "response_tokens" else None
         filled = {
-            "mig_labels": needs.labels,
+            "mig_labels": ",".join(needs.labels.paths) if needs.labels else None,
             "mig_score": score.name if score else None,
             "mig_deita_turns": "sum" if sums else self.arguments["mig_deita_turns"] or needs.method.declaration.turns,
             "mig_row_embedding_model": needs.embedding.model if needs.embedding else None,
@@ -349,7 +349,7 @@ def _identity(
         "mig_num_samples": None,  # added for each budget
         "mig_pool": pool,
         "mig_method": needs.method.identity(needs.options),
-        "mig_labels": needs.labels,
+        "mig_labels": needs.labels.identity if needs.labels else None,
         "mig_score": needs.score.identity if needs.score else None,
         "mig_embedding_model": None,  # models are added below, by their content
         "mig_row_embedding_model": asdict(replace(needs.embedding, model="")) if needs.embedding else None,

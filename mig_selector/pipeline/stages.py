@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.scales import describe_scale, rescale
 from mig_selector.arguments import MigArguments
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
 from mig_selector.console import progress
@@ -85,10 +86,12 @@ class Measured:
 class Scores:
     """The scores of the kept rows."""
 
-    raw: NDArray[np.float64]
-    """As selection.parquet has them. Shape (N,)."""
+    scaled: NDArray[np.float64]
+    """On the scale of ``mig_score_scale``, as selection.parquet has them. Shape (N,)."""
     final: NDArray[np.float64]
     """As methods get them: after normalisation. Shape (N,)."""
+    scale: dict[str, Any] | None
+    """The scale, and figures of the scores before it; None where they are as they were."""
 
 
 @dataclass(frozen=True)
@@ -215,19 +218,26 @@ def label(pool: Pool, request: Request) -> RowLabels | None:
 def finish_scores(measured: Measured, labels: RowLabels | None, request: Request) -> Scores | None:
     """Make the scores out of what the pool stores, what was measured, or the labels; None where none are needed.
 
+    They are rescaled here, where it is known which rows there are to choose from.
+
     Raises:
-        PoolError: Their sum overflows.
+        PoolError: Their sum overflows, or the scale does not fit them.
     """
     pool, score = measured.pool, request.needs.score
     if score is None:
         return None
     raw = score.finish(pool.scores, measured.values, labels)
+    scaled = rescale(raw, score.scale)
     # A row is divided by the labels that it names, before the vocabulary, repetitions included: as published.
-    final = raw / pool.labels.counts if request.arguments.mig_normalize else raw
+    final = scaled / pool.labels.counts if request.arguments.mig_normalize else scaled
     with np.errstate(over="ignore"):
         if not math.isfinite(float(np.sum(np.abs(final)))):
             raise PoolError("mig_score: the scores are so large that their sum is not finite; scale them down.")
-    return Scores(raw, final)
+    if score.scale == "none":
+        return Scores(scaled, final, None)
+    figures = describe_scale(raw, score.scale)
+    logger.info("scores: %s of %s scores", score.scale, f"{len(raw):,}")
+    return Scores(scaled, final, figures)
 
 
 def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -> LabelGraph | None:

@@ -48,7 +48,7 @@ def write_files(
     """
     rows = chosen.selection.rows
     chosen_labels = None if labels is None else [labels.of_row(row) for row in rows]
-    chosen_scores = None if scores is None else scores.raw[rows]
+    chosen_scores = None if scores is None else scores.scaled[rows]
     known = {"labels": chosen_labels, "score": None if chosen_scores is None else chosen_scores.tolist()}
     kept = {name: known.get(name) for name in request.arguments.kept}
     validation_rows = draw_validation_rows(request.arguments, request.site.host, pool.report.kept, rows)
@@ -129,6 +129,7 @@ def write_manifest(
     fingerprint: str,
     pool: Pool,
     labels: RowLabels | None,
+    scores: Scores | None,
     graph: LabelGraph | None,
     chosen: Chosen,
     written: dict[str, Any],
@@ -154,6 +155,7 @@ def write_manifest(
         "peak_memory_bytes": chosen.memory.num_bytes,
         "added_memory_bytes": chosen.memory.added_bytes,
         "labels": None if labels is None else len(labels.names),
+        "score_scale": None if scores is None else scores.scale,
         "edges": None if graph is None else graph.num_edges,
         "rows": vars(pool.report),
         "tokens": tokens,

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mig_selector.pool.formats.parquet_leaves import ShapeLeaves, find_shape_leaves
+from mig_selector.pool.formats.parquet_leaves import ShapeLeaves, find_leaves, find_shape_leaves
 from mig_selector.pool.formats.row_source import BATCH_ROWS, Span
 from mig_selector.pool.formats.tables import LEAF_ROWS, LeafBatch, TableSource, check_batch, names_among
 from mig_selector.pool.leaves.arrow import take_rows
@@ -81,8 +81,8 @@ class ParquetSource(TableSource):
         # Parquet stores each leaf of a nested column on its own, and a dotted name selects the leaves below it: of
         # `annotation.deita.quality_scores` neither the siblings nor the conversation of the row are read. Of the
         # conversation the roles are read; whether a content is null is known from the statistics of the row group.
-        wanted = [".".join(path) for path in decoder.wanted]
         with self._open() as file:
+            wanted = find_leaves(file, decoder.paths)
             for group in range(span.start, span.stop):  # pyarrow cannot read nested dictionaries across row groups
                 leaves = ShapeLeaves() if decoder.shapes is None else find_shape_leaves(file, group, decoder.shapes)
                 rows = _WholeRows(partial(self._whole_batches, group, decoder.columns))

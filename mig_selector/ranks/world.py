@@ -174,16 +174,17 @@ class Ranks:
                 number += 1
         with _translated_store_errors():
             self._store.set(f"{key}/{number}", b".")
-        for remaining in range(max(number - _CHUNKS_AHEAD, 0), number):
+        for remaining in range(max(number - _CHUNKS_AHEAD, 0), number + 1):
             self._delete_taken(key, remaining, num_receivers)
 
     def _delete_taken(self, key: str, number: int, num_receivers: int) -> None:
-        """Wait until all receivers have read a chunk, and delete it from the store."""
+        """Wait until all receivers have read a chunk, and delete it and its counter from the store."""
         if number < 0:
             return
         self._wait_until(lambda: self._store.add(f"{key}/{number}/taken", 0) >= num_receivers)
         with _translated_store_errors():
             self._store.delete_key(f"{key}/{number}")
+            self._store.delete_key(f"{key}/{number}/taken")
 
     def _receive(self, key: str) -> Iterator[bytes]:
         """Yield the chunks of a transfer: ``+`` begins a chunk, a value ``.`` ends the transfer."""
@@ -298,8 +299,9 @@ def _find_local_rank(ranks: Ranks) -> None:
 @contextlib.contextmanager
 def _shared_failures(ranks: Ranks, watch: Watch, signals: StopSignals) -> Iterator[None]:
     """Publish a failure of this rank to the others, and raise theirs here."""
-    watch.start()
     try:
+        with _translated_store_errors():
+            watch.start()
         yield
     except BaseException as raised:
         error = Stopped() if signals.is_swallowed(raised) else raised

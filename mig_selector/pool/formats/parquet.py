@@ -57,7 +57,11 @@ class ParquetSource(TableSource):
 
     def _num_rows(self, span: Span) -> int:
         with self._open() as file:
-            return sum(file.metadata.row_group(group).num_rows for group in range(span.start, span.stop))
+            return _rows_of_groups(file, range(span.start, span.stop))
+
+    def _rows_before(self, span: Span) -> int:
+        with self._open() as file:
+            return _rows_of_groups(file, range(span.start))
 
     def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
@@ -93,7 +97,7 @@ class ParquetSource(TableSource):
 
     def _whole_batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
-            start = 0
+            start = _rows_of_groups(file, range(group))
             for batch in _read_group(file, group, _present(file, columns), BATCH_ROWS):
                 check_batch(batch, start)
                 yield batch
@@ -141,6 +145,10 @@ def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: 
         yield batch
     if found != count:
         raise ValueError(f"row group {group + 1} declares {count} rows but contains {found}")
+
+
+def _rows_of_groups(file: pq.ParquetFile, groups: range) -> int:
+    return sum(file.metadata.row_group(group).num_rows for group in groups)
 
 
 def _batch_rows(file: pq.ParquetFile, group: int) -> int:

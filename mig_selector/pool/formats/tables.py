@@ -52,9 +52,10 @@ class TableSource(ABC):
         """Read the leaves of a span."""
         start = 0
         with self._wrapped_errors():
+            before = self._rows_before(span)
             share = span.size / max(self._num_rows(span), 1)
             for part in self._leaf_batches(span, decoder):
-                check_batch(part.batch, start)
+                check_batch(part.batch, before + start)
                 for offset in range(0, part.batch.num_rows, LEAF_ROWS):
                     batch = part.batch.slice(offset, LEAF_ROWS)
                     read_whole = part.read_whole and _shifted(part.read_whole, offset)
@@ -102,6 +103,11 @@ class TableSource(ABC):
     def _num_rows(self, span: Span) -> int:
         """Return the number of rows in a span."""
 
+    def _rows_before(self, span: Span) -> int:
+        """Return the number of rows of the file before a span."""
+        del span
+        return 0
+
     @abstractmethod
     def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         """Yield all rows, with those of the top-level `columns` that exist."""
@@ -127,7 +133,15 @@ def _shifted(read: WholeRows, offset: int) -> WholeRows:
 
 
 def check_batch(batch: pa.RecordBatch, start: int) -> None:
-    """Validate column names, offsets and UTF-8: Arrow reads a damaged file as it is, and may crash on it later."""
+    """Validate column names, offsets and UTF-8: Arrow reads a damaged file as it is, and may crash on it later.
+
+    Args:
+        batch: Rows of a file.
+        start: Number of rows of the file before them.
+
+    Raises:
+        ValueError: The batch is damaged; names its rows.
+    """
     for name, times in Counter(batch.schema.names).items():
         if times > 1:
             raise ValueError(f"{times} columns are named {name!r}")

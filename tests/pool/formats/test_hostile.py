@@ -17,6 +17,9 @@ from support import read_file
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.formats.arrow import ArrowSource
+from mig_selector.pool.formats.parquet import ParquetSource
+from mig_selector.pool.leaves.batch import Numbering
+from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
 GOOD = '{"labels":["a"],"score":1}'
@@ -272,6 +275,19 @@ def test_strings_of_a_table_that_are_not_utf8_are_an_error_with_their_rows(tmp_p
     write_table(path, pa.table({"labels": labels, "score": [1, 2, 3]}))
     with pytest.raises(PoolError, match=rf"^{name}: cannot be read as .* \(rows 1 to 3: .*UTF8"):
         read_file(path, "skip")
+
+
+def test_rows_in_messages_count_from_the_beginning_of_the_file(tmp_path):
+    path = tmp_path / "pool.parquet"
+    data = pa.array([b"a", b"b", b"c", b"d", b"e", b"not \xff"]).view(pa.string())
+    labels = pa.ListArray.from_arrays(pa.array(range(7), pa.int32()), data)
+    pq.write_table(pa.table({"labels": labels, "x": data}), path, row_group_size=2)
+    source = ParquetSource(path, "pool.parquet")
+    last = source.spans(1)[-1]  # large files are read in parts
+    with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as .* \(rows 5 to 6: .*UTF8"):
+        list(source.scan(last, LeafDecoder(["labels"]), Numbering(), int))
+    with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as .* \(rows 5 to 6: .*UTF8"):
+        list(source.read([5], [0], ["x"]))
 
 
 @TABLES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -18,6 +19,9 @@ MAX_ROW_BYTES = 64 << 20
 """Longest row of text that is read; a decoded row can take twenty times as much memory."""
 _INT_DIGITS = 4_300
 """Python refuses to parse integers with more digits; they are read as infinite."""
+
+_NOT_IN_A_FIELD = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
+"""Characters that msgspec does not allow in the name of a field."""
 
 LONE_SURROGATE = Unreadable("contains half of a surrogate pair (\\ud800 to \\udfff), which is not valid text")
 TOO_DEEP = Unreadable("is nested too deeply")
@@ -43,19 +47,26 @@ class LeafDecoder:
         self.paths = tuple(tuple(path.split(".")) if path is not None else None for path in paths)
         self.wanted = [path for path in self.paths if path is not None]
         self.shapes = shapes
-        tree, columns = _tree(self.paths), types_of_columns(shapes) if shapes is not None else {}
+        tree = _tree(self.paths)
         # Where one path runs through the value of another, a key would have to be a leaf and an object at once, which
-        # a struct type cannot express; likewise where one begins at a column that decides the shape. All rows then
-        # take the slow path. So do those that never have a shape.
+        # a struct type cannot express; likewise where one begins at a column that decides the shape, and keys with
+        # some characters. All rows then take the slow path. So do those that never have a shape.
         self._is_slow = (
             any(one[: len(other)] == other for one in self.wanted for other in self.wanted if one is not other)
-            or not columns.keys().isdisjoint(tree)
-            or (shapes is not None and shapes.columns is None)
+            or any(_NOT_IN_A_FIELD.search(key) for path in self.wanted for key in path)
+            or (
+                shapes is not None
+                and (
+                    shapes.columns is None
+                    or not tree.keys().isdisjoint(column.name for column in shapes.columns)
+                    or any(map(_NOT_IN_A_FIELD.search, shapes.words))
+                )
+            )
         )
-        tree |= {} if self._is_slow else columns
+        tree |= {} if self._is_slow or shapes is None else types_of_columns(shapes)
         # Typed decoding: msgspec checks types while it parses, and makes no Python objects for the keys that the
         # struct type lacks. Most of a row is text that selection does not look at.
-        self._decode = msgspec.json.Decoder(_record_type(tree)).decode
+        self._decode = msgspec.json.Decoder(Any if self._is_slow else _record_type(tree)).decode
         self._leaves = [_attributes(tree, path) for path in self.paths]
         self._take = _take_all(self._leaves)
         attributes = {column: f"f{index}" for index, column in enumerate(tree)}

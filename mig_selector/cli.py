@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.console import print_error, print_line
-from mig_selector.errors import MigSelectorError
+from mig_selector.errors import MigSelectorError, RegistrationError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,8 +102,7 @@ def _select(words: Sequence[str]) -> int:
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
         outcomes = run_selection(_read_settings(words), ranks)
     if ranks.is_local_main:
-        for outcome in outcomes:
-            print(outcome.folder)
+        _print_result(*(outcome.folder for outcome in outcomes))
     return 0
 
 
@@ -122,8 +121,20 @@ def _compare(words: Sequence[str]) -> int:
         names = [name.strip() for name in methods.split(",")]
         compared = compare_methods(_read_settings(rest), names, ranks, register=is_registered)
     if ranks.is_main:
-        print(compared.table, compared.folder, sep="\n")
+        _print_result(compared.table, compared.folder)
     return 0
+
+
+def _print_result(*lines: str) -> None:
+    """Print what another program may read; where that is impossible, say on stderr where the result is."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        # Python would try again when it ends, and end with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RegistrationError(
+            f"stdout cannot be written ({error.strerror}). The selection is complete, in {lines[-1]}."
+        ) from error
 
 
 def _take_option(name: str, words: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -261,8 +261,14 @@ def connect() -> Iterator[Ranks]:
     from torch.distributed.distributed_c10d import PrefixStore
 
     rank = _read_number("RANK", 0)
+    if rank >= world_size:
+        raise ArgumentError(
+            f"the environment variable RANK must be below WORLD_SIZE, {world_size}, got {rank}; torchrun sets both."
+        )
     with _open_session(rank, world_size) as (session, store), StopSignals() as signals:
-        watch = Watch(_open_store(f"{session}/watch"), rank, world_size, signals.stop_main_thread)
+        with _translated_store_errors():
+            watch_store = _open_store(f"{session}/watch")
+        watch = Watch(watch_store, rank, world_size, signals.stop_main_thread)
         ranks = Ranks(
             rank=rank,
             world_size=world_size,
@@ -382,7 +388,7 @@ def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
             greeter.start()
         else:
             session = _ask_for_session(store, rank)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter for an address that is missing or is not one
         raise RemoteError(
             f"the ranks cannot reach each other at {address} ({error}); check MASTER_ADDR and MASTER_PORT, and the "
             "output of the first node."

@@ -9,7 +9,7 @@ from torch.distributed import HashStore, TCPStore
 from mig_selector.errors import RemoteError
 from mig_selector.ranks.signals import StopSignals
 from mig_selector.ranks.watch import Watch
-from mig_selector.ranks.world import Ranks, _shared_failures
+from mig_selector.ranks.world import Ranks, _shared_failures, connect
 
 
 def test_a_transfer_leaves_nothing_in_the_store():
@@ -23,6 +23,17 @@ def test_a_transfer_leaves_nothing_in_the_store():
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(take_part, ranks)) == [[], chunks, chunks]
     assert store.num_keys() == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [(None, "29500"), ("127.0.0.1", None), ("127.0.0.1", "abc"), ("127.0.0.1", "-1")]
+)
+def test_an_address_that_is_missing_or_is_not_one_is_named(monkeypatch, address, port):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": address, "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RemoteError, match="cannot reach each other at .*; check MASTER_ADDR and MASTER_PORT"):
+        with connect():
+            pytest.fail("the block must not run")
 
 
 def test_a_store_that_is_lost_before_this_rank_has_announced_itself_is_named_as_such():

@@ -44,7 +44,6 @@ def test_the_lock_of_the_labels_is_free_after_a_failure(workplace, minilm, monke
 
     def fail(*arguments):
         raise EmbeddingError("mig_embedding_model: the model failed")
-        yield
 
     with monkeypatch.context() as patch:
         patch.setattr("mig_selector.pipeline.crew.embed_labels", fail)

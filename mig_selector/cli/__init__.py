@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from mig_selector.cli import doctor, explain, inventory, select, verify
+from mig_selector.cli.options import discard_stdout
 from mig_selector.console import print_error, print_line
 from mig_selector.errors import MigSelectorError
 
@@ -32,8 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(words)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
     except MigSelectorError as error:
         print_error("mig-selector: error", error)
+        return 1
+    except BrokenPipeError:  # whoever reads stdout, such as `head`, has had enough
+        discard_stdout()
         return 1
     except KeyboardInterrupt:
         print_line("mig-selector: interrupted")

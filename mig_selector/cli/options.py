@@ -1,8 +1,12 @@
-"""Options that several commands share."""
+"""What several commands share: options, and how a result is printed."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+
+from mig_selector.errors import RegistrationError
 
 
 def add_dataset_dir(parser: argparse.ArgumentParser) -> None:
@@ -18,3 +22,19 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         "selection", metavar="SELECTION", help="folder of a selection, or its name in dataset_info.json"
     )
     add_dataset_dir(parser)
+
+
+def print_result(*lines: str) -> None:
+    """Print what another program may read; where that is impossible, say on stderr where the result is."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        discard_stdout()
+        raise RegistrationError(
+            f"stdout cannot be written ({error.strerror}). The selection is complete, in {lines[-1]}."
+        ) from error
+
+
+def discard_stdout() -> None:
+    """Keep Python from trying again to write what could not be written, which would end in a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mig_selector.cli.options import print_result
+
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
@@ -80,8 +82,7 @@ def _select(options: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
         outcomes = run_selection(_read_settings(options.settings), ranks)
     if ranks.is_local_main:
-        for outcome in outcomes:
-            print(outcome.folder)
+        print_result(*(outcome.folder for outcome in outcomes))
     return 0
 
 
@@ -98,7 +99,7 @@ def _compare(options: argparse.Namespace) -> int:
         names = [name.strip() for name in options.methods.split(",")]
         compared = compare_methods(_read_settings(options.settings), names, ranks, register=options.register)
     if ranks.is_main:
-        print(compared.table, compared.folder, sep="\n")
+        print_result(compared.table, compared.folder)
     return 0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,17 @@ def find_same_encoder(
 
 
 def embed_labels(
-    labels: Sequence[str], encoder: Encoder, batch_size: int, ranks: Ranks, on_labels: Callable[[int], object]
-) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """Embed labels as plain text, without a prompt. Every rank must iterate to the end, with the same labels.
+    labels: Sequence[str],
+    encoder: Encoder,
+    batch_size: int,
+    ranks: Ranks,
+    on_labels: Callable[[int], object],
+    keep: Callable[[Sequence[str], NDArray[np.float32]], object],
+) -> None:
+    """Embed labels as plain text, without a prompt. Every rank must call this, with the same labels.
 
-    The work is cut into rounds of some seconds, so that the caller can store the vectors as they come.
+    The work is cut into rounds of some seconds, so that `keep` can store the vectors as they come. If it fails, the
+    process group is closed before the error goes on.
 
     Args:
         labels: M distinct labels, at least one.
@@ -184,9 +190,8 @@ def embed_labels(
         batch_size: Rows of every batch, on each rank.
         ranks: The ranks that share the work.
         on_labels: Called with the number of labels embedded since the last call, assuming equally fast ranks.
-
-    Yields:
-        On every rank: m of the labels and their vectors, shape (m, D); every label comes exactly once.
+        keep: Called on every rank with m of the labels and their vectors, shape (m, D); every label comes exactly
+            once.
 
     Raises:
         EmbeddingError: The model cannot be loaded, or computes a vector that is zero or not finite.
@@ -202,7 +207,7 @@ def embed_labels(
             share = _embed_own_batches(model, labels, round_, ranks, per_rank, batch_size, on_labels)
             vectors = _gather_vectors(share, state)
             _check_vectors(vectors, labels, encoder)
-            yield [labels[index] for index in vectors], np.stack(list(vectors.values()))
+            keep([labels[index] for index in vectors], np.stack(list(vectors.values())))
             first += len(round_)
             # Decided by rank 0: clocks differ, but all ranks must cut the same rounds.
             per_rank = ranks.decide(lambda: _next_round(per_rank, time.monotonic() - start))  # noqa: B023

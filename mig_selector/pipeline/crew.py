@@ -43,8 +43,7 @@ class _LabelTask:
 
     def run(self, encoder: Encoder, ranks: Ranks, keep: KeepVectors) -> None:
         with progress("embedding labels", len(self.labels), "labels", is_main=ranks.is_main) as bar:
-            for labels, vectors in embed_labels(self.labels, encoder, self.batch_size, ranks, bar):
-                keep(labels, vectors)
+            embed_labels(self.labels, encoder, self.batch_size, ranks, bar, keep)
 
 
 @dataclass(frozen=True)

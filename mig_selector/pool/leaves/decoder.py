@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -20,6 +21,9 @@ MAX_ROW_BYTES = 64 << 20
 """Longest row of text that is read; a decoded row can take twenty times as much memory."""
 _INT_DIGITS = 4_300
 """Python refuses to parse integers with more digits; they are read as infinite."""
+
+_NOT_IN_A_FIELD = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
+"""Characters that msgspec does not allow in the name of a field."""
 
 LONE_SURROGATE = Unreadable("contains half of a surrogate pair (\\ud800 to \\udfff), which is not valid text")
 TOO_DEEP = Unreadable("is nested too deeply")
@@ -54,19 +58,26 @@ class LeafDecoder:
         self.paths = [path for paths in names for path in paths]
         self.ways = [[keys for path in paths for keys in readings(path)] for paths in names]
         kinds = [_LABELS if index < len(self.labels.paths) else _NUMBERS for index in range(len(names))]
-        tree, columns = _tree(self.ways, kinds), types_of_columns(shapes) if shapes is not None else {}
+        tree = _tree(self.ways, kinds)
         # Where one path runs through the value of another, a key would have to be a leaf and an object at once, which
-        # a struct type cannot express; likewise where one begins at a column that decides the shape. All rows then
-        # take the slow path. So do those that never have a shape.
+        # a struct type cannot express; likewise where one begins at a column that decides the shape, and keys with
+        # some characters. All rows then take the slow path. So do those that never have a shape.
         self._is_slow = (
             _have_conflict(self.ways)
-            or not columns.keys().isdisjoint(tree)
-            or (shapes is not None and shapes.columns is None)
+            or any(_NOT_IN_A_FIELD.search(key) for ways in self.ways for keys in ways for key in keys)
+            or (
+                shapes is not None
+                and (
+                    shapes.columns is None
+                    or not tree.keys().isdisjoint(column.name for column in shapes.columns)
+                    or any(map(_NOT_IN_A_FIELD.search, shapes.words))
+                )
+            )
         )
-        tree |= {} if self._is_slow else columns
+        tree |= {} if self._is_slow or shapes is None else types_of_columns(shapes)
         # Typed decoding: msgspec checks types while it parses, and makes no Python objects for the keys that the
         # struct type lacks. Most of a row is text that selection does not look at.
-        self._decode = msgspec.json.Decoder(_record_type(tree)).decode
+        self._decode = msgspec.json.Decoder(Any if self._is_slow else _record_type(tree)).decode
         self._ways = [[_attributes(tree, keys) for keys in ways] for ways in self.ways]
         self._take = _take_all([ways[0] for ways in self._ways])
         attributes = {column: f"f{index}" for index, column in enumerate(tree)}

@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 from naive import walk
 from support import judge_of
 
+from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.leaves.batch import holds_utf8
 from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.labels import StoredLabels
+from mig_selector.pool.leaves.shapes import Shapes
+from mig_selector.pool.leaves.verdicts import Unreadable
 
 
 def decoder_of(labels, *numbers):
@@ -52,6 +55,19 @@ def test_what_the_typed_decoder_takes_for_plain_is_what_json_finds(row):
             assert plain[0] is None or isinstance(plain[0], str | list)
             assert all(type(label) is str for label in plain[0] or [])
             assert all(type(number) is float for value in plain[1:] if isinstance(value, list) for number in value)
+
+
+@pytest.mark.parametrize("odd", ['a"b', "a\\b", "a\nb", "a\ud800b", ""])
+def test_keys_with_any_characters_are_read(tmp_path, odd):
+    """msgspec allows some of them in no field's name."""
+    columns = {"messages": odd, "system": f"s{odd}"}
+    tags = {"role_tag": f"r{odd}", "content_tag": f"c{odd}", "user_tag": odd or "u", "assistant_tag": f"gpt{odd}"}
+    turns = [{f"r{odd}": tags["user_tag"], f"c{odd}": "q"}, {f"r{odd}": f"gpt{odd}", f"c{odd}": "a"}]
+    line = json.dumps({odd: turns, "labels": ["x"], f"n{odd}": {odd: 2.5}}).encode()
+    layout = PoolEntry("p", "sharegpt", columns, tags, False, LocalSource("p", tmp_path), "train").layout
+    decoder = LeafDecoder(StoredLabels(["labels"]), [[f"n{odd}.{odd}"]], Shapes(layout))
+    values = decoder.decode_plain(line) or decoder.decode(line)
+    assert isinstance(values, Unreadable) if "\ud800" in odd else values[:2] == (["x"], 2.5)
 
 
 def test_the_wanted_columns_are_those_at_the_top():

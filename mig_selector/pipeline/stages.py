@@ -50,6 +50,7 @@ from mig_selector.store.vectors import VectorCache
 logger = logging.getLogger(__name__)
 
 _COPIED_ROWS = 4_096
+_MAPPED_LABELS = 400
 _TRIAL_ROWS = 256
 """Equal rows of which a compiled method first chooses one: enough to compile what only many equal rows need."""
 
@@ -96,6 +97,10 @@ class LabelGraph:
 
     propagation: Propagation
     num_edges: int
+    frequent: NDArray[np.int64]
+    """The most frequent labels, at most 400, ascending: those that the report shows on a map. Shape (M,)."""
+    frequent_vectors: NDArray[np.floating[Any]]
+    """Their vectors. Shape (M, D)."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,9 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
         if odd is not None:
             logger.warning("%s", odd)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
-    return LabelGraph(propagation, adjacency.num_edges)
+    rows_of_label = np.bincount(labels.ids, minlength=len(labels.names))
+    frequent = np.sort(np.argsort(-rows_of_label, kind="stable")[:_MAPPED_LABELS])
+    return LabelGraph(propagation, adjacency.num_edges, frequent, vectors[frequent])
 
 
 def _label_vectors(names: Sequence[str], request: Request, crew: Crew) -> NDArray[np.floating[Any]]:
@@ -372,7 +379,7 @@ def choose(
         selections, filled = choose_for_budgets(
             needs.method, candidates, budgets, needs.options, request.arguments.mig_fill, bar
         )
-    known = _information_inputs(request, labels, scores, graph)
+    known = information_inputs(request, labels, scores, graph)
     if known is None:
         return [Chosen(each, number, None, None, peak) for each, number in zip(selections, filled, strict=True)]
     with clock.stage("information"):
@@ -390,11 +397,11 @@ def information_of(
     graph: LabelGraph | None,
 ) -> float | None:
     """Return E(D) of some kept rows (Eq. 8); None where there is no label graph, or no scores."""
-    known = _information_inputs(request, labels, scores, graph)
+    known = information_inputs(request, labels, scores, graph)
     return measure_information(*known, rows) if known else None
 
 
-def _information_inputs(
+def information_inputs(
     request: Request, labels: RowLabels | None, scores: Scores | None, graph: LabelGraph | None
 ) -> tuple[LabelledPool, Propagation, Objective] | None:
     """Return what E is computed from; None where there is no label graph, or no scores."""

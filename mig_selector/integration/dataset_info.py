@@ -97,6 +97,20 @@ def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
     return DatasetInfo(dataset_dir, path if is_writable else None, entries)
 
 
+def read_local_paths(path: Path) -> dict[str, Path]:
+    """Return the real path of what each entry of a dataset_info.json with a `file_name` reads.
+
+    Raises:
+        PoolError: The file cannot be read, or is not a valid dataset_info.json.
+    """
+    names = {name: entry.get("file_name") for name, entry in read_dataset_info(str(path.parent), ()).entries.items()}
+    return {
+        name: Path(os.path.realpath(path.parent / file))
+        for name, file in names.items()
+        if isinstance(file, str) and "\0" not in file
+    }
+
+
 def _read_file(path: Path) -> Any:
     """Read a dataset_info.json; PoolError if that is impossible for any reason."""
     if not path.exists():

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.arrays import RowLabels
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
@@ -23,6 +24,8 @@ from mig_selector.pipeline.report import Selected, report_run
 from mig_selector.pipeline.request import Request, resolve, warn_of_models
 from mig_selector.pipeline.stages import (
     Clock,
+    LabelGraph,
+    Scores,
     choose,
     compile_method,
     embed,
@@ -37,6 +40,7 @@ from mig_selector.pipeline.stages import (
 )
 from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer_name
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
+from mig_selector.pool.reading import Pool
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
@@ -167,16 +171,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
         return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
-    warn_of_models(request)
-    with clock.stage("reading"):
-        pool = read(request)
-    resolve_budgets(request, pool)  # a budget that is too large is known before a model runs
-    with clock.stage("scoring"):
-        measured = restrict(measure(pool, request, crew), request)
-    pool, labels = measured.pool, label(measured.pool, request)
-    log_reading(pool, labels)
-    scores = finish_scores(measured, labels, request)
-    graph = link(labels, request, crew, clock)
+    pool, labels, scores, graph = offer(request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(pool, request, crew)
     totals = TokenTotals(request)
@@ -209,6 +204,28 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
         ]
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
+
+
+class Offered(NamedTuple):
+    """What a method chooses from, and what is known of it."""
+
+    pool: Pool
+    labels: RowLabels | None
+    scores: Scores | None
+    graph: LabelGraph | None
+
+
+def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
+    """Read, score, label and link the rows: all that comes before their vectors and the choice."""
+    warn_of_models(request)
+    with clock.stage("reading"):
+        pool = read(request)
+    resolve_budgets(request, pool)  # a budget that is too large is known before a model runs
+    with clock.stage("scoring"):
+        measured = restrict(measure(pool, request, crew), request)
+    pool, labels = measured.pool, label(measured.pool, request)
+    log_reading(pool, labels)
+    return Offered(pool, labels, finish_scores(measured, labels, request), link(labels, request, crew, clock))
 
 
 def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, own_keys
+from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, all_keys, own_keys
 from mig_selector.embedding.encoder import Encoder, describe_plain_model, identify_encoder
 from mig_selector.errors import ArgumentError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
@@ -68,9 +68,14 @@ class Request:
         return self.site.arguments
 
     @property
+    def identities(self) -> list[dict[str, Any]]:
+        """All that decides the selection with each of the budgets."""
+        return [{**self.identity, "num_samples": budget} for budget in self.arguments.budgets]
+
+    @property
     def fingerprints(self) -> list[str]:
         """The fingerprint of the selection with each of the budgets."""
-        return [fingerprint_of({**self.identity, "num_samples": budget}) for budget in self.arguments.budgets]
+        return [fingerprint_of(identity) for identity in self.identities]
 
     @property
     def score_model(self) -> Encoder | None:
@@ -92,6 +97,32 @@ class Request:
             "mig_tokenizer": tokenizer.model if tokenizer else None,
         }
         return {**self.arguments.values, **filled}
+
+    def config(self, fingerprint: str) -> dict[str, Any]:
+        """Return the keys that select the same again, from any working directory; for the manifest.
+
+        The host's keys that decide a selection, and every ``mig_`` key that does, with its value; tokens are left out.
+        """
+        host, info, arguments = self.site.host, self.site.info, self.arguments
+        model = host.model_name_or_path
+        decides = {key.name for key in all_keys().values() if key.setting.decides} | set(arguments.more)
+        if arguments.mig_label_vocabulary is not None:
+            decides.remove("mig_min_label_count")  # has no effect then, and is refused beside a vocabulary
+        config = {
+            "dataset": [entry.name for entry in self.entries],
+            "dataset_dir": info.dataset_dir if info.folder is None else str(info.folder),
+            "stage": host.stage,
+            "cache_dir": host.cache_dir,
+            "model_name_or_path": str(Path(model).absolute()) if model and Path(model).is_dir() else model,
+            **{key: value for key, value in arguments.values.items() if key in decides},
+            "mig_pool": None,  # all names are in `dataset`
+            "mig_num_samples": str(arguments.budgets[self.fingerprints.index(fingerprint)]),
+            "mig_on_bad_row": arguments.mig_on_bad_row,
+            "mig_cache_dir": str(arguments.cache_dir),
+        }
+        absolute = {key: model.model for key, model in self.models.items()}
+        absolute |= {key: str(Path(config[key]).absolute()) for key in _FILES if config[key]}
+        return {key: absolute.get(key, value) for key, value in config.items() if value is not None}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

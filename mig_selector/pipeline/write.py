@@ -19,15 +19,15 @@ from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
 from mig_selector.pipeline.stages import Chosen, LabelGraph, Scores
 from mig_selector.pipeline.tokens import describe_tokens
 from mig_selector.pool.reading import Pool
-from mig_selector.pool.subset.writing import write_selection_table, write_subset
+from mig_selector.pool.subset.writing import write_candidates, write_selection_table, write_subset
 from mig_selector.store.files import write_json
 from mig_selector.store.hashing import hash_file
-from mig_selector.store.subsets import MANIFEST
+from mig_selector.store.subsets import CANDIDATES, MANIFEST, SELECTION_TABLE
 
 
 _PACKAGES = (
     *("mig_selector", "llamafactory", "torch", "transformers", "sentence-transformers"),
-    *("numpy", "numba", "scikit-learn"),
+    *("numpy", "numba", "scikit-learn", "pyarrow"),
 )
 
 
@@ -46,7 +46,7 @@ def write_files(
     with progress("writing the subset", len(rows), "rows", is_main=True) as bar:
         subsets, row_ids = _write_subsets(request, pool, rows, folder, bar)
         write_selection_table(
-            folder / "selection.parquet",
+            folder / SELECTION_TABLE,
             pool,
             [entry.name for entry in request.entries],
             rows,
@@ -56,8 +56,11 @@ def write_files(
             row_ids,
             chosen.information_added,
         )
+    names = [SELECTION_TABLE, *(subset[kind] for subset in subsets for kind in ("json_lines", "file"))]
+    if request.among is not None:
+        write_candidates(folder / CANDIDATES, request.among)
+        names.append(CANDIDATES)
     request.check_unchanged()  # chosen rows were read again: they must be those that were judged
-    names = ["selection.parquet", *(subset[kind] for subset in subsets for kind in ("json_lines", "file"))]
     return {
         "subsets": subsets,
         "files": {name: hash_file(folder / name) for name in dict.fromkeys(names)},
@@ -129,6 +132,8 @@ def write_manifest(
         **written,
         "pool": request.describe_pool(),
         "settings": request.settings,
+        "config": request.config(fingerprint),
+        "identity": request.identities[request.fingerprints.index(fingerprint)],
         "encoder": _describe(models.get("mig_embedding_model")),
         "row_encoder": _describe(models.get("mig_row_embedding_model")),
         "ifd_model": _describe(models.get("mig_ifd_model")),

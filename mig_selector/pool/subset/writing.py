@@ -290,3 +290,10 @@ def write_selection_table(
     )
     with whole_file(path, is_private=True) as stream:
         pq.write_table(table, stream)
+
+
+def write_candidates(path: Path, pool_indices: NDArray[np.int64]) -> None:
+    """Write the rows that a selection was limited to: pool indices, ascending, so that only their distances count."""
+    table = pa.table({"row_index": pool_indices})
+    with whole_file(path, is_private=True) as stream:
+        pq.write_table(table, stream, use_dictionary=False, column_encoding="DELTA_BINARY_PACKED")

@@ -40,7 +40,6 @@ _FIRST_ROWS = 100
 _SAMPLED_ROWS = 100
 _QUOTED_CHARACTERS = 500
 _SEED = 0
-_NOT_REPEATED = frozenset({"mig_report", "mig_overwrite", "mig_enabled", "mig_dataset_name"})
 
 
 @dataclass(frozen=True)
@@ -151,8 +150,8 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
         first_rows=_chosen_rows(selected, np.arange(min(_FIRST_ROWS, len(rows)))),
         sampled_rows=_chosen_rows(selected, _draw_after(_FIRST_ROWS, len(rows))),
         notes=list(_notes(selected, texts, effort, curve)),
-        command=_command(selected),
-        settings=_settings(selected),
+        command=_command(manifest),
+        settings=_settings(manifest),
         files=manifest["pool"],
         versions=manifest["versions"],
         fingerprint=manifest["fingerprint"],
@@ -326,24 +325,15 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve
         yield f"The curve ends at the budget. {again} may continue it."
 
 
-def _settings(selected: Selected) -> dict[str, Any]:
-    """Return the ``mig_*`` keys that differ from their defaults, with the budget of this selection."""
-    request = selected.request
-    keys, values = all_keys(), request.arguments.values
-    changed = {key: value for key, value in values.items() if key not in keys or value != keys[key].default}
-    budgets = dict(zip(request.fingerprints, request.arguments.budgets, strict=True))
-    changed["mig_num_samples"] = budgets.get(selected.manifest["fingerprint"], len(selected.rows))
-    return {key: value for key, value in changed.items() if key not in _NOT_REPEATED}
+def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that select the same again, without those that have their default."""
+    keys, config = all_keys(), manifest["config"]
+    return {key: value for key, value in config.items() if key not in keys or value != keys[key].default}
 
 
-def _command(selected: Selected) -> str:
-    """Return the command that makes the same selection again."""
-    host = selected.request.site.host
-    keys = {
-        "dataset": ",".join(host.dataset),
-        "dataset_dir": host.dataset_dir,
-        **({} if host.stage == "sft" else {"stage": host.stage}),
-        **_settings(selected),
-    }
-    words = (f"--{key} {shlex.quote(str(value))}" for key, value in keys.items())
-    return f"mig-selector select {' '.join(words)}"
+def _command(manifest: Mapping[str, Any]) -> str:
+    """Return the command that selects the same again, from any folder."""
+    words = ["mig-selector", "select"]
+    for key, value in _settings(manifest).items():
+        words += [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join(words)

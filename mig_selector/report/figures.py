@@ -16,8 +16,8 @@ from mig_selector.report.charts import round_step
 from mig_selector.report.selection import Bin, Curve, Distribution, LabelCount, Labels, MapLabel, Point
 
 
-_CURVE_POINTS = 200
-"""Most points of a curve: more could not be told apart."""
+_CURVE_POINTS = 100
+"""Most points of a curve up to the budget, and beyond it: more could not be told apart."""
 _CATEGORIES = 12
 """Categories, or whole numbers, that have a bin each."""
 _NUMBER_BINS = 20
@@ -47,7 +47,8 @@ def build_curve(added: NDArray[np.float64], budget: int, pool_information: float
         rows = int(np.searchsorted(information, share * pool_information * (1 - 1e-9))) + 1
         return rows if rows <= len(information) else None
 
-    shown = np.unique(np.linspace(1, len(added), _CURVE_POINTS).round().astype(int))
+    spans = np.linspace((1, budget), (budget, len(added)), _CURVE_POINTS)
+    shown = np.unique(spans.round().astype(int))
     above_line = information[:budget] - total * np.arange(1, budget + 1) / budget
     return Curve(
         points=[point(rows) for rows in shown.tolist()],

@@ -16,11 +16,12 @@ from mig_selector.report.comparison import COLUMNS, Comparison, MethodFigures
 from mig_selector.report.page import build_comparison_page, build_report_page
 from mig_selector.report.picture import draw_png, draw_svg
 from mig_selector.report.selection import SelectionReport
+from mig_selector.report.selection_picture import draw_pictures
 from mig_selector.store.files import whole_file, write_json, write_text
 
 
-REPORT = "report.html"
-"""Name of the page in the folder of a subset."""
+PAGE, FIGURES = "report.html", "report.json"
+"""Names of the report's files in the folder of a subset."""
 _QUESTION_CHARACTERS = 1_000
 """Longer questions are cut off in the JSON."""
 
@@ -56,9 +57,27 @@ def write_report(folder: Path, report: SelectionReport) -> list[Path]:
     Returns:
         The files: ``report.json`` (every figure, texts unchanged) and ``report.html``.
     """
-    write_json(folder / "report.json", _finite(asdict(report)))
-    write_text(folder / REPORT, build_report_page(report), follow_link=False)
-    return [folder / "report.json", folder / REPORT]
+    write_json(folder / FIGURES, _finite(asdict(report)))
+    write_text(folder / PAGE, build_report_page(report), follow_link=False)
+    return [folder / FIGURES, folder / PAGE]
+
+
+def write_pictures(folder: Path, report: SelectionReport) -> list[Path]:
+    """Write the charts of a report as PNG and SVG; the same report gives the same bytes.
+
+    Args:
+        folder: The folder of the subset.
+        report: What to draw.
+
+    Returns:
+        The files: ``report_information``, ``report_labels`` and ``report_distributions``, as far as these are known.
+    """
+    files = []
+    for name, content in draw_pictures(report):
+        files.append(folder / f"report_{name}")
+        with whole_file(files[-1]) as stream:
+            stream.write(content)
+    return files
 
 
 def _finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,3 +111,10 @@ class Selection:
     """Index of each chosen row among the rows that were offered. Shape (B,)."""
     gains: NDArray[np.float64]
     """What each row was worth to the method when it was chosen; NaN where the method weighs nothing. Shape (B,)."""
+
+
+def typed_like(original: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """Return `values` as an array of the type that numba sees in `original`, so that nothing is compiled for it."""
+    made = values.astype(original.dtype)
+    made.flags.writeable = original.flags.writeable
+    return made

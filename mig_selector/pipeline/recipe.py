@@ -196,8 +196,8 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                     publish(staging, folder)
         if request.arguments.mig_report == "html":
             with clock.stage("reporting"):
-                rows = chosen.selection.rows
-                report_run(Selected(request, pool, labels, scores, graph, rows, folder, manifest), processes)
+                selected = Selected(request, pool, labels, scores, graph, chosen.selection, folder, manifest)
+                report_run(selected, processes)
         summary = [
             *summarise(request, pool, chosen, manifest.get("tokens"), clock.seconds),
             *_warn_of_eval(request, fingerprint, manifest, folder),

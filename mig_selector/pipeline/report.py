@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mig_selector.arguments import all_keys
-from mig_selector.arrays import RowLabels
+from mig_selector.arrays import RowLabels, Selection
 from mig_selector.graph.layout import lay_out
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import LabelGraph, Scores, information_inputs, information_of
@@ -32,6 +32,7 @@ from mig_selector.report.selection import ChosenRow, Curve, Distribution, Labels
 from mig_selector.report.writing import write_report
 from mig_selector.selection.greedy import information_added, measure_information, select_rows
 from mig_selector.selection.method import best_first
+from mig_selector.store.subsets import SELECTION_TABLE
 
 
 logger = logging.getLogger(__name__)
@@ -68,10 +69,15 @@ class Selected:
     labels: RowLabels | None
     scores: Scores | None
     graph: LabelGraph | None
-    rows: NDArray[np.int64]
-    """Kept indices of the chosen rows in the order of choice. Shape (B,)."""
+    selection: Selection
+    """The chosen rows, as kept indices."""
     folder: Path
     manifest: Mapping[str, Any]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Kept indices of the chosen rows in the order of choice. Shape (B,)."""
+        return self.selection.rows
 
     @property
     def num_kept(self) -> int:
@@ -131,6 +137,7 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
     )
     curve = _curve(selected, effort)
     texts = _texts(selected, effort)
+    shown = _chosen_rows(selected, _shown_ranks(len(rows)))
     return SelectionReport(
         name=manifest["dataset_name"],
         method=manifest["method"],
@@ -147,8 +154,8 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
         curve=curve,
         labels=_labels(selected),
         distributions=[*_known_distributions(selected), *(texts.distributions() if texts else ())],
-        first_rows=_chosen_rows(selected, np.arange(min(_FIRST_ROWS, len(rows)))),
-        sampled_rows=_chosen_rows(selected, _draw_after(_FIRST_ROWS, len(rows))),
+        first_rows=shown[:_FIRST_ROWS],
+        sampled_rows=shown[_FIRST_ROWS:],
         notes=list(_notes(selected, texts, effort, curve)),
         command=_command(manifest),
         settings=_settings(manifest),
@@ -158,9 +165,10 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
     )
 
 
-def _draw_after(first: int, count: int) -> NDArray[np.int64]:
-    """Draw ranks of `first` or more, always the same; ascending."""
-    return np.sort(np.random.default_rng(_SEED).permutation(np.arange(first, count))[:_SAMPLED_ROWS])
+def _shown_ranks(count: int) -> NDArray[np.int64]:
+    """Return the first ranks, and a sample of the others that is always the same; ascending."""
+    others = np.random.default_rng(_SEED).permutation(np.arange(_FIRST_ROWS, count))[:_SAMPLED_ROWS]
+    return np.concatenate((np.arange(min(_FIRST_ROWS, count)), np.sort(others)))
 
 
 def _curve(selected: Selected, effort: Effort) -> Curve | None:
@@ -255,9 +263,8 @@ def _known_distributions(selected: Selected) -> Iterator[Distribution]:
 
 def _chosen_rows(selected: Selected, ranks: NDArray[np.int64]) -> list[ChosenRow]:
     """Read some chosen rows, as the subset has them."""
-    table = pq.read_table(selected.folder / "selection.parquet")
-    datasets = table["dataset"].to_numpy()
-    texts = dict(_quotes(selected, datasets, ranks))
+    table = pq.read_table(selected.folder / SELECTION_TABLE)
+    texts = dict(_quotes(selected, table["dataset"].to_numpy(), ranks))
     return [
         ChosenRow(
             rank=row["rank"],
@@ -271,9 +278,27 @@ def _chosen_rows(selected: Selected, ranks: NDArray[np.int64]) -> list[ChosenRow
             score=row["score"],
             gain=row["gain"],
             information=row["information"],
+            **receipt,
         )
-        for row in table.take(ranks).to_pylist()
+        for row, receipt in zip(table.take(ranks).to_pylist(), _receipts(selected, ranks), strict=True)
     ]
+
+
+def _receipts(selected: Selected, ranks: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    """Yield what earned each of some chosen rows its place, and which row lost to it; nothing for other methods."""
+    known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
+    if known is None or selected.manifest["method"] != "mig":
+        yield from ({} for _ in ranks)
+        return
+    from mig_selector.selection.receipts import receipts  # here, as it loads numba
+
+    names = known[0].labels.names
+    for each in receipts(*known, selected.selection, ranks.tolist()):
+        yield {
+            "earned": [(names[part.label], part.share) for part in each.shares],
+            "runner_up": None if each.runner_up is None else int(selected.pool.pool_indices[each.runner_up]),
+            "runner_up_gain": each.runner_up_gain,
+        }
 
 
 def _quotes(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.recipe import offer
@@ -44,8 +45,10 @@ def report_again(selection: StoredSelection, ranks: Ranks | None = None) -> list
                 "then cannot be compared with it. Select again: the new selection gets a report."
             )
         offered = offer(request, crew, Clock())
-        rows = np.searchsorted(offered.pool.pool_indices, selection.table["row_index"].to_numpy())
-        selected = Selected(request, *offered, rows, selection.folder, selection.manifest)
+        table = selection.table
+        rows = np.searchsorted(offered.pool.pool_indices, table["row_index"].to_numpy())
+        chosen = Selection(rows, table["gain"].to_numpy().astype(np.float64))
+        selected = Selected(request, *offered, chosen, selection.folder, selection.manifest)
         made = replace(build_report(selected, ON_REQUEST), training=_known_training(selection))
         return [str(path) for path in (*write_report(selection.folder, made), *write_pictures(selection.folder, made))]
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments
-from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection
+from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
 from mig_selector.console import progress
 from mig_selector.embedding.given import read_given_vectors
 from mig_selector.embedding.rows import check_given_rows, read_given_rows
@@ -328,7 +328,7 @@ def compile_method(
         _TRIAL_ROWS,
         labels=None if labels is None else _repeat_first_row(labels),
         propagation=graph.propagation if graph else None,
-        scores=None if scores is None else _like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
+        scores=None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
     )
     method(trial, 1, request.needs.options, lambda count: None)
 
@@ -336,14 +336,9 @@ def compile_method(
 def _repeat_first_row(labels: RowLabels) -> RowLabels:
     first = labels.ids[: labels.offsets[1]]
     offsets = np.arange(_TRIAL_ROWS + 1, dtype=np.int64) * len(first)
-    return RowLabels(labels.names, _like(labels.offsets, offsets), _like(labels.ids, np.tile(first, _TRIAL_ROWS)))
-
-
-def _like(original: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-    """Return `values` as an array of the type that numba sees in `original`."""
-    made = values.astype(original.dtype)
-    made.flags.writeable = original.flags.writeable
-    return made
+    return RowLabels(
+        labels.names, typed_like(labels.offsets, offsets), typed_like(labels.ids, np.tile(first, _TRIAL_ROWS))
+    )
 
 
 def choose(

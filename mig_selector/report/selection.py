@@ -115,15 +115,6 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """The row that came nearest to being chosen instead of another."""
-
-    pool_index: int
-    gain: float
-    """What it was worth when the other was chosen."""
-
-
-@dataclass(frozen=True)
 class ChosenRow:
     """A chosen row, and its receipt."""
 
@@ -146,8 +137,10 @@ class ChosenRow:
     information: float | None
     """What the row added to E."""
     earned: Sequence[tuple[str, float]] = ()
-    """The labels to which the row brought information, the largest share of what it added first."""
-    rival: Rival | None = None
+    """The row's labels and their shares of the gain, the largest first."""
+    runner_up: int | None = None
+    """Pool index of the row that would have been chosen in its place; None if it is not known."""
+    runner_up_gain: float | None = None
 
 
 @dataclass(frozen=True)

@@ -325,6 +325,13 @@ def _add_information(propagation: Any, objective: Any, labels: Any, rows: Any, r
 
 
 @compiled
+def replay(propagation: Any, objective: Any, labels: Any, rows: Any, chosen: Any) -> Any:
+    """Add the information of rows that a search has chosen, in its order: `labels` is then as it was in the search."""
+    for row in chosen:
+        _add_information(propagation, objective, labels, rows, row)
+
+
+@compiled
 def search(
     propagation: Any,
     objective: Any,

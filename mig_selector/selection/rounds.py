@@ -52,27 +52,15 @@ class Search:
 
     def __init__(self, pool: LabelledPool, propagation: Propagation, objective: Objective) -> None:
         """Start the first round, with no row chosen."""
-        num_rows, num_labels = len(pool), propagation.num_labels
-        self._objective = ObjectiveTuple(
-            objective.phi == "pow",
-            objective.gain == "gradient",
-            objective.exponent,
-            objective.offset,
-            objective.rate,
-        )
+        num_rows = len(pool)
+        self._objective = as_objective_tuple(objective)
         self._propagation = PropagationTuple(propagation.offsets, propagation.columns, propagation.weights)
-        self._labels = LabelState(
-            information=np.zeros(num_labels),
-            local=np.full(num_labels, local_value(self._objective, 0.0)),
-            worth=np.full(num_labels, STALE),
-            spread=np.zeros(num_labels),
-            reached=np.zeros(num_labels, np.int32),
-        )
+        self._labels = without_information(self._objective, propagation.num_labels)
         is_candidate = np.ones(num_rows, np.bool_)
         following = link_equal_rows(pool, is_candidate)
         rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
         self._pool = PoolState(rows, is_candidate, following)
-        self._noise = _rounding_bound(pool, propagation, objective)
+        self._noise = rounding_bound(pool, propagation, objective)
         self._gains = np.empty(num_rows)
         self._num_wanted = max(num_rows // _ROWS_PER_ENTRY[objective.gain], _MIN_ENTRIES)
         self._sample = np.random.default_rng(0).integers(0, num_rows, min(num_rows, _SAMPLE_ROWS))
@@ -138,7 +126,24 @@ class Search:
         return rows
 
 
-def _rounding_bound(pool: LabelledPool, propagation: Propagation, objective: Objective) -> float:
+def as_objective_tuple(objective: Objective) -> ObjectiveTuple:
+    """Return the values of an objective as the compiled search takes them."""
+    is_pow, is_gradient = objective.phi == "pow", objective.gain == "gradient"
+    return ObjectiveTuple(is_pow, is_gradient, objective.exponent, objective.offset, objective.rate)
+
+
+def without_information(objective: ObjectiveTuple, num_labels: int) -> LabelState:
+    """Return the state of the labels before any row is chosen."""
+    return LabelState(
+        information=np.zeros(num_labels),
+        local=np.full(num_labels, local_value(objective, 0.0)),
+        worth=np.full(num_labels, STALE),
+        spread=np.zeros(num_labels),
+        reached=np.zeros(num_labels, np.int32),
+    )
+
+
+def rounding_bound(pool: LabelledPool, propagation: Propagation, objective: Objective) -> float:
     """Return by how much a gain can rise, through rounding alone, although information grew.
 
     The other gains are sums and products of values that fall to the last bit, and rounding keeps the order of what it

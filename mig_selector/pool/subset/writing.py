@@ -33,7 +33,7 @@ from mig_selector.pool.subset.tables import (
 from mig_selector.store.files import whole_file
 
 
-_ID_COLUMNS = ("_id", "id")
+ID_COLUMNS = ("_id", "id")
 _BATCH_ROWS = 1_000
 _COPIED_ROLES = ("system", "tools", "images", "videos", "audios")
 """Roles whose columns the host copies to ``_<role>``."""
@@ -125,8 +125,8 @@ def _copy_rows(rows: ChosenRows, spool: Spool, entry: PoolEntry, count: int, on_
     # Null messages break the host's converter.
     needed = None if entry.formatting == "alpaca" else entry.columns.get("messages")
     ids: list[str | None] = [None] * count
-    for rank, where, record in rows.records((*wanted, *_ID_COLUMNS)):
-        ids[rank] = _row_id(record)
+    for rank, where, record in rows.records((*wanted, *ID_COLUMNS)):
+        ids[rank] = read_row_id(record)
         if needed is not None and record.get(needed) is None:
             raise PoolError(
                 f"{where}: {needed!r} is missing or null, and LLaMA-Factory cannot train on a row without messages; "
@@ -142,8 +142,9 @@ def _copy_rows(rows: ChosenRows, spool: Spool, entry: PoolEntry, count: int, on_
     return ids
 
 
-def _row_id(record: Mapping[str, Any]) -> str | None:
-    for column in _ID_COLUMNS:
+def read_row_id(record: Mapping[str, Any]) -> str | None:
+    """Return the identifier that a row brings along, as text; None if it has none."""
+    for column in ID_COLUMNS:
         value = record.get(column)
         if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value)

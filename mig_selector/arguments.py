@@ -247,7 +247,8 @@ class MigArguments:
     ] = None
     mig_overwrite: Annotated[bool, Setting("Select again although a valid subset exists.", decides=False)] = False
     mig_report: Annotated[
-        Literal["html", "none"], Setting("Accepted for reports to come; writes nothing yet.", decides=False)
+        Literal["html", "none"],
+        Setting("Write report.html and report.json into the folder of the subset, or nothing.", decides=False),
     ] = "html"
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values of the keys that kinds of score and methods declare, defaults filled in."""

@@ -40,6 +40,12 @@ class RowLabels:
         """Return the names of one row's labels."""
         return [self.names[label] for label in self.ids[self.offsets[row] : self.offsets[row + 1]]]
 
+    def count_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many of some distinct rows have each label; each must have its labels once. Shape (L,)."""
+        is_counted = np.zeros(len(self), np.bool_)
+        is_counted[rows] = True
+        return np.bincount(self.ids[np.repeat(is_counted, self.counts)], minlength=len(self.names))
+
     def take(self, keep: NDArray[np.bool_]) -> RowLabels:
         """Return the labels of the rows where `keep`, shape (N,), is true; the names stay as they are."""
         counts = self.counts

@@ -38,6 +38,7 @@ from mig_selector.pipeline.stages import (
     read,
     restrict,
 )
+from mig_selector.pipeline.texts import source_of
 from mig_selector.pipeline.tokens import draw_sample, text_of, tokenizer_name
 from mig_selector.pool.conversation import as_exchange, read_turns, text_columns
 from mig_selector.pool.reading import Pool, PoolRow
@@ -222,7 +223,7 @@ class _Measures:
         return MethodFigures(
             rows=len(rows),
             information=information_of(rows, self.request, self.labels, self.scores, self.graph),
-            label_coverage=_coverage(self.labels, rows),
+            label_coverage=None if self.labels is None else float(np.mean(self.labels.count_rows(rows) > 0)),
             mean_score=None if self.scores is None else float(np.mean(self.scores.scaled[rows])),
             sources=dict(Counter(self.sources[row] for row in rows)),
             **known,
@@ -230,10 +231,8 @@ class _Measures:
 
     def rows(self, indices: NDArray[np.int64]) -> Iterator[PoolRow]:
         """Read some rows, ascending indices into the common ones, with the columns of their conversations."""
-        is_left_out = np.ones(len(self.pool.pool_indices), np.bool_)
-        is_left_out[indices] = False
         columns = {column for entry in self.request.entries for column in text_columns(entry)}
-        return self.pool.without(is_left_out, "not wanted").rows(sorted(columns))
+        return self.pool.rows(sorted(columns), indices)
 
     def kept_indices(self, pool_indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return pool indices as indices into the common rows.
@@ -426,26 +425,12 @@ def _question(request: Request, row: PoolRow) -> str:
 
 
 def _sources(request: Request, pool: Pool) -> Iterator[str]:
-    """Yield where each row is from: its own `source`, as the published pools name it, else the dataset."""
+    """Yield where each row is from."""
     with progress("reading sources", len(pool.pool_indices), "rows", is_main=True) as bar:
         for row in pool.rows(["source"]):
-            source = row.record.get("source")
-            names = source if isinstance(source, list) else [source]
-            known = [name for name in names if isinstance(name, str) and name]
-            yield "+".join(known) or request.entries[row.entry_index].name
+            yield source_of(row.record, request.entries[row.entry_index])
             bar(1)
 
 
 def _describe_filling(filled: int) -> str | None:
     return f"{filled:,} rows filled up by score" if filled else None
-
-
-def _coverage(labels: RowLabels | None, rows: NDArray[np.int64]) -> float | None:
-    """Return the share of the labels that some rows have between them."""
-    if labels is None:
-        return None
-    is_chosen = np.zeros(len(labels), np.bool_)
-    is_chosen[rows] = True
-    has_label = np.zeros(len(labels.names), np.bool_)
-    has_label[labels.ids[np.repeat(is_chosen, labels.counts)]] = True
-    return float(np.mean(has_label))

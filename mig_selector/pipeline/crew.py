@@ -101,6 +101,11 @@ class Crew:
         """Work together with `ranks`; `arguments` are the keys of this node, where folders may have other names."""
         self._ranks, self._arguments = ranks, arguments
 
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self._ranks.world_size
+
     def run(self, work: Callable[[], Result]) -> Result:
         """Do `work` on rank 0 while the others follow; every rank must call this.
 

@@ -20,6 +20,7 @@ from mig_selector.integration.handover import check_origin_markers, check_output
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
+from mig_selector.pipeline.report import Selected, report_run
 from mig_selector.pipeline.request import Request, resolve, warn_of_models
 from mig_selector.pipeline.stages import (
     Clock,
@@ -129,7 +130,7 @@ def _select_and_settle(
         if host.only_evaluates and not is_found:
             _refuse_to_select(host)
     with request.lock():
-        finished = _select(request, crew, clock)
+        finished = _select(request, crew, clock, processes=crew.size if training else None)
         outcomes = [settle(subset, request.site, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
 
@@ -161,8 +162,11 @@ def _refuse_to_select(host: HostArguments) -> None:
     )
 
 
-def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
-    """Find the finished selections, one for each budget; else read, score, link, choose and write."""
+def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -> list[Finished]:
+    """Find the finished selections, one for each budget; else read, score, link, choose, write and report.
+
+    `processes` train on the rows; None if no training follows.
+    """
     with clock.stage("finding"):
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
@@ -200,6 +204,10 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
                         staging,
                     )
                     publish(staging, folder)
+        if request.arguments.mig_report == "html":
+            with clock.stage("reporting"):
+                selected = Selected(request, pool, labels, scores, graph, chosen.selection, folder, manifest)
+                report_run(selected, processes)
         summary = [
             *summarise(request, pool, chosen, manifest.get("tokens"), clock.seconds),
             *_describe_evaluation(request, fingerprint, manifest, folder),

@@ -52,6 +52,7 @@ from mig_selector.store.vectors import VectorCache
 logger = logging.getLogger(__name__)
 
 _COPIED_ROWS = 4_096
+_MAPPED_LABELS = 400
 _TRIAL_ROWS = 256
 """Equal rows of which a compiled method first chooses one: enough to compile what only many equal rows need."""
 
@@ -100,6 +101,10 @@ class LabelGraph:
 
     propagation: Propagation
     num_edges: int
+    frequent: NDArray[np.int64]
+    """The most frequent labels, at most 400, ascending: those that the report shows on a map. Shape (M,)."""
+    frequent_vectors: NDArray[np.floating[Any]]
+    """Their vectors. Shape (M, D)."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +262,9 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
         if odd is not None:
             logger.warning("%s", odd)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
-    return LabelGraph(propagation, adjacency.num_edges)
+    rows_of_label = np.bincount(labels.ids, minlength=len(labels.names))
+    frequent = np.sort(np.argsort(-rows_of_label, kind="stable")[:_MAPPED_LABELS])
+    return LabelGraph(propagation, adjacency.num_edges, frequent, vectors[frequent])
 
 
 def _label_vectors(names: Sequence[str], request: Request, crew: Crew) -> NDArray[np.floating[Any]]:

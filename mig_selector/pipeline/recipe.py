@@ -16,6 +16,7 @@ from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
+from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
@@ -46,8 +47,8 @@ FindFaults = Callable[[], list[str]]
 
 _LOCAL_TO_A_NODE = (
     *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_row_embeddings"),
-    *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer"),
-    *("mig_embedding_batch_size", "mig_report"),
+    *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer", "mig_tagger_model"),
+    *("mig_embedding_batch_size", "mig_report", "mig_sidecar"),
 )
 """Keys that may differ between nodes: paths, and what rank 0 tells the others anyway."""
 
@@ -167,12 +168,14 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
     with clock.stage("reading"):
         pool = read(request)
     resolve_budgets(request, pool)  # a budget that is too large is known before a model runs
+    with clock.stage("annotating"):
+        annotated = annotate(pool, request, crew)
     with clock.stage("scoring"):
-        measured = restrict(measure(pool, request, crew), request)
+        measured = restrict(measure(annotated.pool, request, crew), request)
     pool, labels = measured.pool, label(measured.pool, request)
     log_reading(pool, labels)
     scores = finish_scores(measured, labels, request)
-    graph = link(labels, request, crew, clock)
+    graph = link(labels, annotated.label_vectors, request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(pool, request, crew)
     totals = TokenTotals(request)
@@ -192,7 +195,17 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
                         written = write_files(request, pool, labels, scores, chosen, staging)
                         tokens = totals.of(written["subsets"], staging)
                     manifest = write_manifest(
-                        request, fingerprint, pool, labels, graph, chosen, written, tokens, clock.seconds, staging
+                        request,
+                        fingerprint,
+                        pool,
+                        annotated.health,
+                        labels,
+                        graph,
+                        chosen,
+                        written,
+                        tokens,
+                        clock.seconds,
+                        staging,
                     )
                     publish(staging, folder)
         summary = [

@@ -47,6 +47,7 @@ class RowJudge:
         labels: str | None,
         numbers: StoredNumbers | None = None,
         *,
+        needs_labels: bool = True,
         required: Sequence[str] = (),
         layout: Layout | None = None,
         stage: Stage = "sft",
@@ -56,12 +57,13 @@ class RowJudge:
         Args:
             labels: Path of the labels; None if none are needed.
             numbers: The numbers that make the score; None if no score is stored.
+            needs_labels: Whether a row without labels is dropped.
             required: Paths at which a row must also have numbers, of either sign; they are not used here.
             layout: How the host reads the rows; None if they need not be such that it trains on them.
             stage: The stage of training.
         """
         numbers = numbers or StoredNumbers()
-        self._labels, self._numbers = labels, numbers
+        self._labels, self._numbers, self._needs_labels = labels, numbers, needs_labels
         self._num_scores = len(numbers.paths)
         self._required = [path for path in dict.fromkeys(required) if path not in numbers.paths]
         self._number_paths = (*numbers.paths, *self._required)
@@ -70,6 +72,8 @@ class RowJudge:
         self._layout, self._stage = layout, stage
         self._verdicts: dict[Shape, Dropped | Unreadable | None] = {}
         self._lacks = (f"no labels at {labels}", *(f"no score at {path}" for path in self._number_paths))
+        self._must_have = (labels is not None and needs_labels, *[True] * len(self._number_paths))
+        """For each of `paths`, whether a row that has nothing there is dropped."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,6 +81,7 @@ class RowJudge:
         trained = None if self._layout is None else {"layout": self._layout.identity, "stage": self._stage}
         return {
             "labels": self._labels,
+            "needs_labels": self._needs_labels,
             "numbers": self._numbers.identity,
             "required": self._required,
             "trained": trained,
@@ -90,6 +95,7 @@ class RowJudge:
         return cls(
             identity["labels"],
             StoredNumbers(**numbers),
+            needs_labels=identity["needs_labels"],
             required=identity["required"],
             layout=None if trained is None else Layout(**trained["layout"]),
             stage="sft" if trained is None else trained["stage"],
@@ -116,8 +122,8 @@ class RowJudge:
             fault = fault or _score_fault(path, value, lowest)
         if fault:
             return Unreadable(fault)
-        for wanted, lack, value in zip(self.paths, self._lacks, values, strict=False):
-            if wanted is not None and (value is None or value == []):
+        for must_have, lack, value in zip(self._must_have, self._lacks, values, strict=False):
+            if must_have and (value is None or value == []):
                 return Dropped(lack)
         found = self._with_score(labels or [], [_floats(value) for value in scores[: self._num_scores]])
         if self._layout is None or isinstance(found, Unreadable):
@@ -136,8 +142,8 @@ class RowJudge:
         is_clear = leaves.is_plain & ~_has_bad_number(leaves, self._lowest)
         is_kept, dropped = is_clear.copy(), Counter[str]()
         # In the order of the paths: a row without several values is counted once, for the first of them.
-        for path, lack, column in zip(self.paths, self._lacks, (leaves.labels, *leaves.scores), strict=True):
-            is_absent = is_kept & (column.lengths == 0) & (path is not None)
+        for must_have, lack, column in zip(self._must_have, self._lacks, (leaves.labels, *leaves.scores), strict=True):
+            is_absent = is_kept & (column.lengths == 0) & must_have
             if is_absent.any():
                 dropped[lack] = int(is_absent.sum())
             is_kept &= ~is_absent

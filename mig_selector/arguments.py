@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mig_selector.annotation.scores import ScoreSettings
+from mig_selector.annotation.taggers import AnnotationSettings
 from mig_selector.errors import ArgumentError
 from mig_selector.selection.registry import keys_of_methods, load_method
 from mig_selector.settings import (
@@ -146,9 +147,14 @@ class MigArguments:
         ),
     ] = 2
     mig_embedding_model: Annotated[
-        str,
-        Setting("Sentence-transformers model that embeds the labels: hub id or folder.", decides=True, part="graph"),
-    ] = "intfloat/e5-mistral-7b-instruct"
+        str | None,
+        Setting(
+            "Sentence-transformers model that embeds the labels: hub id or folder; default "
+            "intfloat/e5-mistral-7b-instruct, with mig_tagger its model.",
+            decides=True,
+            part="graph",
+        ),
+    ] = None
     mig_embedding_batch_size: Annotated[
         int, Setting("Labels embedded at once on each rank.", at_least(1), decides=False)
     ] = 64
@@ -307,9 +313,10 @@ def own_keys() -> dict[str, Key]:
 
 @functools.cache
 def all_keys() -> dict[str, Key]:
-    """Return every key of the product by name: those above, those of scores, those of methods."""
+    """Return every key of the product by name: those above, those of annotation and scores, those of methods."""
+    annotation = keys_of_fields(AnnotationSettings, {"mig_tagger": "Rows without labels or scores"})
     scores = keys_of_fields(ScoreSettings, {"mig_deita_turns": "Scores"})
-    return {**own_keys(), **scores, **keys_of_methods()}
+    return {**own_keys(), **annotation, **scores, **keys_of_methods()}
 
 
 def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -454,6 +461,8 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
             f"mig_num_samples: {values['mig_num_samples']!r} is a list; training takes one budget. "
             "Lists are for `mig-selector select`."
         )
+    if "mig_score" in values and "mig_scorer" in values:
+        faults.append("mig_score and mig_scorer both say what the score of a row is; leave one of the two out.")
     if "mig_label_vocabulary" in values and values.get("mig_min_label_count", 1) != 1:
         faults.append(
             f"mig_min_label_count: {values['mig_min_label_count']} together with mig_label_vocabulary; "

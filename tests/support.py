@@ -32,6 +32,7 @@ TAGS = {
     "system_tag": "system",
 }
 SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "dialogs"}, "tags": TAGS}
+QUESTION_WORDS = ["how", "what", "why", "explain", "describe", "list", "write", "about", "equation", "cell", "soup"]
 LABELS = ["algebra", "biology", "cooking", "drawing", "economics", "fishing", "grammar", "history"]
 
 
@@ -64,6 +65,37 @@ def make_rows(count, seed=0):
         )
         for number in range(count)
     ]
+
+
+def make_raw_rows(count, seed=0):
+    """Bare rows of alpaca: a question of two to six known words, an input now and then, and an answer."""
+    rng = np.random.default_rng(seed)
+    words = [*LABELS, *QUESTION_WORDS]
+    return [
+        {
+            "instruction": " ".join(rng.choice(words, rng.integers(2, 7))),
+            "input": str(rng.choice(words)) if number % 3 == 0 else "",
+            "output": " ".join(rng.choice(words, rng.integers(1, 30))) + f" {seed}.{number}",
+        }
+        for number in range(count)
+    ]
+
+
+def write_word_encoder(folder, words):
+    """Write a sentence-transformers model whose vector of a text is the mean of random vectors of its words."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    known = {word: number for number, word in enumerate(["[UNK]", *words])}
+    tokenizer = Tokenizer(WordLevel(known, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = np.random.default_rng(0).normal(size=(len(known), 16)).astype(np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu").save(
+        str(folder)
+    )
 
 
 def write_lines(path, rows):

@@ -2,6 +2,8 @@ import pytest
 
 from mig_selector.arguments import all_keys, parse_arguments, split_keys
 from mig_selector.errors import ArgumentError
+from mig_selector.integration.config import HostArguments
+from mig_selector.pipeline.needs import resolve_needs
 
 
 def parse(training=False, **keys):
@@ -11,7 +13,8 @@ def parse(training=False, **keys):
 def test_defaults_are_those_of_the_paper():
     arguments = parse(num_samples=50_000)
     assert arguments.budgets == (50_000,)
-    assert arguments.mig_embedding_model == "intfloat/e5-mistral-7b-instruct"
+    needs = resolve_needs(arguments, HostArguments.read({"dataset": "pool"}))
+    assert needs.label_model == "intfloat/e5-mistral-7b-instruct"
     assert (arguments.mig_edge_threshold, arguments.mig_propagation_weight) == (0.9, 1.0)
     assert (arguments["mig_phi"], arguments["mig_phi_exponent"], arguments["mig_phi_offset"]) == ("pow", 0.8, 1e-6)
     assert (arguments["mig_gain"], arguments.mig_normalize, arguments.mig_min_label_count) == ("gradient", False, 2)

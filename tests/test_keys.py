@@ -13,6 +13,7 @@ from mig_selector.reference import render_help, render_markdown
 from mig_selector.selection.registry import METHODS, load_method
 
 
+TAGGED = {"mig_tagger": "vocabulary", "mig_tagger_model": "@encoder"}
 DECIDING = {
     "mig_num_samples": ({}, 11),
     "mig_method": ({}, "top_score"),
@@ -38,6 +39,14 @@ DECIDING = {
         {"mig_method": "qdit", "mig_row_embedding_model": "@encoder"},
         "@other_encoder",
     ),
+    "mig_tagger": ({"mig_tagger_model": "@encoder"}, "vocabulary"),
+    "mig_scorer": ({}, "constant"),
+    "mig_sidecar": ({"mig_sidecar": "@rows.npy"}, "@other_rows.npy"),
+    "mig_retag": (TAGGED, True),
+    "mig_tagger_model": (TAGGED, "@other_encoder"),
+    "mig_tagger_max_tokens": (TAGGED, 64),
+    "mig_labels_per_row": (TAGGED, 3),
+    "mig_label_min_similarity": (TAGGED, 0.5),
     "mig_deita_turns": ({}, "sum"),
     "mig_ifd_model": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, "@other_encoder"),
     "mig_ifd_max_tokens": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, 7),
@@ -63,6 +72,7 @@ DECIDING = {
 
 IDLE = {
     "mig_on_bad_row": "skip",
+    "mig_max_failed": 0.5,
     "mig_embedding_batch_size": 7,
     "mig_dataset_name": "mine",
     "mig_output_dir": "@elsewhere",

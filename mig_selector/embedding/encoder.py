@@ -178,6 +178,8 @@ def embed_labels(
     ranks: Ranks,
     on_labels: Callable[[int], object],
     keep: Callable[[Sequence[str], NDArray[np.float32]], object],
+    *,
+    key: str = "mig_embedding_model",
 ) -> None:
     """Embed labels as plain text, without a prompt. Every rank must call this, with the same labels.
 
@@ -192,13 +194,14 @@ def embed_labels(
         on_labels: Called with the number of labels embedded since the last call, assuming equally fast ranks.
         keep: Called on every rank with m of the labels and their vectors, shape (m, D); every label comes exactly
             once.
+        key: Names the model in the configuration, for messages.
 
     Raises:
         EmbeddingError: The model cannot be loaded, or computes a vector that is zero or not finite.
         RemoteError: Another rank failed.
     """
     with all_threads(ranks), process_group(ranks) as state:
-        model = ranks.agree(lambda: _load_model(encoder, state.device))
+        model = ranks.agree(lambda: _load_model(encoder, state.device, key))
         batches = _batches(labels, _token_counts(model, labels), batch_size)
         first, per_rank = 0, 1
         while first < len(batches):
@@ -206,7 +209,7 @@ def embed_labels(
             round_ = batches[first : first + per_rank * ranks.world_size]
             share = _embed_own_batches(model, labels, round_, ranks, per_rank, batch_size, on_labels)
             vectors = _gather_vectors(share, state)
-            _check_vectors(vectors, labels, encoder)
+            _check_vectors(vectors, labels, encoder, key)
             keep([labels[index] for index in vectors], np.stack(list(vectors.values())))
             first += len(round_)
             # Decided by rank 0: clocks differ, but all ranks must cut the same rounds.
@@ -268,21 +271,23 @@ def _gather_vectors(share: _Share, state: Any) -> dict[int, NDArray[np.float32]]
     return {index: row for index, row in zip(indices, values, strict=True) if index >= 0}
 
 
-def _check_vectors(vectors: Mapping[int, NDArray[np.float32]], labels: Sequence[str], encoder: Encoder) -> None:
+def _check_vectors(
+    vectors: Mapping[int, NDArray[np.float32]], labels: Sequence[str], encoder: Encoder, key: str
+) -> None:
     """Raise an EmbeddingError if a vector is zero or not finite."""
     bad = [index for index, vector in vectors.items() if not np.all(np.isfinite(vector)) or not np.any(vector)]
     if bad:
         raise EmbeddingError(
-            f"mig_embedding_model: {encoder.model!r} computes {len(bad)} vectors that are zero or not finite, "
+            f"{key}: {encoder.model!r} computes {len(bad)} vectors that are zero or not finite, "
             f"the first for the label {labels[min(bad)]!r}; try mig_embedding_dtype: float32."
         )
 
 
-def _load_model(encoder: Encoder, device: Any) -> Any:
+def _load_model(encoder: Encoder, device: Any, key: str) -> Any:
     """Load the model onto a torch device; EmbeddingError if that fails for any reason."""
     from sentence_transformers import SentenceTransformer
 
-    with loading("mig_embedding_model", encoder.model, EmbeddingError):
+    with loading(key, encoder.model, EmbeddingError):
         return SentenceTransformer(
             encoder.model, revision=encoder.revision, device=str(device), model_kwargs=dtype_argument(encoder.dtype)
         )

@@ -18,6 +18,7 @@ from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.integration.config import HostArguments
+from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.deliver import Outcome, write_own_dataset_info
 from mig_selector.pipeline.names import comparison_name
@@ -172,7 +173,7 @@ def _settle_common_rows(
     found, dropped, unreadable = [], Counter[str](), Counter[str]()
     for arguments in (*each, measures):
         request = resolve(arguments, host)
-        pool = measure(read(request), request, crew).pool
+        pool = measure(annotate(read(request), request, crew).pool, request, crew).pool
         found.append(pool.pool_indices)
         dropped |= pool.report.dropped  # methods that need the same of a row drop the same rows
         unreadable |= pool.report.unreadable
@@ -211,11 +212,12 @@ class _Measures:
     @classmethod
     def take(cls, request: Request, crew: Crew) -> _Measures:
         """Read the common rows."""
-        measured = restrict(measure(read(request), request, crew), request)
+        annotated = annotate(read(request), request, crew)
+        measured = restrict(measure(annotated.pool, request, crew), request)
         pool = measured.pool
         labels = label(pool, request)
         scores = finish_scores(measured, labels, request)
-        graph = link(labels, request, crew, Clock())
+        graph = link(labels, annotated.label_vectors, request, crew, Clock())
         return cls(request, pool, labels, scores, graph, list(_sources(request, pool)))
 
     def figures(self, rows: NDArray[np.int64], **known: Any) -> MethodFigures:

@@ -17,6 +17,7 @@ from mig_selector.arrays import RowLabels
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
+from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
@@ -51,8 +52,8 @@ FindFaults = Callable[[], list[str]]
 
 _LOCAL_TO_A_NODE = (
     *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_row_embeddings"),
-    *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer"),
-    *("mig_embedding_batch_size", "mig_report"),
+    *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer", "mig_tagger_model"),
+    *("mig_embedding_batch_size", "mig_report", "mig_sidecar"),
 )
 """Keys that may differ between nodes: paths, and what rank 0 tells the others anyway."""
 
@@ -171,7 +172,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
         return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
-    pool, labels, scores, graph = offer(request, crew, clock)
+    pool, labels, scores, graph, health = offer(request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(pool, request, crew)
     totals = TokenTotals(request)
@@ -194,6 +195,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                         request,
                         fingerprint,
                         pool,
+                        health,
                         labels,
                         scores,
                         graph,
@@ -223,6 +225,8 @@ class Offered(NamedTuple):
     labels: RowLabels | None
     scores: Scores | None
     graph: LabelGraph | None
+    health: dict[str, Any] | None
+    """The figures of the annotations that the run made; None where the pool has all of them."""
 
 
 def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
@@ -231,13 +235,17 @@ def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
     with clock.stage("reading"):
         pool = read(request)
     resolve_budgets(request, pool)  # a budget that is too large is known before a model runs
+    with clock.stage("annotating"):
+        annotated = annotate(pool, request, crew)
     with clock.stage("scoring"):
-        measured = restrict(measure(pool, request, crew), request)
+        measured = restrict(measure(annotated.pool, request, crew), request)
     pool, labels = measured.pool, label(measured.pool, request)
     if request.among is None:  # a comparison has described the pool, once for all methods
         for line in describe_reading(pool, labels):
             logger.info("%s", line)
-    return Offered(pool, labels, finish_scores(measured, labels, request), link(labels, request, crew, clock))
+    scores = finish_scores(measured, labels, request)
+    graph = link(labels, annotated.label_vectors, request, crew, clock)
+    return Offered(pool, labels, scores, graph, annotated.health)
 
 
 def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:

@@ -91,6 +91,7 @@ class Request:
         sums = score is not None and score.stored.join == "sum of products"
         tokenizer = self.score_model if score is not None and score.name == "response_tokens" else None
         filled = {
+            "mig_embedding_model": needs.label_model,
             "mig_labels": ",".join(needs.labels.paths) if needs.labels else None,
             "mig_score": score.name if score else None,
             "mig_deita_turns": "sum" if sums else self.arguments["mig_deita_turns"] or needs.method.declaration.turns,
@@ -269,7 +270,8 @@ def resolve(
         raise type(faults[0])("\n".join(map(str, faults))) from faults[0]
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
     parts_files = {key: hashes.file(path) for key, path in files.items()}
-    identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files)
+    sidecar = [hashes.file(path) for path in needs.annotation.sidecar] if needs.annotation else []
+    identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files, sidecar)
     identity["mig_val_from"] = validation_identity(arguments, host)
     if among is not None:
         identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
@@ -289,9 +291,10 @@ def _collecting(faults: list[MigSelectorError]) -> Iterator[None]:
 
 def warn_of_models(request: Request) -> None:
     """Say what is odd about models that may have to run, before the pool is read."""
-    encoder = request.models.get("mig_embedding_model")
-    if encoder is not None and (odd := describe_plain_model(encoder)):
-        logger.warning("mig_embedding_model: %s", odd)
+    for key in ("mig_embedding_model", "mig_tagger_model"):
+        encoder = request.models.get(key)
+        if encoder is not None and (odd := describe_plain_model(encoder)):
+            logger.warning("%s: %s", key, odd)
 
 
 def _resolve_entry(name: str, site: Site, host: HostArguments) -> PoolEntry:
@@ -338,6 +341,7 @@ def _identity(
     pool: list[dict[str, Any]],
     models: Mapping[str, Encoder],
     files: Mapping[str, str],
+    sidecar: Sequence[str],
 ) -> dict[str, Any]:
     """Gather all that decides which rows are chosen and how they are written.
 
@@ -367,6 +371,7 @@ def _identity(
         "algorithm": ALGORITHM_VERSION,
         "judges": [judge.identity for judge in judges],
         "models": {key: model.identity for key, model in models.items()},
+        "annotation": None if needs.annotation is None else {**needs.annotation.identity, "sidecar": sidecar},
         **deciding,
     }
 

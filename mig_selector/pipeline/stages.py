@@ -13,11 +13,11 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,9 @@ from mig_selector.store.vectors import VectorCache
 
 
 logger = logging.getLogger(__name__)
+
+LabelVectors: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""Vectors of labels, shape (D,) each, by name."""
 
 _COPIED_ROWS = 4_096
 _MAPPED_LABELS = 400
@@ -245,8 +248,17 @@ def finish_scores(measured: Measured, labels: RowLabels | None, request: Request
     return Scores(scaled, final, figures)
 
 
-def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -> LabelGraph | None:
+def link(
+    labels: RowLabels | None, known: LabelVectors, request: Request, crew: Crew, clock: Clock
+) -> LabelGraph | None:
     """Embed the labels and build their graph; None where the method needs none.
+
+    Args:
+        labels: The labels that count.
+        known: Vectors that the tagger has; used unless the user names vectors or an encoder of labels.
+        request: Says how labels are embedded.
+        crew: Embeds them.
+        clock: Takes the time.
 
     Raises:
         EmbeddingError: A label has no vector, or a vector cannot be used.
@@ -254,7 +266,7 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
     if labels is None or not request.needs.has("propagation"):
         return None
     with clock.stage("embedding"):
-        vectors = _label_vectors(labels.names, request, crew)
+        vectors = _label_vectors(labels.names, known, request, crew)
     with clock.stage("graph"), all_threads(Ranks()):
         adjacency = build_adjacency(vectors, request.arguments.mig_edge_threshold)
         logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
@@ -267,11 +279,26 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
     return LabelGraph(propagation, adjacency.num_edges, frequent, vectors[frequent])
 
 
-def _label_vectors(names: Sequence[str], request: Request, crew: Crew) -> NDArray[np.floating[Any]]:
-    """Return the vectors of labels in their order: those the user gave, else from the cache or the encoder."""
-    given, encoder = request.arguments.mig_label_embeddings, request.models.get("mig_embedding_model")
-    if given is not None or encoder is None:
-        return read_given_vectors(Path(str(given)), names)
+def _label_vectors(
+    names: Sequence[str], known: LabelVectors, request: Request, crew: Crew
+) -> NDArray[np.floating[Any]]:
+    """Return the vectors of labels in their order: those the user gave, else of the encoder, else of the tagger."""
+    if (given := request.arguments.mig_label_embeddings) is not None:
+        return read_given_vectors(Path(given), names)
+    if "mig_embedding_model" in request.models:
+        return embed_texts(names, "mig_embedding_model", request, crew)
+    others = [name for name in names if name not in known]
+    made = dict(zip(others, embed_texts(others, "mig_tagger_model", request, crew), strict=True)) if others else {}
+    return np.stack([known[name] if name in known else made[name] for name in names])
+
+
+def embed_texts(names: Sequence[str], key: str, request: Request, crew: Crew) -> NDArray[np.float32]:
+    """Return the vectors of labels, or texts as short, in their order: from the cache, or by the model of a key.
+
+    Returns:
+        Shape (number of texts, D).
+    """
+    encoder = request.models[key]
     identity = {**encoder.identity, "dtype": encoder.resolve_dtype()}
     cache = VectorCache(request.arguments.cache_dir, fingerprint_of(identity))
     with cache.locked():  # another run may be embedding the same labels just now
@@ -283,7 +310,7 @@ def _label_vectors(names: Sequence[str], request: Request, crew: Crew) -> NDArra
 
         missing = [name for name in names if name not in vectors]
         if missing:
-            crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep)
+            crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep, key=key)
     return np.stack([vectors[name] for name in names])
 
 
@@ -305,7 +332,13 @@ def embed(pool: Pool, request: Request, crew: Crew) -> NDArray[np.floating[Any]]
     identity = {"template": how.template, "pooling": how.pooling, "max_tokens": how.max_tokens}
     path = rows.cache_path("row_embeddings", identity, encoder)
     return crew.embed_rows(
-        rows.embedded_texts, len(rows), encoder, path, pooling=how.pooling, max_tokens=how.max_tokens
+        rows.embedded_texts,
+        len(rows),
+        encoder,
+        path,
+        key="mig_row_embedding_model",
+        pooling=how.pooling,
+        max_tokens=how.max_tokens,
     )
 
 

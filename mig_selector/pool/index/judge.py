@@ -49,6 +49,7 @@ class RowJudge:
         labels: StoredLabels | None = None,
         numbers: StoredNumbers | None = None,
         *,
+        needs_labels: bool = True,
         required: StoredNumbers | None = None,
         layout: Layout | None = None,
         stage: Stage = "sft",
@@ -58,6 +59,7 @@ class RowJudge:
         Args:
             labels: Where labels are; None if none are needed.
             numbers: The numbers that make the score; None if no score is stored.
+            needs_labels: Whether a row without labels is dropped.
             required: Numbers that a row must also have, of either sign; they are not used here.
             layout: How the host reads the rows; None if they need not be such that it trains on them.
             stage: The stage of training.
@@ -71,6 +73,7 @@ class RowJudge:
         self._lowest = [-math.inf if self._numbers.is_signed else 0.0] * self._num_scores + [-math.inf] * len(others)
         self._layout, self._stage = layout, stage
         self._verdicts: dict[Shape, Dropped | Unreadable | None] = {}
+        self._needs_labels = needs_labels
         self._no_labels = f"no labels at {' or '.join(self._labels.paths)}"
         self._no_numbers = [f"no score at {path}" for path in self._number_paths]
 
@@ -80,6 +83,7 @@ class RowJudge:
         trained = None if self._layout is None else {"layout": self._layout.identity, "stage": self._stage}
         return {
             "labels": self._labels.identity,
+            "needs_labels": self._needs_labels,
             "numbers": self._numbers.identity,
             "required": self._required.identity,
             "trained": trained,
@@ -92,6 +96,7 @@ class RowJudge:
         return cls(
             StoredLabels.of(identity["labels"]),
             StoredNumbers.of(identity["numbers"]),
+            needs_labels=identity["needs_labels"],
             required=StoredNumbers.of(identity["required"]),
             layout=None if trained is None else Layout(**trained["layout"]),
             stage="sft" if trained is None else trained["stage"],
@@ -117,7 +122,7 @@ class RowJudge:
         if fault := next(filter(None, faults), None):
             return Unreadable(fault)
         names = self._labels.join(labels)
-        if self._labels.paths and not names:
+        if self._needs_labels and self._labels.paths and not names:
             return Dropped(self._no_labels)
         for lack, value in zip(self._no_numbers, numbers, strict=True):
             if value is None or value == []:
@@ -138,7 +143,7 @@ class RowJudge:
         """
         is_clear = leaves.is_plain & ~_has_bad_number(leaves, self._lowest)
         is_kept, dropped = is_clear.copy(), Counter[str]()
-        needed = [(self._no_labels, leaves.labels)] if self._labels.paths else []
+        needed = [(self._no_labels, leaves.labels)] if self._needs_labels and self._labels.paths else []
         # In this order: a row without several values is counted once, for the first of them.
         for lack, column in (*needed, *zip(self._no_numbers, leaves.scores, strict=True)):
             is_absent = is_kept & (column.lengths == 0)

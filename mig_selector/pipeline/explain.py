@@ -14,7 +14,7 @@ from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.recipe import Offered, offer
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import Clock, information_inputs
-from mig_selector.pipeline.stored import StoredSelection, read_differences
+from mig_selector.pipeline.stored import StoredSelection, describe_differences
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import ID_COLUMNS, read_row_id
 from mig_selector.ranks.world import Ranks
@@ -51,7 +51,7 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
     arguments, host = selection.arguments()
     request = selection.request(arguments, host)
     if request.fingerprints[0] != selection.manifest["fingerprint"]:
-        changes = read_differences(selection.manifest["identity"], request.identities[0])
+        changes = describe_differences(selection.manifest["identity"], request.identities[0])
         lines = [f"{selection.folder} was selected from other files or settings than there are now.", *changes]
         raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to explain today's choice."]))
     if hash_file(selection.folder / SELECTION_TABLE) != selection.manifest["files"].get(SELECTION_TABLE):

@@ -16,7 +16,7 @@ from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.recipe import offer
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import Clock, choose, embed
-from mig_selector.pipeline.stored import StoredSelection, read_differences
+from mig_selector.pipeline.stored import StoredSelection, describe_differences
 from mig_selector.pipeline.write import write_files
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import hash_file
@@ -63,7 +63,7 @@ def verify_selection(
             changes = [*_changed_files(selection), *_changed_pool(selection.manifest)]
             try:
                 request = selection.request(arguments, host)
-                changes += read_differences(selection.manifest["identity"], request.identities[0])
+                changes += describe_differences(selection.manifest["identity"], request.identities[0])
                 changes += _changed_rows(selection, request, crew, Path(folder))
             except MigSelectorError as error:
                 changes.append(f"it cannot be selected again: {error}")

@@ -66,9 +66,10 @@ def test_a_row_that_was_not_chosen_would_have_entered_where_it_says(explain, poo
     needed = number("with a score above #;", text)
     larger = explain(mig_normalize=normalize, mig_num_samples=entry_rank + 1)
     assert larger.table["row_index"][-1] == row
-    taker = int(re.search(r"chosen rows took .*?row (\d+) at rank", text, re.DOTALL)[1])
-    assert taker in ask.table["row_index"]
+    taker, labels = re.search(r"chosen rows took .*?row (\d+) at rank \d+, from ([^\n]+)", text, re.DOTALL).groups()
+    assert int(taker) in ask.table["row_index"]
     rows = [json.loads(line) for line in (pool_of_60.data / "pool.jsonl").open()]
+    assert set(labels.split(", ")) <= set(rows[row]["annotation"]["instag"]["content"])
     rows[row]["annotation"]["deita"]["quality_scores"] = [needed * 1.0001]
     write_lines(pool_of_60.data / "pool.jsonl", rows)
     assert row in explain(mig_normalize=normalize).table["row_index"]

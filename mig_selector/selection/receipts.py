@@ -7,7 +7,7 @@ Dimension letters: N rows, L labels, B chosen rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,20 @@ class Taker:
     row: int
     taken: float
     """By how much the gain of the other row fell when this one was chosen."""
+    shares: list[LabelShare]
+    """What of it fell away at each label of the other row, the largest first."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What became of the gain that a row would have had as the first of all."""
+
+    first_gain: float
+    taken: float
+    """By how much it fell until the row was chosen, or until the end."""
+    num_takers: int
+    takers: list[Taker]
+    """Those that took most, in that order."""
 
 
 @dataclass(frozen=True)
@@ -109,21 +123,33 @@ def receipts(
     return [found[rank] for rank in ranks]
 
 
-def takers(
-    pool: LabelledPool, propagation: Propagation, objective: Objective, selection: Selection, row: int
-) -> tuple[float, list[Taker]]:
-    """Find the rows that were chosen before a row and have taken from its gain.
-
-    Returns:
-        The gain of the row before anything was chosen, and who took how much of it, who took most first.
-    """
+def find_takers(
+    pool: LabelledPool,
+    propagation: Propagation,
+    objective: Objective,
+    selection: Selection,
+    row: int,
+    most: int,
+) -> Loss:
+    """Find the rows that were chosen before a row and have taken from its gain, and describe the `most` foremost."""
     own_rank = np.flatnonzero(selection.rows == row)
     before = selection.rows[: own_rank[0]] if len(own_rank) else selection.rows
     gains = _trace(pool, propagation, objective, before, row)
     taken = gains[:-1] - gains[1:]
-    order = np.argsort(-taken, kind="stable")
-    found = [Taker(rank, int(before[rank]), float(taken[rank])) for rank in order.tolist() if taken[rank] > 0]
-    return float(gains[0]), found
+    foremost = [rank for rank in np.argsort(-taken, kind="stable")[:most].tolist() if taken[rank] > 0]
+    state, found = _Replay(pool, propagation, objective, before), {}
+    for rank in sorted(foremost):
+        state.advance(rank)
+        held = {each.label: each.gain for each in state.shares(row)}
+        state.advance(rank + 1)
+        lost = {each.label: held[each.label] - each.gain for each in state.shares(row)}
+        found[rank] = Taker(rank, int(before[rank]), float(taken[rank]), _as_shares(lost))
+    return Loss(
+        first_gain=float(gains[0]),
+        taken=float(gains[0] - gains[-1]),
+        num_takers=int(np.count_nonzero(taken > 0)),
+        takers=[found[rank] for rank in foremost],
+    )
 
 
 def explain_absence(
@@ -221,6 +247,8 @@ class _Replay:
         self._rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
         self._is_left = np.ones(len(pool), np.bool_)
         self._noise = rounding_bound(pool, propagation, objective)
+        self._bounds: NDArray[np.float64] | None = None
+        """The last gain computed for each row; gains only fall, so none has more now. Shape (N,)."""
         self._shortlist, self._cut = np.empty(0, np.int64), np.inf
 
     def advance(self, rank: int) -> None:
@@ -251,28 +279,27 @@ class _Replay:
 
     def runner_up(self, winner: int) -> tuple[int, float] | tuple[None, None]:
         """Return the row with the largest gain beside the winner, and its gain; of equal gains the smallest row."""
-        rows = self._shortlist
-        gains = self.gains(rows)
-        best = self._best(rows, gains, winner)
-        # Gains only fall: no row outside the list has more than it had when the list was made.
-        if best is None or best[1] <= self._cut + self._noise:
-            rows, gains = np.arange(len(self._is_left)), self._gains(self._rows, self._is_left)
-            self._make_shortlist(gains)
-            best = self._best(rows, gains, winner)
-        return best or (None, None)
+        if self._bounds is None:
+            self._bounds = self._gains(self._rows, self._is_left)
+            self._make_shortlist(self._bounds, _SHORTLIST)
+        size = _SHORTLIST
+        while True:
+            gains = self.gains(self._shortlist)
+            self._bounds[self._shortlist] = gains
+            gains[self._shortlist == winner] = -np.inf
+            best = int(np.argmax(gains))  # the first of equal ones; the list ascends
+            if gains[best] > self._cut + self._noise or self._cut == -np.inf:
+                return (int(self._shortlist[best]), float(gains[best])) if gains[best] > -np.inf else (None, None)
+            self._make_shortlist(self._bounds, size)
+            size *= 2  # if many rows tie, all of them must be in the list in the end
 
-    @staticmethod
-    def _best(rows: NDArray[np.int64], gains: NDArray[np.float64], winner: int) -> tuple[int, float] | None:
-        gains[rows == winner] = -np.inf
-        index = int(np.argmax(gains)) if len(gains) else 0  # the first of equal ones; `rows` ascends
-        return (int(rows[index]), float(gains[index])) if len(gains) and gains[index] > -np.inf else None
-
-    def _make_shortlist(self, gains: NDArray[np.float64]) -> None:
-        if len(gains) <= _SHORTLIST:
-            self._shortlist, self._cut = np.arange(len(gains)), -np.inf
+    def _make_shortlist(self, bounds: NDArray[np.float64], size: int) -> None:
+        """List the rows with the largest bounds; no other row has a larger one than `_cut`."""
+        if size >= len(bounds):
+            self._shortlist, self._cut = np.arange(len(bounds)), -np.inf
             return
-        order = np.argpartition(-gains, _SHORTLIST)
-        self._shortlist, self._cut = np.sort(order[:_SHORTLIST]), float(gains[order[_SHORTLIST]])
+        order = np.argpartition(-bounds, size)
+        self._shortlist, self._cut = np.sort(order[:size]), float(bounds[order[size]])
 
     def shares(self, row: int) -> list[LabelShare]:
         """Say what each label of a row contributes to its present gain, the largest part first.
@@ -297,9 +324,11 @@ class _Replay:
             float(np.sum(rise[matrix.columns[span]] * matrix.weights[span] / spread[matrix.columns[span]]))
             for span in spans
         ]
-        total = sum(parts)
-        found = [
-            LabelShare(int(label), part, part / total if total else 0.0)
-            for label, part in zip(own, parts, strict=True)
-        ]
-        return sorted(found, key=lambda each: (-each.gain, each.label))
+        return _as_shares(dict(zip(own.tolist(), parts, strict=True)))
+
+
+def _as_shares(parts: Mapping[int, float]) -> list[LabelShare]:
+    """Return the part of each label and its share in all of them, the largest first."""
+    total = sum(parts.values())
+    found = [LabelShare(label, part, part / total if total else 0.0) for label, part in parts.items()]
+    return sorted(found, key=lambda each: (-each.gain, each.label))

@@ -55,6 +55,8 @@ class Finished:
     """New entries; `file_name` is the name of a file in the folder."""
     rows: dict[str, int]
     """Chosen rows by new entry."""
+    figures: dict[str, float]
+    """The key figures, by name: as training reports them."""
     summary: list[str]
     """What happened, for people."""
     is_reused: bool = False
@@ -73,6 +75,8 @@ class Outcome:
     """New entry of dataset_info.json by name in the pool."""
     settings: dict[str, str]
     """Keys of the host that change: dataset, dataset_dir, media_dir."""
+    figures: dict[str, float]
+    """The key figures, by name: as training reports them."""
     summary: list[str]
     """What happened, for people."""
     is_reused: bool = False
@@ -103,9 +107,25 @@ def describe_finished(
         names={entry.name: name for entry, name in zip(request.entries, names, strict=True)},
         entries=entries,
         rows={names[subset["entry_index"]]: subset["rows"] for subset in manifest["subsets"]},
+        figures=_key_figures(manifest),
         summary=summary,
         is_reused=is_reused,
     )
+
+
+def _key_figures(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a training run reports of its selection; manifests of earlier versions lack some."""
+    labels, covered = manifest.get("labels"), manifest.get("labels_covered")
+    figures = {
+        "rows": manifest["budget"],
+        "pool_rows": manifest["rows"]["kept"],
+        "information": manifest["information"],
+        "label_coverage": covered / labels if labels and covered is not None else None,
+        "mean_score": manifest.get("mean_score"),
+        "pool_mean_score": manifest.get("pool_mean_score"),
+        "tokens": (manifest.get("tokens") or {}).get("estimate"),
+    }
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
@@ -146,6 +166,7 @@ def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
         budget=finished.budget,
         entries={pool: name for pool, name in finished.names.items() if name in entries},
         settings=_host_settings(site, finished.names, entries, folder),
+        figures=finished.figures,
         summary=summary,
         is_reused=finished.is_reused,
     )

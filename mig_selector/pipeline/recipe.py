@@ -191,7 +191,17 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                         written = write_files(request, pool, labels, scores, chosen, staging)
                         tokens = totals.of(written["subsets"], staging)
                     manifest = write_manifest(
-                        request, fingerprint, pool, labels, graph, chosen, written, tokens, clock.seconds, staging
+                        request,
+                        fingerprint,
+                        pool,
+                        labels,
+                        scores,
+                        graph,
+                        chosen,
+                        written,
+                        tokens,
+                        clock.seconds,
+                        staging,
                     )
                     publish(staging, folder)
         if request.arguments.mig_report == "html":

@@ -30,7 +30,7 @@ from mig_selector.report.comparison import MethodFigures
 from mig_selector.report.figures import build_curve, describe_categories, describe_labels, describe_numbers
 from mig_selector.report.selection import ChosenRow, Curve, Distribution, Labels, SelectionReport, Training
 from mig_selector.report.writing import write_report
-from mig_selector.selection.greedy import information_added, measure_information, select_rows
+from mig_selector.selection.greedy import information_added, select_rows
 from mig_selector.selection.method import best_first
 from mig_selector.store.subsets import SELECTION_TABLE
 
@@ -135,7 +135,8 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
     this = selected.figures(
         manifest["method"], rows, tokens=tokens.get("estimate"), tokens_error=tokens.get("error") or None
     )
-    curve = _curve(selected, effort)
+    all_rows = selected.figures("all rows", np.arange(selected.num_kept))
+    curve = _curve(selected, effort, all_rows.information)
     texts = _texts(selected, effort)
     shown = _chosen_rows(selected, _shown_ranks(len(rows)))
     return SelectionReport(
@@ -148,7 +149,7 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
         score=request.needs.score.name if request.needs.score else None,
         this=this,
         others=list(_other_choices(selected, texts)),
-        all_rows=selected.figures("all rows", np.arange(selected.num_kept)),
+        all_rows=all_rows,
         tokenizer=tokens.get("tokenizer"),
         training=_training(request, len(rows), processes),
         curve=curve,
@@ -171,22 +172,21 @@ def _shown_ranks(count: int) -> NDArray[np.int64]:
     return np.concatenate((np.arange(min(_FIRST_ROWS, count)), np.sort(others)))
 
 
-def _curve(selected: Selected, effort: Effort) -> Curve | None:
+def _curve(selected: Selected, effort: Effort, pool_information: float | None) -> Curve | None:
     """Build the information curve; None where there is no label graph.
 
     What MIG would choose beyond the budget is found by choosing from the beginning: the choice is nested.
     """
     known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
-    if known is None:
+    if known is None or pool_information is None:
         return None
     pool, propagation, objective = known
     rows = selected.rows
     if selected.manifest["method"] == "mig" and selected.num_kept <= effort.continued_rows:
         rows = select_rows(pool, propagation, objective, selected.num_kept).rows
     nothing = objective.value(np.zeros(propagation.num_labels))
-    everything = measure_information(pool, propagation, objective, np.arange(selected.num_kept))
     added = information_added(pool, propagation, objective, rows)
-    return build_curve(added, len(selected.rows), everything - nothing)
+    return build_curve(added, len(selected.rows), pool_information - nothing)
 
 
 def _texts(selected: Selected, effort: Effort) -> Texts | None:

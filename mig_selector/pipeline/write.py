@@ -101,6 +101,7 @@ def write_manifest(
     fingerprint: str,
     pool: Pool,
     labels: RowLabels | None,
+    scores: Scores | None,
     graph: LabelGraph | None,
     chosen: Chosen,
     written: dict[str, Any],
@@ -113,7 +114,7 @@ def write_manifest(
     It is written last: a folder without it is not a subset.
     """
     models, score = request.models, request.needs.score
-    measured_by = request.score_model
+    measured_by, rows = request.score_model, chosen.selection.rows
     manifest = {
         "fingerprint": fingerprint,
         "dataset_name": request.entry_name(fingerprint, chosen.budget),
@@ -126,6 +127,9 @@ def write_manifest(
         "peak_memory_bytes": chosen.memory.num_bytes,
         "added_memory_bytes": chosen.memory.added_bytes,
         "labels": None if labels is None else len(labels.names),
+        "labels_covered": None if labels is None else int(np.count_nonzero(labels.count_rows(rows))),
+        "mean_score": None if scores is None else float(np.mean(scores.raw[rows])),
+        "pool_mean_score": None if scores is None else float(np.mean(scores.raw)),
         "edges": None if graph is None else graph.num_edges,
         "rows": vars(pool.report),
         "tokens": tokens,

@@ -6,13 +6,22 @@ import base64
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mig_selector.console import printable
 from mig_selector.report.charts import chart_curve, chart_labels, chart_numbers
-from mig_selector.report.comparison import COLUMNS, Comparison, describe_error, round_to_error, shorten, significant
+from mig_selector.report.comparison import (
+    COLUMNS,
+    MISSING,
+    Comparison,
+    describe_error,
+    round_to_error,
+    shorten,
+    significant,
+)
 from mig_selector.report.picture import FAINT, INK, MOSTLY_BLUE, PAPER
 from mig_selector.report.selection import SelectionReport
 
@@ -108,7 +117,7 @@ def _environment() -> Environment:
         count="{:,}".format,
         length1="{:.1f}".format,
         percent=lambda share: f"{100 * share:.1f}",
-        number=lambda value: significant(value, 4),
+        number=lambda value: significant(value, 4) if math.isfinite(value) else MISSING,
         question=lambda text: _on_one_line(text, _QUESTION_COLUMNS),
         label=lambda text: _on_one_line(text, _LABEL_COLUMNS),
         short_label=lambda text: _on_one_line(text, _SHORT_LABEL_COLUMNS),

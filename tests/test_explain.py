@@ -24,6 +24,7 @@ def explain(pool_of_60, capsys):
             assert main(["explain", str(folder), *map(str, words)]) == code
             return capsys.readouterr().out if code == 0 else capsys.readouterr().err
 
+        explain.folder = folder
         explain.table = pq.read_table(folder / "selection.parquet").to_pydict()
         return explain
 
@@ -65,9 +66,10 @@ def test_a_row_that_was_not_chosen_would_have_entered_where_it_says(explain, poo
     needed = number("with a score above #;", text)
     larger = explain(mig_normalize=normalize, mig_num_samples=entry_rank + 1)
     assert larger.table["row_index"][-1] == row
-    taker = int(re.search(r"chosen rows took .*?row (\d+) at rank", text, re.DOTALL)[1])
-    assert taker in ask.table["row_index"]
+    taker, labels = re.search(r"chosen rows took .*?row (\d+) at rank \d+, from ([^\n]+)", text, re.DOTALL).groups()
+    assert int(taker) in ask.table["row_index"]
     rows = [json.loads(line) for line in (pool_of_60.data / "pool.jsonl").open()]
+    assert set(labels.split(", ")) <= set(rows[row]["annotation"]["instag"]["content"])
     rows[row]["annotation"]["deita"]["quality_scores"] = [needed * 1.0001]
     write_lines(pool_of_60.data / "pool.jsonl", rows)
     assert row in explain(mig_normalize=normalize).table["row_index"]
@@ -101,6 +103,13 @@ def test_a_row_that_was_dropped_or_does_not_exist(explain, pool_of_60):
     assert "--row: 60 is not a row of the pool; it has rows 0 to 59" in ask("--row", 60, code=1)
     assert "'nobody': no kept row has it" in ask("--id", "nobody", code=1)
     assert "'idtwin': 2 rows have it (8, 9); give one by --row" in ask("--id", "idtwin", code=1)
+
+
+def test_a_changed_table_is_not_explained(explain):
+    ask = explain(mig_method="random")
+    path = ask.folder / "selection.parquet"
+    path.write_bytes(path.read_bytes() + b"x")
+    assert "selection.parquet was changed since it was written" in ask("--row", 0, code=1)
 
 
 def test_a_row_without_a_label_that_counts(explain, pool_of_60):

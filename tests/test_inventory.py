@@ -149,6 +149,8 @@ def test_what_a_process_has_locked_stays(chosen, tmp_path, capsys):
         assert run("prune", workplace, "cache") == 1
     assert "a selection is running" in capsys.readouterr().err
     assert index.exists()
+    assert run("prune", workplace, str(index.parent)) == 0  # by its folder
+    assert not index.exists()
 
 
 def test_prune_of_the_cache_removes_our_files_and_no_others(chosen, tmp_path, capsys):
@@ -194,6 +196,12 @@ def test_a_link_in_a_subset_is_removed_and_not_followed(chosen, tmp_path):
     (ten / "link").symlink_to(tmp_path / "thesis")
     assert run("prune", workplace, str(ten), "--registered") == 0
     assert (tmp_path / "thesis" / "chapter").read_text() == "precious"
+
+
+def test_an_entry_protects_although_the_cache_is_above_its_folder(chosen, tmp_path, capsys):
+    workplace, [ten, _] = chosen
+    assert run("prune", workplace, str(ten), "--cache-dir", str(tmp_path)) == 1
+    assert "named by pool_random_10" in capsys.readouterr().out
 
 
 def test_a_name_of_two_folders_is_refused(pool_of_60, capsys):

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support import LABELS, make_row, write_vectors
 
@@ -174,8 +176,13 @@ def test_a_manifest_of_an_earlier_version_is_a_users_error(pool_of_60, chosen, c
     assert "was written by an earlier version" in capsys.readouterr().err
 
 
-def test_code_named_by_a_manifest_that_others_can_write_is_not_run(pool_of_60, chosen, capsys):
-    rewrite(chosen, lambda manifest: manifest["config"].update(mig_method="antigravity.method"))
+def test_a_manifest_that_others_can_write_is_not_believed(pool_of_60, chosen, capsys):
     (chosen / "manifest.json").chmod(0o666)
     assert verify(pool_of_60, chosen) == 1
-    assert "names the code antigravity.method, which is not run" in capsys.readouterr().err
+    assert "others can write to it, so it is not believed" in capsys.readouterr().err
+
+
+def test_a_table_that_is_none_of_ours_is_reported(pool_of_60, chosen, capsys):
+    pq.write_table(pa.table({"row": [1]}), chosen / "selection.parquet")
+    assert verify(pool_of_60, chosen) == 1
+    assert "selection.parquet has no column" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from mig_selector.cli import explain, inventory, report, select, verify
+from mig_selector.cli import doctor, explain, inventory, report, select, verify
 from mig_selector.console import print_error, print_line
 from mig_selector.errors import MigSelectorError
 
@@ -50,7 +50,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (select, report, explain, inventory, verify):
+    for module in (select, report, explain, verify, inventory, doctor):
         module.add_commands(commands)
     options, unknown = parser.parse_known_args(words)
     if hasattr(options, "settings"):

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arrays import Selection
-from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.recipe import Offered, offer
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import Clock, information_inputs
-from mig_selector.pipeline.stored import StoredSelection, read_differences
+from mig_selector.pipeline.stored import StoredSelection
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import ID_COLUMNS, read_row_id
 from mig_selector.ranks.world import Ranks
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _LISTED = 5
 """Rows that took from a gain, or rows with the same identifier, that are named."""
+_LEAST_SHARE = 0.05
+"""Share of what a row took from which on a label is named."""
 
 
 def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: str | None = None) -> list[str]:
@@ -45,11 +47,7 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
         PoolError: The pool or the settings are not what they were, so another selection would be explained.
     """
     arguments, host = selection.arguments()
-    request = selection.request(arguments, host)
-    if request.fingerprints[0] != selection.manifest["fingerprint"]:
-        changes = read_differences(selection.manifest["identity"], request.identities[0])
-        lines = [f"{selection.folder} was selected from other files or settings than there are now.", *changes]
-        raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to explain today's choice."]))
+    request = selection.unchanged_request(arguments, host)
     offered = offer(request, Crew(Ranks(), arguments), Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:
@@ -126,13 +124,13 @@ def _explain_gain(
     kept: int, rank: int | None, selection: Selection, request: Request, offered: Offered
 ) -> Iterator[str]:
     """Say what a row gained, or would have, by which labels, and which rows took the rest."""
-    from mig_selector.selection.receipts import explain_absence, receipts, takers  # here, as it loads numba
+    from mig_selector.selection.receipts import explain_absence, find_takers, receipts  # here, as it loads numba
 
     known = information_inputs(request, offered.labels, offered.scores, offered.graph)
     if known is None:
         raise ValueError("mig needs labels, scores and a graph")
     labelled, pool_indices = known[0], offered.pool.pool_indices
-    first, found = takers(*known, selection, kept)
+    loss = find_takers(*known, selection, kept, _LISTED)
     if rank is not None:
         receipt = receipts(*known, selection, [rank])[0]
         yield f"gain: {receipt.gain:.6g}, earned by its labels:"
@@ -151,13 +149,15 @@ def _explain_gain(
             divisor = offered.pool.labels.counts[kept] if request.arguments.mig_normalize else 1
             has, needs = labelled.scores[kept] * divisor, absence.needed_score * divisor
             yield f"or now, with a score above {needs:.6g}; it has {has:.6g}"
-    if found:
-        taken = sum(each.taken for each in found)
-        yield f"gain before any row was chosen: {first:.6g}; {len(found):,} chosen rows took {taken:.6g} of it:"
-    for each in found[:_LISTED]:
-        labels = ", ".join(labelled.labels.of_row(each.row))
+    if loss.num_takers:
+        yield (
+            f"gain before any row was chosen: {loss.first_gain:.6g}; {loss.num_takers:,} chosen rows took "
+            f"{loss.taken:.6g} of it:"
+        )
+    for each in loss.takers:
+        names = [labelled.labels.names[part.label] for part in each.shares if part.share >= _LEAST_SHARE]
         who = f"row {pool_indices[each.row]} at rank {each.rank}"
-        yield f"  {each.taken / first:6.1%}  {each.taken:.6g}  {who}: {labels}"
+        yield f"  {each.taken / loss.first_gain:6.1%}  {each.taken:.6g}  {who}, from {', '.join(names)}"
 
 
 def _shares(shares: Sequence[LabelShare], names: Sequence[str]) -> Iterator[str]:

@@ -67,18 +67,18 @@ def take_inventory(dataset_dir: Path, output_dirs: Iterable[Path], cache_dir: Pa
 
     Looks into ``mig_selections`` in `dataset_dir`, `output_dirs`, and every folder to which a run with this cache has
     written; for entries into the dataset_info.json in `dataset_dir`, above each of these folders, and of each
-    comparison. Those in the cache, of selections from Python, do not count: no user reads them.
+    comparison. Those that selections from Python write into the cache do not count: no user reads them.
     """
     homes = [dataset_dir / "mig_selections", *output_dirs, *recorded_output_dirs(cache_dir)]
     homes = list(dict.fromkeys(home.absolute() for home in homes))
     folders = find_folders(homes)
     comparisons = [folder.path for folder in folders if folder.kind == "comparison"]
     infos = [folder / FILE_NAME for folder in (dataset_dir.absolute(), *(home.parent for home in homes), *comparisons)]
-    by_path = {Path(os.path.realpath(folder.path)): folder.path for folder in folders}
+    by_path = {_real(folder.path): folder.path for folder in folders}
     entries: dict[Path, list[Entry]] = {folder.path: [] for folder in folders}
     unreadable = []
     for info in dict.fromkeys(infos):
-        if not info.exists() or info.is_relative_to(cache_dir):
+        if not info.exists() or info.is_relative_to(cache_dir / "notebook"):
             continue
         try:
             for name, path in read_local_paths(info).items():
@@ -162,13 +162,18 @@ def _find_named(inventory: Inventory, names: Sequence[str]) -> tuple[list[Stored
     folders: dict[Path, StoredFolder] = {}
     kinds: dict[str, CachedKind] = {}
     for name in names:
-        path = Path(os.path.realpath(Path(name).expanduser()))
+        path = _real(Path(os.path.expanduser(name)))  # noqa: PTH111  Path's raises where there is no such home
+        is_cache = name == _CACHE or path == _real(inventory.cache_dir)
         found = [folder for folder in inventory.folders if _is_called(folder, name, path, inventory)]
-        cached = [kind for kind in inventory.cached if name == _CACHE or name == f"{_CACHE}/{kind.name}"]
+        cached = [
+            kind
+            for kind in inventory.cached
+            if is_cache or name == f"{_CACHE}/{kind.name}" or path == _real(kind.path)
+        ]
         if len(found) > 1:
             listed = ", ".join(str(folder.path) for folder in found)
             raise ArgumentError(f"{name!r} means {len(found)} folders; give one of them: {listed}.")
-        if not found and not cached and name != _CACHE:
+        if not found and not cached and not is_cache:
             raise ArgumentError(f"{name!r} is not the name or the folder of anything that `mig-selector list` shows.")
         folders |= {folder.path: folder for folder in found}
         kinds |= {kind.name: kind for kind in cached}
@@ -178,4 +183,8 @@ def _find_named(inventory: Inventory, names: Sequence[str]) -> tuple[list[Stored
 def _is_called(folder: StoredFolder, name: str, path: Path, inventory: Inventory) -> bool:
     """Whether a name or path on the command line means a folder."""
     entries = {entry.name for entry in inventory.entries[folder.path]}
-    return name in {folder.name, folder.path.name, *entries} or path == Path(os.path.realpath(folder.path))
+    return name in {folder.name, folder.path.name, *entries} or path == _real(folder.path)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))

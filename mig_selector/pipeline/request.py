@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,8 @@ def resolve(
     among: NDArray[np.int64] | None = None,
     *,
     is_registered: bool = True,
+    hashes: ContentHashes | None = None,
+    open_pool: Callable[[PoolEntry], list[RowSource]] = open_sources,
 ) -> Request:
     """Find names, files and models; nothing is loaded.
 
@@ -225,24 +227,28 @@ def resolve(
         host: The host's keys.
         among: Pool indices of the rows to choose from, ascending; all that the method can use if None.
         is_registered: Whether the subset becomes an entry of the user's dataset_info.json.
+        hashes: Hashes pool and models; with the cache of `arguments` if None.
+        open_pool: Finds the files of an entry.
 
     Raises:
         MigSelectorError: A key, a name, a file or a model cannot be resolved.
     """
     needs = resolve_needs(arguments, host)
     names = pool_names(arguments, host)
-    site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
-    hashes = ContentHashes(arguments.cache_dir)
+    hashes = hashes or ContentHashes(arguments.cache_dir)
     files = {key: Path(path) for key in _FILES if (path := arguments[key]) is not None}
     faults: list[MigSelectorError] = [
         ArgumentError(f"{key}: {path} is not a file.") for key, path in files.items() if not path.is_file()
     ]
     entries, judges, sources = [], [], []
-    for name in names:
+    site: Site | None = None
+    with _collecting(faults):
+        site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
+    for name in names if site is not None else ():
         with _collecting(faults):
             entries.append(_resolve_entry(name, site, host))
             judges.append(needs.judge(entries[-1], host))
-            sources.append(open_sources(entries[-1]))
+            sources.append(open_pool(entries[-1]))
     models = {}
     for model in needs.models:
         with _collecting(faults):
@@ -253,7 +259,7 @@ def resolve(
                 model.key,
                 weights=model.needs_weights,
             )
-    if faults:  # all at once
+    if site is None or faults:  # all at once
         raise type(faults[0])("\n".join(map(str, faults))) from faults[0]
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
     parts_files = {key: hashes.file(path) for key, path in files.items()}

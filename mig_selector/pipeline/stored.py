@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import FILE_NAME, OWN_KEY, read_dataset_info, read_local_paths
 from mig_selector.pipeline.request import Request, resolve
-from mig_selector.store.folders import is_believed
+from mig_selector.store.folders import is_private
+from mig_selector.store.hashing import hash_file
 from mig_selector.store.subsets import CANDIDATES, MANIFEST, SELECTION_TABLE, read_description
 
 
@@ -33,7 +35,7 @@ class StoredSelection:
         Raises:
             PoolError: It cannot be read.
         """
-        return _read_table(self.folder / SELECTION_TABLE)
+        return _read_table(self.folder / SELECTION_TABLE, ["row_index", "row_id", "gain", "information"])
 
     def arguments(self, cache_dir: Path | None = None) -> tuple[MigArguments, HostArguments]:
         """Return the configuration that selects the same again.
@@ -50,11 +52,6 @@ class StoredSelection:
                 f"{self.folder / MANIFEST} was written by an earlier version and does not say how to select again; "
                 "select once more with mig_overwrite: true."
             )
-        if "." in str(config.get("mig_method")) and not is_believed(self.folder / MANIFEST):
-            raise ArgumentError(
-                f"{self.folder / MANIFEST} names the code {config['mig_method']}, which is not run, as others could "
-                "have written that file. Copy the folder, so that it is yours."
-            )
         host, own = split_keys(config)
         if cache_dir is not None:
             own["mig_cache_dir"] = str(cache_dir)
@@ -68,15 +65,34 @@ class StoredSelection:
         """
         among = None
         if "among" in self.manifest["identity"]:
-            among = _read_table(self.folder / CANDIDATES)["row_index"].to_numpy()
+            among = _read_table(self.folder / CANDIDATES, ["row_index"])["row_index"].to_numpy()
         return resolve(arguments, host, among, is_registered=False)
 
+    def unchanged_request(self, arguments: MigArguments, host: HostArguments) -> Request:
+        """Return what the configuration asks for, if that would select the same today.
 
-def _read_table(path: Path) -> pa.Table:
+        Raises:
+            PoolError: The pool, a model or a setting is not what it was, or the table of chosen rows was changed.
+        """
+        request = self.request(arguments, host)
+        if request.fingerprints[0] != self.manifest["fingerprint"]:
+            changes = read_differences(self.manifest["identity"], request.identities[0])
+            lines = [f"{self.folder} was selected from other files or settings than there are now.", *changes]
+            raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to see today's choice."]))
+        if hash_file(self.folder / SELECTION_TABLE) != self.manifest["files"].get(SELECTION_TABLE):
+            raise PoolError(f"{self.folder / SELECTION_TABLE} was changed since it was written; select again.")
+        return request
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read a table that has at least some columns; PoolError if it cannot be read or lacks one."""
     try:
-        return pq.read_table(path, memory_map=False)
+        table = pq.read_table(path, memory_map=False)
     except (OSError, pa.ArrowException) as error:
         raise PoolError(f"{path} cannot be read: {error}") from error
+    if missing := set(columns) - set(table.column_names):
+        raise PoolError(f"{path} has no column {', '.join(sorted(missing))}.")
+    return table
 
 
 def find_selection(named: str, dataset_dir: str) -> StoredSelection:
@@ -87,13 +103,19 @@ def find_selection(named: str, dataset_dir: str) -> StoredSelection:
         dataset_dir: As the host's key.
 
     Raises:
-        ArgumentError: It is neither.
+        ArgumentError: It is neither, or somebody else could have written it.
     """
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))  # noqa: PTH111  Path's raises where there is no such home
     folder = path if path.is_dir() else _folder_of_entry(named, dataset_dir)
     manifest = read_description(folder)
     if manifest is None:
         raise ArgumentError(f"{folder} is not a finished selection: {MANIFEST} is missing or malformed.")
+    if not is_private((folder / MANIFEST).stat()):
+        # It names code and models that would run.
+        raise ArgumentError(
+            f"{folder / MANIFEST} belongs to another user, or others can write to it, so it is not believed; copy the "
+            "folder, so that it is yours."
+        )
     return StoredSelection(folder.absolute(), manifest)
 
 
@@ -129,7 +151,7 @@ def read_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     return found
 
 
-def _leaves(value: Any, path: str = "") -> Any:
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the path and the value of everything in a nested value that is neither a dictionary nor a list of such."""
     if isinstance(value, Mapping):
         for key, each in value.items():

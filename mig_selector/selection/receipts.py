@@ -7,7 +7,7 @@ Dimension letters: N rows, L labels, B chosen rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,20 @@ class Taker:
     row: int
     taken: float
     """By how much the gain of the other row fell when this one was chosen."""
+    shares: list[LabelShare]
+    """What of it fell away at each label of the other row, the largest first."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What became of the gain that a row would have had as the first of all."""
+
+    first_gain: float
+    taken: float
+    """By how much it fell until the row was chosen, or until the end."""
+    num_takers: int
+    takers: list[Taker]
+    """Those that took most, in that order."""
 
 
 @dataclass(frozen=True)
@@ -109,21 +123,33 @@ def receipts(
     return [found[rank] for rank in ranks]
 
 
-def takers(
-    pool: LabelledPool, propagation: Propagation, objective: Objective, selection: Selection, row: int
-) -> tuple[float, list[Taker]]:
-    """Find the rows that were chosen before a row and have taken from its gain.
-
-    Returns:
-        The gain of the row before anything was chosen, and who took how much of it, who took most first.
-    """
+def find_takers(
+    pool: LabelledPool,
+    propagation: Propagation,
+    objective: Objective,
+    selection: Selection,
+    row: int,
+    most: int,
+) -> Loss:
+    """Find the rows that were chosen before a row and have taken from its gain, and describe the `most` foremost."""
     own_rank = np.flatnonzero(selection.rows == row)
     before = selection.rows[: own_rank[0]] if len(own_rank) else selection.rows
     gains = _trace(pool, propagation, objective, before, row)
     taken = gains[:-1] - gains[1:]
-    order = np.argsort(-taken, kind="stable")
-    found = [Taker(rank, int(before[rank]), float(taken[rank])) for rank in order.tolist() if taken[rank] > 0]
-    return float(gains[0]), found
+    foremost = [rank for rank in np.argsort(-taken, kind="stable")[:most].tolist() if taken[rank] > 0]
+    state, found = _Replay(pool, propagation, objective, before), {}
+    for rank in sorted(foremost):
+        state.advance(rank)
+        held = {each.label: each.gain for each in state.shares(row)}
+        state.advance(rank + 1)
+        lost = {each.label: held[each.label] - each.gain for each in state.shares(row)}
+        found[rank] = Taker(rank, int(before[rank]), float(taken[rank]), _as_shares(lost))
+    return Loss(
+        first_gain=float(gains[0]),
+        taken=float(gains[0] - gains[-1]),
+        num_takers=int(np.count_nonzero(taken > 0)),
+        takers=[found[rank] for rank in foremost],
+    )
 
 
 def explain_absence(
@@ -297,9 +323,11 @@ class _Replay:
             float(np.sum(rise[matrix.columns[span]] * matrix.weights[span] / spread[matrix.columns[span]]))
             for span in spans
         ]
-        total = sum(parts)
-        found = [
-            LabelShare(int(label), part, part / total if total else 0.0)
-            for label, part in zip(own, parts, strict=True)
-        ]
-        return sorted(found, key=lambda each: (-each.gain, each.label))
+        return _as_shares(dict(zip(own.tolist(), parts, strict=True)))
+
+
+def _as_shares(parts: Mapping[int, float]) -> list[LabelShare]:
+    """Return the part of each label and its share in all of them, the largest first."""
+    total = sum(parts.values())
+    found = [LabelShare(label, part, part / total if total else 0.0) for label, part in parts.items()]
+    return sorted(found, key=lambda each: (-each.gain, each.label))

@@ -6,7 +6,7 @@ from mig_selector.annotation.language import UNCLEAR, detect_languages
 TEXTS = {
     "en": "What is the capital of France, and how many people live there?",
     "fr": "Quelle est la capitale de la France ?\nCombien d'habitants compte-t-elle ?",
-    "ru": "Напиши короткий рассказ о море и природе.",
+    "ru": "Напиши короткий рассказ про море, корабли и людей.",
     "zh": "请用中文解释一下什么是机器学习。",
 }
 

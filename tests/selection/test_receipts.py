@@ -9,7 +9,7 @@ from selection.pools import OBJECTIVES, as_pool, choose, name_of
 
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.selection import receipts as module
-from mig_selector.selection.receipts import explain_absence, receipts, takers
+from mig_selector.selection.receipts import explain_absence, find_takers, receipts
 
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=name_of)
@@ -103,17 +103,23 @@ def test_rows_that_took_from_the_gain_of_another(example, objective):
     arguments, hand = setting(example, objective)
     selection = arguments[-1]
     for row in range(len(example[0])):
-        first, found = takers(*arguments, row)
-        assert first == pytest.approx(hand.gain(row, []), rel=1e-9)
+        found = find_takers(*arguments, row, most=100)
+        close = {"abs": 1e-9 * max(found.first_gain, 1)}
         before = selection.rows.tolist()
         before = before[: before.index(row)] if row in before else before
         steps = [hand.gain(row, before[:rank]) for rank in range(len(before) + 1)]
-        taken = {rank: steps[rank] - steps[rank + 1] for rank in range(len(before)) if steps[rank] > steps[rank + 1]}
-        known = {each.rank: each.taken for each in found}
-        for rank in taken.keys() | known.keys():
-            assert known.get(rank, 0.0) == pytest.approx(taken.get(rank, 0.0), abs=1e-9 * max(first, 1))
-        assert all(each.row == before[each.rank] for each in found)
-        assert [each.taken for each in found] == sorted((each.taken for each in found), reverse=True)
+        assert (found.first_gain, found.taken) == pytest.approx((steps[0], steps[0] - steps[-1]), **close)
+        known = {each.rank: each.taken for each in found.takers}
+        for rank in range(len(before)):
+            assert known.get(rank, 0.0) == pytest.approx(steps[rank] - steps[rank + 1], **close)
+        assert [each.taken for each in found.takers] == sorted(known.values(), reverse=True)
+        assert found.num_takers == len(found.takers)
+        assert find_takers(*arguments, row, most=1).takers == found.takers[:1]
+        for each in found.takers:
+            assert each.row == before[each.rank]
+            held, left = hand.parts(row, before[: each.rank]), hand.parts(row, before[: each.rank + 1])
+            lost = {label: held[label] - left[label] for label in held}
+            assert {share.label: share.gain for share in each.shares} == pytest.approx(lost, **close)
 
 
 @every_objective

@@ -165,7 +165,7 @@ def test_methods_without_labels_or_scores_are_reported_as_far_as_they_are_known(
 
 
 def test_with_a_sample_the_report_says_so_and_the_command_measures_more(place, monkeypatch, capsys):
-    monkeypatch.setattr(report, "IN_RUN", report.Effort(texts=20, unordered_bytes=0, continued_rows=0))
+    monkeypatch.setattr(report, "IN_RUN", report.Effort(all_texts=100, texts=20, unordered_bytes=0, continued_rows=0))
     outcome = select(place)
     found = report_of(outcome)
     assert [(each["pool_rows"], each["chosen_rows"]) for each in found["distributions"]][-1] == (20, 20)
@@ -195,7 +195,9 @@ def test_files_that_give_no_single_rows_are_not_read_again_if_they_are_large(pla
     place.add("pool", file_name="pool.json")
     outcome = select(place)
     assert len(report_of(outcome)["distributions"]) == 6
-    monkeypatch.setattr(report, "IN_RUN", report.Effort(texts=20, unordered_bytes=100, continued_rows=0))
+    monkeypatch.setattr(
+        report, "IN_RUN", report.Effort(all_texts=100, texts=20, unordered_bytes=100, continued_rows=0)
+    )
     found = report_of(select(place, mig_overwrite=True))
     assert [each["key"] for each in found["distributions"]] == ["score", "labels"]
     assert "were not measured" in found["notes"][0]
@@ -274,3 +276,31 @@ def test_steps_of_training_are_those_of_the_trainer(place):
     for key in ("packing", "val_size", "streaming"):
         assert training(**{key: True}) is None
     assert report_of(select(place, **schedule))["training"] is None
+
+
+def test_training_gets_the_key_figures_also_of_a_selection_that_is_there_already(place):
+    outcome = select(place, mig_report="html")
+    found = report_of(outcome)
+    assert outcome.figures == {
+        "rows": 120,
+        "pool_rows": 150,
+        "information": found["this"]["information"],
+        "label_coverage": found["this"]["label_coverage"],
+        "mean_score": found["this"]["mean_score"],
+        "pool_mean_score": found["all_rows"]["mean_score"],
+    }
+    again = select(place)
+    assert again.is_reused
+    assert again.figures == outcome.figures
+    assert select(place, mig_method="random").figures == {"rows": 120, "pool_rows": 150}
+
+
+def test_a_row_of_a_megabyte_is_cut_and_stays_text(place):
+    rows = [*place.rows[:40]]
+    rows[3]["dialogs"] = [{"role": "user", "content": "<b>" * 400_000}, {"role": "assistant", "content": "\u202e" * 9}]
+    place.add("pool", rows)
+    outcome = select(place, mig_num_samples=40)
+    html = (Path(outcome.folder) / "report.html").read_text(encoding="utf-8")
+    assert len(html) < 1_000_000
+    assert "&lt;b&gt;&lt;b&gt;" in html
+    assert "\u202e" not in html

@@ -47,17 +47,19 @@ _SEED = 0
 class Effort:
     """What a report may take time for."""
 
+    all_texts: int
+    """Largest pool of which all texts are measured."""
     texts: int
-    """Rows of the pool, and chosen rows, whose texts are measured."""
+    """Rows of a larger pool, and chosen rows of it, whose texts are measured."""
     unordered_bytes: int
     """Largest pool whose texts are measured although its files do not give single rows."""
     continued_rows: int
     """Largest pool of which the choice is continued beyond the budget, for the rest of the curve."""
 
 
-IN_RUN = Effort(texts=400, unordered_bytes=16 << 20, continued_rows=20_000)
+IN_RUN = Effort(all_texts=3_000, texts=400, unordered_bytes=16 << 20, continued_rows=20_000)
 """Well under a second for a pool of any size: a run must not take longer because of its report."""
-ON_REQUEST = Effort(texts=20_000, unordered_bytes=1 << 60, continued_rows=2_000_000)
+ON_REQUEST = Effort(all_texts=200_000, texts=20_000, unordered_bytes=1 << 60, continued_rows=2_000_000)
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,8 @@ def _texts(selected: Selected, effort: Effort) -> Texts | None:
     slow = sum(source.size for source in selected.pool.sources if not source.can_seek)
     if slow > effort.unordered_bytes:
         return None
-    return Texts.read(selected.request, selected.pool, selected.rows, effort.texts)
+    is_small = selected.num_kept <= effort.all_texts
+    return Texts.read(selected.request, selected.pool, selected.rows, effort.all_texts if is_small else effort.texts)
 
 
 def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFigures]:
@@ -331,7 +334,7 @@ def _cut(text: str) -> str:
 
 def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve | None) -> Iterator[str]:
     """Yield what is estimated, or left out, and why."""
-    again = "`mig-selector report` with the folder of the selection"
+    again = "mig-selector report, with the folder of the selection,"
     if selected.request.among is not None:
         yield "The pool is the rows that every method of a comparison can use."
     if filled := selected.manifest["rows_filled_by_score"]:
@@ -344,7 +347,7 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve
     elif len(texts.in_pool) < selected.num_kept:
         yield (
             f"Sources, lengths, turns and languages are those of {len(texts.in_pool):,} rows of the pool and "
-            f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures up to {ON_REQUEST.texts:,}."
+            f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures more."
         )
     if curve is not None and curve.points[-1].rows == len(selected.rows) < selected.num_kept:
         yield f"The curve ends at the budget. {again} may continue it."

@@ -79,7 +79,7 @@ def build_report_page(report: SelectionReport) -> str:
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         report=report,
-        columns=[column for column in COLUMNS if column.key not in _COSTS],
+        columns=[column for column in COLUMNS if column.key not in _COSTS and column.value(this) is not None],
         sources=list(_largest_sources(report)),
         information_share=curve and curve.at_shares["100%"].information / (curve.pool_information or 1),
         tokens=(this.tokens, 0) if not this.tokens_error else round_to_error(this.tokens or 0, this.tokens_error),

@@ -165,7 +165,7 @@ def test_methods_without_labels_or_scores_are_reported_as_far_as_they_are_known(
 
 
 def test_with_a_sample_the_report_says_so_and_the_command_measures_more(place, monkeypatch, capsys):
-    monkeypatch.setattr(report, "IN_RUN", report.Effort(all_texts=100, texts=20, unordered_bytes=0, continued_rows=0))
+    monkeypatch.setattr(report, "IN_RUN", report.Effort(rows=20, row_bytes=10**6, unordered_bytes=0, continued_rows=0))
     outcome = select(place)
     found = report_of(outcome)
     assert [(each["pool_rows"], each["chosen_rows"]) for each in found["distributions"]][-1] == (20, 20)
@@ -196,7 +196,7 @@ def test_files_that_give_no_single_rows_are_not_read_again_if_they_are_large(pla
     outcome = select(place)
     assert len(report_of(outcome)["distributions"]) == 6
     monkeypatch.setattr(
-        report, "IN_RUN", report.Effort(all_texts=100, texts=20, unordered_bytes=100, continued_rows=0)
+        report, "IN_RUN", report.Effort(rows=20, row_bytes=10**6, unordered_bytes=100, continued_rows=0)
     )
     found = report_of(select(place, mig_overwrite=True))
     assert [each["key"] for each in found["distributions"]] == ["score", "labels"]

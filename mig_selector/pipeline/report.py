@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_ROWS = 100
 _SAMPLED_ROWS = 100
+_FEWEST_ROWS = 64
 _QUOTED_CHARACTERS = 500
 _SEED = 0
 
@@ -47,19 +48,19 @@ _SEED = 0
 class Effort:
     """What a report may take time for."""
 
-    all_texts: int
-    """Largest pool of which all texts are measured."""
-    texts: int
-    """Rows of a larger pool, and chosen rows of it, whose texts are measured."""
+    rows: int
+    """Most rows of the pool, and most chosen rows, whose texts are measured."""
+    row_bytes: int
+    """About the size of so many rows of the pool at most; but 64 are measured in any case."""
     unordered_bytes: int
     """Largest pool whose texts are measured although its files do not give single rows."""
     continued_rows: int
     """Largest pool of which the choice is continued beyond the budget, for the rest of the curve."""
 
 
-IN_RUN = Effort(all_texts=3_000, texts=400, unordered_bytes=16 << 20, continued_rows=20_000)
+IN_RUN = Effort(rows=3_000, row_bytes=5 << 18, unordered_bytes=16 << 20, continued_rows=20_000)
 """Well under a second for a pool of any size: a run must not take longer because of its report."""
-ON_REQUEST = Effort(all_texts=200_000, texts=20_000, unordered_bytes=1 << 60, continued_rows=2_000_000)
+ON_REQUEST = Effort(rows=200_000, row_bytes=256 << 20, unordered_bytes=1 << 60, continued_rows=2_000_000)
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
         curve=curve,
         labels=_labels(selected),
         distributions=[*_known_distributions(selected), *(texts.distributions() if texts else ())],
+        annotation=manifest.get("annotation"),
         first_rows=shown[:_FIRST_ROWS],
         sampled_rows=shown[_FIRST_ROWS:],
         notes=list(_notes(selected, texts, effort, curve)),
@@ -193,11 +195,12 @@ def _curve(selected: Selected, effort: Effort, pool_information: float | None) -
 
 def _texts(selected: Selected, effort: Effort) -> Texts | None:
     """Measure texts; None where reading single rows would take too long."""
-    slow = sum(source.size for source in selected.pool.sources if not source.can_seek)
-    if slow > effort.unordered_bytes:
+    sources = selected.pool.sources
+    if sum(source.size for source in sources if not source.can_seek) > effort.unordered_bytes:
         return None
-    is_small = selected.num_kept <= effort.all_texts
-    return Texts.read(selected.request, selected.pool, selected.rows, effort.all_texts if is_small else effort.texts)
+    size = max(sum(source.size for source in sources), 1)
+    most = min(effort.rows, max(_FEWEST_ROWS, effort.row_bytes * selected.num_kept // size))
+    return Texts.read(selected.request, selected.pool, selected.rows, most)
 
 
 def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFigures]:

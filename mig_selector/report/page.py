@@ -87,6 +87,7 @@ def build_report_page(report: SelectionReport) -> str:
         unlisted=labels.in_use - labels.covered - len(labels.missing) if labels else 0,
         map=chart_labels(labels) if labels and labels.map else None,
         distributions=[(each, chart_numbers(each) if each.is_numeric else None) for each in report.distributions],
+        annotation=list(_in_words(report.annotation or {})),
         settings=[
             *_pairs(report.settings),
             *((f"{file['dataset']}: {file['file']}", f"sha256 {file['sha256']}") for file in report.files),
@@ -132,6 +133,18 @@ def _on_one_line(text: str, width: int) -> str:
 def _pairs(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _in_words(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names and values of nested figures as texts; counts by name are one text."""
+    for name, value in values.items():
+        words = f"{above} {name.replace('_', ' ')}".strip()
+        if not isinstance(value, Mapping):
+            yield words, f"{value:,}" if isinstance(value, int | float) else str(value)
+        elif all(isinstance(each, int) for each in value.values()):
+            yield words, ", ".join(f"{each} ({count:,})" for each, count in value.items()) or "none"
+        else:
+            yield from _in_words(value, words)
 
 
 def _largest_sources(report: SelectionReport) -> Iterator[tuple[str, int]]:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from mig_selector.integration.handover import TrainingOrigin
+    from mig_selector.pipeline.deliver import Outcome
 
 Result = TypeVar("Result")
 
@@ -50,9 +51,10 @@ def install(tuner: ModuleType) -> None:
             _print_help()
         elif _has_mig_key(given):
             # Without arguments this is a command line, whose user gets a message. A program gets the exception.
-            args, lines, training = _exit_on_error(_select, given) if args is None else _select(given)
-            if training is not None:
-                callbacks = [*(callbacks or []), *_callbacks(lines, training)]
+            args, selected = _exit_on_error(_select, given) if args is None else _select(given)
+            if selected is not None:
+                outcome, training = selected
+                callbacks = [*(callbacks or []), *_callbacks(outcome, training)]
                 with _marked(training):
                     return run_host(args, callbacks)
         return run_host(args, callbacks)
@@ -146,10 +148,10 @@ def _exit_on_error(work: Callable[[Any], Result], args: Any) -> Result:
         raise SystemExit(130) from None
 
 
-def _select(args: Any) -> tuple[Any, list[str], TrainingOrigin | None]:
-    """Select; return the host's arguments with the subset in place of the pool, the summary, and what is to mark.
+def _select(args: Any) -> tuple[Any, tuple[Outcome, TrainingOrigin] | None]:
+    """Select; return the host's arguments with the subset in place of the pool, what was selected, and what to mark.
 
-    Where ``mig_enabled`` is false nothing is selected, and there is nothing to mark.
+    Where ``mig_enabled`` is false nothing is selected.
     """
     from mig_selector.console import show_log
     from mig_selector.integration.config import HostArguments, check_overrides, drop_options, read_options, to_options
@@ -163,7 +165,7 @@ def _select(args: Any) -> tuple[Any, list[str], TrainingOrigin | None]:
     show_log(is_main=os.environ.get("RANK", "0") == "0")
     if _is_switched_off(settings):
         logger.info("mig_enabled: false; nothing is selected, training uses the whole pool")
-        return _without_own_keys(args), [], None
+        return _without_own_keys(args), None
     with connect() as ranks:
         check_host()
         if isinstance(args, Mapping):
@@ -176,9 +178,9 @@ def _select(args: Any) -> tuple[Any, list[str], TrainingOrigin | None]:
     own = {key: value for key, value in settings.items() if is_own_key(key)}
     if isinstance(args, Mapping):
         host = {key: value for key, value in settings.items() if key not in own}
-        return {**host, **outcome.settings}, outcome.summary, training
+        return {**host, **outcome.settings}, (outcome, training)
     options = [*drop_options(args, {**own, **outcome.settings}), *to_options(outcome.settings)]
-    return options, outcome.summary, training
+    return options, (outcome, training)
 
 
 def _is_local_main() -> bool:
@@ -217,8 +219,8 @@ def _print_help() -> None:
     print(parser.format_help())  # noqa: T201  help goes to stdout
 
 
-def _callbacks(lines: list[str], training: TrainingOrigin) -> list[Any]:
+def _callbacks(outcome: Outcome, training: TrainingOrigin) -> list[Any]:
     """Return the callbacks for the host; in a function, because importing them imports transformers."""
-    from mig_selector.integration.callback import OriginMarkers, SelectionSummary
+    from mig_selector.integration.callback import KeyFigures, OriginMarkers, SelectionSummary
 
-    return [SelectionSummary(lines), OriginMarkers(training)]
+    return [SelectionSummary(outcome.summary), KeyFigures(outcome.figures), OriginMarkers(training)]

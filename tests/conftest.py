@@ -35,9 +35,20 @@ def pytest_unconfigure(config):
         shutil.rmtree(config.kernel_folder, ignore_errors=True)
 
 
+def find_chromium():
+    """Return the path of a browser for the tests that are marked `browser`; None if there is none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def pytest_report_header():
+    """Say whether pages are tested in a browser."""
+    return f"browser: {find_chromium() or 'no chromium here, so tests marked `browser` are left out'}"
+
+
 def pytest_collection_modifyitems(config, items):
-    """Deselect tests whose data are absent, mark those that are slow by implication, order files for workers."""
-    absent = [item for item in items if item.get_closest_marker("shared_data") and not SHARED_DATA.exists()]
+    """Deselect tests that lack data or a browser, mark those that are slow by implication, order files for workers."""
+    lacking = {"shared_data": not SHARED_DATA.exists(), "browser": find_chromium() is None}
+    absent = [item for item in items if any(lacking[name] for name in lacking if item.get_closest_marker(name))]
     if absent:
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]
@@ -59,6 +70,12 @@ def _clean_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MIG_SELECTOR_CACHE", str(tmp_path / "cache"))
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "FORCE_TORCHRUN", "MIG_SELECTOR_DISABLE", "ALLOW_EXTRA_ARGS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def chromium_path():
+    """Path of a browser."""
+    return find_chromium()
 
 
 @pytest.fixture

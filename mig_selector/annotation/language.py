@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 UNCLEAR = "unclear"
 """In place of a language: code, formulas, very short texts."""
-_CHARACTERS = 1_000
+_CHARACTERS = 400
 """Beginning of a text by which it is judged."""
 _LEAST_CONFIDENCE = 0.5
 

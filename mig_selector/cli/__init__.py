@@ -55,7 +55,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (select, report, explain, inventory, verify, doctor):
+    for module in (select, report, explain, verify, inventory, doctor):
         module.add_commands(commands)
     options, unknown = parser.parse_known_args(words)
     if hasattr(options, "settings"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 
 _NEIGHBOURS = 6
@@ -42,7 +43,8 @@ def lay_out(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     np.put_along_axis(links, nearest, np.maximum(np.take_along_axis(cosines, nearest, 1), _FAINT_LINK), 1)
     links = np.maximum(links, links.T)
     degrees = np.sqrt(links.sum(axis=1))
-    _, functions = np.linalg.eigh(links / np.outer(degrees, degrees))  # eigenvalues ascend; the last is constant
+    with threadpool_limits(1):  # so small a matrix gains nothing from threads, and its last bits depend on them
+        _, functions = np.linalg.eigh(links / np.outer(degrees, degrees))  # eigenvalues ascend; the last is constant
     axes = functions[:, [-2, -3]] / degrees[:, None]
     axes *= np.sign(axes[np.argmax(np.abs(axes), axis=0), [0, 1]])  # the sign of an eigenvector is arbitrary
     ranks = np.argsort(np.argsort(axes.round(9), axis=0, kind="stable"), axis=0)

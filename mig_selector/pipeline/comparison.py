@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +47,7 @@ from mig_selector.pool.conversation import as_exchange, read_turns, text_columns
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.comparison import Comparison, Example, MethodFigures, format_table
-from mig_selector.report.writing import write_comparison
+from mig_selector.report.writing import PAGE, write_comparison
 from mig_selector.store.files import read_json
 from mig_selector.store.hashing import fingerprint_of
 from mig_selector.store.subsets import MANIFEST, check_own_folder
@@ -302,6 +304,7 @@ def _compare(
                 note=_describe_filling(manifest["rows_filled_by_score"]),
                 usable_rows=usable,
                 examples=shown,
+                report=_report_url(Path(outcome.folder), folder),
             )
             for method, rows, manifest, outcome, (seconds, memory), usable, shown in zip(
                 methods, choices, manifests, outcomes, costs, common.usable, examples, strict=True
@@ -349,6 +352,12 @@ def _costs(
         else:
             costs.append((manifest["seconds"]["selecting"], manifest["added_memory_bytes"]))
     return costs
+
+
+def _report_url(subset: Path, folder: Path) -> str | None:
+    """Return where the report of a subset is, seen from the folder of the comparison; None if there is none."""
+    page = subset / PAGE
+    return quote(os.path.relpath(page, folder)) if page.is_file() else None
 
 
 def _read_choice(folder: Path) -> NDArray[np.int64]:

@@ -57,6 +57,8 @@ class Finished:
     """Entries with rows that were not chosen, for the training run alone; as in `entries`."""
     rows: dict[str, int]
     """Chosen rows by new entry."""
+    figures: dict[str, float]
+    """The key figures, by name: as training reports them."""
     summary: list[str]
     """What happened, for people."""
     is_reused: bool = False
@@ -75,6 +77,8 @@ class Outcome:
     """New entry of dataset_info.json by name in the pool."""
     settings: dict[str, Any]
     """Keys of the host that change: dataset, dataset_dir, media_dir; eval_dataset and val_size for `mig_val_from`."""
+    figures: dict[str, float]
+    """The key figures, by name: as training reports them."""
     summary: list[str]
     """What happened, for people."""
     is_reused: bool = False
@@ -111,9 +115,25 @@ def describe_finished(
         entries=entries,
         validation=validation,
         rows={names[subset["entry_index"]]: subset["rows"] for subset in manifest["subsets"]},
+        figures=_key_figures(manifest),
         summary=summary,
         is_reused=is_reused,
     )
+
+
+def _key_figures(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a training run reports of its selection; manifests of earlier versions lack some."""
+    labels, covered = manifest.get("labels"), manifest.get("labels_covered")
+    figures = {
+        "rows": manifest["budget"],
+        "pool_rows": manifest["rows"]["kept"],
+        "information": manifest["information"],
+        "label_coverage": covered / labels if labels and covered is not None else None,
+        "mean_score": manifest.get("mean_score"),
+        "pool_mean_score": manifest.get("pool_mean_score"),
+        "tokens": (manifest.get("tokens") or {}).get("estimate"),
+    }
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
@@ -155,6 +175,7 @@ def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
         budget=finished.budget,
         entries={pool: name for pool, name in finished.names.items() if name in entries},
         settings=_host_settings(site, finished.names, entries, validation, folder),
+        figures=finished.figures,
         summary=summary,
         is_reused=finished.is_reused,
     )

@@ -9,17 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arrays import Selection
-from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.recipe import Offered, offer
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import Clock, information_inputs
-from mig_selector.pipeline.stored import StoredSelection, describe_differences
+from mig_selector.pipeline.stored import StoredSelection
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import ID_COLUMNS, read_row_id
 from mig_selector.ranks.world import Ranks
-from mig_selector.store.hashing import hash_file
-from mig_selector.store.subsets import SELECTION_TABLE
 
 
 if TYPE_CHECKING:
@@ -49,13 +47,7 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
         PoolError: The pool or the settings are not what they were, so another selection would be explained.
     """
     arguments, host = selection.arguments()
-    request = selection.request(arguments, host)
-    if request.fingerprints[0] != selection.manifest["fingerprint"]:
-        changes = describe_differences(selection.manifest["identity"], request.identities[0])
-        lines = [f"{selection.folder} was selected from other files or settings than there are now.", *changes]
-        raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to explain today's choice."]))
-    if hash_file(selection.folder / SELECTION_TABLE) != selection.manifest["files"].get(SELECTION_TABLE):
-        raise PoolError(f"{selection.folder / SELECTION_TABLE} was changed since it was written; select again.")
+    request = selection.unchanged_request(arguments, host)
     offered = offer(request, Crew(Ranks(), arguments), Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:

@@ -30,7 +30,7 @@ from mig_selector.report.comparison import MethodFigures
 from mig_selector.report.figures import build_curve, describe_categories, describe_labels, describe_numbers
 from mig_selector.report.selection import ChosenRow, Curve, Distribution, Labels, SelectionReport, Training
 from mig_selector.report.writing import write_report
-from mig_selector.selection.greedy import information_added, measure_information, select_rows
+from mig_selector.selection.greedy import information_added, select_rows
 from mig_selector.selection.method import best_first
 from mig_selector.store.subsets import SELECTION_TABLE
 
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_ROWS = 100
 _SAMPLED_ROWS = 100
+_FEWEST_ROWS = 64
 _QUOTED_CHARACTERS = 500
 _SEED = 0
 
@@ -47,17 +48,19 @@ _SEED = 0
 class Effort:
     """What a report may take time for."""
 
-    texts: int
-    """Rows of the pool, and chosen rows, whose texts are measured."""
+    rows: int
+    """Most rows of the pool, and most chosen rows, whose texts are measured."""
+    row_bytes: int
+    """About the size of so many rows of the pool at most; but 64 are measured in any case."""
     unordered_bytes: int
     """Largest pool whose texts are measured although its files do not give single rows."""
     continued_rows: int
     """Largest pool of which the choice is continued beyond the budget, for the rest of the curve."""
 
 
-IN_RUN = Effort(texts=400, unordered_bytes=16 << 20, continued_rows=20_000)
+IN_RUN = Effort(rows=3_000, row_bytes=5 << 18, unordered_bytes=16 << 20, continued_rows=20_000)
 """Well under a second for a pool of any size: a run must not take longer because of its report."""
-ON_REQUEST = Effort(texts=20_000, unordered_bytes=1 << 60, continued_rows=2_000_000)
+ON_REQUEST = Effort(rows=200_000, row_bytes=256 << 20, unordered_bytes=1 << 60, continued_rows=2_000_000)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
     this = selected.figures(
         manifest["method"], rows, tokens=tokens.get("estimate"), tokens_error=tokens.get("error") or None
     )
-    curve = _curve(selected, effort)
+    all_rows = selected.figures("all rows", np.arange(selected.num_kept))
+    curve = _curve(selected, effort, all_rows.information)
     texts = _texts(selected, effort)
     shown = _chosen_rows(selected, _shown_ranks(len(rows)))
     return SelectionReport(
@@ -148,12 +152,13 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
         score=request.needs.score.name if request.needs.score else None,
         this=this,
         others=list(_other_choices(selected, texts)),
-        all_rows=selected.figures("all rows", np.arange(selected.num_kept)),
+        all_rows=all_rows,
         tokenizer=tokens.get("tokenizer"),
         training=_training(request, len(rows), processes),
         curve=curve,
         labels=_labels(selected),
         distributions=[*_known_distributions(selected), *(texts.distributions() if texts else ())],
+        annotation=manifest.get("annotation"),
         first_rows=shown[:_FIRST_ROWS],
         sampled_rows=shown[_FIRST_ROWS:],
         notes=list(_notes(selected, texts, effort, curve)),
@@ -171,30 +176,31 @@ def _shown_ranks(count: int) -> NDArray[np.int64]:
     return np.concatenate((np.arange(min(_FIRST_ROWS, count)), np.sort(others)))
 
 
-def _curve(selected: Selected, effort: Effort) -> Curve | None:
+def _curve(selected: Selected, effort: Effort, pool_information: float | None) -> Curve | None:
     """Build the information curve; None where there is no label graph.
 
     What MIG would choose beyond the budget is found by choosing from the beginning: the choice is nested.
     """
     known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
-    if known is None:
+    if known is None or pool_information is None:
         return None
     pool, propagation, objective = known
     rows = selected.rows
     if selected.manifest["method"] == "mig" and selected.num_kept <= effort.continued_rows:
         rows = select_rows(pool, propagation, objective, selected.num_kept).rows
     nothing = objective.value(np.zeros(propagation.num_labels))
-    everything = measure_information(pool, propagation, objective, np.arange(selected.num_kept))
     added = information_added(pool, propagation, objective, rows)
-    return build_curve(added, len(selected.rows), everything - nothing)
+    return build_curve(added, len(selected.rows), pool_information - nothing)
 
 
 def _texts(selected: Selected, effort: Effort) -> Texts | None:
     """Measure texts; None where reading single rows would take too long."""
-    slow = sum(source.size for source in selected.pool.sources if not source.can_seek)
-    if slow > effort.unordered_bytes:
+    sources = selected.pool.sources
+    if sum(source.size for source in sources if not source.can_seek) > effort.unordered_bytes:
         return None
-    return Texts.read(selected.request, selected.pool, selected.rows, effort.texts)
+    size = max(sum(source.size for source in sources), 1)
+    most = min(effort.rows, max(_FEWEST_ROWS, effort.row_bytes * selected.num_kept // size))
+    return Texts.read(selected.request, selected.pool, selected.rows, most)
 
 
 def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFigures]:
@@ -331,7 +337,7 @@ def _cut(text: str) -> str:
 
 def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve | None) -> Iterator[str]:
     """Yield what is estimated, or left out, and why."""
-    again = "`mig-selector report` with the folder of the selection"
+    again = "mig-selector report, with the folder of the selection,"
     if selected.request.among is not None:
         yield "The pool is the rows that every method of a comparison can use."
     if filled := selected.manifest["rows_filled_by_score"]:
@@ -344,7 +350,7 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve
     elif len(texts.in_pool) < selected.num_kept:
         yield (
             f"Sources, lengths, turns and languages are those of {len(texts.in_pool):,} rows of the pool and "
-            f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures up to {ON_REQUEST.texts:,}."
+            f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures more."
         )
     if curve is not None and curve.points[-1].rows == len(selected.rows) < selected.num_kept:
         yield f"The curve ends at the budget. {again} may continue it."

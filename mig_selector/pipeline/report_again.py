@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from mig_selector.arrays import Selection
-from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.recipe import offer
 from mig_selector.pipeline.report import ON_REQUEST, Selected, build_report
 from mig_selector.pipeline.stages import Clock
-from mig_selector.pipeline.stored import StoredSelection, read_differences
+from mig_selector.pipeline.stored import StoredSelection
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.selection import Training
 from mig_selector.report.writing import FIGURES, write_pictures, write_report
@@ -31,19 +30,15 @@ def report_again(selection: StoredSelection, ranks: Ranks | None = None) -> list
         The files; the same on every rank.
 
     Raises:
-        ArgumentError: The manifest does not say how the selection was made, or its pool or a model has changed.
+        ArgumentError: The manifest does not say how the selection was made.
+        PoolError: The pool, a model or a setting is not what it was.
         MigSelectorError: A model failed, on any rank.
     """
     arguments, host = selection.arguments()
     crew = Crew(ranks or Ranks(), arguments)
 
     def report() -> list[str]:
-        request = selection.request(arguments, host)
-        if changes := read_differences(selection.manifest["identity"], request.identities[0]):
-            raise ArgumentError(
-                f"{selection.folder}: the pool or a model has changed since ({'; '.join(changes)}); what was chosen "
-                "then cannot be compared with it. Select again: the new selection gets a report."
-            )
+        request = selection.unchanged_request(arguments, host)
         offered = offer(request, crew, Clock())
         table = selection.table
         rows = np.searchsorted(offered.pool.pool_indices, table["row_index"].to_numpy())

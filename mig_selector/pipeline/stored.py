@@ -17,6 +17,7 @@ from mig_selector.integration.config import HostArguments
 from mig_selector.integration.dataset_info import FILE_NAME, OWN_KEY, read_dataset_info, read_local_paths
 from mig_selector.pipeline.request import Request, resolve
 from mig_selector.store.folders import is_private
+from mig_selector.store.hashing import hash_file
 from mig_selector.store.subsets import CANDIDATES, MANIFEST, SELECTION_TABLE, read_description
 
 
@@ -66,6 +67,21 @@ class StoredSelection:
         if "among" in self.manifest["identity"]:
             among = _read_table(self.folder / CANDIDATES, ["row_index"])["row_index"].to_numpy()
         return resolve(arguments, host, among, is_registered=False)
+
+    def unchanged_request(self, arguments: MigArguments, host: HostArguments) -> Request:
+        """Return what the configuration asks for, if that would select the same today.
+
+        Raises:
+            PoolError: The pool, a model or a setting is not what it was, or the table of chosen rows was changed.
+        """
+        request = self.request(arguments, host)
+        if request.fingerprints[0] != self.manifest["fingerprint"]:
+            changes = describe_differences(self.manifest["identity"], request.identities[0])
+            lines = [f"{self.folder} was selected from other files or settings than there are now.", *changes]
+            raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to see today's choice."]))
+        if hash_file(self.folder / SELECTION_TABLE) != self.manifest["files"].get(SELECTION_TABLE):
+            raise PoolError(f"{self.folder / SELECTION_TABLE} was changed since it was written; select again.")
+        return request
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -143,7 +143,7 @@ def write_manifest(
     It is written last: a folder without it is not a subset.
     """
     models, score = request.models, request.needs.score
-    measured_by = request.score_model
+    measured_by, rows = request.score_model, chosen.selection.rows
     manifest = {
         "fingerprint": fingerprint,
         "dataset_name": request.entry_name(fingerprint, chosen.budget),
@@ -157,6 +157,9 @@ def write_manifest(
         "added_memory_bytes": chosen.memory.added_bytes,
         "labels": None if labels is None else len(labels.names),
         "score_scale": None if scores is None else scores.scale,
+        "labels_covered": None if labels is None else int(np.count_nonzero(labels.count_rows(rows))),
+        "mean_score": None if scores is None else float(np.mean(scores.scaled[rows])),
+        "pool_mean_score": None if scores is None else float(np.mean(scores.scaled)),
         "edges": None if graph is None else graph.num_edges,
         "rows": vars(pool.report),
         "annotation": health,

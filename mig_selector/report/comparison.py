@@ -196,8 +196,9 @@ COLUMNS = (
         "information",
         "E(D)",
         "Information of the chosen rows as defined by MIG (Eq. 8). A row contributes its score to its labels and to "
-        "labels of similar meaning; the more a label has received, the less another row adds. MIG maximises E(D), so "
-        "it should lead here. E(D) does not tell how good a model trained on the rows will be.",
+        "labels of similar meaning; the more a label has received, the less another row adds. MIG aims at a large "
+        "E(D); by the gradient rule (mig_gain) it covers labels first, so while the budget is small, the rows of the "
+        "highest scores can have a larger one. E(D) does not tell how good a model trained on the rows will be.",
         partial(_decimal, decimals=2),
     ),
     Column(

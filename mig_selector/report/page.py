@@ -6,13 +6,22 @@ import base64
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mig_selector.console import printable
 from mig_selector.report.charts import chart_curve, chart_labels, chart_numbers
-from mig_selector.report.comparison import COLUMNS, Comparison, describe_error, round_to_error, shorten, significant
+from mig_selector.report.comparison import (
+    COLUMNS,
+    MISSING,
+    Comparison,
+    describe_error,
+    round_to_error,
+    shorten,
+    significant,
+)
 from mig_selector.report.picture import FAINT, INK, MOSTLY_BLUE, PAPER
 from mig_selector.report.selection import SelectionReport
 
@@ -70,7 +79,7 @@ def build_report_page(report: SelectionReport) -> str:
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         report=report,
-        columns=[column for column in COLUMNS if column.key not in _COSTS],
+        columns=[column for column in COLUMNS if column.key not in _COSTS and column.value(this) is not None],
         sources=list(_largest_sources(report)),
         information_share=curve and curve.at_shares["100%"].information / (curve.pool_information or 1),
         tokens=(this.tokens, 0) if not this.tokens_error else round_to_error(this.tokens or 0, this.tokens_error),
@@ -78,6 +87,7 @@ def build_report_page(report: SelectionReport) -> str:
         unlisted=labels.in_use - labels.covered - len(labels.missing) if labels else 0,
         map=chart_labels(labels) if labels and labels.map else None,
         distributions=[(each, chart_numbers(each) if each.is_numeric else None) for each in report.distributions],
+        annotation=list(_in_words(report.annotation or {})),
         settings=[
             *_pairs(report.settings),
             *((f"{file['dataset']}: {file['file']}", f"sha256 {file['sha256']}") for file in report.files),
@@ -108,7 +118,7 @@ def _environment() -> Environment:
         count="{:,}".format,
         length1="{:.1f}".format,
         percent=lambda share: f"{100 * share:.1f}",
-        number=lambda value: significant(value, 4),
+        number=lambda value: significant(value, 4) if math.isfinite(value) else MISSING,
         question=lambda text: _on_one_line(text, _QUESTION_COLUMNS),
         label=lambda text: _on_one_line(text, _LABEL_COLUMNS),
         short_label=lambda text: _on_one_line(text, _SHORT_LABEL_COLUMNS),
@@ -123,6 +133,18 @@ def _on_one_line(text: str, width: int) -> str:
 def _pairs(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _in_words(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names and values of nested figures as texts; counts by name are one text."""
+    for name, value in values.items():
+        words = f"{above} {name.replace('_', ' ')}".strip()
+        if not isinstance(value, Mapping):
+            yield words, f"{value:,}" if isinstance(value, int | float) else str(value)
+        elif all(isinstance(each, int) for each in value.values()):
+            yield words, ", ".join(f"{each} ({count:,})" for each, count in value.items()) or "none"
+        else:
+            yield from _in_words(value, words)
 
 
 def _largest_sources(report: SelectionReport) -> Iterator[tuple[str, int]]:

@@ -1,7 +1,7 @@
 "use strict";
 // Search: a row is shown if its text has every word that was typed.
 for (const box of document.querySelectorAll("input[type=search]")) {
-  const rows = [...document.querySelectorAll("#rows details")].map((row) => [row, row.textContent.toLowerCase()]);
+  const rows = [...document.querySelectorAll("#row-list details")].map((row) => [row, row.textContent.toLowerCase()]);
   const count = document.getElementById("found");
   box.closest("form").hidden = false;
   box.closest("form").addEventListener("submit", (event) => event.preventDefault());

@@ -180,6 +180,8 @@ class SelectionReport:
     curve: Curve | None
     labels: Labels | None
     distributions: Sequence[Distribution]
+    annotation: Mapping[str, Any] | None
+    """The health of the annotations, as the manifest has it; None if the run annotated nothing."""
     first_rows: Sequence[ChosenRow]
     """The first rows, in the order of choice."""
     sampled_rows: Sequence[ChosenRow]

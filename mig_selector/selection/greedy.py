@@ -246,7 +246,7 @@ def _check_gains(pool: LabelledPool, objective: Objective) -> None:
 
 def _take_labels(pool: LabelledPool, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return offsets and ids of the labels of some rows, in the order of `rows`."""
-    lengths = pool.labels.counts[rows]
+    lengths = pool.labels.offsets[rows + 1] - pool.labels.offsets[rows]
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
     shift = np.repeat(pool.labels.offsets[rows] - offsets[:-1], lengths)
     return offsets, pool.labels.ids[np.arange(offsets[-1]) + shift]

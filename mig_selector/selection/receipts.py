@@ -261,7 +261,7 @@ class _Replay:
     def gains(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the present gain of some rows, -inf for those that are chosen. Shape (len(rows),)."""
         labels = self._pool.labels
-        counts = labels.counts[rows]
+        counts = labels.offsets[rows + 1] - labels.offsets[rows]
         offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
         ids = labels.ids[np.arange(offsets[-1]) + np.repeat(labels.offsets[rows] - offsets[:-1], counts)]
         some = LabelledPoolTuple(

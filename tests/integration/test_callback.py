@@ -1,7 +1,10 @@
 """The callbacks in a real trainer of transformers, as the host calls them."""
 
 import json
+import logging
 import shutil
+import struct
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,17 +37,19 @@ def fit(tmp_path):
         def forward(self, x, labels):
             return {"loss": ((self.weight * x - labels) ** 2).mean()}
 
-    def train(fingerprint, steps, resume=None):
+    def train(fingerprint, steps, resume=None, callbacks=(), **more):
+        more = {"report_to": "none", "save_steps": 1, **more}
         arguments = TrainingArguments(
-            str(tmp_path / "out"), max_steps=steps, save_steps=1, report_to="none", save_only_model=True, use_cpu=True
+            str(tmp_path / "out"), max_steps=steps, save_only_model=True, use_cpu=True, **more
         )
         rows = [{"x": torch.ones(1), "labels": torch.zeros(1)}] * 16
-        callbacks = []
+        callbacks = list(callbacks)
         if fingerprint:
             origin = {"fingerprint": fingerprint}
             callbacks = [OriginMarkers(TrainingOrigin.prepare(host(tmp_path), origin, is_local_main=True))]
         trainer = Trainer(Line(PretrainedConfig()), arguments, train_dataset=rows, callbacks=callbacks)
         trainer.train(resume_from_checkpoint=resume)
+        return trainer
 
     return train
 
@@ -96,3 +101,53 @@ def test_a_marker_that_cannot_be_written_does_not_end_the_training(fit, tmp_path
     (tmp_path / "out" / "checkpoint-1" / OUTPUT_MARKER).mkdir(parents=True)
     fit(FINGERPRINT, 1)
     assert is_refused(tmp_path, FINGERPRINT, "a run without this selection")
+
+
+FIGURES = {"rows": 10, "information": 3.5}
+
+
+def scalars(folder):
+    """The tag and value of every scalar in the event files of a folder."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for file in folder.rglob("events.out.tfevents.*"):
+        data, start = file.read_bytes(), 0
+        while start < len(data):  # a record is its length, a checksum, the event, a checksum
+            (length,) = struct.unpack("<Q", data[start : start + 8])
+            event = Event.FromString(data[start + 12 : start + 12 + length])
+            found |= {value.tag: value.simple_value for value in event.summary.value if value.tag.count("/") == 1}
+            start += length + 16
+    return found
+
+
+def test_the_key_figures_are_reported_into_the_run_of_tensorboard_and_not_into_the_log(fit, tmp_path):
+    from mig_selector.integration.callback import KeyFigures
+
+    trainer = fit(None, 2, callbacks=[KeyFigures(FIGURES)], report_to=["tensorboard"], logging_steps=1)
+    found = scalars(tmp_path / "out")
+    assert (found["selection/rows"], found["selection/information"]) == (10, 3.5)
+    assert "train/loss" in found
+    assert len({file.parent for file in (tmp_path / "out").rglob("events.out.tfevents.*")}) == 1
+    assert not any("selection" in key for entry in trainer.state.log_history for key in entry)
+
+
+def test_a_tracker_that_fails_is_logged_and_training_goes_on(tmp_path):
+    from mig_selector.integration.callback import KeyFigures
+
+    def begin(is_main, *trackers):
+        arguments = SimpleNamespace(report_to=list(trackers), output_dir=str(tmp_path), logging_dir=None)
+        KeyFigures(FIGURES).on_train_begin(arguments, SimpleNamespace(is_world_process_zero=is_main), None)
+
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    host_logger = logging.getLogger("llamafactory.mig_selector")
+    host_logger.addHandler(handler)
+    try:
+        begin(True, "tensorboard", "no such tracker")  # there is no run to report to
+        begin(False, "tensorboard")
+    finally:
+        host_logger.removeHandler(handler)
+    assert len(lines) == 1
+    assert "not reported to tensorboard (ValueError" in lines[0]

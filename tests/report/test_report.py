@@ -1,0 +1,205 @@
+"""The page and the pictures of a report: all figures are in them, and text from data is shown, never interpreted."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from report.pages import EVIL, REPORT, chosen_row, hostile
+
+from mig_selector.report.comparison import MethodFigures
+from mig_selector.report.page import build_report_page
+from mig_selector.report.selection import Labels
+from mig_selector.report.selection_picture import draw_pictures
+from mig_selector.report.writing import write_pictures, write_report
+
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # matplotlib warns of letters that its font lacks
+
+VOID = {"meta", "input"}
+SHAPES = {"line", "circle", "polyline", "rect"}
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: its tags must be balanced."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.text, self._open = [], [], "", []
+        self.script = ""
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in SHAPES
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+        if tag in ("th", "td"):
+            self.text += " "
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] == "script":
+            self.script += data
+        elif not self._open or self._open[-1] != "style":
+            self.text += data
+
+    def values(self, attribute):
+        return [value for name, value in self.attributes if name == attribute]
+
+
+def page_of(report):
+    return Page(build_report_page(report))
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_the_sentence_comes_first_and_says_how_many_from_where_and_how_good():
+    text = words(page_of(REPORT).text)
+    sentence = (
+        "40 of 200 rows (20.0%), selected by mig from alpha (30) and beta (10). They cover 5 of 6 labels and hold "
+        "50.0% of the information of the whole pool. Their mean score (deita) is 4.500, against 3.000 in the pool. "
+        "They have about 12,300 tokens (\u00b1 300). Training takes 10 steps of 8 rows, 2 epochs."
+    )
+    assert sentence in text
+    assert text.index(sentence) < 100
+
+
+def test_every_part_is_on_the_page():
+    page = page_of(REPORT)
+    text = words(page.text)
+    for heading in ("Information", "Labels", "Pool against selection", "Against other choices", "Rows", "How it was"):
+        assert heading in text
+    for figure in ("knee: 9", "80% 60 1.50", "99% more", "wanted 12 20 3.00", "unwanted 0 40 0.00", "lost 7"):
+        assert figure in text
+    for row in (*REPORT.first_rows, *REPORT.sampled_rows):
+        assert words(row.question) in text
+        assert words(row.answer) in text
+    assert "Earned by: algebra 75.0% logic 25.0%" in text
+    assert "Nearest row that lost to it: row 1,017 of the pool, with a gain of 0.4000." in text
+    for annotated in ("rows 1,200", "failed no question (3)", "labels most frequent algebra (100), logic (90)"):
+        assert annotated in text
+    assert REPORT.command in text
+    assert all(note in text for note in REPORT.notes)
+
+
+def test_what_is_not_known_is_left_out():
+    nothing = MethodFigures("random", 40, None, None, None, None, None, None, {"alpha": 40}, "")
+    bare = replace(
+        REPORT, score=None, tokenizer=None, training=None, annotation=None, curve=None, labels=None, distributions=[],
+        this=nothing, others=[], all_rows=nothing, sampled_rows=[],
+        first_rows=[chosen_row(0, earned=(), gain=None, score=None)],
+    )  # fmt: skip
+    text = words(page_of(bare).text)
+    assert "40 of 200 rows (20.0%), selected by mig from alpha. Information" not in text
+    assert "selected by mig from alpha." in text
+    for absent in ("tokens (", "knee", "Ratio", "Pool against selection", "steps", "None", "nan"):
+        assert absent not in text
+
+
+def test_the_page_asks_for_nothing_and_allows_no_script_but_its_own():
+    html = build_report_page(REPORT)
+    page = Page(html)
+    assert not {"link", "img", "iframe", "object", "base", "embed"} & set(page.tags)
+    assert not {name for name, _ in page.attributes} & {"src", "srcset", "xlink:href", "data"}
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert all(target.startswith("#") for target in page.values("href"))
+    assert not re.search(r"url\(|@import|https?://", html)
+    policy = page.values("content")[0]
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def test_names_within_the_page_are_unique_and_lead_somewhere():
+    page = page_of(REPORT)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert {target[1:] for target in page.values("href")} <= set(ids)
+    assert set(page.values("aria-labelledby")) <= set(ids)
+
+
+def test_hostile_text_stays_text():
+    plain, evil = page_of(REPORT), page_of(hostile())
+    assert evil.script == plain.script
+    assert set(evil.tags) == set(plain.tags) | {"small"}  # the note of a method
+    assert {name for name, _ in evil.attributes} == {name for name, _ in plain.attributes}
+    assert "<script>alert(1)</script>" in evil.text
+    assert "{{ 7 * 7 }}" in evil.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", evil.text)
+    assert r"\u202e" in evil.text
+
+
+def test_a_page_with_as_much_as_there_can_be_is_below_3_mb():
+    rows = [chosen_row(rank, question="&'\u202e" * 166, answer="\U0001f642" * 500) for rank in range(100)]
+    label = replace(REPORT.labels.map[0], count=replace(REPORT.labels.map[0].count, name="'\u202e" * 10_000))
+    labels = replace(REPORT.labels, map=[label] * 400, edges=[(0, 1)] * 5_000)
+    html = build_report_page(replace(REPORT, first_rows=rows, sampled_rows=rows, labels=labels))
+    assert 500_000 < len(html.encode()) < 3_000_000
+
+
+def test_the_files_say_the_same_as_the_report_and_are_the_same_again(tmp_path):
+    write_report(tmp_path, replace(REPORT, this=replace(REPORT.this, mean_score=math.nan)))
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert found["this"]["mean_score"] is None
+    assert found["curve"]["rows_needed"] == {"80%": 60, "90%": 100, "95%": 150, "99%": None}
+    assert found["labels"]["map"][0]["count"] == {"name": "algebra", "pool": 100, "chosen": 20, "ratio": 1.0}
+    assert found["first_rows"][0]["earned"] == [["algebra", 0.75], ["logic", 0.25]]
+    before = [file.read_bytes() for file in write_report(tmp_path, REPORT)]
+    assert [file.read_bytes() for file in write_report(tmp_path, REPORT)] == before
+
+
+@pytest.mark.parametrize("report", [REPORT, hostile()], ids=["plain", "hostile"])
+def test_pictures_are_png_and_svg_and_the_same_again(tmp_path, report):
+    files = write_pictures(tmp_path, report)
+    names = [f"report_{name}.{kind}" for name in ("information", "labels", "distributions") for kind in ("png", "svg")]
+    assert [file.name for file in files] == names
+    for file in files:
+        if file.suffix == ".png":
+            assert file.read_bytes().startswith(b"\x89PNG")
+        else:
+            ElementTree.parse(file)
+    if report is REPORT:
+        assert [content for _, content in draw_pictures(report)] == [file.read_bytes() for file in files]
+
+
+def test_the_pictures_of_a_report_without_a_graph_are_those_of_its_distributions(tmp_path):
+    flat = Labels(in_use=1, covered=1, over=[], under=[], missing=[], map=[], edges=[])
+    files = write_pictures(tmp_path, replace(REPORT, curve=None, labels=flat))
+    assert [file.name for file in files] == ["report_distributions.png", "report_distributions.svg"]
+
+
+def test_a_map_and_its_names_stay_within_the_picture():
+    page = page_of(REPORT)
+    dots = [dict(attributes) for attributes in _tags(REPORT, "circle") if "aria-label" in dict(attributes)]
+    assert len(dots) == len(REPORT.labels.map)
+    assert sorted(dot["tabindex"] for dot in dots) == ["-1"] * (len(dots) - 1) + ["0"]
+    assert all(0 < float(dot["cx"]) < 900 and 0 < float(dot["cy"]) < 520 for dot in dots)
+    assert "algebra: 20 of 100 rows chosen, 1.00 times as many as at random" in page.values("aria-label")
+    assert EVIL
+
+
+def _tags(report, wanted):
+    found = []
+
+    class Tags(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            found.extend([attrs] if tag == wanted else [])
+
+    Tags().feed(build_report_page(report))
+    return found

@@ -1,0 +1,306 @@
+"""The report that every selection gets: its figures against counts of the rows, and what happens if it fails."""
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from naive import dense
+from support import LABELS, make_rows
+
+from mig_selector.cli import main
+from mig_selector.errors import PoolError
+from mig_selector.graph.label_graph import build_adjacency, build_propagation
+from mig_selector.pipeline import report
+from mig_selector.pipeline.comparison import compare_methods
+from mig_selector.pipeline.recipe import run_selection
+from mig_selector.pipeline.report_again import report_again
+from mig_selector.pipeline.stored import find_selection
+
+
+ENGLISH = "Please explain in a few words how this works and why it matters. "
+
+
+@pytest.fixture
+def place(workplace):
+    """A pool of 150 rows with texts of several lengths, turns and sources; the vectors join some labels."""
+    rows = make_rows(150, seed=5)
+    for number, row in enumerate(rows):
+        row["source"] = [["flan"], "alpaca", None][number % 3]
+        row["dialogs"][0]["content"] = f"{ENGLISH}{number}"
+        row["dialogs"][1]["content"] = "word " * (number % 40 + 1)
+        if number % 5 == 0:
+            row["dialogs"] = row["dialogs"] * 2
+    workplace.add("pool", rows)
+    workplace.rows = rows
+    return workplace
+
+
+def select(workplace, **more):
+    usual = {"mig_num_samples": 120, "mig_edge_threshold": 0.5, "mig_report": "html"}
+    return run_selection(workplace.settings(**{**usual, **more}))[0]
+
+
+def report_of(outcome):
+    return json.loads((Path(outcome.folder) / "report.json").read_text(encoding="utf-8"))
+
+
+def matrix_of(workplace):
+    given = np.load(workplace.vectors)
+    return dense(build_propagation(build_adjacency(given["embeddings"], 0.5), 1.0))
+
+
+def labels_of(row):
+    return set(row["annotation"]["instag"]["content"])
+
+
+def score_of(row):
+    return row["annotation"]["deita"]["quality_scores"][0]
+
+
+def information(rows, matrix):
+    """E of some rows, one after the other."""
+    held = np.zeros(len(LABELS))
+    for row in rows:
+        held += score_of(row) * matrix[[LABELS.index(label) for label in sorted(labels_of(row))]].sum(axis=0)
+    return float(np.sum((held + 1e-6) ** 0.8))
+
+
+def shares(values):
+    counts = Counter(values)
+    return {name: count / len(values) for name, count in counts.items()}
+
+
+def bins_of(found, key, side):
+    distribution = next(each for each in found["distributions"] if each["key"] == key)
+    return {each["name"]: each[side] for each in distribution["bins"] if each[side]}
+
+
+def test_the_figures_are_those_of_the_rows(place):
+    outcome = select(place)
+    found, rows, matrix = report_of(outcome), place.rows, matrix_of(place)
+    order = pq.read_table(Path(outcome.folder) / "selection.parquet")["row_index"].to_pylist()
+    chosen = [rows[row] for row in order]
+    nothing = information([], matrix)
+
+    assert (found["rows"], found["kept_rows"], found["read_rows"]) == (120, 150, 150)
+    assert found["this"]["information"] == pytest.approx(information(chosen, matrix))
+    assert found["this"]["mean_score"] == pytest.approx(sum(map(score_of, chosen)) / 120)
+    assert found["all_rows"]["mean_score"] == pytest.approx(sum(map(score_of, rows)) / 150)
+    assert found["this"]["label_coverage"] == len(set().union(*map(labels_of, chosen))) / len(LABELS)
+    assert found["all_rows"]["information"] == pytest.approx(information(rows, matrix))
+
+    curve = found["curve"]
+    assert [point["rows"] for point in curve["at_shares"].values()] == [12, 30, 60, 120]
+    for point in (*curve["at_shares"].values(), *curve["points"][:20]):
+        expected = information(chosen[: point["rows"]], matrix) - nothing
+        assert point["information"] == pytest.approx(expected)
+    assert curve["points"][-1]["rows"] == 150  # such a small pool is chosen to its end
+    assert curve["points"][-1]["information"] == pytest.approx(curve["pool_information"])
+    assert list(curve["rows_needed"].values()) == sorted(curve["rows_needed"].values())
+
+    counts = {each["count"]["name"]: each["count"] for each in found["labels"]["map"]}
+    assert sorted(counts) == sorted(LABELS)
+    for name, count in counts.items():
+        in_pool, in_chosen = (sum(name in labels_of(row) for row in some) for some in (rows, chosen))
+        assert (count["pool"], count["chosen"]) == (in_pool, in_chosen)
+        assert count["ratio"] == pytest.approx(in_chosen / (in_pool * 120 / 150))
+
+    assert bins_of(found, "labels", "pool") == {
+        str(n): pytest.approx(s) for n, s in shares([len(labels_of(row)) for row in rows]).items()
+    }
+    assert bins_of(found, "turns", "chosen") == {
+        str(n): pytest.approx(s) for n, s in shares([len(row["dialogs"]) // 2 for row in chosen]).items()
+    }
+    sources = [{"flan": "flan", "alpaca": "alpaca"}.get("".join(row["source"] or ""), "pool") for row in chosen]
+    assert bins_of(found, "source", "chosen") == pytest.approx(shares(sources))
+    assert bins_of(found, "language", "pool") == {"en": 1.0}
+    length = next(each for each in found["distributions"] if each["key"] == "length")
+    replies = [sum(len(turn["content"]) for turn in row["dialogs"][1::2]) for row in chosen]
+    assert length["chosen_mean"] == pytest.approx(sum(replies) / 120)
+
+
+def test_other_choices_of_as_many_rows_have_the_same_figures(place):
+    found, rows, matrix = report_of(select(place)), place.rows, matrix_of(place)
+    others = {each["method"]: each for each in found["others"]}
+    assert list(others) == ["random", "top score", "longest replies"]
+    best = sorted(range(150), key=lambda row: -score_of(rows[row]))[:120]
+    assert others["top score"]["mean_score"] == pytest.approx(sum(score_of(rows[row]) for row in best) / 120)
+    assert others["top score"]["information"] == pytest.approx(information([rows[row] for row in best], matrix))
+    said = [sum(len(turn["content"]) for turn in row["dialogs"][1::2]) for row in rows]
+    longest = sorted(range(150), key=lambda row: -said[row])[:120]
+    assert others["longest replies"]["information"] == pytest.approx(
+        information([rows[row] for row in longest], matrix)
+    )
+    assert found["this"]["information"] > max(each["information"] for each in others.values())
+
+
+def test_shown_rows_are_the_first_and_a_sample_each_with_its_receipt(place):
+    outcome = select(place)
+    found = report_of(outcome)
+    table = pq.read_table(Path(outcome.folder) / "selection.parquet").to_pylist()
+    assert [row["rank"] for row in found["first_rows"]] == list(range(100))
+    assert [row["rank"] for row in found["sampled_rows"]] == list(range(100, 120))
+    for row in (*found["first_rows"], *found["sampled_rows"]):
+        of_table = table[row["rank"]]
+        assert row["pool_index"] == of_table["row_index"]
+        assert (row["gain"], row["score"]) == (of_table["gain"], of_table["score"])
+        assert row["question"] == f"{ENGLISH}{row['pool_index']}"
+        assert {name for name, _ in row["earned"]} == set(of_table["labels"])
+        assert sum(share for _, share in row["earned"]) == pytest.approx(1.0)
+        assert row["runner_up"] not in [each["row_index"] for each in table[: row["rank"] + 1]]
+        assert row["runner_up_gain"] <= row["gain"]
+
+
+def test_methods_without_labels_or_scores_are_reported_as_far_as_they_are_known(place):
+    outcome = select(place, mig_method="random", mig_edge_threshold=0.9)
+    found = report_of(outcome)
+    assert (found["curve"], found["labels"], found["score"]) == (None, None, None)
+    assert [each["key"] for each in found["distributions"]] == ["length", "turns", "source", "language"]
+    assert all(row["earned"] == [] and row["gain"] is None for row in found["first_rows"])
+    assert "nan" not in (Path(outcome.folder) / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_with_a_sample_the_report_says_so_and_the_command_measures_more(place, monkeypatch, capsys):
+    monkeypatch.setattr(report, "IN_RUN", report.Effort(rows=20, row_bytes=10**6, unordered_bytes=0, continued_rows=0))
+    outcome = select(place)
+    found = report_of(outcome)
+    assert [(each["pool_rows"], each["chosen_rows"]) for each in found["distributions"]][-1] == (20, 20)
+    assert [each["method"] for each in found["others"]] == ["random", "top score"]
+    assert found["curve"]["points"][-1]["rows"] == 120
+    assert "those of 20 rows of the pool and 20 chosen rows" in found["notes"][0]
+    assert "The curve ends at the budget" in found["notes"][1]
+
+    name = next(iter(outcome.entries.values()))
+    assert main(["report", name, "--dataset-dir", str(place.data)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(Path(outcome.folder) / "report.html")
+    assert {Path(line).name for line in printed} == {
+        "report.html", "report.json",
+        *(f"report_{name}.{kind}" for name in ("information", "labels", "distributions") for kind in ("png", "svg")),
+    }  # fmt: skip
+    again = report_of(outcome)
+    assert again["notes"] == []
+    assert [(each["pool_rows"], each["chosen_rows"]) for each in again["distributions"]][-1] == (150, 120)
+    assert again["curve"]["points"][-1]["rows"] == 150
+    assert again["first_rows"] == found["first_rows"]
+
+
+def test_files_that_give_no_single_rows_are_not_read_again_if_they_are_large(place, monkeypatch):
+    path = place.data / "pool.json"
+    path.write_text(json.dumps(place.rows), encoding="utf-8")
+    place.add("pool", file_name="pool.json")
+    outcome = select(place)
+    assert len(report_of(outcome)["distributions"]) == 6
+    monkeypatch.setattr(
+        report, "IN_RUN", report.Effort(rows=20, row_bytes=10**6, unordered_bytes=100, continued_rows=0)
+    )
+    found = report_of(select(place, mig_overwrite=True))
+    assert [each["key"] for each in found["distributions"]] == ["score", "labels"]
+    assert "were not measured" in found["notes"][0]
+    assert found["first_rows"][0]["question"].startswith(ENGLISH)
+
+
+def test_several_datasets_are_told_apart(place):
+    place.add("more", make_rows(30, seed=9))
+    found = report_of(select(place, dataset="pool,more"))
+    assert found["this"]["sources"].keys() == {"pool", "more"}
+    assert sum(bins_of(found, "dataset", "chosen").values()) == pytest.approx(1.0)
+    assert {row["question"][:8] for row in found["first_rows"]} == {"Please e", "question"}
+
+
+def test_the_command_in_the_report_selects_the_same_rows(place, tmp_path, monkeypatch, capsys):
+    outcome = select(place, mig_gain="marginal", mig_phi_exponent=0.7)
+    command = report_of(outcome)["command"].split(" ")
+    assert command[:2] == ["mig-selector", "select"]
+    monkeypatch.chdir(tmp_path)
+    words = [word.strip("'") for word in " ".join(command[2:]).replace("' ", "'\n").replace(" --", "\n--").split("\n")]
+    words = [part for word in words for part in ([word] if not word.startswith("--") else word.split(" ", 1))]
+    assert main(["select", *(word.strip("'") for word in words)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == outcome.folder
+
+
+def test_none_writes_nothing(place):
+    folder = Path(select(place, mig_report="none").folder)
+    assert not list(folder.glob("report*"))
+
+
+@pytest.mark.parametrize("error", [ValueError("no \x1b[2J such thing"), MemoryError(), OSError("disk full")])
+def test_a_report_that_fails_is_logged_and_nothing_else(place, monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(report, "build_report", fail)
+    with caplog.at_level(logging.WARNING, logger="mig_selector"):
+        outcome = select(place)
+    assert (Path(outcome.folder) / "selected.jsonl").exists()
+    assert not (Path(outcome.folder) / "report.html").exists()
+    assert [type(error).__name__ in record.message for record in caplog.records if "no report" in record.message]
+
+
+def test_a_pool_that_changed_is_not_reported_again(place):
+    outcome = select(place)
+    with (place.data / "pool.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(place.rows[0]) + "\n")
+    with pytest.raises(PoolError, match="other files or settings than there are now"):
+        report_again(find_selection(outcome.folder, str(place.data)))
+
+
+def test_a_comparison_leads_to_the_report_of_each_selection(place):
+    settings = place.settings(mig_num_samples=20, mig_report="html")
+    compared = Path(compare_methods(settings, ["mig", "random"]).folder)
+    html = (compared / "comparison.html").read_text(encoding="utf-8")
+    links = [part.split('"')[0] for part in html.split('<a href="')[1:]]
+    assert len(links) == 2
+    assert all((compared / link.replace("%20", " ").replace("%C3%A9", "é")).is_file() for link in links)
+    for each in json.loads((compared / "comparison.json").read_text())["methods"]:
+        notes = json.loads((Path(each["folder"]) / "report.json").read_text())["notes"]
+        assert "every method of a comparison" in notes[0]
+
+
+def test_steps_of_training_are_those_of_the_trainer(place):
+    schedule = {
+        "do_train": True, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_train_epochs": 3,
+    }  # fmt: skip
+
+    def training(**more):
+        settings = place.settings(mig_num_samples=30, mig_overwrite=True, mig_report="html", **{**schedule, **more})
+        outcome = run_selection(settings, training=True)[0]
+        return report_of(outcome)["training"]
+
+    assert training() == {"steps": 12, "rows_per_step": 8, "processes": 1, "epochs": 3.0}
+    assert training(max_steps=5) == {"steps": 5, "rows_per_step": 8, "processes": 1, "epochs": None}
+    for key in ("packing", "val_size", "streaming"):
+        assert training(**{key: True}) is None
+    assert report_of(select(place, **schedule))["training"] is None
+
+
+def test_training_gets_the_key_figures_also_of_a_selection_that_is_there_already(place):
+    outcome = select(place, mig_report="html")
+    found = report_of(outcome)
+    assert outcome.figures == {
+        "rows": 120,
+        "pool_rows": 150,
+        "information": found["this"]["information"],
+        "label_coverage": found["this"]["label_coverage"],
+        "mean_score": found["this"]["mean_score"],
+        "pool_mean_score": found["all_rows"]["mean_score"],
+    }
+    again = select(place)
+    assert again.is_reused
+    assert again.figures == outcome.figures
+    assert select(place, mig_method="random").figures == {"rows": 120, "pool_rows": 150}
+
+
+def test_a_row_of_a_megabyte_is_cut_and_stays_text(place):
+    rows = [*place.rows[:40]]
+    rows[3]["dialogs"] = [{"role": "user", "content": "<b>" * 400_000}, {"role": "assistant", "content": "\u202e" * 9}]
+    place.add("pool", rows)
+    outcome = select(place, mig_num_samples=40)
+    html = (Path(outcome.folder) / "report.html").read_text(encoding="utf-8")
+    assert len(html) < 1_000_000
+    assert "&lt;b&gt;&lt;b&gt;" in html
+    assert "\u202e" not in html

@@ -394,10 +394,10 @@ def _unknown_key(key: str, value: Any, keys: Mapping[str, Key]) -> str:
         flat = ", ".join(f"{PREFIX}{name}: {each}" for name, each in value.items())
         return f"{key}: keys are not nested; write {flat} beside LLaMA-Factory's keys."
     plain = key.lstrip("-").lower().replace("-", "_")
-    if plain == PREFIX.rstrip("_"):
-        plain = "mig_num_samples"
-    nearest = difflib.get_close_matches(plain, keys, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(keys)}"
+    option = "num_samples" if plain == PREFIX.rstrip("_") else plain.removeprefix(PREFIX)
+    # Without the prefix: it is the same in all keys, and would make any two of them look alike.
+    nearest = difflib.get_close_matches(option, [known.removeprefix(PREFIX) for known in keys], n=1, cutoff=0.5)
+    hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else f"known keys: {', '.join(keys)}"
     return f"{key} is not a key of mig_selector; {hint}"
 
 
@@ -440,7 +440,7 @@ def _read_budget(text: str) -> int | float:
 
 def _range_faults(values: Mapping[str, Any], keys: Mapping[str, Key], function: Any) -> list[str]:
     return [
-        f"{name}: {value!r} is out of range; expected {allowed.text}."
+        f"{name}: {value!r} is not allowed; expected {allowed.text}."
         for name, value in values.items()
         if (allowed := keys[name].setting.allowed) is not None
         and not allowed.allows(value)

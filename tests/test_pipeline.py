@@ -170,7 +170,7 @@ def test_a_subset_that_keeps_labels_score_and_id_is_a_pool(workplace, write, end
 def test_what_is_not_read_cannot_be_kept(pool_of_60):
     with pytest.raises(ArgumentError, match="mig_keep: score cannot be kept, because random reads none; set mig_sco"):
         select(pool_of_60, mig_method="random", mig_keep="score")
-    with pytest.raises(ArgumentError, match="mig_keep: 'labels,rank' is out of range; expected labels, score or id"):
+    with pytest.raises(ArgumentError, match="mig_keep: 'labels,rank' is not allowed; expected labels, score or id"):
         select(pool_of_60, mig_keep="labels,rank")
 
 
@@ -442,7 +442,7 @@ def test_scores_whose_sum_overflows_are_refused(workplace):
 
 def test_a_pool_none_of_whose_labels_counts_is_refused(workplace):
     workplace.add("pool", [make_row(0, ["a"], 1.0), make_row(1, ["b"], 1.0)])
-    with pytest.raises(PoolError, match="none of the 2 labels in the pool counts"):
+    with pytest.raises(PoolError, match="none of the 2 labels in the pool counts, such as 'a', 'b'; check"):
         select(workplace, mig_num_samples=1)
 
 

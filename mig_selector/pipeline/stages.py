@@ -216,8 +216,9 @@ def label(pool: Pool, request: Request) -> RowLabels | None:
     known = read_vocabulary(Path(vocabulary)) if vocabulary else None
     labels = count_labels(pool.labels, vocabulary=known, min_count=min_count)
     if not labels.names:
+        names = [repr(name[:60]) for name in pool.labels.names[:3]]
         raise PoolError(
-            f"none of the {len(pool.labels.names)} labels in the pool counts; "
+            f"none of the {len(pool.labels.names)} labels in the pool counts, such as {', '.join(names)}; "
             "check mig_label_vocabulary and mig_min_label_count."
         )
     return labels

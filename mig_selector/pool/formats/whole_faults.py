@@ -23,6 +23,7 @@ _FOREIGN = {
     b"pk\x03\x04": ("a zip archive", _UNPACK),
     b"\xfd7zxz\0": ("an xz archive", _UNPACK),
     b"\x28\xb5\x2f\xfd": ("a zstd archive", _UNPACK),
+    b"{'": ("text of Python dictionaries", "write the rows with json.dumps"),
     b"<!doctype html": ("a web page", _DOWNLOAD),
     b"<html": ("a web page", _DOWNLOAD),
     b"version https://git-lfs": ("a Git LFS pointer", "fetch the data with: git lfs pull"),

@@ -114,13 +114,7 @@ def write_subset(
             late = {role: column for role, column in roles.items() if spool.longest_gap(column) >= _TYPED_ROWS}
             with _naming(entry):
                 if rows.schemas:
-                    more = {
-                        column: pa.array(added[column], kind.to_arrow(f"column {column}"))
-                        for column, kind in kept.items()
-                        if column in added
-                    }
-                    columns = [column for column in kept if column not in added]
-                    trainer_file = _write_table(rows, columns, late, pa.table(more), folder, stem)
+                    trainer_file = _write_table(rows, kept, added, late, folder, stem)
                 else:
                     trainer_file = _write_records(rows, spool.rows(list(kept)), kept, keyed, late, folder, stem)
     lacking = [column for column, kind in kept.items() if kind.is_beyond_json]
@@ -221,16 +215,29 @@ def _naming(entry: PoolEntry) -> Iterator[None]:
 
 
 def _write_table(
-    rows: ChosenRows, columns: Sequence[str], late: Mapping[str, str], added: pa.Table, folder: Path, stem: str
+    rows: ChosenRows,
+    kinds: Mapping[str, JsonType],
+    added: Mapping[str, Sequence[Any]],
+    late: Mapping[str, str],
+    folder: Path,
+    stem: str,
 ) -> Path:
     """Write rows of columnar files with the types that they have there, and what is added to them."""
+    columns = [column for column in kinds if column not in added]
+    beside = pa.table(
+        {
+            column: pa.array(added[column], kind.to_arrow(f"column {column}"))
+            for column, kind in kinds.items()
+            if column in added
+        }
+    )
     schema = _with_copies(table_schema(rows.schemas, columns), late)
     # They are read in the order of the pool, and may not fit into memory: a file holds them in between.
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{stem}.parquet.", suffix=".tmp") as spool:
         path = Path(spool.name)
         write_batches(path, (conform(batch, schema) for batch in rows.batches(columns)), schema)
-        tables = with_columns(read_in_order(path, rows.positions), added)
-        return write_table_file(folder, stem, tables, pa.schema([*schema, *added.schema], schema.metadata))
+        tables = with_columns(read_in_order(path, rows.positions), beside)
+        return write_table_file(folder, stem, tables, pa.schema([*schema, *beside.schema], schema.metadata))
 
 
 def _write_records(

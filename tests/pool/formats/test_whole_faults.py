@@ -42,6 +42,7 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path, encoding, name):
         (b"PK\x03\x04", "a zip archive and not .{ending} data; unpack it first."),
         (lzma.compress(b"{}"), "an xz archive and not .{ending} data; unpack it first."),
         (b"\x28\xb5\x2f\xfd\x04", "a zstd archive and not .{ending} data; unpack it first."),
+        (str(ROW).encode(), "text of Python dictionaries and not .{ending} data; write the rows with json.dumps."),
         (b"\n<!DOCTYPE html>\n<html>", "a web page and not .{ending} data; download the file itself, not the page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer and not .{ending} data; fetch the data"),
     ],

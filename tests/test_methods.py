@@ -209,6 +209,21 @@ def test_plain_baselines_take_the_best_and_the_longest(scored, minilm):
         select(scored, "longest")
 
 
+def test_damaged_token_counts_count_as_absent_and_are_made_again(scored, minilm, tmp_path, monkeypatch, caplog):
+    settings = {"mig_tokenizer": minilm, "mig_overwrite": True, "mig_cache_dir": str(tmp_path / "kept")}
+    expected = rows_of(select(scored, "longest", **settings))
+    [counts] = (tmp_path / "kept" / "response_tokens").glob("*.npy")
+    whole = counts.read_bytes()
+    for damaged in (whole[:-1], whole[:200] + bytes([whole[200] ^ 64]) + whole[201:], b"", b"[1]"):
+        counts.write_bytes(damaged)
+        caplog.clear()
+        assert rows_of(select(scored, "longest", **settings)) == expected
+        assert caplog.text.count(f"{counts} is damaged or has no checksums; what it held is computed again") == 1
+        assert counts.read_bytes() == whole
+    monkeypatch.setattr("mig_selector.annotation.scores.count_tokens", None)
+    assert rows_of(select(scored, "longest", **settings)) == expected  # nothing is counted twice
+
+
 def test_a_method_keeps_the_rows_that_have_what_it_needs(scored):
     scored.rows[4]["annotation"]["instag"] = "no labels at all"
     scored.rows[6]["annotation"].pop("CaR")

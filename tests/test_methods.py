@@ -209,6 +209,24 @@ def test_plain_baselines_take_the_best_and_the_longest(scored, minilm):
         select(scored, "longest")
 
 
+def test_what_is_kept_of_some_turns_is_not_taken_for_that_of_others(scored, minilm):
+    rows = scored.rows
+    for number, row in enumerate(rows):
+        talk = ["word " * (number * 3 % 40 + 1), "word " * (number * 7 % 40 + 1)]
+        row["dialogs"] = [
+            {"role": role, "content": content}
+            for text in talk
+            for role, content in (("user", "q"), ("assistant", text))
+        ]
+    scored.add("pool", rows)
+    for turns, lengths in {
+        "first": [number * 3 % 40 for number in range(40)],
+        "last": [number * 7 % 40 for number in range(40)],
+    }.items():
+        outcome = select(scored, "longest", mig_tokenizer=minilm, mig_turns=turns)
+        assert rows_of(outcome) == best_first(lengths)[:10]
+
+
 def test_damaged_token_counts_count_as_absent_and_are_made_again(scored, minilm, tmp_path, monkeypatch, caplog):
     settings = {"mig_tokenizer": minilm, "mig_overwrite": True, "mig_cache_dir": str(tmp_path / "kept")}
     expected = rows_of(select(scored, "longest", **settings))

@@ -53,7 +53,7 @@ TESTS = {
     "store/folders.py": "tests/store/test_folders.py",
     "store/hashing.py": "tests/store/test_hashing.py",
     "store/matrix.py": "tests/store/test_matrix.py",
-    "store/subsets.py": "tests/store/test_subsets.py",
+    "store/subsets.py": "tests/store/test_subsets.py tests/test_subset_folders.py",
     "store/vectors.py": "tests/store/test_vectors.py",
     "integration/callback.py": "tests/integration/test_callback.py",
     "integration/config.py": "tests/integration/test_config.py",

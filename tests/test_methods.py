@@ -217,9 +217,44 @@ def test_methods_that_read_texts_read_no_media(scored, minilm, monkeypatch):
     scored.add("pool", scored.rows, **{**SHAREGPT, "columns": columns})
     asked = []
     read_rows = Pool.rows
-    monkeypatch.setattr(Pool, "rows", lambda pool, columns: asked.append(columns) or read_rows(pool, columns))
+    monkeypatch.setattr(
+        Pool, "rows", lambda pool, columns, *more: asked.append(columns) or read_rows(pool, columns, *more)
+    )
     select(scored, "longest", mig_tokenizer=minilm)
     assert asked == [["dialogs", "system"]]
+
+
+def test_what_is_kept_of_some_turns_is_not_taken_for_that_of_others(scored, minilm):
+    rows = scored.rows
+    for number, row in enumerate(rows):
+        talk = ["word " * (number * 3 % 40 + 1), "word " * (number * 7 % 40 + 1)]
+        row["dialogs"] = [
+            {"role": role, "content": content}
+            for text in talk
+            for role, content in (("user", "q"), ("assistant", text))
+        ]
+    scored.add("pool", rows)
+    for turns, lengths in {
+        "first": [number * 3 % 40 for number in range(40)],
+        "last": [number * 7 % 40 for number in range(40)],
+    }.items():
+        outcome = select(scored, "longest", mig_tokenizer=minilm, mig_turns=turns)
+        assert rows_of(outcome) == best_first(lengths)[:10]
+
+
+def test_damaged_token_counts_count_as_absent_and_are_made_again(scored, minilm, tmp_path, monkeypatch, caplog):
+    settings = {"mig_tokenizer": minilm, "mig_overwrite": True, "mig_cache_dir": str(tmp_path / "kept")}
+    expected = rows_of(select(scored, "longest", **settings))
+    [counts] = (tmp_path / "kept" / "response_tokens").glob("*.npy")
+    whole = counts.read_bytes()
+    for damaged in (whole[:-1], whole[:200] + bytes([whole[200] ^ 64]) + whole[201:], b"", b"[1]"):
+        counts.write_bytes(damaged)
+        caplog.clear()
+        assert rows_of(select(scored, "longest", **settings)) == expected
+        assert caplog.text.count(f"{counts} is damaged or has no checksums; what it held is computed again") == 1
+        assert counts.read_bytes() == whole
+    monkeypatch.setattr("mig_selector.annotation.scores.count_tokens", None)
+    assert rows_of(select(scored, "longest", **settings)) == expected  # nothing is counted twice
 
 
 def test_a_method_keeps_the_rows_that_have_what_it_needs(scored):

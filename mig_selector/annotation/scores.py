@@ -31,7 +31,7 @@ from mig_selector.errors import ArgumentError
 from mig_selector.pool.conversation import Exchange
 from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.settings import Setting, at_least
-from mig_selector.store.files import locked, whole_file
+from mig_selector.store.matrix import MatrixFile
 
 
 class Rows(Protocol):
@@ -217,16 +217,16 @@ class ResponseTokensScore(MeasuredScore):
     def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
         """Count them on rank 0, whose tokenizer uses all cores, or take what an earlier run kept."""
         key = self.model_name.key if self.model_name else ""
-        path = rows.cache_path("response_tokens", {}, model)
-        with locked(path):
-            if not path.exists():
+        kept = MatrixFile(rows.cache_path("response_tokens", {}, model), len(rows))
+        with kept.locked():
+            if not kept.is_complete():
                 with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
                     responses = _reported((exchange.response for exchange in rows.exchanges()), bar)
                     counts = count_tokens(responses, model.model, key, model.revision)
-                with whole_file(path) as stream:
-                    np.save(stream, counts)
-            counted: NDArray[np.int64] = np.load(path, allow_pickle=False)
-        return counted.astype(np.float64)
+                # As float32, which is exact up to 2**24 tokens.
+                kept.append(counts.astype(np.float32)[kept.begin(width=1) :, np.newaxis])
+                kept.finish()
+            return np.load(kept.path, allow_pickle=False).astype(np.float64).ravel()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,9 @@ def test_each_checkpoint_is_marked_when_it_is_saved_and_told_from_those_of_plain
 
 def test_a_run_that_resumes_marks_what_it_adds(fit, tmp_path):
     fit(FINGERPRINT, 1)
+    (tmp_path / "out" / OUTPUT_MARKER).write_text(json.dumps({"fingerprint": FINGERPRINT}))  # of an earlier version
     fit(FINGERPRINT, 3, resume=str(tmp_path / "out" / "checkpoint-1"))
+    assert not (tmp_path / "out" / OUTPUT_MARKER).exists()
     check_origin_markers(host(tmp_path), FINGERPRINT)
     for step in (1, 2, 3):
         assert (tmp_path / "out" / f"checkpoint-{step}" / OUTPUT_MARKER).exists()

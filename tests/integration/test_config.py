@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from mig_selector.errors import ArgumentError
-from mig_selector.integration.config import HostArguments, drop_options, read_config, read_options, to_options
+from mig_selector.integration.config import (
+    HostArguments,
+    check_overrides,
+    drop_options,
+    read_config,
+    read_options,
+    to_options,
+)
 
 
 YAML = """\
@@ -132,6 +139,12 @@ def test_a_folder_or_bytes_are_a_clear_error(tmp_path):
     (tmp_path / "cfg.yaml").write_bytes(b"a: \xff")
     with pytest.raises(ArgumentError, match=r"is not UTF-8 \(invalid start byte, byte 3\); save it as UTF-8"):
         read_config(tmp_path / "cfg.yaml", [])
+
+
+def test_an_option_after_a_file_is_no_override():
+    check_overrides({"mig_phi": "exp", "seed": 1})
+    with pytest.raises(ArgumentError, match=r"'--mig_phi' is not an override; after a file, write key=value"):
+        check_overrides({"seed": 1, "--mig_phi": "exp"})
 
 
 def test_options_are_read_in_every_notation():

@@ -133,15 +133,28 @@ def test_the_mode_of_an_old_file_is_kept(tmp_path, mode):
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file_obeys_the_umask(tmp_path, umask, mode):
+@pytest.mark.parametrize(
+    ("umask", "mode", "private_mode"), [(0o022, 0o644, 0o644), (0o077, 0o600, 0o600), (0o002, 0o664, 0o644)]
+)
+def test_a_new_file_obeys_the_umask(tmp_path, umask, mode, private_mode):
     before = os.umask(umask)
     try:
         write_text(tmp_path / "file.txt", "new")
+        write_json(tmp_path / "file.json", "new", is_private=True)
         assert os.umask(umask) == umask
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "file.json").stat().st_mode) == private_mode
+
+
+def test_owner_and_group_of_an_old_file_are_kept_where_root_writes(tmp_path):
+    owner = (1234, 2345) if os.getuid() == 0 else (os.getuid(), os.getgid())  # others cannot give files away
+    (tmp_path / "file.txt").write_text("old")
+    os.chown(tmp_path / "file.txt", *owner)
+    write_text(tmp_path / "file.txt", "new")
+    status = (tmp_path / "file.txt").stat()
+    assert (status.st_uid, status.st_gid) == owner
 
 
 def test_text_and_json_are_utf_8(tmp_path):

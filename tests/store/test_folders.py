@@ -1,10 +1,11 @@
 """Files in cache and output folder are believed only if no other user could have written them."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from mig_selector.store.folders import has_private_path, is_believed
+from mig_selector.store.folders import has_private_path, is_believed, is_private
 
 
 @pytest.fixture
@@ -49,6 +50,11 @@ def test_a_file_of_another_user_is_not_believed(file):
     os.chown(file, 4242, -1)
     file.chmod(0o600)
     assert not is_believed(file)
+
+
+def test_a_file_of_root_is_believed(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    assert is_private(Path("/etc").stat())
 
 
 def test_where_a_cache_is_shared_on_purpose_only_arrays_of_others_are_believed(file, monkeypatch):

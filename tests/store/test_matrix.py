@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import re
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from xxhash import xxh3_128
 
 from mig_selector.errors import ArgumentError
 from mig_selector.store.matrix import MatrixFile
@@ -50,6 +52,9 @@ def test_rows_on_disk_are_not_asked_for_again(path):
     first = MatrixFile(path, 20)
     first.begin(3)
     first.append(ROWS[:8])
+    state = json.loads(path.with_name("vectors.npy.partial.json").read_text())
+    checksum = xxh3_128(ROWS[:8].tobytes()).hexdigest()
+    assert state == {"rows": 8, "num_rows": 20, "width": 3, "checksums": [checksum]}
     assert fill(MatrixFile(path, 20), ROWS) == 8
     assert np.array_equal(np.load(path), ROWS)
 
@@ -88,7 +93,7 @@ def test_rows_of_another_width_are_started_again_though_there_are_bytes_enough(p
     first = MatrixFile(path, 20)
     first.begin(3)
     first.append(ROWS[:8])
-    assert fill(MatrixFile(path, 20), ROWS[:, :2]) == 0
+    assert fill(MatrixFile(path, 20), ROWS[:, :2]) == 0  # told by the width in the state, and by the checksums
     assert np.array_equal(np.load(path), ROWS[:, :2])
 
 

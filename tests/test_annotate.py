@@ -276,6 +276,11 @@ def test_ifd_as_a_scorer_is_computed_and_never_read(place):
         select(place, mig_scorer="ifd")
 
 
+def test_clusters_and_a_vocabulary_exclude_each_other(place):
+    with pytest.raises(ArgumentError, match="mig_tagger: clusters finds labels of its own"):
+        select(place, mig_tagger="clusters")
+
+
 def test_score_and_scorer_exclude_each_other(place):
     with pytest.raises(ArgumentError, match="mig_score and mig_scorer both say what the score of a row is"):
         select(place, mig_scorer="constant", mig_score="constant")
@@ -351,6 +356,24 @@ def test_values_that_a_sidecar_lacks_are_reasons(place):
     score = [None if number in (10, 11) else 1.0 for number in range(60)]
     outcome = select(place, **write_sidecar_of(place, rows, labels=labels, score=score), **vectors_of(place))
     assert manifest(outcome)["annotation"]["failed"] == {"no labels in the sidecar": 4, "no score in the sidecar": 2}
+
+
+def test_clusters_of_a_pool_are_its_labels_and_their_centres_the_label_vectors(place, computed):
+    keys = {"mig_tagger": "clusters", "mig_clusters": "3", "mig_label_vocabulary": None, "mig_edge_threshold": 0.3}
+    outcome = select(place, **keys)
+    assert {len(labels) for labels in table(outcome)["labels"]} == {1}
+    assert manifest(outcome)["labels"] == 3
+    [sidecar] = sidecars(place.root)
+    with np.load(sidecar.with_name("label_vectors.npz")) as file:
+        names, vectors = file["labels"].tolist(), file["embeddings"]
+    assert {name for labels in table(outcome)["labels"] for name in labels} == set(names)
+    assert manifest(outcome)["edges"] == np.count_nonzero(np.triu(vectors @ vectors.T, 1) >= 0.3)
+    assert table(select(place, **keys, mig_overwrite=True)) == table(outcome)
+    assert computed["rows"] == 60
+
+    write_lines(place.data / "pool.jsonl", [*make_raw_rows(60), *make_raw_rows(1, seed=5)])
+    assert manifest(select(place, **keys))["annotation"]["rows"] == 61
+    assert len(sidecars(place.root)) == 2  # another pool has other clusters
 
 
 def test_methods_are_compared_on_annotated_rows(place):

@@ -33,7 +33,7 @@ from mig_selector.annotation.sidecar import (
     read_sidecars,
     write_sidecar,
 )
-from mig_selector.annotation.taggers import Tagger, Tags
+from mig_selector.annotation.vectors import Tagger, Tags
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.errors import PoolError

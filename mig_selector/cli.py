@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     helps = [word for word in words[1:] if word in {"-h", "--help"}]
     command = _parser(with_keys=bool(helps)).parse_args([*words[:1], *helps]).command
     try:
-        return {"select": _select, "train": _train, "compare": _compare}[command](words[1:])
+        return {"select": _select, "train": _train, "compare": _compare, "annotate": _annotate}[command](words[1:])
     except MigSelectorError as error:
         print_error("mig-selector: error", error)
         return 1
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-_USAGE = {"compare": " --methods NAME,NAME,... [--register]"}
+_USAGE = {"compare": " --methods NAME,NAME,... [--register]", "annotate": " [--to FILE]"}
 
 
 def _describe_keys() -> str:
@@ -60,13 +60,15 @@ def _parser(*, with_keys: bool) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{select,train,compare}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{select,train,compare,annotate}")
     texts = {
         "select": "select a subset and register it in dataset_info.json; the last line of stdout is its folder",
         "train": "the same as `llamafactory-cli train`: select, then train",
         "compare": "select with several methods and write what they chose side by side: tables, a picture and a page; "
         "the last line of stdout is the folder, a dataset_dir with the subsets; --register names them in your own "
         "dataset_info.json too",
+        "annotate": "give rows labels and scores without selecting; the last line of stdout is the sidecar that keeps "
+        "them; --to writes the annotated rows as JSON Lines, too",
     }
     epilog = _describe_keys() if with_keys else None
     for name, text in texts.items():
@@ -123,6 +125,23 @@ def _compare(words: Sequence[str]) -> int:
         compared = compare_methods(_read_settings(rest), names, ranks, register=is_registered)
     if ranks.is_main:
         print(compared.table, compared.folder, sep="\n")
+    return 0
+
+
+def _annotate(words: Sequence[str]) -> int:
+    from mig_selector.console import show_log
+    from mig_selector.pipeline.annotate_pool import annotate_pool
+    from mig_selector.ranks.world import connect
+
+    to, rest = _take_option("--to", words)
+    if not rest:
+        print("mig-selector annotate: give a YAML file, or --key value options", file=sys.stderr)
+        return 2
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
+    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+        sidecar = annotate_pool(_read_settings(rest), ranks, to=to)
+    if ranks.is_main:
+        print(sidecar)
     return 0
 
 

@@ -461,6 +461,11 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
             f"mig_num_samples: {values['mig_num_samples']!r} is a list; training takes one budget. "
             "Lists are for `mig-selector select`."
         )
+    if "mig_label_vocabulary" in values and values.get("mig_tagger") == "clusters":
+        faults.append(
+            "mig_tagger: clusters finds labels of its own, none of which is in mig_label_vocabulary; leave one of the "
+            "two out, or set mig_tagger: vocabulary."
+        )
     if "mig_score" in values and "mig_scorer" in values:
         faults.append("mig_score and mig_scorer both say what the score of a row is; leave one of the two out.")
     if "mig_label_vocabulary" in values and values.get("mig_min_label_count", 1) != 1:

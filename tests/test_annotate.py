@@ -11,7 +11,9 @@ import pytest
 from annotation.test_taggers import naive_nearest
 from support import LABELS, make_raw_rows, write_lines
 
+from mig_selector.cli import main
 from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
+from mig_selector.pipeline.annotate_pool import annotate_pool
 from mig_selector.pipeline.comparison import compare_methods
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.ranks import share
@@ -276,6 +278,11 @@ def test_ifd_as_a_scorer_is_computed_and_never_read(place):
         select(place, mig_scorer="ifd")
 
 
+def test_clusters_and_a_vocabulary_exclude_each_other(place):
+    with pytest.raises(ArgumentError, match="mig_tagger: clusters finds labels of its own"):
+        select(place, mig_tagger="clusters")
+
+
 def test_score_and_scorer_exclude_each_other(place):
     with pytest.raises(ArgumentError, match="mig_score and mig_scorer both say what the score of a row is"):
         select(place, mig_scorer="constant", mig_score="constant")
@@ -353,8 +360,78 @@ def test_values_that_a_sidecar_lacks_are_reasons(place):
     assert manifest(outcome)["annotation"]["failed"] == {"no labels in the sidecar": 4, "no score in the sidecar": 2}
 
 
+def test_clusters_of_a_pool_are_its_labels_and_their_centres_the_label_vectors(place, computed):
+    keys = {"mig_tagger": "clusters", "mig_clusters": "3", "mig_label_vocabulary": None, "mig_edge_threshold": 0.3}
+    outcome = select(place, **keys)
+    assert {len(labels) for labels in table(outcome)["labels"]} == {1}
+    assert manifest(outcome)["labels"] == 3
+    [sidecar] = sidecars(place.root)
+    with np.load(sidecar.with_name("label_vectors.npz")) as file:
+        names, vectors = file["labels"].tolist(), file["embeddings"]
+    assert {name for labels in table(outcome)["labels"] for name in labels} == set(names)
+    assert manifest(outcome)["edges"] == np.count_nonzero(np.triu(vectors @ vectors.T, 1) >= 0.3)
+    assert table(select(place, **keys, mig_overwrite=True)) == table(outcome)
+    assert computed["rows"] == 60
+
+    write_lines(place.data / "pool.jsonl", [*make_raw_rows(60), *make_raw_rows(1, seed=5)])
+    assert manifest(select(place, **keys))["annotation"]["rows"] == 61
+    assert len(sidecars(place.root)) == 2  # another pool has other clusters
+
+
 def test_methods_are_compared_on_annotated_rows(place):
     compared = compare_methods(place.settings(), ["mig", "random", "instag"])
     found = json.loads((Path(compared.folder) / "comparison.json").read_text())
     assert {each["method"] for each in found["methods"]} == {"mig", "random", "instag"}
     assert all(each["label_coverage"] > 0 for each in found["methods"])
+
+
+def test_a_pool_is_annotated_without_a_selection(place, capsys, caplog):
+    words = [f"--{key}={value}" for key, value in place.settings().items() if key != "mig_num_samples"]
+    copy = place.root / "copy" / "annotated.jsonl"
+    assert main(["annotate", *words, f"--to={copy}"]) == 0
+    sidecar = Path(capsys.readouterr().out.splitlines()[-1])
+    assert [sidecar] == sidecars(place.root)
+    assert not (place.data / "mig_selections").exists()
+
+    made = {row["row_hash"]: row for row in pq.read_table(sidecar).to_pylist()}
+    expected = [
+        {**row, "mig_labels": made[hash_of(row)]["labels"], "mig_score": 1.0}
+        for row in make_raw_rows(60)
+        if made[hash_of(row)]["status"] == "ok"
+    ]
+    assert [json.loads(line) for line in copy.read_text().splitlines()] == expected
+
+    place.add("copy", file_name=str(copy), **ALPACA)
+    keys = {"dataset": "copy", "mig_tagger": None, "mig_labels": "mig_labels", "mig_score": "mig_score"}
+    read_again = table(select(place, **keys, **vectors_of(place)))
+    assert read_again["labels"] == table(select(place, **vectors_of(place)))["labels"]
+
+
+def test_several_pool_files_have_a_sidecar_each(place):
+    place.add("more", make_raw_rows(9, seed=3), **ALPACA)
+    folder = annotate_pool(place.settings(dataset="pool,more"))
+    assert {len(pq.read_table(path)) for path in folder.glob("*.parquet")} == {60, 9}
+    assert {path.name.rpartition("-")[0] for path in folder.glob("*.parquet")} == {"pool", "more"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "message"),
+    [
+        ({"mig_tagger": None}, None, "nothing says how rows are annotated; set mig_tagger"),
+        ({}, "pool.jsonl", "is a file of the pool, which is never changed"),
+        ({"mig_score": "score", "mig_labels": "tags"}, None, "there is nothing to annotate. Set mig_retag: true"),
+    ],
+)
+def test_what_cannot_be_annotated_is_refused(place, keys, to, message):
+    write_lines(place.data / "pool.jsonl", [{**row, "tags": ["a"], "score": 2} for row in make_raw_rows(60)])
+    with pytest.raises(ArgumentError, match=message):
+        annotate_pool(place.settings(**keys), to=None if to is None else str(place.data / to))
+
+
+def test_annotations_that_tell_no_rows_apart_are_warned_of(place, caplog):
+    rows = make_raw_rows(60)
+    labels = [[f"label {number}"] for number in range(60)]
+    keys = write_sidecar_of(place, rows, labels=labels, score=[3.0] * 60)
+    annotate_pool(place.settings(**keys, mig_label_vocabulary=None))
+    assert "every row has the score 3: whatever made the scores tells no rows apart" in caplog.text
+    assert "60 rows have only labels that fewer than mig_min_label_count rows have" in caplog.text

@@ -31,7 +31,7 @@ HOMES = {
     "llamafactory": {"hook", "cli", "integration"},
     "transformers": {"hook", "integration", "annotation", "embedding"},
     "numba": {"selection"},
-    "sklearn": {"selection"},
+    "sklearn": {"selection", "annotation"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
 }

@@ -47,6 +47,7 @@ DECIDING = {
     "mig_tagger_max_tokens": (TAGGED, 64),
     "mig_labels_per_row": (TAGGED, 3),
     "mig_label_min_similarity": (TAGGED, 0.5),
+    "mig_clusters": ({**TAGGED, "mig_tagger": "clusters"}, "4"),
     "mig_deita_turns": ({}, "sum"),
     "mig_ifd_model": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, "@other_encoder"),
     "mig_ifd_max_tokens": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, 7),

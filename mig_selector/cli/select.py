@@ -1,4 +1,4 @@
-"""``select``, ``train`` and ``compare``: the commands that take a configuration."""
+"""``select``, ``train``, ``compare`` and ``annotate``: the commands that take a configuration."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def add_commands(commands: Any) -> None:
     )
     compare.add_argument("--methods", metavar="NAME,NAME,...", help="methods to compare, as mig_method takes them")
     compare.add_argument("--register", action="store_true", help="name the subsets in your own dataset_info.json too")
+
+    annotate = _add(
+        commands,
+        "annotate",
+        _annotate,
+        "give rows labels and scores without selecting; the last line of stdout is the sidecar that keeps them",
+        " [--to FILE]",
+    )
+    annotate.add_argument("--to", metavar="FILE", help="write the annotated rows as JSON Lines, too")
 
 
 class _HelpWithKeys(argparse.Action):
@@ -100,6 +109,22 @@ def _compare(options: argparse.Namespace) -> int:
         compared = compare_methods(_read_settings(options.settings), names, ranks, register=options.register)
     if ranks.is_main:
         print_result(compared.table, compared.folder)
+    return 0
+
+
+def _annotate(options: argparse.Namespace) -> int:
+    from mig_selector.console import show_log
+    from mig_selector.pipeline.annotate_pool import annotate_pool
+    from mig_selector.ranks.world import connect
+
+    if not options.settings:
+        print("mig-selector annotate: give a YAML file, or --key value options", file=sys.stderr)
+        return 2
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
+    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+        sidecar = annotate_pool(_read_settings(options.settings), ranks, to=options.to)
+    if ranks.is_main:
+        print_result(str(sidecar))
     return 0
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from mig_selector.annotation.sidecar import (
     read_sidecars,
     write_sidecar,
 )
-from mig_selector.annotation.taggers import Tagger, Tags
+from mig_selector.annotation.vectors import Tagger, Tags
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.errors import PoolError
@@ -53,6 +53,9 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 1
 """Raised when the same rows and settings would get other annotations than before."""
+_RARE_SHARE = 0.2
+"""Warn where more rows than this have rare labels only."""
+_NO_VECTORS: LabelVectors = {}
 _NO_QUESTION = "the question is empty"
 
 
@@ -65,6 +68,8 @@ class Annotated:
     """Of labels that a tagger gave."""
     health: dict[str, Any] | None = None
     """What became of the rows, for the manifest; None where none had to be annotated."""
+    sidecar: Path | None = None
+    """File or folder with the annotations; None where none had to be."""
 
 
 def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
@@ -81,16 +86,22 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     if not is_wanted.any():
         return Annotated(pool)
     rows = _Rows(request, pool, lacks_labels, *_read_hashes(pool, request))
-    table = read_sidecars(needs.sidecar)
-    vectors: LabelVectors = {}
+    table, vectors, path = read_sidecars(needs.sidecar), _NO_VECTORS, _folder_of(needs.sidecar)
     is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
     if is_missing.any():
         _check_can_annotate(needs, is_missing, is_wanted)
-        made, vectors = Sidecars(rows, crew).complete(is_missing)
-        table = pa.concat_tables([table, made])
+        sidecars = Sidecars(rows, crew)
+        made, vectors = sidecars.complete(is_missing)
+        table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
     pool, health = _apply(rows, is_wanted, table)
     health["found_in_sidecar"] = int(np.count_nonzero(is_wanted & ~is_missing))
-    return Annotated(pool, vectors, health)
+    _log_health(health)
+    return Annotated(pool, vectors, health, path)
+
+
+def _folder_of(files: Sequence[Path]) -> Path | None:
+    """Return what ``mig_sidecar`` takes to read all of some files: the one, or their folder."""
+    return None if not files else files[0] if len(files) == 1 else files[0].parent
 
 
 @dataclass(frozen=True)
@@ -214,9 +225,10 @@ class Sidecars:
         rows, needs = self._rows, self._needs
         status = np.full(len(to_make), OK, object)
         labels, vectors = pa.nulls(int(to_make.sum()), SCHEMA.field("labels").type), {}
+        is_tagged = to_make & rows.lacks_labels & rows.has_question
         if needs.tagger is not None:
             status[to_make & rows.lacks_labels & ~rows.has_question] = _NO_QUESTION
-            is_tagged = to_make & rows.lacks_labels & rows.has_question
+        if needs.tagger is not None and is_tagged.any():
             tags = self._tag(needs.tagger, is_tagged)
             status[np.flatnonzero(is_tagged)[tags.labels.counts == 0]] = needs.tagger.no_label
             labels = _as_lists(tags.labels, is_tagged[to_make])
@@ -377,3 +389,26 @@ def _health(pool: Pool, num_rows: int, failed: Counter[str], request: Request) -
             "most": float(scores.max()),
         }
     return health
+
+
+def _log_health(health: dict[str, Any]) -> None:
+    """Log what became of the annotated rows, and warn of what makes a selection mean little."""
+    logger.info(
+        "annotated: %s of %s rows", f"{health['rows'] - sum(health['failed'].values()):,}", f"{health['rows']:,}"
+    )
+    labels, scores = health.get("labels"), health.get("scores")
+    if labels is not None:
+        frequent = ", ".join(f"{name} ({count:,})" for name, count in labels["most_frequent"].items())
+        logger.info(
+            "  %.2f labels a row, %s different ones; %s", labels["per_row"], f"{labels['distinct']:,}", frequent
+        )
+        if labels["rows_with_rare_labels_only"] > _RARE_SHARE * health["rows"]:
+            logger.warning(
+                "%s rows have only labels that fewer than mig_min_label_count rows have, so they bring no "
+                "information; for common labels set mig_tagger: vocabulary and mig_retag: true",
+                f"{labels['rows_with_rare_labels_only']:,}",
+            )
+    if scores is not None:
+        logger.info("  scores (%s): %g to %g, mean %.4g", *(scores[key] for key in ("from", "least", "most", "mean")))
+        if scores["from"] != "constant" and scores["least"] == scores["most"]:
+            logger.warning("every row has the score %g: whatever made the scores tells no rows apart", scores["least"])

@@ -9,7 +9,8 @@ from typing import Any
 
 from mig_selector.annotation.scores import ModelName, Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
-from mig_selector.annotation.taggers import Tagger, find_tagger
+from mig_selector.annotation.taggers import find_tagger
+from mig_selector.annotation.vectors import Tagger
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from mig_selector.annotation.taggers import find_tagger, nearest_labels, shipped_vocabulary, unit_length
+from mig_selector.annotation.taggers import find_tagger
+from mig_selector.annotation.vectors import unit_length
+from mig_selector.annotation.vocabulary import nearest_labels, shipped_vocabulary
 from mig_selector.arguments import parse_arguments
 
 

@@ -1,0 +1,137 @@
+"""Labels found in the pool itself: clusters of the questions' vectors, named by the terms that set them apart.
+
+Dimension letters: N rows, D dimensions of a vector, K clusters, T terms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.annotation.vectors import Tagger, Tags, unit_length
+from mig_selector.arrays import RowLabels
+from mig_selector.selection.clusters import cluster_by_batches
+
+
+logger = logging.getLogger(__name__)
+
+_MIN_ROWS_PER_CLUSTER = 20
+"""A pool is never cut into clusters that are smaller than this on average."""
+_NAMED_ROWS = 100_000
+"""Rows from which clusters get their names."""
+_TERMS = 3
+"""Terms of a name, if so many set the cluster apart."""
+_ANY_WORD = "cluster"
+"""Names clusters whose questions have no term."""
+_WORD = r"(?u)\b[^\W\d_]{2,}\b"
+_SEED = 0
+_BLOCK_ROWS = 8_192
+
+
+@dataclass(frozen=True)
+class ClusterTagger(Tagger):
+    """Gives each question the cluster that it is in, at several granularities."""
+
+    numbers: tuple[int, ...]
+    """K of each granularity."""
+
+    no_label = ""  # every row is in a cluster
+    depends_on_all_rows = True
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Granularities and the way in which clusters are found."""
+        return {"kind": "clusters", "version": 1, "numbers": list(self.numbers), "max_tokens": self.max_tokens}
+
+    def tag(
+        self,
+        vectors: NDArray[np.float32],
+        questions: Callable[[], Iterator[str]],
+        embed: Callable[[Sequence[str]], NDArray[np.floating[Any]]],
+    ) -> Tags:
+        """Label rows; see `Tagger.tag`. The vector of a label is the mean of those of its rows, all of length 1."""
+        most = max(len(vectors) // _MIN_ROWS_PER_CLUSTER, 1)
+        step = -(-len(vectors) // _NAMED_ROWS)
+        words = _Words(list(itertools.islice(questions(), 0, None, step)))
+        names: list[str] = []
+        centres, ids = [], []
+        for number in sorted({min(number, most) for number in self.numbers}):
+            clusters = _cluster(vectors, number)
+            ids.append(clusters + len(names))
+            names += words.name_clusters(clusters[::step], number, names)
+            centres.append(_centres(vectors, clusters, number))
+            logger.info("clusters: %s of %s rows, such as %s", f"{number:,}", f"{len(vectors):,}", names[-1])
+        offsets = np.arange(len(vectors) + 1, dtype=np.int64) * len(ids)
+        return Tags(RowLabels(names, offsets, np.stack(ids, axis=1).ravel().astype(np.int32)), np.concatenate(centres))
+
+
+def _cluster(vectors: NDArray[np.float32], number: int) -> NDArray[np.int32]:
+    """Return the cluster of each row, in [0, number), none of them empty if there are enough different rows."""
+    if number == 1:
+        return np.zeros(len(vectors), np.int32)
+    return cluster_by_batches(vectors, np.arange(len(vectors)), number, _SEED)
+
+
+def _centres(vectors: NDArray[np.float32], clusters: NDArray[np.int32], number: int) -> NDArray[np.float32]:
+    """Return the mean direction of each cluster, of length 1; that of all rows for an empty one. Shape (K, D)."""
+    sums = np.zeros((number, vectors.shape[1]))
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        np.add.at(sums, clusters[block], unit_length(vectors[block]))
+    sums[~sums.any(axis=1)] = sums.sum(axis=0)
+    return unit_length(sums)
+
+
+class _Words:
+    """Which terms are in each question."""
+
+    def __init__(self, questions: Sequence[str]) -> None:
+        """Find the terms of n questions."""
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        counter = CountVectorizer(token_pattern=_WORD, binary=True, dtype=np.int64)
+        self._has_term = counter.fit_transform([*questions, _ANY_WORD])[:-1]  # shape (n, T)
+        self._terms: list[str] = counter.get_feature_names_out().tolist()
+
+    def name_clusters(self, clusters: NDArray[np.int32], number: int, taken: Collection[str]) -> list[str]:
+        """Name each cluster by the terms that set it apart, so that all names differ.
+
+        The weight of a term (class TF-IDF) is its share of the cluster's terms, times the logarithm of how much more
+        frequent it is there than among all questions: words that every cluster uses weigh nothing.
+
+        Args:
+            clusters: The cluster of each question. Shape (n,).
+            number: K.
+            taken: Names that other clusters have.
+        """
+        used = set(taken)
+        names = []
+        for cluster in range(number):
+            terms = self._best_terms(clusters == cluster)
+            name = " / ".join(terms[:_TERMS]) or _ANY_WORD
+            for term in terms[_TERMS:]:
+                if name not in used:
+                    break
+                name = f"{name} / {term}"
+            if name in used:
+                name = next(each for k in itertools.count(2) if (each := f"{name} ({k})") not in used)
+            used.add(name)
+            names.append(name)
+        return names
+
+    def _best_terms(self, is_member: NDArray[np.bool_]) -> list[str]:
+        """Return up to twice the terms of a name, the heaviest first; ties in alphabetical order."""
+        inside = np.asarray(self._has_term[is_member].sum(axis=0)).ravel().astype(np.float64)
+        everywhere = np.asarray(self._has_term.sum(axis=0)).ravel().astype(np.float64)
+        known = np.flatnonzero(inside)
+        share = inside[known] / inside.sum()
+        weights = share * np.log(share / (everywhere[known] / everywhere.sum()))
+        # Of a pool that is one cluster all weights are 0; then the most frequent terms name it.
+        order = np.lexsort((-inside[known], -np.round(weights, 12)))
+        return [self._terms[term] for term in known[order[: 2 * _TERMS]].tolist()]

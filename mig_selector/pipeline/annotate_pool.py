@@ -1,0 +1,93 @@
+"""Annotate a pool without selecting from it: what ``mig-selector annotate`` does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.console import progress
+from mig_selector.errors import ArgumentError
+from mig_selector.integration.config import HostArguments
+from mig_selector.pipeline.annotate import annotate
+from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.needs import DEFAULT_LABELS
+from mig_selector.pipeline.request import Request, resolve, warn_of_models
+from mig_selector.pipeline.rows import KeptRows
+from mig_selector.pipeline.stages import read
+from mig_selector.pool.reading import Pool
+from mig_selector.ranks.world import Ranks
+from mig_selector.store.files import whole_file
+from mig_selector.store.folders import absolute_path
+
+
+logger = logging.getLogger(__name__)
+
+LABELS_COLUMN, SCORE_COLUMN = "mig_labels", "mig_score"
+"""Columns of an annotated copy, named as the keys that read them."""
+
+
+def annotate_pool(settings: Mapping[str, Any], ranks: Ranks | None = None, *, to: str | None = None) -> Path:
+    """Give the rows of a pool labels and scores, and keep them in sidecars.
+
+    Args:
+        settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML; what is to be selected has no effect.
+        ranks: This process among those of the run; alone if None. Every rank must call this.
+        to: A JSON Lines file to write as well: the rows that are annotated, with all their columns and two more.
+
+    Returns:
+        The sidecar or, of several pool files, the folder of the sidecars; on rank 0's node.
+
+    Raises:
+        MigSelectorError: Something that the user can fix; on every rank, with the same message.
+    """
+    host_settings, own_settings = split_keys(settings)
+    has_tagger = any(own_settings.get(key) is not None for key in ("mig_tagger", "mig_sidecar"))
+    if not has_tagger and own_settings.get("mig_scorer") is None:
+        raise ArgumentError(
+            "nothing says how rows are annotated; set mig_tagger (vocabulary or clusters) or mig_scorer."
+        )
+    needed = {"mig_method": "top_score", "mig_num_samples": 1}  # a method that needs scores and no models
+    if has_tagger:
+        needed["mig_labels"] = own_settings.get("mig_labels") or DEFAULT_LABELS
+    arguments = parse_arguments({**own_settings, **needed}, training=False)
+    host = HostArguments.read(host_settings)
+    crew = Crew(ranks or Ranks(), arguments)
+    return Path(crew.run(lambda: _annotate(arguments, host, crew, to)))
+
+
+def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str | None) -> str:
+    request = resolve(arguments, host, is_registered=False)
+    copy = absolute_path(to, "--to") if to is not None else None
+    if copy is not None and any(copy.resolve() == file.resolve() for file in _pool_files(request)):
+        raise ArgumentError(f"--to: {copy} is a file of the pool, which is never changed; give another name.")
+    warn_of_models(request)
+    annotated = annotate(read(request), request, crew)
+    if annotated.sidecar is None:
+        raise ArgumentError(
+            "every row of the pool has labels, and its score is read by mig_score: there is nothing to annotate. "
+            "Set mig_retag: true to label the rows again."
+        )
+    if copy is not None:
+        _write_copy(request, annotated.pool, copy)
+    return str(annotated.sidecar)
+
+
+def _pool_files(request: Request) -> list[Path]:
+    return [file for sources in request.sources for source in sources for file in source.files]
+
+
+def _write_copy(request: Request, pool: Pool, path: Path) -> None:
+    """Write the annotated rows as JSON Lines."""
+    records = KeptRows(request, pool).records()
+    count = len(pool.scores)
+    with whole_file(path) as stream, progress("writing annotated rows", count, "rows", is_main=True) as bar:
+        for index, (record, score) in enumerate(zip(records, pool.scores.tolist(), strict=True)):
+            line = {**record, LABELS_COLUMN: pool.labels.of_row(index), SCORE_COLUMN: score}
+            text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
+            stream.write(text.encode("utf-8", "backslashreplace") + b"\n")
+            bar(1)
+    logger.info("%s annotated rows are in %s", f"{count:,}", path)

@@ -11,10 +11,12 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mig_selector.annotation.scores import ScoreSettings
+from mig_selector.annotation.taggers import AnnotationSettings
 from mig_selector.errors import ArgumentError
 from mig_selector.selection.registry import keys_of_methods, load_method
 from mig_selector.settings import (
@@ -35,6 +37,14 @@ from mig_selector.store.folders import absolute_path, default_cache_dir
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.+-]{1,128}")
 BUDGET_PLACEHOLDER = "{budget}"
 _NAME = Range(f"a name or {DOTTED_PATH.text}", DOTTED_PATH.allows)
+KEPT_COLUMNS = {"labels": "labels", "score": "score", "id": "_id"}
+"""What ``mig_keep`` may name, and the column of a subset that it goes to."""
+_KEPT = Range("labels, score or id, or several of them", lambda value: set(_split(value)) <= KEPT_COLUMNS.keys())
+_PATHS = Range(
+    f"{DOTTED_PATH.text}; several of them, all different, as a list or with commas between them",
+    lambda value: all(map(DOTTED_PATH.allows, _split(value))) and len(set(_split(value))) == len(_split(value)),
+)
+_NAME_OR_PATHS = Range(f"a name or {_PATHS.text}", _PATHS.allows)
 
 _GROUPS = {
     "mig_num_samples": "What to choose",
@@ -81,6 +91,14 @@ class MigArguments:
             part="filling",
         ),
     ] = "error"
+    mig_val_from: Annotated[
+        Literal["chosen", "rest"],
+        Setting(
+            "Where the validation rows of LLaMA-Factory's val_size come from: chosen takes them out of the chosen "
+            "rows, rest draws them, by `seed`, from the rows that were not chosen. A share is of the chosen rows.",
+            decides=True,
+        ),
+    ] = "chosen"
     mig_on_bad_row: Annotated[
         Literal["error", "skip"],
         Setting("At an unreadable row: error stops and names file and line, skip counts and lists it.", decides=False),
@@ -88,19 +106,30 @@ class MigArguments:
     mig_labels: Annotated[
         str | None,
         Setting(
-            "Where a row's labels are: a dotted path to a list of strings; default annotation.instag.content. Once "
-            "set, a row must have labels whatever the method.",
-            DOTTED_PATH,
+            "Where a row's labels are: a dotted path to a string or a list of strings, or several paths whose labels "
+            "are joined; default annotation.instag.content. Once set, a row must have labels whatever the method.",
+            _PATHS,
             decides=True,
+        ),
+    ] = None
+    mig_label_separator: Annotated[
+        str | None,
+        Setting(
+            "What separates the labels where mig_labels leads to a string (`a, b`): a comma, for example. Without it "
+            "a string is one label. The strings of a list are never split.",
+            decides=True,
+            part="labels",
+            may_be_blank=True,
         ),
     ] = None
     mig_score: Annotated[
         str | None,
         Setting(
             "Quality of a row: deita (quality x complexity of its turns), ifd, response_tokens, num_labels, constant, "
-            "or a dotted path to a number or a list of numbers; default deita, ifd for ifd, response_tokens for "
-            "longest. Once set, a row must have that score whatever the method.",
-            _NAME,
+            "a dotted path to a number or a list of numbers (their mean), or several paths whose numbers are "
+            "multiplied, turn by turn; default deita, ifd for ifd, response_tokens for longest. Once set, a row must "
+            "have that score whatever the method.",
+            _NAME_OR_PATHS,
             decides=True,
         ),
     ] = None
@@ -118,9 +147,14 @@ class MigArguments:
         ),
     ] = 2
     mig_embedding_model: Annotated[
-        str,
-        Setting("Sentence-transformers model that embeds the labels: hub id or folder.", decides=True, part="graph"),
-    ] = "intfloat/e5-mistral-7b-instruct"
+        str | None,
+        Setting(
+            "Sentence-transformers model that embeds the labels: hub id or folder; default "
+            "intfloat/e5-mistral-7b-instruct, with mig_tagger its model.",
+            decides=True,
+            part="graph",
+        ),
+    ] = None
     mig_embedding_batch_size: Annotated[
         int, Setting("Labels embedded at once on each rank.", at_least(1), decides=False)
     ] = 64
@@ -188,6 +222,15 @@ class MigArguments:
         str | None,
         Setting("Name of the new dataset_info.json entry; default <pool>_<method>_<budget>.", decides=False),
     ] = None
+    mig_keep: Annotated[
+        str | None,
+        Setting(
+            "What the subset's rows keep beside the columns that training reads: labels (those that count), score and "
+            "id (comma-separated), in columns labels, score and _id. Then the subset can be a pool itself.",
+            _KEPT,
+            decides=True,
+        ),
+    ] = None
     mig_output_dir: Annotated[
         str | None, Setting("Where subsets are kept; default <dataset_dir>/mig_selections.", decides=False)
     ] = None
@@ -210,7 +253,8 @@ class MigArguments:
     ] = None
     mig_overwrite: Annotated[bool, Setting("Select again although a valid subset exists.", decides=False)] = False
     mig_report: Annotated[
-        Literal["html", "none"], Setting("Accepted for reports to come; writes nothing yet.", decides=False)
+        Literal["html", "none"],
+        Setting("Write report.html and report.json into the folder of the subset, or nothing.", decides=False),
     ] = "html"
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values of the keys that kinds of score and methods declare, defaults filled in."""
@@ -242,12 +286,23 @@ class MigArguments:
         return None if self.mig_pool is None else tuple(_split(self.mig_pool))
 
     @property
+    def kept(self) -> tuple[str, ...]:
+        """What the subset's rows keep beside what training reads: keys of `KEPT_COLUMNS`, in the order there."""
+        named = _split(self.mig_keep or "")
+        return tuple(each for each in KEPT_COLUMNS if each in named)
+
+    @property
+    def label_paths(self) -> tuple[str, ...]:
+        """The paths in ``mig_labels``; none where it is not set."""
+        return () if self.mig_labels is None else tuple(_split(self.mig_labels))
+
+    @property
     def cache_dir(self) -> Path:
         """Absolute path of the cache."""
         return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
-_LISTS = {"mig_num_samples", "mig_pool"}
+_LISTS = {"mig_num_samples", "mig_pool", "mig_labels", "mig_score", "mig_keep"}
 
 
 @functools.cache
@@ -258,9 +313,10 @@ def own_keys() -> dict[str, Key]:
 
 @functools.cache
 def all_keys() -> dict[str, Key]:
-    """Return every key of the product by name: those above, those of scores, those of methods."""
+    """Return every key of the product by name: those above, those of annotation and scores, those of methods."""
+    annotation = keys_of_fields(AnnotationSettings, {"mig_tagger": "Rows without labels or scores"})
     scores = keys_of_fields(ScoreSettings, {"mig_deita_turns": "Scores"})
-    return {**own_keys(), **scores, **keys_of_methods()}
+    return {**own_keys(), **annotation, **scores, **keys_of_methods()}
 
 
 def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -314,8 +370,9 @@ def parse_arguments(settings: Mapping[str, Any], *, training: bool) -> MigArgume
             values[name] = _join_list(name, raw) if name in _LISTS else keys[name].read(raw)
         except ValueError as error:
             faults.append(f"{name}: {raw!r} is not allowed; {error}.")
-    if not faults:
-        faults = [*_range_faults(values, keys, function), *_rule_faults(values, training=training)]
+    faults += _range_faults(values, keys, function)
+    if not faults:  # else a key may seem to be missing that is only misspelt
+        faults = _rule_faults(values, training=training)
     if faults:
         raise ArgumentError("\n".join(faults))
     more = {name: values.pop(name, key.default) for name, key in keys.items() if name not in own_keys()}
@@ -352,7 +409,7 @@ def _join_list(key: str, raw: Any) -> str:
     parts = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
     if any(isinstance(part, bool) or not isinstance(part, str | int | float) for part in parts):
         raise ValueError("expected one value, a list or comma-separated text")
-    text = ",".join(str(part) for part in parts)
+    text = ",".join(part for each in parts for part in _split(str(each)))
     if not all(_split(text)):
         raise ValueError("expected no empty item")
     if key == "mig_num_samples":
@@ -361,8 +418,13 @@ def _join_list(key: str, raw: Any) -> str:
     return text
 
 
+_UNITS = {"k": Decimal(1_000), "m": Decimal(1_000_000), "%": Decimal("0.01")}
+
+
 def _read_budget(text: str) -> int | float:
     expected = "expected an integer of at least 1, or a share of the pool between 0 and 1, both excluded"
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM%])", text):
+        raise ValueError(f"{expected}; write {Decimal(found[1]) * _UNITS[found[2].lower()]:f}")
     if re.fullmatch(r"[+]?\d+", text):
         if int(text) < 1:
             raise ValueError(expected)
@@ -399,6 +461,8 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
             f"mig_num_samples: {values['mig_num_samples']!r} is a list; training takes one budget. "
             "Lists are for `mig-selector select`."
         )
+    if "mig_score" in values and "mig_scorer" in values:
+        faults.append("mig_score and mig_scorer both say what the score of a row is; leave one of the two out.")
     if "mig_label_vocabulary" in values and values.get("mig_min_label_count", 1) != 1:
         faults.append(
             f"mig_min_label_count: {values['mig_min_label_count']} together with mig_label_vocabulary; "

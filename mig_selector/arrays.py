@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,12 @@ class RowLabels:
     def of_row(self, row: int) -> list[str]:
         """Return the names of one row's labels."""
         return [self.names[label] for label in self.ids[self.offsets[row] : self.offsets[row + 1]]]
+
+    def count_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many of some distinct rows have each label; each must have its labels once. Shape (L,)."""
+        is_counted = np.zeros(len(self), np.bool_)
+        is_counted[rows] = True
+        return np.bincount(self.ids[np.repeat(is_counted, self.counts)], minlength=len(self.names))
 
     def take(self, keep: NDArray[np.bool_]) -> RowLabels:
         """Return the labels of the rows where `keep`, shape (N,), is true; the names stay as they are."""
@@ -104,3 +111,10 @@ class Selection:
     """Index of each chosen row among the rows that were offered. Shape (B,)."""
     gains: NDArray[np.float64]
     """What each row was worth to the method when it was chosen; NaN where the method weighs nothing. Shape (B,)."""
+
+
+def typed_like(original: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """Return `values` as an array of the type that numba sees in `original`, so that nothing is compiled for it."""
+    made = values.astype(original.dtype)
+    made.flags.writeable = original.flags.writeable
+    return made

@@ -83,6 +83,8 @@ class Setting:
     """Whether the value decides which rows are chosen or how they are written: then it is part of the fingerprint."""
     part: Part | None = None
     """The part of a selection that the value has an effect on; every selection if None."""
+    may_be_blank: bool = False
+    """Whether a text may consist of blanks alone."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class Key:
         if self.choices:
             if raw not in self.choices:
                 raise ValueError(f"expected {self.values}")
+            return raw
+        if self.setting.may_be_blank and isinstance(raw, str) and raw:
             return raw
         return {bool: _read_bool, int: _read_int, float: _read_float, str: _read_text}[_without_none(self.kind)](raw)
 

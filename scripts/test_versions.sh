@@ -3,6 +3,7 @@
 #
 #   bash scripts/test_versions.sh                # every supported minor version, and the newest that can be installed
 #   bash scripts/test_versions.sh 0.9.4 newest
+#   bash scripts/test_versions.sh ~/LLaMA-Factory # a checkout, for example of its main branch
 #   bash scripts/test_versions.sh floors         # the lowest version that pyproject.toml allows of every dependency
 #
 # Each environment gets the versions that pip resolves for that LLaMA-Factory and this package's requirements. The tests
@@ -20,9 +21,10 @@ VERSIONS_DIR="${VERSIONS_DIR:-.venvs}"
 TESTS="${TESTS:-tests/test_hook.py tests/test_launch.py tests/integration/test_host.py tests/embedding}"
 PACKAGES=(llamafactory torch transformers sentence-transformers accelerate deepspeed)
 
-make_environment() { # version, folder
+make_environment() { # version or checkout, folder
   [[ -x "$2/bin/python" ]] || "$PYTHON" -m venv "$2"
   local wanted=("llamafactory[deepspeed]==$1")
+  [[ ! -d "$1" ]] || wanted=("$(realpath "$1")")
   case "$1" in
     newest) wanted=(llamafactory) ;;
     floors) mapfile -t wanted < <(floors) ;;
@@ -56,10 +58,10 @@ run_tests() { # folder
     python -m pytest --quiet -p no:cacheprovider --basetemp "$here/tmp" $TESTS
 }
 
-test_version() { # version; prints its row of the table
-  local folder="$VERSIONS_DIR/$1" log="$VERSIONS_DIR/$1.log" found result=passed
+test_version() { # version or checkout, its name; prints its row of the table
+  local folder="$VERSIONS_DIR/$2" log="$VERSIONS_DIR/$2.log" found result=passed
   if ! make_environment "$1" "$folder" >"$log" 2>&1; then
-    echo "$1 cannot be installed, see $log"
+    echo "$2 cannot be installed, see $log"
     return
   fi
   read -r -a found < <(installed "$folder" "${PACKAGES[@]}")
@@ -78,9 +80,10 @@ mkdir -p "$VERSIONS_DIR"
 table="$VERSIONS_DIR/table.txt"
 printf "$ROW" "${PACKAGES[@]}" result >"$table"
 for version in "$@"; do
-  echo "== $version (log: $VERSIONS_DIR/$version.log)"
-  test_version "$version" | tee -a "$table"
-  [[ "${KEEP:-}" == 1 ]] || rm -rf "${VERSIONS_DIR:?}/$version"
+  name="$(basename "$version")"
+  echo "== $version (log: $VERSIONS_DIR/$name.log)"
+  test_version "$version" "$name" | tee -a "$table"
+  [[ "${KEEP:-}" == 1 ]] || rm -rf "${VERSIONS_DIR:?}/$name"
 done
 echo
 cat "$table"

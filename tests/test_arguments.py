@@ -2,6 +2,8 @@ import pytest
 
 from mig_selector.arguments import all_keys, parse_arguments, split_keys
 from mig_selector.errors import ArgumentError
+from mig_selector.integration.config import HostArguments
+from mig_selector.pipeline.needs import resolve_needs
 
 
 def parse(training=False, **keys):
@@ -11,7 +13,8 @@ def parse(training=False, **keys):
 def test_defaults_are_those_of_the_paper():
     arguments = parse(num_samples=50_000)
     assert arguments.budgets == (50_000,)
-    assert arguments.mig_embedding_model == "intfloat/e5-mistral-7b-instruct"
+    needs = resolve_needs(arguments, HostArguments.read({"dataset": "pool"}))
+    assert needs.label_model == "intfloat/e5-mistral-7b-instruct"
     assert (arguments.mig_edge_threshold, arguments.mig_propagation_weight) == (0.9, 1.0)
     assert (arguments["mig_phi"], arguments["mig_phi_exponent"], arguments["mig_phi_offset"]) == ("pow", 0.8, 1e-6)
     assert (arguments["mig_gain"], arguments.mig_normalize, arguments.mig_min_label_count) == ("gradient", False, 2)
@@ -40,6 +43,12 @@ def test_budgets_are_numbers_of_rows_or_shares(given, budgets):
 @pytest.mark.parametrize("given", [0, -1, 1.0, 0.0, -0.5, 1.5, 5000.0, "many", True, "", [], "5,,6", "nan", "inf"])
 def test_other_budgets_are_refused(given):
     with pytest.raises(ArgumentError, match="mig_num_samples"):
+        parse(num_samples=given)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("50k", "50000"), ("1.5K", "1500"), ("10%", "0.10"), ("2m", "2000000")])
+def test_a_budget_in_a_unit_is_refused_with_what_was_meant(given, meant):
+    with pytest.raises(ArgumentError, match=f"mig_num_samples: '{given}' is not allowed; .*; write {meant}[.]"):
         parse(num_samples=given)
 
 
@@ -113,8 +122,12 @@ def test_a_key_like_no_other_is_refused_with_the_list_of_keys():
         ("embedding_dtype", "int8", "expected auto or float32 or bfloat16 or float16"),
         ("normalize", "perhaps", "expected true or false"),
         ("labels", "a..b", "a dotted path"),
-        ("labels", "", "expected text"),
-        ("score", ["a"], "expected text"),
+        ("labels", "", "expected no empty item"),
+        ("labels", "a,b..c", "a dotted path"),
+        ("labels", "a,a", "all different"),
+        ("label_separator", "", "expected text"),
+        ("score_scale", "log", "expected none or rank or sigmoid or minmax"),
+        ("score", [["a"]], "expected one value, a list or comma-separated text"),
         ("dataset_name", "a b", "1 to 128 letters"),
         ("dataset_name", "x" * 129, "1 to 128 letters"),
         ("dataset_name", "../up", "1 to 128 letters"),
@@ -129,8 +142,8 @@ def test_a_wrong_value_is_refused_with_key_value_and_what_is_allowed(key, value,
 
 def test_all_faults_are_reported_at_once():
     with pytest.raises(ArgumentError) as caught:
-        parse(num_samples="none", phi="log", threshold=1)
-    assert len(str(caught.value).splitlines()) == 3
+        parse(num_samples="none", phi="log", threshold=1, edge_threshold=7)
+    assert len(str(caught.value).splitlines()) == 4
 
 
 def test_a_vocabulary_and_a_minimum_count_exclude_each_other():

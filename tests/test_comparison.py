@@ -138,6 +138,19 @@ def test_a_comparison_leaves_plain_selections_alone_and_finds_its_own_again(plac
     assert caplog.text.count("already selected") == len(METHODS)
 
 
+def test_a_comparison_describes_the_pool_once(place, caplog):
+    with caplog.at_level("INFO", logger="mig_selector"):
+        compare_methods(place.settings(**place.given), ["random", "mig", "car"])
+    lines = [record.getMessage() for record in caplog.records]
+    described = lines.index("pool: read 50 rows of pool.jsonl, kept 48")
+    assert not [line for line in lines[described + 1 :] if line.startswith("pool: read")]
+    assert set(lines[described + 1 : described + 3]) == {
+        "  dropped 1: no score at annotation.CaR",
+        "  dropped 1: no score at annotation.deita.quality_scores",
+    }
+    assert sum("no score at" in line for line in lines) == 2
+
+
 def test_a_comparison_registers_its_subsets_if_asked_and_takes_a_stem_for_their_names(place):
     settings = place.settings(**place.given)
     folder = Path(compare_methods({**settings, "mig_dataset_name": "mine"}, ["random", "top_score"]).folder)

@@ -116,7 +116,7 @@ def test_data_in_messages_about_skipped_rows_and_labels_are_escaped(evil_pool, c
     settings = evil_pool.settings(mig_on_bad_row="skip", mig_num_samples=60)
     done = command("mig-selector", "select", settings=settings)
     assert done.returncode == 1
-    assert "skipped 1: row annotation.instag.content must be a list of strings" in done.stderr
+    assert "skipped 1: row annotation.instag.content must be a string or a list of strings" in done.stderr
     assert controls(done.stderr) == set()
 
 
@@ -176,6 +176,7 @@ def test_a_stderr_that_is_closed_or_full_does_not_end_the_run(workplace, tmp_pat
         ({"WORLD_SIZE": "abc"}, {}, "WORLD_SIZE must be a whole number, 1 or more, got 'abc'"),
         ({"WORLD_SIZE": "0"}, {}, "WORLD_SIZE must be a whole number, 1 or more, got '0'"),
         ({"WORLD_SIZE": "2", "RANK": "x"}, {}, "RANK must be a whole number, 0 or more, got 'x'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, {}, "RANK must be below WORLD_SIZE, 2, got 2"),
         ({"MIG_SELECTOR_CACHE": "~no_such_user/x"}, {"mig_cache_dir": None}, "mig_cache_dir: ~no_such_user/x would"),
         ({}, {"mig_cache_dir": "~no_such_user/x"}, "mig_cache_dir: ~no_such_user/x would be in a home folder"),
         ({}, {"mig_output_dir": "~no_such_user/x"}, "mig_output_dir: ~no_such_user/x would be in a home folder"),
@@ -194,6 +195,19 @@ def test_what_is_wrong_is_one_message_and_no_traceback(workplace, tmp_path, envi
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("mig-selector: error") == 1
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", "| true"])
+def test_a_stdout_that_cannot_be_written_is_one_message_with_the_folder(workplace, tmp_path, redirection):
+    workplace.add("pool", make_rows(60), **SHAREGPT)
+    settings = {**workplace.settings(), "mig_method": "random"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    done = run_command("bash", "-c", f'set -o pipefail; mig-selector select "$0" {redirection}', path)
+    assert done.returncode == 1
+    assert "stdout cannot be written (" in done.stderr
+    assert f"The selection is complete, in {workplace.data}/mig_selections/pool_random_10-" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_name_with_line_ends_does_not_forge_a_message(workplace, tmp_path):

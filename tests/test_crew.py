@@ -42,9 +42,8 @@ def test_the_lock_of_the_labels_is_free_after_a_failure(workplace, minilm, monke
     """The same encoder again: the run that failed held the lock that this one needs."""
     settings = {**settings_of(workplace), "mig_embedding_model": minilm}
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise EmbeddingError("mig_embedding_model: the model failed")
-        yield
 
     with monkeypatch.context() as patch:
         patch.setattr("mig_selector.pipeline.crew.embed_labels", fail)

@@ -66,7 +66,7 @@ def tokens(model):
 
 @pytest.fixture
 def host(tokens, tmp_path):
-    """A function that tokenises a dataset as LLaMA-Factory does, and returns its rows."""
+    """A function that tokenises a dataset as LLaMA-Factory does, and returns its rows for training or evaluation."""
     from datasets import disable_progress_bars
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments, ModelArguments
@@ -75,7 +75,7 @@ def host(tokens, tmp_path):
     disable_progress_bars()
     training = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "out"), report_to="none", use_cpu=True)
 
-    def tokenise(stage, dataset, dataset_dir, media_dir=None):
+    def tokenise(stage, dataset, dataset_dir, media_dir=None, part="train_dataset", **keys):
         data = DataArguments(
             template="qwen2_vl",
             dataset=dataset,
@@ -84,10 +84,11 @@ def host(tokens, tmp_path):
             cutoff_len=2_048,
             packing=False,
             overwrite_cache=True,
+            **keys,
         )
         template = get_template_and_fix_tokenizer(tokens["tokenizer"], data)
         where = ModelArguments(model_name_or_path="-", cache_dir=str(tmp_path / "cache"))
-        found = get_dataset(template, where, data, training, stage, **tokens)["train_dataset"]
+        found = get_dataset(template, where, data, training, stage, **tokens)[part]
         kept = [column for column in found.column_names if not column.startswith("kl_")]  # KTO: from the row before
         return found.select_columns(kept).with_format("arrow")[:].to_pylist()
 
@@ -105,7 +106,7 @@ def compare(host, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
 
-    def check(entry, stage, write, rows, like=None):
+    def check(entry, stage, write, rows, like=None, **keys):
         """Select from `rows`; the host reads `like` in their place, where it cannot read all that is in them."""
         rated = [{**row, "rating": rating(number)} for number, row in enumerate(rows)]
         entries = {"pool": {**entry, "file_name": write(data / "pool", rated)}}
@@ -113,7 +114,8 @@ def compare(host, tmp_path):
             entries["like"] = {**entry, "file_name": as_lines(data / "like", like)}
         (data / "dataset_info.json").write_text(json.dumps(entries))
         settings = {"dataset": "pool", "dataset_dir": str(data), "mig_method": "top_score", "mig_score": "rating"}
-        [outcome] = run_selection({**settings, "stage": {"rm": "dpo"}.get(stage, stage), "mig_num_samples": CHOSEN})
+        stage_key = {"rm": "dpo"}.get(stage, stage)
+        [outcome] = run_selection({**settings, "stage": stage_key, "mig_num_samples": CHOSEN, **keys})
         chosen = pq.read_table(f"{outcome.folder}/selection.parquet")["row_index"].to_pylist()
         assert chosen == sorted(range(len(rows)), key=rating, reverse=True)[:CHOSEN]
         pool = host(stage, "like" if like else "pool", data)
@@ -286,6 +288,37 @@ def test_csv_is_tokenised_alike(compare, shape):
     found = compare(entry, stage, as_csv, rows)
     if stage == "kto":
         assert {row["kto_tags"] for row in found.rows} == {True, False}
+
+
+@pytest.mark.parametrize("write", [as_lines, as_array, as_parquet, as_arrow])
+def test_what_a_subset_keeps_beside_is_not_seen_by_the_host(compare, write):
+    rows = [alpaca(number, tags=["b", "a"][: 1 + number % 2], id=f"id{number}") for number in range(COUNT)]
+    found = compare({}, "sft", write, rows, mig_keep="id,labels,score", mig_labels="tags")
+    lines = [json.loads(line) for line in found.file.with_name("selected.jsonl").read_text().splitlines()]
+    assert list(lines[0]) == ["instruction", "input", "output", "labels", "score", "_id"]
+    assert [(line["labels"], line["score"], line["_id"]) for line in lines] == [
+        (sorted(rows[row]["tags"]), rating(row), f"id{row}") for row in found.chosen
+    ]
+    assert list(found.columns.values()) == ["instruction", "input", "output"]
+
+
+@pytest.mark.parametrize("shape", ["sharegpt with system", "kto alpaca"])
+@pytest.mark.parametrize("write", [as_lines, as_parquet])
+def test_the_host_evaluates_on_rows_that_were_not_chosen(host, tmp_path, write, shape):
+    entry, stage, rows = SHAPES[shape]
+    rows = [{**row, "rating": rating(number)} for number, row in enumerate(rows)]
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"pool": {**entry, "file_name": write(tmp_path / "pool", rows)}})
+    )
+    place = {"dataset": "pool", "dataset_dir": str(tmp_path), "stage": stage, "val_size": 3}
+    keys = {"mig_method": "top_score", "mig_score": "rating", "mig_num_samples": CHOSEN, "mig_val_from": "rest"}
+    [outcome] = run_selection({**place, **keys}, training=True)
+    pool = host(stage, "pool", tmp_path)
+    order = sorted(range(COUNT), key=rating, reverse=True)
+    assert host(stage, **outcome.settings) == [pool[row] for row in order[:CHOSEN]]
+    held_out = [pool.index(row) for row in host(stage, part="eval_dataset", **outcome.settings)]
+    assert len(set(held_out)) == 3
+    assert set(held_out) <= set(order[CHOSEN:])
 
 
 DATES = [f"2021-03-{number + 1:02}" for number in range(COUNT)]

@@ -13,13 +13,16 @@ from mig_selector.reference import render_help, render_markdown
 from mig_selector.selection.registry import METHODS, load_method
 
 
+TAGGED = {"mig_tagger": "vocabulary", "mig_tagger_model": "@encoder"}
 DECIDING = {
     "mig_num_samples": ({}, 11),
     "mig_method": ({}, "top_score"),
     "mig_pool": ({"dataset": "pool,more"}, "pool"),
     "mig_fill": ({"mig_method": "instag", "mig_score": "deita"}, "top_score"),
     "mig_labels": ({}, "tags"),
+    "mig_label_separator": ({}, ";"),
     "mig_score": ({}, "constant"),
+    "mig_score_scale": ({}, "rank"),
     "mig_normalize": ({}, True),
     "mig_label_vocabulary": ({}, "@vocabulary.txt"),
     "mig_min_label_count": ({}, 3),
@@ -28,12 +31,22 @@ DECIDING = {
     "mig_label_embeddings": ({}, "@other.npz"),
     "mig_edge_threshold": ({}, 0.8),
     "mig_propagation_weight": ({}, 0.5),
+    "mig_val_from": ({"val_size": 5}, "rest"),
+    "mig_keep": ({"mig_keep": "score"}, "score,id"),
     "mig_turns": ({"mig_method": "car", "mig_row_embedding_model": "@encoder"}, "last"),
     "mig_row_embeddings": ({"mig_method": "qdit", "mig_row_embeddings": "@rows.npy"}, "@other_rows.npy"),
     "mig_row_embedding_model": (
         {"mig_method": "qdit", "mig_row_embedding_model": "@encoder"},
         "@other_encoder",
     ),
+    "mig_tagger": ({"mig_tagger_model": "@encoder"}, "vocabulary"),
+    "mig_scorer": ({}, "constant"),
+    "mig_sidecar": ({"mig_sidecar": "@rows.npy"}, "@other_rows.npy"),
+    "mig_retag": (TAGGED, True),
+    "mig_tagger_model": (TAGGED, "@other_encoder"),
+    "mig_tagger_max_tokens": (TAGGED, 64),
+    "mig_labels_per_row": (TAGGED, 3),
+    "mig_label_min_similarity": (TAGGED, 0.5),
     "mig_deita_turns": ({}, "sum"),
     "mig_ifd_model": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, "@other_encoder"),
     "mig_ifd_max_tokens": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, 7),
@@ -59,6 +72,7 @@ DECIDING = {
 
 IDLE = {
     "mig_on_bad_row": "skip",
+    "mig_max_failed": 0.5,
     "mig_embedding_batch_size": 7,
     "mig_dataset_name": "mine",
     "mig_output_dir": "@elsewhere",

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import make_row, make_rows, run_command
+from support import SHAREGPT, make_row, make_rows, run_command
 
 from mig_selector.annotation import scores
 from mig_selector.errors import ArgumentError, EmbeddingError, PoolError
 from mig_selector.pipeline import crew
 from mig_selector.pipeline.recipe import run_selection
+from mig_selector.pool.reading import Pool
 
 
 MANUAL = Path(__file__).resolve().parents[1] / "yaml_configs" / "README.md"
@@ -207,6 +208,18 @@ def test_plain_baselines_take_the_best_and_the_longest(scored, minilm):
     assert rows_of(select(scored, "top_score", mig_score="response_tokens", mig_tokenizer=minilm)) == rows_of(outcome)
     with pytest.raises(ArgumentError, match="mig_tokenizer is missing"):
         select(scored, "longest")
+
+
+def test_methods_that_read_texts_read_no_media(scored, minilm, monkeypatch):
+    columns = {"messages": "dialogs", "system": "system", "images": "pictures", "videos": "films", "audios": "sounds"}
+    for row in scored.rows:
+        row |= {"system": "Be brief.", "pictures": [], "films": [], "sounds": []}
+    scored.add("pool", scored.rows, **{**SHAREGPT, "columns": columns})
+    asked = []
+    read_rows = Pool.rows
+    monkeypatch.setattr(Pool, "rows", lambda pool, columns: asked.append(columns) or read_rows(pool, columns))
+    select(scored, "longest", mig_tokenizer=minilm)
+    assert asked == [["dialogs", "system"]]
 
 
 def test_a_method_keeps_the_rows_that_have_what_it_needs(scored):
@@ -425,7 +438,7 @@ def test_what_a_method_of_ones_own_must_not_choose(scored, tmp_path, monkeypatch
             "nowhere.choose",
             r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\); is 'nowhere' inst",
         ),
-        ("json.nothing", "has no attribute 'nothing'"),
+        ("json.nothing", "json has no 'nothing'; check the name of the function"),
         ("json.loads", "does not say what it needs"),
     ],
 )

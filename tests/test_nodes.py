@@ -164,7 +164,8 @@ def test_a_node_without_dataset_info_json_ends_both(nodes):
     (nodes[1].data / "dataset_info.json").unlink()
     first, second = errors(run(nodes))
     assert first == second
-    assert f"{nodes[1].data / 'dataset_info.json'} does not exist. (rank 1 on " in first
+    where = f"{nodes[1].data / 'dataset_info.json'} does not exist; give the folder that holds dataset_info.json."
+    assert f"{where} (rank 1 on " in first
 
 
 def test_a_node_without_space_ends_both_and_keeps_no_half_file(nodes):

@@ -143,6 +143,44 @@ def test_number_of_labels_as_score_counts_distinct_labels_of_the_vocabulary(work
     assert table(outcome)["labels"] == [["algebra", "biology"], ["algebra"]]
 
 
+@pytest.mark.parametrize(("write", "ending"), [(write_lines, "jsonl"), (as_parquet, "parquet")])
+def test_a_subset_that_keeps_labels_score_and_id_is_a_pool(workplace, write, ending):
+    rows = make_rows(60)
+    rows[7]["annotation"]["instag"]["content"] += ["seen once"]  # a label that does not count
+    for row in rows[1::4]:  # then the column has nulls, and the file to train on is a table
+        del row["_id"]
+    write(workplace.data / f"pool.{ending}", rows)
+    workplace.add("pool", file_name=f"pool.{ending}", **SHAREGPT)
+    first = select(workplace, mig_num_samples=40, mig_keep=["labels", "score", "id"], mig_dataset_name="first")
+    chosen = table(first)
+    entry = workplace.entries()["first"]
+    assert entry["columns"] == {"messages": "dialogs"}
+    subset = pq.read_table(workplace.data / entry["file_name"]).to_pydict()
+    assert list(subset) == ["dialogs", "labels", "score", "_id"]
+    assert [subset[name] for name in ("labels", "score", "_id")] == [
+        chosen[name] for name in ("labels", "score", "row_id")
+    ]
+    again = {"mig_num_samples": 12, "mig_labels": "labels", "mig_score": "score"}
+    second = table(select(workplace, dataset="first", **again))
+    whole = table(select(workplace, mig_num_samples=40))
+    assert second["row_id"] == whole["row_id"][:12]  # MIG chooses from what it chose as it did before
+    assert second["score"] == whole["score"][:12]
+
+
+def test_what_is_not_read_cannot_be_kept(pool_of_60):
+    with pytest.raises(ArgumentError, match="mig_keep: score cannot be kept, because random reads none; set mig_sco"):
+        select(pool_of_60, mig_method="random", mig_keep="score")
+    with pytest.raises(ArgumentError, match="mig_keep: 'labels,rank' is out of range; expected labels, score or id"):
+        select(pool_of_60, mig_keep="labels,rank")
+
+
+def test_what_is_kept_takes_no_column_that_training_reads(workplace):
+    columns = {"messages": "dialogs", "system": "score"}
+    workplace.add("pool", [{**row, "score": "Be brief."} for row in make_rows(20)], **{**SHAREGPT, "columns": columns})
+    with pytest.raises(ArgumentError, match="mig_keep: score would be kept in a column 'score', but training reads a"):
+        select(workplace, mig_keep="score")
+
+
 @pytest.mark.parametrize(("share", "rows"), [(0.29, 29), (0.999, 99), (0.001, 1)])
 def test_a_share_is_of_the_kept_rows_and_rounded_down(workplace, share, rows):
     workplace.add("pool", [*make_rows(100), make_row(100, [], 1.0)])
@@ -560,3 +598,61 @@ def test_the_pool_is_described_once_whatever_the_number_of_budgets(pool_of_60, c
     assert not [line for line in lines if "60 rows read" in line]
     assert sum(line.startswith("chosen: ") for line in lines) == 2
     assert all(outcome.summary[0].startswith("pool: 60 rows read") for outcome in outcomes)  # for the training log
+
+
+def held_out(outcome):
+    """Questions of the validation rows, file by file."""
+    return [
+        [json.loads(line)["dialogs"][0]["content"] for line in (Path(outcome.folder) / part["file"]).open()]
+        for part in manifest(outcome)["validation"]
+    ]
+
+
+@pytest.mark.parametrize(("val_size", "count"), [(7, 7), ("7", 7), (0.25, 3), (2.9, 2)])
+def test_validation_rows_come_from_the_rest_in_the_number_that_the_host_would_take(pool_of_60, val_size, count):
+    keys = {"mig_method": "random", "mig_val_from": "rest", "val_size": val_size}
+    outcome = select(pool_of_60, **keys)
+    [questions] = held_out(outcome)
+    chosen = {f"question {row}" for row in table(outcome)["row_index"]}
+    assert (len(chosen), len(set(questions)), len(questions)) == (10, count, count)
+    assert not chosen & set(questions)
+    assert outcome.settings["val_size"] == 0
+    info = json.loads((Path(outcome.settings["dataset_dir"]) / "dataset_info.json").read_text())
+    assert info[outcome.settings["eval_dataset"]]["columns"] == {"messages": "dialogs"}
+    assert f"validation: {count} rows that were not chosen" in outcome.summary
+    again = select(pool_of_60, **keys)
+    assert again.is_reused
+    assert again.settings == outcome.settings
+    assert held_out(select(pool_of_60, **keys, seed=1)) != [questions]
+    plain = select(pool_of_60, mig_method="random", val_size=val_size)
+    assert plain.settings.keys() == {"dataset", "dataset_dir", "media_dir"}
+
+
+def test_validation_rows_of_several_names_are_a_dataset_each(workplace):
+    workplace.add("pool", make_rows(20))
+    workplace.add("more", make_rows(20)[10:])  # rows that the pool has too
+    keys = {"mig_method": "random", "mig_val_from": "rest", "val_size": 20, "dataset": "pool,more"}
+    outcome = select(workplace, **keys)
+    assert sum(map(len, held_out(outcome))) == 20
+    name = outcome.settings["dataset"].partition("__")[0]
+    assert outcome.settings["eval_dataset"] == f"{name}__pool_validation,{name}__more_validation"
+    assert workplace.entries().keys() == {"pool", "more", *outcome.entries.values()}
+    files = Path(outcome.folder).glob("selected__*.jsonl")
+    chosen = {json.loads(line)["dialogs"][0]["content"] for file in files for line in file.open()}
+    again = sum(question in chosen for questions in held_out(outcome) for question in questions)
+    assert again > 0
+    assert any(f"not chosen, {again} of them equal to a chosen one" in line for line in outcome.summary)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "mig_val_from: rest needs val_size: a number of rows, or a share of the chosen ones. Set it, or leave"),
+        ({"val_size": 3, "eval_dataset": "pool"}, "takes the place of eval_dataset. Remove eval_dataset, or leave"),
+        ({"val_size": 3, "interleave_probs": "1.0"}, "and interleave_probs has no share for them. Remove it, or"),
+        ({"val_size": 51}, "10 rows are to be chosen and 51 more are for validation .val_size., but the pool has 60"),
+    ],
+)
+def test_validation_rows_that_the_host_cannot_be_given_are_refused(pool_of_60, keys, message):
+    with pytest.raises(ArgumentError, match=message):
+        select(pool_of_60, mig_val_from="rest", **keys)

@@ -47,6 +47,13 @@ PUBLISHED_POOLS = {
     "x_sota_pool": "xsample/deita-sota-pool-annotated",
 }
 
+# Columns and licences stand on the dataset cards; tests/test_annotated_pools.py selects from rows in their shape.
+ANNOTATED_POOLS = {
+    "llama3.1_8b_infinity_instruct.yaml": ("infinity_instruct_pool", "BAAI/Infinity-Instruct", "Gen"),
+    "llama3.1_8b_magpie.yaml": ("magpie_pool", "Magpie-Align/Magpie-Llama-3.1-Pro-MT-300K-Filtered", None),
+    "llama3.1_8b_smol_magpie_ultra.yaml": ("smol_magpie_ultra_pool", "HuggingFaceTB/smoltalk", "smol-magpie-ultra"),
+}
+
 every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 paper_recipe = pytest.mark.parametrize(
     "recipe", [ROOT / "yaml_configs" / name for name in PAPER], ids=lambda p: p.name
@@ -207,9 +214,23 @@ def test_the_pool_of_a_recipe_is_a_published_one_that_the_host_reads_as_sharegpt
     assert tags == ("role", "content", "user", "assistant", "system")
 
 
+@pytest.mark.parametrize("recipe", ANNOTATED_POOLS)
+def test_a_recipe_for_an_annotated_pool_differs_in_the_pool_its_labels_and_its_scores(recipe, read, parse):
+    from llamafactory.data.parser import get_dataset_list
+
+    host, ours = read(ROOT / "yaml_configs" / recipe)
+    training, _ = read(ROOT / "yaml_configs" / "llama3.1_8b_tulu3.yaml")
+    name, repository, subset = ANNOTATED_POOLS[recipe]
+    stem = recipe.removesuffix(".yaml")
+    assert host == {**training, "dataset": name, "output_dir": f"saves/{stem}_mig_50k"}
+    assert set(ours) == {"mig_num_samples", "mig_labels", "mig_score", "mig_score_scale"}
+    (pool,) = get_dataset_list([name], host["dataset_dir"])
+    assert (pool.load_from, pool.dataset_name, pool.subset) == ("hf_hub", repository, subset)
+
+
 def test_the_names_of_the_pools_may_name_a_selection():
     names = json.loads((ROOT / "yaml_configs/data/dataset_info.json").read_text())
-    assert set(PUBLISHED_POOLS) <= set(names)
+    assert {*PUBLISHED_POOLS, *(name for name, *_ in ANNOTATED_POOLS.values())} == set(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_.+-]{1,128}", name) for name in names)
 
 

@@ -6,6 +6,7 @@ To add a kind, write a class here and add a line to `find_score`; ``mig_score`` 
 - `model`: the model that it runs, found before anything is read;
 - `measure`: what the model says of each kept row, NaN where it says nothing;
 - `finish`: the score of each kept row, from the stored numbers, the measured ones or the labels that count;
+- `scale`: the scale to which the finished scores are brought, once it is known which rows there are to choose from;
 - `identity`: what else decides the scores, for the fingerprint.
 
 N rows, L labels.
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.scales import Scale
 from mig_selector.annotation.tokens import count_tokens
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
@@ -62,10 +64,21 @@ class Crew(Protocol):
 class ScoreSettings:
     """The keys that the kinds below declare."""
 
+    mig_score_scale: Annotated[
+        Scale,
+        Setting(
+            "none takes scores as they are, 0 or more. The others take scores of either sign, and bring them to "
+            "[0, 1]: rank by their order among the rows to choose from, sigmoid as 1 / (1 + exp(-score)), minmax from "
+            "the lowest to the highest of these rows.",
+            decides=True,
+        ),
+    ] = "none"
     mig_deita_turns: Annotated[
         Literal["mean", "sum"] | None,
         Setting(
-            "How deita joins the turns of a row; default sum for the method deita, mean for the others.", decides=True
+            "How deita, or the product of several paths, joins the turns of a row; default sum for the method deita, "
+            "mean for the others.",
+            decides=True,
         ),
     ] = None
     mig_ifd_model: Annotated[
@@ -109,6 +122,8 @@ class Score:
     """As ``mig_score`` has it."""
     stored: StoredNumbers = field(default_factory=StoredNumbers)
     """Rows that lack one of these are dropped."""
+    scale: Scale = "none"
+    """What `finish` returns is rescaled to it."""
 
     no_score = ""
     """Why a row that was measured may have no score; for the count of dropped rows."""
@@ -126,7 +141,7 @@ class Score:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the scores, beside the model."""
-        return {"kind": type(self).__name__, **self.stored.identity}
+        return {"kind": type(self).__name__, "scale": self.scale, **self.stored.identity}
 
     def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
         """Run the model, if the kind has one; for rank 0 to call.
@@ -139,7 +154,7 @@ class Score:
     def finish(
         self, stored: NDArray[np.float64], measured: NDArray[np.float64] | None, labels: RowLabels | None
     ) -> NDArray[np.float64]:
-        """Return the score of each row before normalisation, never NaN.
+        """Return the score of each row before it is rescaled and normalised, never NaN.
 
         Args:
             stored: The stored numbers as joined; shape (N,).
@@ -233,41 +248,55 @@ class IfdScore(MeasuredScore):
         return crew.measure_ifd(rows.exchanges, len(rows), model, path, self.max_tokens)
 
 
+_DEITA = ("annotation.deita.quality_scores", "annotation.deita.complexity_scores")
+_DEITA_PIPELINE = ("quality_scores", "complexity_scores")
+"""Where DEITA's own `score_pipeline` writes them."""
+_KINDS = {"deita", "ifd", "response_tokens", "num_labels", "constant"}
+
+
 def find_score(
     name: str, settings: Mapping[str, Any], *, turns: Literal["mean", "sum"], default_tokenizer: str | None
 ) -> Score:
     """Return the kind of score with a name.
 
     Args:
-        name: As ``mig_score`` has it; a name that is none of the kinds is a dotted path to a number or a list of
-            numbers.
+        name: As ``mig_score`` has it; what is none of the kinds is a dotted path to a number or a list of numbers, or
+            several paths, separated by commas.
         settings: Values of the keys of `ScoreSettings`.
-        turns: How deita joins turns where ``mig_deita_turns`` is not set.
+        turns: How turns are joined where ``mig_deita_turns`` is not set.
         default_tokenizer: What counts response tokens where ``mig_tokenizer`` is not set.
 
     Raises:
-        ArgumentError: Nothing says which tokenizer counts tokens.
+        ArgumentError: Nothing says which tokenizer counts tokens, or a score that is computed is to be multiplied.
     """
-    match name:
-        case "deita":
-            join: Literal["sum of products", "mean of products"] = (
-                "sum of products" if (settings["mig_deita_turns"] or turns) == "sum" else "mean of products"
-            )
-            paths = ("annotation.deita.quality_scores", "annotation.deita.complexity_scores")
-            return Score(name, StoredNumbers(paths, join))
-        case "ifd":
+    scale: Scale = settings["mig_score_scale"]
+    is_sum = (settings["mig_deita_turns"] or turns) == "sum"
+    join: Literal["sum of products", "mean of products"] = "sum of products" if is_sum else "mean of products"
+    match name.split(","):
+        case ["deita"]:
+            return Score(name, StoredNumbers(_DEITA, join, elsewhere=_DEITA_PIPELINE), scale)
+        case ["ifd"]:
             if settings["mig_ifd_model"] is None:
-                return Score(name, StoredNumbers(("ifd_score.content",)))
+                return Score(name, StoredNumbers(("ifd_score.content",), is_signed=scale != "none"), scale)
             model = ModelName("mig_ifd_model", settings["mig_ifd_model"])
-            return IfdScore(name, model_name=model, max_tokens=settings["mig_ifd_max_tokens"])
-        case "response_tokens":
-            return ResponseTokensScore(name, model_name=_tokenizer(settings["mig_tokenizer"], default_tokenizer))
-        case "num_labels":
-            return LabelCountScore(name)
-        case "constant":
-            return ConstantScore(name)
-        case path:
-            return Score(name, StoredNumbers((path,)))
+            return IfdScore(name, scale=scale, model_name=model, max_tokens=settings["mig_ifd_max_tokens"])
+        case ["response_tokens"]:
+            tokenizer = _tokenizer(settings["mig_tokenizer"], default_tokenizer)
+            return ResponseTokensScore(name, scale=scale, model_name=tokenizer)
+        case ["num_labels"]:
+            return LabelCountScore(name, scale=scale)
+        case ["constant"]:
+            return ConstantScore(name, scale=scale)
+        case [path]:
+            return Score(name, StoredNumbers((path,), is_signed=scale != "none"), scale)
+        case paths:
+            kinds = [path for path in paths if path in _KINDS]
+            if kinds:
+                raise ArgumentError(
+                    f"mig_score: {name!r}: several scores are multiplied, which takes dotted paths to numbers; "
+                    f"{kinds[0]} is a kind of score."
+                )
+            return Score(name, StoredNumbers(tuple(paths), join), scale)
 
 
 def signed_score(path: str) -> Score:

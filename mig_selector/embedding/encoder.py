@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,19 @@ def find_same_encoder(
 
 
 def embed_labels(
-    labels: Sequence[str], encoder: Encoder, batch_size: int, ranks: Ranks, on_labels: Callable[[int], object]
-) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """Embed labels as plain text, without a prompt. Every rank must iterate to the end, with the same labels.
+    labels: Sequence[str],
+    encoder: Encoder,
+    batch_size: int,
+    ranks: Ranks,
+    on_labels: Callable[[int], object],
+    keep: Callable[[Sequence[str], NDArray[np.float32]], object],
+    *,
+    key: str = "mig_embedding_model",
+) -> None:
+    """Embed labels as plain text, without a prompt. Every rank must call this, with the same labels.
 
-    The work is cut into rounds of some seconds, so that the caller can store the vectors as they come.
+    The work is cut into rounds of some seconds, so that `keep` can store the vectors as they come. If it fails, the
+    process group is closed before the error goes on.
 
     Args:
         labels: M distinct labels, at least one.
@@ -184,16 +192,16 @@ def embed_labels(
         batch_size: Rows of every batch, on each rank.
         ranks: The ranks that share the work.
         on_labels: Called with the number of labels embedded since the last call, assuming equally fast ranks.
-
-    Yields:
-        On every rank: m of the labels and their vectors, shape (m, D); every label comes exactly once.
+        keep: Called on every rank with m of the labels and their vectors, shape (m, D); every label comes exactly
+            once.
+        key: Names the model in the configuration, for messages.
 
     Raises:
         EmbeddingError: The model cannot be loaded, or computes a vector that is zero or not finite.
         RemoteError: Another rank failed.
     """
     with all_threads(ranks), process_group(ranks) as state:
-        model = ranks.agree(lambda: _load_model(encoder, state.device))
+        model = ranks.agree(lambda: _load_model(encoder, state.device, key))
         batches = _batches(labels, _token_counts(model, labels), batch_size)
         first, per_rank = 0, 1
         while first < len(batches):
@@ -201,8 +209,8 @@ def embed_labels(
             round_ = batches[first : first + per_rank * ranks.world_size]
             share = _embed_own_batches(model, labels, round_, ranks, per_rank, batch_size, on_labels)
             vectors = _gather_vectors(share, state)
-            _check_vectors(vectors, labels, encoder)
-            yield [labels[index] for index in vectors], np.stack(list(vectors.values()))
+            _check_vectors(vectors, labels, encoder, key)
+            keep([labels[index] for index in vectors], np.stack(list(vectors.values())))
             first += len(round_)
             # Decided by rank 0: clocks differ, but all ranks must cut the same rounds.
             per_rank = ranks.decide(lambda: _next_round(per_rank, time.monotonic() - start))  # noqa: B023
@@ -263,21 +271,23 @@ def _gather_vectors(share: _Share, state: Any) -> dict[int, NDArray[np.float32]]
     return {index: row for index, row in zip(indices, values, strict=True) if index >= 0}
 
 
-def _check_vectors(vectors: Mapping[int, NDArray[np.float32]], labels: Sequence[str], encoder: Encoder) -> None:
+def _check_vectors(
+    vectors: Mapping[int, NDArray[np.float32]], labels: Sequence[str], encoder: Encoder, key: str
+) -> None:
     """Raise an EmbeddingError if a vector is zero or not finite."""
     bad = [index for index, vector in vectors.items() if not np.all(np.isfinite(vector)) or not np.any(vector)]
     if bad:
         raise EmbeddingError(
-            f"mig_embedding_model: {encoder.model!r} computes {len(bad)} vectors that are zero or not finite, "
+            f"{key}: {encoder.model!r} computes {len(bad)} vectors that are zero or not finite, "
             f"the first for the label {labels[min(bad)]!r}; try mig_embedding_dtype: float32."
         )
 
 
-def _load_model(encoder: Encoder, device: Any) -> Any:
+def _load_model(encoder: Encoder, device: Any, key: str) -> Any:
     """Load the model onto a torch device; EmbeddingError if that fails for any reason."""
     from sentence_transformers import SentenceTransformer
 
-    with loading("mig_embedding_model", encoder.model, EmbeddingError):
+    with loading(key, encoder.model, EmbeddingError):
         return SentenceTransformer(
             encoder.model, revision=encoder.revision, device=str(device), model_kwargs=dtype_argument(encoder.dtype)
         )

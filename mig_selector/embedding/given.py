@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,11 +27,17 @@ def read_given_vectors(path: Path, labels: Sequence[str]) -> NDArray[np.float64]
             zero or not finite.
     """
     where = f"mig_label_embeddings: {path}"
+    if not zipfile.is_zipfile(path):
+        raise EmbeddingError(
+            f"{where} is not an .npz file; write one with numpy.savez(path, labels=labels, embeddings=vectors)."
+        )
+    found: list[str] = []
     try:
         with np.load(path, allow_pickle=False) as file:
+            found = file.files
             known, vectors = file["labels"], file["embeddings"]
     except KeyError as error:
-        raise EmbeddingError(f"{where} must hold the arrays 'labels' and 'embeddings' ({error}).") from error
+        raise EmbeddingError(f"{where} must hold the arrays 'labels' and 'embeddings', got {found}.") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise EmbeddingError(f"{where} cannot be read as an .npz file without pickle ({error}).") from error
     _check_label_vectors(where, known, vectors)
@@ -39,7 +46,8 @@ def read_given_vectors(path: Path, labels: Sequence[str]) -> NDArray[np.float64]
     if missing:
         raise EmbeddingError(
             f"{where} lacks {len(missing)} of the {len(labels)} labels in use: "
-            f"{', '.join(repr(label[:60]) for label in missing[:5])}{', ...' if len(missing) > 5 else ''}."
+            f"{', '.join(repr(label[:60]) for label in missing[:5])}{', ...' if len(missing) > 5 else ''}. "
+            "Add their vectors, or leave these labels out with mig_label_vocabulary."
         )
     return np.asarray(vectors[[row_of[label] for label in labels]], np.float64)
 

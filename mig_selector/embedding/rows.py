@@ -5,6 +5,7 @@ Dimension letters: N rows, D dimensions of a vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,6 @@ from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
 
 
-_KEY = "mig_row_embedding_model"
 _COUNTED_TEXTS = 256
 """Number of texts tokenised at once. They are padded to the longest, so one long text must not inflate many."""
 _CHECKED_BYTES = 64 << 20
@@ -35,6 +35,7 @@ def embed_rows(
     ranks: Ranks,
     on_rows: Callable[[int], object],
     *,
+    key: str = "mig_row_embedding_model",
     pooling: Literal["mean", "lasttoken"] = "mean",
     max_tokens: int | None = None,
 ) -> Path:
@@ -49,6 +50,7 @@ def embed_rows(
         path: Where rank 0 stores the vectors; the name must contain a fingerprint of texts, model, pooling and limit.
         ranks: The ranks that share the work.
         on_rows: Called with the number of rows embedded since the last call, assuming equally fast ranks.
+        key: Names the model in the configuration, for messages.
         pooling: How token vectors become one vector; a sentence-transformers model brings its own pooling.
         max_tokens: Longer texts are truncated; None, or more than the model's own limit, means that limit.
 
@@ -63,8 +65,8 @@ def embed_rows(
     """
 
     def load(device: Any) -> _RowEmbedder:
-        with loading(_KEY, encoder.model, EmbeddingError):
-            return _RowEmbedder(_load_model(encoder, pooling, max_tokens, device), encoder.model)
+        with loading(key, encoder.model, EmbeddingError):
+            return _RowEmbedder(_load_model(encoder, pooling, max_tokens, device), encoder.model, key)
 
     fill_matrix(MatrixFile(path, count), lambda: enumerate(texts()), load, ranks, on_rows)
     return path
@@ -85,7 +87,7 @@ def _load_model(encoder: Encoder, pooling: str, max_tokens: int | None, device: 
         # Language models often have no padding token; any token will do, as padding is masked.
         if model.tokenizer.pad_token is None:
             model.tokenizer.pad_token = model.tokenizer.eos_token
-    if max_tokens is not None:
+    if max_tokens is not None and model.max_seq_length != math.inf:  # word vectors have no limit and need none
         model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model
 
@@ -93,9 +95,9 @@ def _load_model(encoder: Encoder, pooling: str, max_tokens: int | None, device: 
 class _RowEmbedder:
     """The `RowModel` of row texts; an item is a pair of the row's index among the kept rows and its text."""
 
-    def __init__(self, model: Any, name: str) -> None:
+    def __init__(self, model: Any, name: str, key: str) -> None:
         """Try the model on texts of two lengths, so that one that cannot pad fails before the work begins."""
-        self._model, self._name = model, name
+        self._model, self._name, self._key = model, name, key
         self.batch_tokens = tokens_per_batch(model.device)
         self.width = int(self._encode(["one", "one and two"]).shape[1])
 
@@ -128,8 +130,8 @@ class _RowEmbedder:
         for index in np.flatnonzero(is_bad)[:1]:
             kept_index, text = items[index]
             raise EmbeddingError(
-                f"{_KEY}: {self._name!r} {fault} row {kept_index} of the kept rows (0-based), {text[:60]!r}; remove "
-                "the row, or try another model or mig_embedding_dtype: float32."
+                f"{self._key}: {self._name!r} {fault} row {kept_index} of the kept rows (0-based), {text[:60]!r}; "
+                "remove the row, or try another model or mig_embedding_dtype: float32."
             )
 
 

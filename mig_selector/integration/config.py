@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,15 +43,17 @@ def read_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             config = OmegaConf.create(json.loads(path.read_text(encoding="utf-8")))
         else:
             config = OmegaConf.load(path)
+        if not OmegaConf.is_dict(config):
+            raise ArgumentError(f"{path} must hold keys and values at its top level.")
         # The host does not resolve ${...} either: both must read the same values.
         merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_cli(list(overrides))))
     except FileNotFoundError as error:
         raise ArgumentError(f"{path} does not exist.") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}); save it as UTF-8.") from error
     except (OSError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ArgumentError(f"{path} cannot be read: {error}") from error
-    if not isinstance(merged, dict):
-        raise ArgumentError(f"{path} must hold keys and values at its top level.")
-    return {str(key): value for key, value in merged.items()}
+    return {str(key): value for key, value in merged.items()}  # type: ignore[union-attr]
 
 
 def check_overrides(settings: Mapping[str, Any]) -> None:
@@ -115,6 +118,25 @@ def to_options(settings: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How many rows a step of training takes, and how often training sees each row."""
+
+    rows_per_batch: int
+    """On each process."""
+    batches_per_step: int
+    epochs: float
+    max_steps: int
+    """Instead of `epochs` if above 0."""
+
+    def steps(self, rows: int, processes: int) -> int:
+        """Return the steps of a training on some rows, as transformers' trainer counts them."""
+        if self.max_steps > 0:
+            return self.max_steps
+        batches = math.ceil(math.ceil(rows / self.rows_per_batch) / processes)
+        return math.ceil(self.epochs * max(math.ceil(batches / self.batches_per_step), 1))
+
+
+@dataclass(frozen=True)
 class HostArguments:
     """The keys of the host that decide which rows are read, and what training would do with them."""
 
@@ -136,6 +158,8 @@ class HostArguments:
     interleave_shares: tuple[float, ...]
     """The values of `interleave_probs`; empty if it is not set or cannot be read."""
     seed: int
+    val_size: float
+    """Rows that the host takes out of training for validation: a number above 1, or a share; 0 for none."""
     model_name_or_path: str | None
     stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"]
     do_train: bool
@@ -144,6 +168,8 @@ class HostArguments:
     cache_dir: str | None
     hf_hub_token: str | None
     ms_hub_token: str | None
+    schedule: Schedule | None
+    """None if nothing is trained, or if the number of rows that training sees is not that of its datasets."""
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> HostArguments:
@@ -178,6 +204,7 @@ class HostArguments:
             mix_strategy=_optional_string(settings.get("mix_strategy")) or "concat",
             interleave_shares=_split_numbers(settings.get("interleave_probs")),
             seed=_optional_count(settings.get("seed", 42)) or 0,
+            val_size=next(iter(_split_numbers(settings.get("val_size"))), 0.0),
             model_name_or_path=_optional_string(settings.get("model_name_or_path")),
             stage=_stage(settings.get("stage")),
             do_train=_is_true(settings.get("do_train")),
@@ -185,7 +212,28 @@ class HostArguments:
             cache_dir=_optional_string(settings.get("cache_dir")),
             hf_hub_token=_optional_string(settings.get("hf_hub_token")),
             ms_hub_token=_optional_string(settings.get("ms_hub_token")),
+            schedule=_read_schedule(settings),
         )
+
+
+_CHANGE_ROWS = ("packing", "neat_packing", "val_size", "max_samples", "interleave_probs", "streaming")
+"""Keys with which training does not see the rows of its datasets one by one."""
+
+
+def _read_schedule(settings: Mapping[str, Any]) -> Schedule | None:
+    """Return how training goes through its rows; None if that cannot be told from the configuration."""
+    if not _is_true(settings.get("do_train")) or any(settings.get(key) for key in _CHANGE_ROWS):
+        return None
+    try:
+        schedule = Schedule(
+            rows_per_batch=int(settings.get("per_device_train_batch_size", 8)),
+            batches_per_step=int(settings.get("gradient_accumulation_steps", 1)),
+            epochs=float(settings.get("num_train_epochs", 3)),
+            max_steps=int(settings.get("max_steps", -1)),
+        )
+    except (TypeError, ValueError):  # the host will reject it itself
+        return None
+    return schedule if min(schedule.rows_per_batch, schedule.batches_per_step) > 0 else None
 
 
 def _only_evaluates(settings: Mapping[str, Any]) -> bool:

@@ -68,12 +68,13 @@ def _is_remote(dataset_dir: str) -> bool:
     return dataset_dir == "ONLINE" or dataset_dir.startswith("REMOTE:")
 
 
-def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
+def read_dataset_info(dataset_dir: str, names: Sequence[str], eval_names: Sequence[str] = ()) -> DatasetInfo:
     """Read the entries that a configuration can name.
 
     Args:
         dataset_dir: As configured.
         names: Names of entries that must exist.
+        eval_names: Others that must, named in `eval_dataset`.
 
     Returns:
         All entries of the file; for ``ONLINE``, where every name is a hub id, one made for each of `names`.
@@ -82,29 +83,51 @@ def read_dataset_info(dataset_dir: str, names: Sequence[str]) -> DatasetInfo:
         PoolError: The file cannot be read, is not a valid dataset_info.json, or lacks a name.
     """
     if dataset_dir == "ONLINE":
-        entries = {name: {"hf_hub_url": name, "ms_hub_url": name, "om_hub_url": name} for name in names}
+        entries = {
+            name: {"hf_hub_url": name, "ms_hub_url": name, "om_hub_url": name} for name in (*names, *eval_names)
+        }
         return DatasetInfo(dataset_dir, None, entries)
     path = _download(dataset_dir) if dataset_dir.startswith("REMOTE:") else Path(dataset_dir).absolute() / FILE_NAME
     entries = _read_file(path)
     if not _are_entries(entries):
         raise PoolError(f"{path} must hold one JSON object per dataset name.")
-    for name in names:
+    for key, name in (*(("dataset", name) for name in names), *(("eval_dataset", name) for name in eval_names)):
         if name not in entries:
             known = ", ".join([*sorted(entries)[:_LISTED_NAMES], *["..."][: max(len(entries) - _LISTED_NAMES, 0)]])
-            raise PoolError(f"dataset: {name!r} is not in {path}; it has {known or 'no entries'}.")
+            raise PoolError(f"{key}: {name!r} is not in {path}; it has {known or 'no entries'}.")
     real = path.resolve()
     is_writable = not _is_remote(dataset_dir) and os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
     return DatasetInfo(dataset_dir, path if is_writable else None, entries)
 
 
+def read_local_paths(path: Path) -> dict[str, Path]:
+    """Return the real path of what each entry of a dataset_info.json with a `file_name` reads.
+
+    Raises:
+        PoolError: The file cannot be read, or is not a valid dataset_info.json.
+    """
+    names = {name: entry.get("file_name") for name, entry in read_dataset_info(str(path.parent), ()).entries.items()}
+    return {
+        name: Path(os.path.realpath(path.parent / file))
+        for name, file in names.items()
+        if isinstance(file, str) and "\0" not in file
+    }
+
+
 def _read_file(path: Path) -> Any:
     """Read a dataset_info.json; PoolError if that is impossible for any reason."""
+    if path.parent.is_file():
+        raise PoolError(f"dataset_dir: {path.parent} is a file; give the folder that holds {FILE_NAME}.")
     if not path.exists():
-        raise PoolError(f"dataset_dir: {path} does not exist.")
+        raise PoolError(f"dataset_dir: {path} does not exist; give the folder that holds {FILE_NAME}.")
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
         raise PoolError(f"{path} must be a file of at most {_MAX_BYTES >> 20} MiB.")
     try:
         text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):
+            raise PoolError(
+                f"{path} begins with a byte-order mark, at which LLaMA-Factory stops; save it as UTF-8 without one."
+            )
         entries = json.loads(text)
         doubles = _find_doubles(text) if isinstance(entries, dict) else {}
     except OSError as error:

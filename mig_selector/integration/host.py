@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, requires
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from mig_selector.errors import HostError
+
+
+NEWEST_TESTED = "0.9.6.dev0"
+"""The newest version that ``scripts/test_versions.sh`` was run with: LLaMA-Factory's main branch at ff6d4d12e."""
+
+logger = logging.getLogger(__name__)
 
 
 def check_host() -> None:
@@ -28,10 +36,10 @@ def check_host() -> None:
 
 
 def check_version() -> None:
-    """Refuse a version of LLaMA-Factory that this package was not tested with.
+    """Refuse a version of LLaMA-Factory outside the range that this package declares; warn of an untested one in it.
 
     Raises:
-        HostError: The version is outside the range that this package declares.
+        HostError: The version is outside the range.
     """
     import llamafactory
 
@@ -41,6 +49,13 @@ def check_version() -> None:
         raise HostError(
             f"LLaMA-Factory {found} is installed, but mig_selector supports llamafactory{supported} only; "
             f"`pip install 'llamafactory{supported}'`, or remove the mig_ keys."
+        )
+
+    if Version(found) > Version(NEWEST_TESTED):
+        logger.warning(
+            "LLaMA-Factory %s is installed, which mig_selector was not tested with; the newest tested version is %s",
+            found,
+            NEWEST_TESTED,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.integration.config import HostArguments
+from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.deliver import Outcome, write_own_dataset_info
 from mig_selector.pipeline.names import comparison_name
@@ -29,6 +30,7 @@ from mig_selector.pipeline.stages import (
     Clock,
     LabelGraph,
     Scores,
+    describe_reading,
     finish_scores,
     information_of,
     label,
@@ -37,8 +39,9 @@ from mig_selector.pipeline.stages import (
     read,
     restrict,
 )
+from mig_selector.pipeline.texts import source_of
 from mig_selector.pipeline.tokens import draw_sample, text_of, tokenizer_name
-from mig_selector.pool.conversation import as_exchange, read_turns
+from mig_selector.pool.conversation import as_exchange, read_turns, text_columns
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.comparison import Comparison, Example, MethodFigures, format_table
@@ -142,7 +145,7 @@ def _measuring_keys(own_settings: Mapping[str, Any], needs: Sequence[Needs]) -> 
 
     Labels if a method needs them; the graph if mig is compared; a score only if somebody asks for it.
     """
-    keys: dict[str, Any] = {"mig_method": "random"}
+    keys: dict[str, Any] = {"mig_method": "random", "mig_keep": None}
     if any(each.method.name == "mig" for each in needs):
         keys["mig_method"] = "mig"
     if any(each.labels for each in needs):
@@ -167,15 +170,21 @@ def _settle_common_rows(
         PoolError: There is no such row.
         ArgumentError: There are fewer than the methods are asked to choose.
     """
-    found = []
+    found, dropped, unreadable = [], Counter[str](), Counter[str]()
     for arguments in (*each, measures):
         request = resolve(arguments, host)
-        found.append(measure(read(request), request, crew).pool.pool_indices)
+        pool = measure(annotate(read(request), request, crew).pool, request, crew).pool
+        found.append(pool.pool_indices)
+        dropped |= pool.report.dropped  # methods that need the same of a row drop the same rows
+        unreadable |= pool.report.unreadable
     common = found[0]
     for pool_indices in found[1:]:
         common = np.intersect1d(common, pool_indices, assume_unique=True)
     usable = [len(pool_indices) for pool_indices in found[: len(each)]]
     by_method = ", ".join(f"{args.mig_method} {count:,}" for args, count in zip(each, usable, strict=True))
+    report = replace(pool.report, kept=len(common), dropped=dropped, unreadable=unreadable)
+    for line in describe_reading(replace(pool, report=report), None):
+        logger.info("%s", line)
     logger.info("rows that a method can use: %s; that all can use: %s", by_method, f"{len(common):,}")
     if not len(common):
         raise PoolError(f"--methods: no row of the pool can be used by every method ({by_method}); compare fewer.")
@@ -203,11 +212,12 @@ class _Measures:
     @classmethod
     def take(cls, request: Request, crew: Crew) -> _Measures:
         """Read the common rows."""
-        measured = restrict(measure(read(request), request, crew), request)
+        annotated = annotate(read(request), request, crew)
+        measured = restrict(measure(annotated.pool, request, crew), request)
         pool = measured.pool
         labels = label(pool, request)
         scores = finish_scores(measured, labels, request)
-        graph = link(labels, request, crew, Clock())
+        graph = link(labels, annotated.label_vectors, request, crew, Clock())
         return cls(request, pool, labels, scores, graph, list(_sources(request, pool)))
 
     def figures(self, rows: NDArray[np.int64], **known: Any) -> MethodFigures:
@@ -215,18 +225,16 @@ class _Measures:
         return MethodFigures(
             rows=len(rows),
             information=information_of(rows, self.request, self.labels, self.scores, self.graph),
-            label_coverage=_coverage(self.labels, rows),
-            mean_score=None if self.scores is None else float(np.mean(self.scores.raw[rows])),
+            label_coverage=None if self.labels is None else float(np.mean(self.labels.count_rows(rows) > 0)),
+            mean_score=None if self.scores is None else float(np.mean(self.scores.scaled[rows])),
             sources=dict(Counter(self.sources[row] for row in rows)),
             **known,
         )
 
     def rows(self, indices: NDArray[np.int64]) -> Iterator[PoolRow]:
-        """Read some rows, ascending indices into the common ones, with the columns that training reads."""
-        is_left_out = np.ones(len(self.pool.pool_indices), np.bool_)
-        is_left_out[indices] = False
-        columns = {column for entry in self.request.entries for column in entry.columns.values()}
-        return self.pool.without(is_left_out, "not wanted").rows(sorted(columns))
+        """Read some rows, ascending indices into the common ones, with the columns of their conversations."""
+        columns = {column for entry in self.request.entries for column in text_columns(entry)}
+        return self.pool.rows(sorted(columns), indices)
 
     def kept_indices(self, pool_indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return pool indices as indices into the common rows.
@@ -419,26 +427,12 @@ def _question(request: Request, row: PoolRow) -> str:
 
 
 def _sources(request: Request, pool: Pool) -> Iterator[str]:
-    """Yield where each row is from: its own `source`, as the published pools name it, else the dataset."""
+    """Yield where each row is from."""
     with progress("reading sources", len(pool.pool_indices), "rows", is_main=True) as bar:
         for row in pool.rows(["source"]):
-            source = row.record.get("source")
-            names = source if isinstance(source, list) else [source]
-            known = [name for name in names if isinstance(name, str) and name]
-            yield "+".join(known) or request.entries[row.entry_index].name
+            yield source_of(row.record, request.entries[row.entry_index])
             bar(1)
 
 
 def _describe_filling(filled: int) -> str | None:
     return f"{filled:,} rows filled up by score" if filled else None
-
-
-def _coverage(labels: RowLabels | None, rows: NDArray[np.int64]) -> float | None:
-    """Return the share of the labels that some rows have between them."""
-    if labels is None:
-        return None
-    is_chosen = np.zeros(len(labels), np.bool_)
-    is_chosen[rows] = True
-    has_label = np.zeros(len(labels.names), np.bool_)
-    has_label[labels.ids[np.repeat(is_chosen, labels.counts)]] = True
-    return float(np.mean(has_label))

@@ -36,22 +36,21 @@ KeepVectors = Callable[[Sequence[str], NDArray[np.float32]], object]
 class _LabelTask:
     """Embed labels."""
 
-    key: ClassVar[str] = "mig_embedding_model"
+    key: str
     encoder: Encoder
     labels: Sequence[str]
     batch_size: int
 
     def run(self, encoder: Encoder, ranks: Ranks, keep: KeepVectors) -> None:
         with progress("embedding labels", len(self.labels), "labels", is_main=ranks.is_main) as bar:
-            for labels, vectors in embed_labels(self.labels, encoder, self.batch_size, ranks, bar):
-                keep(labels, vectors)
+            embed_labels(self.labels, encoder, self.batch_size, ranks, bar, keep, key=self.key)
 
 
 @dataclass(frozen=True)
 class _RowTask:
     """Embed a text of every kept row."""
 
-    key: ClassVar[str] = "mig_row_embedding_model"
+    key: str
     encoder: Encoder
     count: int
     path: str
@@ -67,6 +66,7 @@ class _RowTask:
                 Path(self.path),
                 ranks,
                 bar,
+                key=self.key,
                 pooling=self.pooling,
                 max_tokens=self.max_tokens,
             )
@@ -102,6 +102,11 @@ class Crew:
         """Work together with `ranks`; `arguments` are the keys of this node, where folders may have other names."""
         self._ranks, self._arguments = ranks, arguments
 
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self._ranks.world_size
+
     def run(self, work: Callable[[], Result]) -> Result:
         """Do `work` on rank 0 while the others follow; every rank must call this.
 
@@ -131,7 +136,9 @@ class Crew:
             task = _TASKS[told["task"]](**{**fields, "encoder": Encoder(**fields["encoder"])})
             task.run(self._encoder_here(task), self._ranks, _only_on_rank_0)
 
-    def embed_labels(self, labels: Sequence[str], encoder: Encoder, batch_size: int, keep: KeepVectors) -> None:
+    def embed_labels(
+        self, labels: Sequence[str], encoder: Encoder, batch_size: int, keep: KeepVectors, *, key: str
+    ) -> None:
         """Embed labels on every rank.
 
         Args:
@@ -139,11 +146,12 @@ class Crew:
             encoder: The model.
             batch_size: Labels embedded at once on each rank.
             keep: Called now and then with labels and their vectors, shape (m, D); together it gets every label once.
+            key: The key that names the model.
 
         Raises:
             MigSelectorError: See `embedding.encoder.embed_labels`.
         """
-        self._do(_LabelTask(encoder, list(labels), batch_size), keep)
+        self._do(_LabelTask(key, encoder, list(labels), batch_size), keep)
 
     def embed_rows(
         self,
@@ -152,6 +160,7 @@ class Crew:
         encoder: Encoder,
         path: Path,
         *,
+        key: str,
         pooling: Literal["mean", "lasttoken"],
         max_tokens: int | None,
     ) -> NDArray[np.float32]:
@@ -160,7 +169,7 @@ class Crew:
         Returns:
             The vectors, mapped from `path`. Shape (count, D).
         """
-        self._do(_RowTask(encoder, count, str(path), pooling, max_tokens), texts)
+        self._do(_RowTask(key, encoder, count, str(path), pooling, max_tokens), texts)
         vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
         return vectors
 

@@ -53,6 +53,8 @@ class Finished:
     """New entry of dataset_info.json by name in the pool; those without a chosen row included."""
     entries: dict[str, dict[str, Any]]
     """New entries; `file_name` is the name of a file in the folder."""
+    validation: dict[str, dict[str, Any]]
+    """Entries with rows that were not chosen, for the training run alone; as in `entries`."""
     rows: dict[str, int]
     """Chosen rows by new entry."""
     summary: list[str]
@@ -71,8 +73,8 @@ class Outcome:
     budget: int
     entries: dict[str, str]
     """New entry of dataset_info.json by name in the pool."""
-    settings: dict[str, str]
-    """Keys of the host that change: dataset, dataset_dir, media_dir."""
+    settings: dict[str, Any]
+    """Keys of the host that change: dataset, dataset_dir, media_dir; eval_dataset and val_size for `mig_val_from`."""
     summary: list[str]
     """What happened, for people."""
     is_reused: bool = False
@@ -90,11 +92,16 @@ def describe_finished(
 ) -> Finished:
     """Gather what every node needs to know of a subset that is finished on this one."""
     names = request.subset_names(fingerprint, manifest["budget"])
-    entries = {}
-    for subset in manifest["subsets"]:
-        entry = request.entries[subset["entry_index"]]
+
+    def entry_of(part: Mapping[str, Any]) -> dict[str, Any]:
+        entry = request.entries[part["entry_index"]]
         raw = request.site.info.entries[entry.name]
-        entries[names[subset["entry_index"]]] = build_entry(raw, entry, subset["columns"], subset["file"], fingerprint)
+        return build_entry(raw, entry, part["columns"], part["file"], fingerprint)
+
+    entries = {names[part["entry_index"]]: entry_of(part) for part in manifest["subsets"]}
+    validation = {
+        f"{names[part['entry_index']]}_validation": entry_of(part) for part in manifest.get("validation", [])
+    }
     return Finished(
         fingerprint=fingerprint,
         folder=folder.name,
@@ -102,6 +109,7 @@ def describe_finished(
         budget=manifest["budget"],
         names={entry.name: name for entry, name in zip(request.entries, names, strict=True)},
         entries=entries,
+        validation=validation,
         rows={names[subset["entry_index"]]: subset["rows"] for subset in manifest["subsets"]},
         summary=summary,
         is_reused=is_reused,
@@ -129,9 +137,10 @@ def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
         )
     if left_out:
         logger.info("no row of %s was chosen; training leaves it out", ", ".join(left_out))
-    entries = {
-        name: {**entry, "file_name": str(folder / entry["file_name"])} for name, entry in finished.entries.items()
-    }
+    entries, validation = (
+        {name: {**entry, "file_name": str(folder / entry["file_name"])} for name, entry in part.items()}
+        for part in (finished.entries, finished.validation)
+    )
     known = "named"
     if register:
         is_registered = _register(site, entries)
@@ -145,7 +154,7 @@ def settle(finished: Finished, site: Site, *, register: bool = True) -> Outcome:
         folder=str(folder),
         budget=finished.budget,
         entries={pool: name for pool, name in finished.names.items() if name in entries},
-        settings=_host_settings(site, finished.names, entries, folder),
+        settings=_host_settings(site, finished.names, entries, validation, folder),
         summary=summary,
         is_reused=finished.is_reused,
     )
@@ -187,13 +196,24 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _host_settings(
-    site: Site, names: Mapping[str, str], entries: Mapping[str, Mapping[str, Any]], folder: Path
-) -> dict[str, str]:
-    """Say what training reads: the subsets in place of the pool's names, from a dataset_dir of its own."""
+    site: Site,
+    names: Mapping[str, str],
+    entries: Mapping[str, Mapping[str, Any]],
+    validation: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+) -> dict[str, Any]:
+    """Say what training reads: the subsets in place of the pool's names, from a dataset_dir of its own.
+
+    The host takes `val_size` out of what it trains on; rows from elsewhere are an `eval_dataset` to it, and the two
+    exclude each other.
+    """
     host, info = site.host, site.info
     dataset = [names.get(name, name) for name in host.dataset if names.get(name, name) in entries or name not in names]
-    private = write_private_dataset_dir(folder, info, [*dataset, *host.eval_dataset], entries)
-    settings = {"dataset": ",".join(dataset), "dataset_dir": str(private)}
+    read = [*dataset, *host.eval_dataset, *validation]
+    private = write_private_dataset_dir(folder, info, read, {**entries, **validation})
+    settings: dict[str, Any] = {"dataset": ",".join(dataset), "dataset_dir": str(private)}
+    if validation:
+        settings |= {"eval_dataset": ",".join(validation), "val_size": 0.0}
     media_dir = host.media_dir or (str(info.folder) if info.folder else None)
     return {**settings, "media_dir": media_dir} if media_dir else settings
 
@@ -251,7 +271,7 @@ def _other_site(arguments: MigArguments, host: HostArguments) -> Site:
     """Find out where this node writes; it needs no pool, for the chosen rows are brought to it."""
     pool = pool_names(arguments, host)
     others = [name for name in host.dataset if name not in pool]
-    return find_site(arguments, host, [*others, *host.eval_dataset])
+    return find_site(arguments, host, others)
 
 
 def _send_to_nodes(subset: Finished, outcomes: Sequence[Outcome], site: Site | None, ranks: Ranks) -> None:

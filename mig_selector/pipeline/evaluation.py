@@ -1,4 +1,4 @@
-"""Chosen rows that are also in `eval_dataset`: the host would measure what the model has memorised."""
+"""Chosen rows that are also among those for evaluation: the host would measure what the model has memorised."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ _MAX_BYTES = 256 << 20
 """A larger dataset is not read for this: it would take longer than the selection."""
 _SPOKEN = frozenset({"prompt", "query", "response", "history", "messages", "system", "chosen"})
 """Roles of columns that a conversation is read from."""
+
+
+def count_shared_rows(
+    entries: Sequence[PoolEntry],
+    chosen: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    folder: Path,
+) -> int:
+    """Count the validation rows of which training reads the same as of a chosen row: the pool may have it twice."""
+    if not validation:
+        return 0
+    seen = set(_digests(entries, chosen, folder))
+    return sum(digest in seen for digest in _digests(entries, validation, folder))
 
 
 def rows_in_eval(
@@ -81,7 +94,7 @@ def _count_rows(
         if isinstance(known, int):
             return known
         held = set(_eval_digests(entry, sources, contents, request))
-        chosen = _chosen_digests(request.entries, subsets, folder)
+        chosen = _digests(request.entries, subsets, folder)
         found = sum(digest in held for digest in chosen)
         write_json(record, found)
     except (MigSelectorError, OSError) as error:
@@ -98,9 +111,7 @@ def _eval_digests(
     return (_digest(row.record, entry) for row in pool.rows(list(entry.columns.values())))
 
 
-def _chosen_digests(
-    entries: Sequence[PoolEntry], subsets: Sequence[Mapping[str, Any]], folder: Path
-) -> Iterator[bytes]:
+def _digests(entries: Sequence[PoolEntry], subsets: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[bytes]:
     for subset in subsets:
         with (folder / subset["json_lines"]).open("rb") as stream:
             for line in stream:

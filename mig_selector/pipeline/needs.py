@@ -4,20 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mig_selector.annotation.scores import ModelName, Score, find_score, signed_score
+from mig_selector.annotation.sidecar import sidecar_files
+from mig_selector.annotation.taggers import Tagger, find_tagger
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.index.numbers import StoredNumbers
+from mig_selector.pool.leaves.labels import StoredLabels
 from mig_selector.selection.method import Need, OwnScore, RowEmbedding
 from mig_selector.selection.registry import Method, load_method
 from mig_selector.settings import Part
+from mig_selector.store.folders import absolute_path
 
 
 DEFAULT_LABELS = "annotation.instag.content"
+DEFAULT_LABEL_MODEL = "intfloat/e5-mistral-7b-instruct"
+
+
+@dataclass(frozen=True)
+class AnnotationNeeds:
+    """What annotations the rows get beside what the pool stores of them."""
+
+    tagger: Tagger | None
+    """Labels the rows that have no labels; None where that is not wanted."""
+    scorer: Score | None
+    """Scores all rows; None where the pool or the sidecar has the scores."""
+    sidecar: tuple[Path, ...]
+    """Files of the user with annotations."""
+    gives_labels: bool
+    gives_scores: bool
+    replaces_labels: bool
+    """Whether also rows that have labels get others."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the annotations, beside models and the content of the sidecar."""
+        return {
+            "tagger": self.tagger.identity if self.tagger else None,
+            "scorer": self.scorer.identity if self.scorer else None,
+            "gives": [self.gives_labels, self.gives_scores, self.replaces_labels],
+        }
 
 
 @dataclass(frozen=True)
@@ -27,16 +59,18 @@ class Needs:
     method: Method
     options: Mapping[str, Any]
     """What the method is called with."""
-    labels: str | None
-    """Path of the labels; None where a row needs none."""
+    labels: StoredLabels | None
+    """Where a row's labels are; None where a row needs none."""
     score: Score | None
     """None where a row needs none."""
-    required: tuple[str, ...]
-    """Paths at which a row must also have numbers: the user set ``mig_score``, but the method has its own score."""
+    required: StoredNumbers | None
+    """Numbers that a row must also have: the user set ``mig_score``, but the method has its own score."""
     embedding: RowEmbedding | None
     """How rows are embedded; None where they are not, or where the user gives the vectors."""
     label_model: str | None
-    """The encoder of the labels; None where none are embedded."""
+    """The encoder of the labels; None where none are embedded, or the tagger's embeds them."""
+    annotation: AnnotationNeeds | None
+    """None where the pool stores all that is needed."""
 
     def has(self, need: Need) -> bool:
         """Whether the method needs an attribute of its candidates."""
@@ -45,8 +79,16 @@ class Needs:
     @property
     def has_texts(self) -> bool:
         """Whether question and answer of each row are read."""
-        is_measured = self.score is not None and self.score.model is not None
-        return self.embedding is not None or is_measured or self.has("texts")
+        is_measured = any(score is not None and score.model is not None for score in (self.score, self._scorer))
+        return self.embedding is not None or is_measured or self._tagger is not None or self.has("texts")
+
+    @property
+    def _tagger(self) -> Tagger | None:
+        return self.annotation.tagger if self.annotation else None
+
+    @property
+    def _scorer(self) -> Score | None:
+        return self.annotation.scorer if self.annotation else None
 
     @property
     def models(self) -> list[ModelName]:
@@ -56,8 +98,9 @@ class Needs:
             names.append(ModelName("mig_embedding_model", self.label_model))
         if self.embedding is not None:
             names.append(ModelName("mig_row_embedding_model", self.embedding.model))
-        if self.score is not None and self.score.model is not None:
-            names.append(self.score.model)
+        if self._tagger is not None:
+            names.append(self._tagger.model)
+        names += [score.model for score in (self.score, self._scorer) if score is not None and score.model is not None]
         return names
 
     @property
@@ -88,7 +131,15 @@ class Needs:
                 f"it in stage {host.stage}; set stage to {stages}, or change the entry."
             )
         stored = self.score.stored if self.score else None
-        return RowJudge(self.labels, stored, required=self.required, layout=entry.layout, stage=stage)
+        annotation = self.annotation
+        return RowJudge(
+            None if annotation is not None and annotation.replaces_labels else self.labels,
+            stored,
+            needs_labels=annotation is None or not annotation.gives_labels,
+            required=self.required,
+            layout=entry.layout,
+            stage=stage,
+        )
 
 
 def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
@@ -99,7 +150,8 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
         host: The host's keys.
 
     Raises:
-        ArgumentError: There is no such method, or nothing says where something it needs comes from.
+        ArgumentError: There is no such method, nothing says where something it needs comes from, or ``mig_keep``
+            names what is not read.
     """
     method = load_method(arguments.function or arguments.mig_method)
     score, asked = _scores(arguments, host, method)
@@ -108,16 +160,31 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
         or arguments.mig_labels is not None
         or (score is not None and (score.needs_labels or arguments.mig_normalize))
     )
+    annotation = _annotation(arguments, host, method, score, needs_labels=needs_labels)
+    if annotation is not None and annotation.gives_scores:
+        score = Score(annotation.scorer.name if annotation.scorer else "sidecar")
     embeds_labels = "propagation" in method.declaration.needs and arguments.mig_label_embeddings is None
+    is_known = {"labels": needs_labels, "score": score is not None, "id": True}
+    for each in arguments.kept:
+        if not is_known[each]:
+            raise ArgumentError(
+                f"mig_keep: {each} cannot be kept, because {method.name} reads none; set mig_{each} to where the pool "
+                f"has it, or leave {each} out of mig_keep."
+            )
     return Needs(
         method=method,
         options=method.options(arguments.options),
-        labels=(arguments.mig_labels or DEFAULT_LABELS) if needs_labels else None,
+        labels=_labels(arguments) if needs_labels else None,
         score=score,
-        required=asked.stored.paths if asked else (),
+        required=asked.stored if asked else None,
         embedding=_row_embedding(arguments, method),
-        label_model=arguments.mig_embedding_model if embeds_labels else None,
+        label_model=_label_model(arguments, annotation) if embeds_labels else None,
+        annotation=annotation,
     )
+
+
+def _labels(arguments: MigArguments) -> StoredLabels:
+    return StoredLabels(arguments.label_paths or (DEFAULT_LABELS,), arguments.mig_label_separator)
 
 
 def _scores(arguments: MigArguments, host: HostArguments, method: Method) -> tuple[Score | None, Score | None]:
@@ -134,6 +201,41 @@ def _scores(arguments: MigArguments, host: HostArguments, method: Method) -> tup
     default = declared.score if isinstance(declared.score, str) and ranks_by_score else None
     name = asked or default
     return find(name) if name is not None else None, None
+
+
+def _annotation(
+    arguments: MigArguments, host: HostArguments, method: Method, score: Score | None, *, needs_labels: bool
+) -> AnnotationNeeds | None:
+    """Return what annotations rows get; labels and scores that the method does not need are not made."""
+    settings, name, declared = arguments.more, arguments["mig_scorer"], method.declaration
+    given = settings["mig_sidecar"]
+    gives_labels = needs_labels and (settings["mig_tagger"] is not None or given is not None)
+    takes_default = score is not None and arguments.mig_score is None and isinstance(declared.score, str)
+    # The default score of a method, unless it is computed, is something that a pool without labels does not store.
+    gives_scores = takes_default and (name is not None or (gives_labels and declared.score == "deita"))
+    if not gives_labels and not gives_scores:
+        return None
+    scorer = None
+    if gives_scores and (name is not None or given is None):
+        scorer = find_score(name or "constant", settings, turns="mean", default_tokenizer=host.model_name_or_path)
+        if scorer.stored.paths:
+            raise ArgumentError(
+                f"mig_scorer: {name} is computed by a language model; set mig_ifd_model (gpt2, for example)."
+            )
+    return AnnotationNeeds(
+        tagger=find_tagger(settings, arguments.mig_label_vocabulary) if gives_labels else None,
+        scorer=scorer,
+        sidecar=sidecar_files(absolute_path(given, "mig_sidecar")) if given else (),
+        gives_labels=gives_labels,
+        gives_scores=gives_scores,
+        replaces_labels=gives_labels and settings["mig_retag"],
+    )
+
+
+def _label_model(arguments: MigArguments, annotation: AnnotationNeeds | None) -> str | None:
+    """Return the encoder of labels; None where the tagger's embeds them."""
+    has_tagger = annotation is not None and annotation.tagger is not None
+    return arguments.mig_embedding_model or (None if has_tagger else DEFAULT_LABEL_MODEL)
 
 
 def _row_embedding(arguments: MigArguments, method: Method) -> RowEmbedding | None:

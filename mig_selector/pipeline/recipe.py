@@ -7,28 +7,33 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.arrays import RowLabels
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
+from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
+from mig_selector.pipeline.report import Selected, report_run
 from mig_selector.pipeline.request import Request, resolve, warn_of_models
 from mig_selector.pipeline.stages import (
     Clock,
+    LabelGraph,
+    Scores,
     choose,
     compile_method,
+    describe_reading,
     embed,
     finish_scores,
     label,
     link,
-    log_reading,
     measure,
     read,
     resolve_budgets,
@@ -36,6 +41,7 @@ from mig_selector.pipeline.stages import (
 )
 from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer_name
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
+from mig_selector.pool.reading import Pool
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
@@ -46,8 +52,8 @@ FindFaults = Callable[[], list[str]]
 
 _LOCAL_TO_A_NODE = (
     *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_row_embeddings"),
-    *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer"),
-    *("mig_embedding_batch_size", "mig_report"),
+    *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer", "mig_tagger_model"),
+    *("mig_embedding_batch_size", "mig_report", "mig_sidecar"),
 )
 """Keys that may differ between nodes: paths, and what rank 0 tells the others anyway."""
 
@@ -95,7 +101,7 @@ def run_selection(
     outcomes = in_plain_words(
         lambda: deliver(finished, outcomes, arguments, host, ranks, training=training, register=register)
     )
-    # Several budgets share lines, and `log_reading` has described the pool already.
+    # Several budgets share lines, and the pool was described when it was read.
     lines = dict.fromkeys(line for outcome in outcomes for line in outcome.summary if not line.startswith("pool: "))
     for line in lines:
         logger.info("%s", line)
@@ -125,7 +131,7 @@ def _select_and_settle(
         if host.only_evaluates and not is_found:
             _refuse_to_select(host)
     with request.lock():
-        finished = _select(request, crew, clock)
+        finished = _select(request, crew, clock, processes=crew.size if training else None)
         outcomes = [settle(subset, request.site, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
 
@@ -157,22 +163,16 @@ def _refuse_to_select(host: HostArguments) -> None:
     )
 
 
-def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
-    """Find the finished selections, one for each budget; else read, score, link, choose and write."""
+def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -> list[Finished]:
+    """Find the finished selections, one for each budget; else read, score, link, choose, write and report.
+
+    `processes` train on the rows; None if no training follows.
+    """
     with clock.stage("finding"):
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
         return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
-    warn_of_models(request)
-    with clock.stage("reading"):
-        pool = read(request)
-    resolve_budgets(request, pool)  # a budget that is too large is known before a model runs
-    with clock.stage("scoring"):
-        measured = restrict(measure(pool, request, crew), request)
-    pool, labels = measured.pool, label(measured.pool, request)
-    log_reading(pool, labels)
-    scores = finish_scores(measured, labels, request)
-    graph = link(labels, request, crew, clock)
+    pool, labels, scores, graph, health = offer(request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(pool, request, crew)
     totals = TokenTotals(request)
@@ -192,15 +192,60 @@ def _select(request: Request, crew: Crew, clock: Clock) -> list[Finished]:
                         written = write_files(request, pool, labels, scores, chosen, staging)
                         tokens = totals.of(written["subsets"], staging)
                     manifest = write_manifest(
-                        request, fingerprint, pool, labels, graph, chosen, written, tokens, clock.seconds, staging
+                        request,
+                        fingerprint,
+                        pool,
+                        health,
+                        labels,
+                        scores,
+                        graph,
+                        chosen,
+                        written,
+                        tokens,
+                        clock.seconds,
+                        staging,
                     )
                     publish(staging, folder)
+        if request.arguments.mig_report == "html":
+            with clock.stage("reporting"):
+                selected = Selected(request, pool, labels, scores, graph, chosen.selection, folder, manifest)
+                report_run(selected, processes)
         summary = [
             *summarise(request, pool, chosen, manifest.get("tokens"), clock.seconds),
-            *_warn_of_eval(request, fingerprint, manifest, folder),
+            *_describe_evaluation(request, fingerprint, manifest, folder),
         ]
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
+
+
+class Offered(NamedTuple):
+    """What a method chooses from, and what is known of it."""
+
+    pool: Pool
+    labels: RowLabels | None
+    scores: Scores | None
+    graph: LabelGraph | None
+    health: dict[str, Any] | None
+    """The figures of the annotations that the run made; None where the pool has all of them."""
+
+
+def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
+    """Read, score, label and link the rows: all that comes before their vectors and the choice."""
+    warn_of_models(request)
+    with clock.stage("reading"):
+        pool = read(request)
+    resolve_budgets(request, pool)  # a budget that is too large is known before a model runs
+    with clock.stage("annotating"):
+        annotated = annotate(pool, request, crew)
+    with clock.stage("scoring"):
+        measured = restrict(measure(annotated.pool, request, crew), request)
+    pool, labels = measured.pool, label(measured.pool, request)
+    if request.among is None:  # a comparison has described the pool, once for all methods
+        for line in describe_reading(pool, labels):
+            logger.info("%s", line)
+    scores = finish_scores(measured, labels, request)
+    graph = link(labels, annotated.label_vectors, request, crew, clock)
+    return Offered(pool, labels, scores, graph, annotated.health)
 
 
 def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:
@@ -216,15 +261,20 @@ def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:
     tokens, named = manifest.get("tokens"), tokenizer_name(request)
     if tokens and named and tokens["tokenizer"] == named[1]:
         summary.append(f"tokens: {describe_tokens(tokens, manifest['budget'])}")
-    summary += _warn_of_eval(request, fingerprint, manifest, folder)
+    summary += _describe_evaluation(request, fingerprint, manifest, folder)
     return describe_finished(request, fingerprint, folder, manifest, summary, is_reused=True)
 
 
-def _warn_of_eval(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:
-    """Say for the summary which datasets of `eval_dataset` have chosen rows."""
+def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:
+    """Say for the summary how many rows are for validation, and which datasets of `eval_dataset` have chosen rows."""
     counts = rows_in_eval(request, fingerprint, manifest["subsets"], folder)
     chosen = manifest["budget"]
-    return [
+    lines = []
+    if held_out := sum(part["rows"] for part in manifest.get("validation", [])):
+        again = manifest.get("validation_rows_chosen", 0)
+        equal = f", {again:,} of them equal to a chosen one" if again else ""
+        lines.append(f"validation: {held_out:,} rows that were not chosen{equal}")
+    return lines + [
         f"eval_dataset {name}: {count:,} of the {chosen:,} chosen rows are in it; the loss on it will look too good"
         for name, count in counts.items()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.arguments import BUDGET_PLACEHOLDER, MigArguments, own_keys
+from mig_selector.arguments import BUDGET_PLACEHOLDER, KEPT_COLUMNS, MigArguments, all_keys, own_keys
 from mig_selector.embedding.encoder import Encoder, describe_plain_model, identify_encoder
 from mig_selector.errors import ArgumentError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
@@ -21,6 +21,7 @@ from mig_selector.integration.dataset_info import OWN_KEY, check_name_is_free, r
 from mig_selector.pipeline.names import pool_part, selection_name, with_hash
 from mig_selector.pipeline.needs import Needs, resolve_needs
 from mig_selector.pipeline.site import Site, find_site, pool_names
+from mig_selector.pipeline.validation import check_validation, validation_identity
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.row_source import RowSource
@@ -68,9 +69,14 @@ class Request:
         return self.site.arguments
 
     @property
+    def identities(self) -> list[dict[str, Any]]:
+        """All that decides the selection with each of the budgets."""
+        return [{**self.identity, "num_samples": budget} for budget in self.arguments.budgets]
+
+    @property
     def fingerprints(self) -> list[str]:
         """The fingerprint of the selection with each of the budgets."""
-        return [fingerprint_of({**self.identity, "num_samples": budget}) for budget in self.arguments.budgets]
+        return [fingerprint_of(identity) for identity in self.identities]
 
     @property
     def score_model(self) -> Encoder | None:
@@ -85,13 +91,40 @@ class Request:
         sums = score is not None and score.stored.join == "sum of products"
         tokenizer = self.score_model if score is not None and score.name == "response_tokens" else None
         filled = {
-            "mig_labels": needs.labels,
+            "mig_embedding_model": needs.label_model,
+            "mig_labels": ",".join(needs.labels.paths) if needs.labels else None,
             "mig_score": score.name if score else None,
             "mig_deita_turns": "sum" if sums else self.arguments["mig_deita_turns"] or needs.method.declaration.turns,
             "mig_row_embedding_model": needs.embedding.model if needs.embedding else None,
             "mig_tokenizer": tokenizer.model if tokenizer else None,
         }
         return {**self.arguments.values, **filled}
+
+    def config(self, fingerprint: str) -> dict[str, Any]:
+        """Return the keys that select the same again, from any working directory; for the manifest.
+
+        The host's keys that decide a selection, and every ``mig_`` key that does, with its value; tokens are left out.
+        """
+        host, info, arguments = self.site.host, self.site.info, self.arguments
+        model = host.model_name_or_path
+        decides = {key.name for key in all_keys().values() if key.setting.decides} | set(arguments.more)
+        if arguments.mig_label_vocabulary is not None:
+            decides.remove("mig_min_label_count")  # has no effect then, and is refused beside a vocabulary
+        config = {
+            "dataset": [entry.name for entry in self.entries],
+            "dataset_dir": info.dataset_dir if info.folder is None else str(info.folder),
+            "stage": host.stage,
+            "cache_dir": host.cache_dir,
+            "model_name_or_path": str(Path(model).absolute()) if model and Path(model).is_dir() else model,
+            **{key: value for key, value in arguments.values.items() if key in decides},
+            "mig_pool": None,  # all names are in `dataset`
+            "mig_num_samples": str(arguments.budgets[self.fingerprints.index(fingerprint)]),
+            "mig_on_bad_row": arguments.mig_on_bad_row,
+            "mig_cache_dir": str(arguments.cache_dir),
+        }
+        absolute = {key: model.model for key, model in self.models.items()}
+        absolute |= {key: str(Path(config[key]).absolute()) for key in _FILES if config[key]}
+        return {key: absolute.get(key, value) for key, value in config.items() if value is not None}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -122,7 +155,10 @@ class Request:
     def read_finished(self, folder: Path, fingerprint: str) -> dict[str, Any] | None:
         """Return the manifest of a folder if it holds a selection that may be used again."""
         manifest = None if self.arguments.mig_overwrite else read_manifest(folder, fingerprint, self.hashes)
-        if manifest is None or any(subset["entry_index"] >= len(self.entries) for subset in manifest["subsets"]):
+        if manifest is None:
+            return None
+        parts = [*manifest["subsets"], *manifest.get("validation", [])]
+        if any(part["entry_index"] >= len(self.entries) for part in parts):
             return None
         if self.arguments.mig_on_bad_row == "error" and manifest["rows"]["unreadable"]:
             return None  # it was made by skipping rows at which this run must stop
@@ -186,6 +222,8 @@ def resolve(
     among: NDArray[np.int64] | None = None,
     *,
     is_registered: bool = True,
+    hashes: ContentHashes | None = None,
+    open_pool: Callable[[PoolEntry], list[RowSource]] = open_sources,
 ) -> Request:
     """Find names, files and models; nothing is loaded.
 
@@ -194,24 +232,30 @@ def resolve(
         host: The host's keys.
         among: Pool indices of the rows to choose from, ascending; all that the method can use if None.
         is_registered: Whether the subset becomes an entry of the user's dataset_info.json.
+        hashes: Hashes pool and models; with the cache of `arguments` if None.
+        open_pool: Finds the files of an entry.
 
     Raises:
         MigSelectorError: A key, a name, a file or a model cannot be resolved.
     """
     needs = resolve_needs(arguments, host)
+    check_validation(arguments, host)
     names = pool_names(arguments, host)
-    site = find_site(arguments, host, [*host.dataset, *host.eval_dataset])
-    hashes = ContentHashes(arguments.cache_dir)
+    hashes = hashes or ContentHashes(arguments.cache_dir)
     files = {key: Path(path) for key in _FILES if (path := arguments[key]) is not None}
     faults: list[MigSelectorError] = [
         ArgumentError(f"{key}: {path} is not a file.") for key, path in files.items() if not path.is_file()
     ]
     entries, judges, sources = [], [], []
-    for name in names:
+    site: Site | None = None
+    with _collecting(faults):
+        site = find_site(arguments, host, host.dataset)
+    for name in names if site is not None else ():
         with _collecting(faults):
             entries.append(_resolve_entry(name, site, host))
             judges.append(needs.judge(entries[-1], host))
-            sources.append(open_sources(entries[-1]))
+            _check_kept_columns(entries[-1], arguments)
+            sources.append(open_pool(entries[-1]))
     models = {}
     for model in needs.models:
         with _collecting(faults):
@@ -222,11 +266,13 @@ def resolve(
                 model.key,
                 weights=model.needs_weights,
             )
-    if faults:  # all at once
+    if site is None or faults:  # all at once
         raise type(faults[0])("\n".join(map(str, faults))) from faults[0]
     contents = [[[hashes.file(file) for file in source.files] for source in each] for each in sources]
     parts_files = {key: hashes.file(path) for key, path in files.items()}
-    identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files)
+    sidecar = [hashes.file(path) for path in needs.annotation.sidecar] if needs.annotation else []
+    identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files, sidecar)
+    identity["mig_val_from"] = validation_identity(arguments, host)
     if among is not None:
         identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
     request = Request(site, needs, entries, judges, sources, contents, models, hashes, identity, among, is_registered)
@@ -245,9 +291,10 @@ def _collecting(faults: list[MigSelectorError]) -> Iterator[None]:
 
 def warn_of_models(request: Request) -> None:
     """Say what is odd about models that may have to run, before the pool is read."""
-    encoder = request.models.get("mig_embedding_model")
-    if encoder is not None and (odd := describe_plain_model(encoder)):
-        logger.warning("mig_embedding_model: %s", odd)
+    for key in ("mig_embedding_model", "mig_tagger_model"):
+        encoder = request.models.get(key)
+        if encoder is not None and (odd := describe_plain_model(encoder)):
+            logger.warning("%s: %s", key, odd)
 
 
 def _resolve_entry(name: str, site: Site, host: HostArguments) -> PoolEntry:
@@ -262,6 +309,16 @@ def _resolve_entry(name: str, site: Site, host: HostArguments) -> PoolEntry:
         hf_hub_token=host.hf_hub_token,
         ms_hub_token=host.ms_hub_token,
     )
+
+
+def _check_kept_columns(entry: PoolEntry, arguments: MigArguments) -> None:
+    """Refuse to keep something in a column that training reads."""
+    for each in arguments.kept:
+        if (column := KEPT_COLUMNS[each]) in entry.columns.values():
+            raise ArgumentError(
+                f"mig_keep: {each} would be kept in a column {column!r}, but training reads a column of that name of "
+                f"dataset {entry.name!r}; leave {each} out of mig_keep, or rename the column in the pool."
+            )
 
 
 def _pool_identity(entries: Sequence[PoolEntry], contents: Sequence[Sequence[Sequence[str]]]) -> list[dict[str, Any]]:
@@ -284,6 +341,7 @@ def _identity(
     pool: list[dict[str, Any]],
     models: Mapping[str, Encoder],
     files: Mapping[str, str],
+    sidecar: Sequence[str],
 ) -> dict[str, Any]:
     """Gather all that decides which rows are chosen and how they are written.
 
@@ -295,10 +353,11 @@ def _identity(
         "mig_num_samples": None,  # added for each budget
         "mig_pool": pool,
         "mig_method": needs.method.identity(needs.options),
-        "mig_labels": needs.labels,
+        "mig_labels": needs.labels.identity if needs.labels else None,
         "mig_score": needs.score.identity if needs.score else None,
         "mig_embedding_model": None,  # models are added below, by their content
         "mig_row_embedding_model": asdict(replace(needs.embedding, model="")) if needs.embedding else None,
+        "mig_keep": list(arguments.kept),  # in whatever order it was written
         **{key: files.get(key) for key in _FILES},
     }
     if arguments.mig_label_vocabulary is not None:
@@ -312,6 +371,7 @@ def _identity(
         "algorithm": ALGORITHM_VERSION,
         "judges": [judge.identity for judge in judges],
         "models": {key: model.identity for key, model in models.items()},
+        "annotation": None if needs.annotation is None else {**needs.annotation.identity, "sidecar": sidecar},
         **deciding,
     }
 

@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mig_selector.annotation.sidecar import hash_row
 from mig_selector.annotation.tokens import load_tokenizer
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.request import Request
-from mig_selector.pool.conversation import Exchange, Turn, Which, as_exchange, read_turns, render
+from mig_selector.pool.conversation import Exchange, Turn, Which, as_exchange, read_turns, render, text_columns
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.store.hashing import fingerprint_of
 
@@ -61,7 +62,14 @@ class KeptRows:
     def questions_and_answers(self) -> Iterator[tuple[str, str]]:
         """Read question, with its input on a line of its own, and answer of each row."""
         for each in self.exchanges():
-            yield (f"{each.instruction}\n{each.input}" if each.input else each.instruction), each.response
+            yield _question(each), each.response
+
+    def hashed_questions(self) -> Iterator[tuple[str, str]]:
+        """Read the hash by which sidecars know a row, and the question, of each row."""
+        columns = [list(dict.fromkeys(entry.columns.values())) for entry in self.request.entries]
+        for row in self._rows():
+            _, exchange = self._exchange(row, self.request.arguments.mig_turns)
+            yield hash_row(row.record, columns[row.entry_index]), _question(exchange)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Read the rows with all their columns."""
@@ -90,8 +98,8 @@ class KeptRows:
 
         What a model makes of them is kept under the content that the files had when the request was resolved.
         """
-        columns = sorted({column for entry in self.request.entries for column in entry.columns.values()})
-        rows = self.pool.rows(columns)
+        columns = {column for entry in self.request.entries for column in text_columns(entry)}
+        rows = self.pool.rows(sorted(columns))
         while block := list(islice(rows, _BLOCK_ROWS)):
             self.request.check_unchanged()
             yield from block
@@ -103,6 +111,10 @@ class KeptRows:
             return turns, as_exchange(row.record, turns, entry, which)
         except ValueError as error:
             raise PoolError(f"{row.where}: {error}, although it was judged to be a conversation.") from error
+
+
+def _question(exchange: Exchange) -> str:
+    return f"{exchange.instruction}\n{exchange.input}" if exchange.input else exchange.instruction
 
 
 def _end_of_sequence(encoder: Encoder) -> str:

@@ -31,13 +31,13 @@ def find_site(arguments: MigArguments, host: HostArguments, names: Sequence[str]
     Args:
         arguments: The ``mig_*`` keys.
         host: The host's keys.
-        names: Datasets that dataset_info.json must have.
+        names: Datasets that dataset_info.json must have, beside those of `eval_dataset`.
 
     Raises:
         PoolError: dataset_info.json cannot be read, or lacks a name.
         ArgumentError: `mig_output_dir` is not a folder.
     """
-    info = read_dataset_info(host.dataset_dir, names)
+    info = read_dataset_info(host.dataset_dir, names, host.eval_dataset)
     return Site(arguments, host, info, _output_dir(arguments, info))
 
 

@@ -13,17 +13,18 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.scales import describe_scale, rescale
 from mig_selector.arguments import MigArguments
-from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection
+from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
 from mig_selector.console import progress
 from mig_selector.embedding.given import read_given_vectors
 from mig_selector.embedding.rows import check_given_rows, read_given_rows
@@ -34,6 +35,7 @@ from mig_selector.graph.vocabulary import count_labels, read_vocabulary
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
+from mig_selector.pipeline.validation import num_validation_rows
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.reading import Pool, read_pool
 from mig_selector.ranks.group import all_threads
@@ -49,7 +51,11 @@ from mig_selector.store.vectors import VectorCache
 
 logger = logging.getLogger(__name__)
 
+LabelVectors: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""Vectors of labels, shape (D,) each, by name."""
+
 _COPIED_ROWS = 4_096
+_MAPPED_LABELS = 400
 _TRIAL_ROWS = 256
 """Equal rows of which a compiled method first chooses one: enough to compile what only many equal rows need."""
 
@@ -84,10 +90,12 @@ class Measured:
 class Scores:
     """The scores of the kept rows."""
 
-    raw: NDArray[np.float64]
-    """As selection.parquet has them. Shape (N,)."""
+    scaled: NDArray[np.float64]
+    """On the scale of ``mig_score_scale``, as selection.parquet has them. Shape (N,)."""
     final: NDArray[np.float64]
     """As methods get them: after normalisation. Shape (N,)."""
+    scale: dict[str, Any] | None
+    """The scale, and figures of the scores before it; None where they are as they were."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,10 @@ class LabelGraph:
 
     propagation: Propagation
     num_edges: int
+    frequent: NDArray[np.int64]
+    """The most frequent labels, at most 400, ascending: those that the report shows on a map. Shape (M,)."""
+    frequent_vectors: NDArray[np.floating[Any]]
+    """Their vectors. Shape (M, D)."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +152,7 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
     """Turn shares of the kept rows into numbers, rounded down.
 
     Raises:
-        ArgumentError: A budget is larger than the pool.
+        ArgumentError: A budget is larger than the pool, or leaves too few rows for validation.
     """
     kept, budgets = pool.report.kept, []
     for budget in request.arguments.budgets:
@@ -153,6 +165,12 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
             )
         else:
             budgets.append(budget)
+        held_out = num_validation_rows(request.arguments, request.site.host, budgets[-1])
+        if budgets[-1] + held_out > kept:
+            raise ArgumentError(
+                f"mig_val_from: rest: {budgets[-1]} rows are to be chosen and {held_out} more are for validation "
+                f"(val_size), but the pool has {kept} rows to choose from. Lower one of the two."
+            )
     return budgets
 
 
@@ -208,23 +226,39 @@ def label(pool: Pool, request: Request) -> RowLabels | None:
 def finish_scores(measured: Measured, labels: RowLabels | None, request: Request) -> Scores | None:
     """Make the scores out of what the pool stores, what was measured, or the labels; None where none are needed.
 
+    They are rescaled here, where it is known which rows there are to choose from.
+
     Raises:
-        PoolError: Their sum overflows.
+        PoolError: Their sum overflows, or the scale does not fit them.
     """
     pool, score = measured.pool, request.needs.score
     if score is None:
         return None
     raw = score.finish(pool.scores, measured.values, labels)
+    scaled = rescale(raw, score.scale)
     # A row is divided by the labels that it names, before the vocabulary, repetitions included: as published.
-    final = raw / pool.labels.counts if request.arguments.mig_normalize else raw
+    final = scaled / pool.labels.counts if request.arguments.mig_normalize else scaled
     with np.errstate(over="ignore"):
         if not math.isfinite(float(np.sum(np.abs(final)))):
             raise PoolError("mig_score: the scores are so large that their sum is not finite; scale them down.")
-    return Scores(raw, final)
+    if score.scale == "none":
+        return Scores(scaled, final, None)
+    figures = describe_scale(raw, score.scale)
+    logger.info("scores: %s of %s scores", score.scale, f"{len(raw):,}")
+    return Scores(scaled, final, figures)
 
 
-def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -> LabelGraph | None:
+def link(
+    labels: RowLabels | None, known: LabelVectors, request: Request, crew: Crew, clock: Clock
+) -> LabelGraph | None:
     """Embed the labels and build their graph; None where the method needs none.
+
+    Args:
+        labels: The labels that count.
+        known: Vectors that the tagger has; used unless the user names vectors or an encoder of labels.
+        request: Says how labels are embedded.
+        crew: Embeds them.
+        clock: Takes the time.
 
     Raises:
         EmbeddingError: A label has no vector, or a vector cannot be used.
@@ -232,7 +266,7 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
     if labels is None or not request.needs.has("propagation"):
         return None
     with clock.stage("embedding"):
-        vectors = _label_vectors(labels.names, request, crew)
+        vectors = _label_vectors(labels.names, known, request, crew)
     with clock.stage("graph"), all_threads(Ranks()):
         adjacency = build_adjacency(vectors, request.arguments.mig_edge_threshold)
         logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
@@ -240,14 +274,31 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
         if odd is not None:
             logger.warning("%s", odd)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
-    return LabelGraph(propagation, adjacency.num_edges)
+    rows_of_label = np.bincount(labels.ids, minlength=len(labels.names))
+    frequent = np.sort(np.argsort(-rows_of_label, kind="stable")[:_MAPPED_LABELS])
+    return LabelGraph(propagation, adjacency.num_edges, frequent, vectors[frequent])
 
 
-def _label_vectors(names: Sequence[str], request: Request, crew: Crew) -> NDArray[np.floating[Any]]:
-    """Return the vectors of labels in their order: those the user gave, else from the cache or the encoder."""
-    given, encoder = request.arguments.mig_label_embeddings, request.models.get("mig_embedding_model")
-    if given is not None or encoder is None:
-        return read_given_vectors(Path(str(given)), names)
+def _label_vectors(
+    names: Sequence[str], known: LabelVectors, request: Request, crew: Crew
+) -> NDArray[np.floating[Any]]:
+    """Return the vectors of labels in their order: those the user gave, else of the encoder, else of the tagger."""
+    if (given := request.arguments.mig_label_embeddings) is not None:
+        return read_given_vectors(Path(given), names)
+    if "mig_embedding_model" in request.models:
+        return embed_texts(names, "mig_embedding_model", request, crew)
+    others = [name for name in names if name not in known]
+    made = dict(zip(others, embed_texts(others, "mig_tagger_model", request, crew), strict=True)) if others else {}
+    return np.stack([known[name] if name in known else made[name] for name in names])
+
+
+def embed_texts(names: Sequence[str], key: str, request: Request, crew: Crew) -> NDArray[np.float32]:
+    """Return the vectors of labels, or texts as short, in their order: from the cache, or by the model of a key.
+
+    Returns:
+        Shape (number of texts, D).
+    """
+    encoder = request.models[key]
     identity = {**encoder.identity, "dtype": encoder.resolve_dtype()}
     cache = VectorCache(request.arguments.cache_dir, fingerprint_of(identity))
     with cache.locked():  # another run may be embedding the same labels just now
@@ -259,7 +310,7 @@ def _label_vectors(names: Sequence[str], request: Request, crew: Crew) -> NDArra
 
         missing = [name for name in names if name not in vectors]
         if missing:
-            crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep)
+            crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep, key=key)
     return np.stack([vectors[name] for name in names])
 
 
@@ -281,7 +332,13 @@ def embed(pool: Pool, request: Request, crew: Crew) -> NDArray[np.floating[Any]]
     identity = {"template": how.template, "pooling": how.pooling, "max_tokens": how.max_tokens}
     path = rows.cache_path("row_embeddings", identity, encoder)
     return crew.embed_rows(
-        rows.embedded_texts, len(rows), encoder, path, pooling=how.pooling, max_tokens=how.max_tokens
+        rows.embedded_texts,
+        len(rows),
+        encoder,
+        path,
+        key="mig_row_embedding_model",
+        pooling=how.pooling,
+        max_tokens=how.max_tokens,
     )
 
 
@@ -321,7 +378,7 @@ def compile_method(
         _TRIAL_ROWS,
         labels=None if labels is None else _repeat_first_row(labels),
         propagation=graph.propagation if graph else None,
-        scores=None if scores is None else _like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
+        scores=None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
     )
     method(trial, 1, request.needs.options, lambda count: None)
 
@@ -329,14 +386,9 @@ def compile_method(
 def _repeat_first_row(labels: RowLabels) -> RowLabels:
     first = labels.ids[: labels.offsets[1]]
     offsets = np.arange(_TRIAL_ROWS + 1, dtype=np.int64) * len(first)
-    return RowLabels(labels.names, _like(labels.offsets, offsets), _like(labels.ids, np.tile(first, _TRIAL_ROWS)))
-
-
-def _like(original: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-    """Return `values` as an array of the type that numba sees in `original`."""
-    made = values.astype(original.dtype)
-    made.flags.writeable = original.flags.writeable
-    return made
+    return RowLabels(
+        labels.names, typed_like(labels.offsets, offsets), typed_like(labels.ids, np.tile(first, _TRIAL_ROWS))
+    )
 
 
 def choose(
@@ -372,7 +424,7 @@ def choose(
         selections, filled = choose_for_budgets(
             needs.method, candidates, budgets, needs.options, request.arguments.mig_fill, bar
         )
-    known = _information_inputs(request, labels, scores, graph)
+    known = information_inputs(request, labels, scores, graph)
     if known is None:
         return [Chosen(each, number, None, None, peak) for each, number in zip(selections, filled, strict=True)]
     with clock.stage("information"):
@@ -390,11 +442,11 @@ def information_of(
     graph: LabelGraph | None,
 ) -> float | None:
     """Return E(D) of some kept rows (Eq. 8); None where there is no label graph, or no scores."""
-    known = _information_inputs(request, labels, scores, graph)
+    known = information_inputs(request, labels, scores, graph)
     return measure_information(*known, rows) if known else None
 
 
-def _information_inputs(
+def information_inputs(
     request: Request, labels: RowLabels | None, scores: Scores | None, graph: LabelGraph | None
 ) -> tuple[LabelledPool, Propagation, Objective] | None:
     """Return what E is computed from; None where there is no label graph, or no scores."""
@@ -411,22 +463,16 @@ def _information_inputs(
     return LabelledPool(labels, scores.final), graph.propagation, objective
 
 
-def log_reading(pool: Pool, labels: RowLabels | None) -> None:
-    """Log what became of the rows of the pool and of their labels."""
+def describe_reading(pool: Pool, labels: RowLabels | None) -> list[str]:
+    """Say, for the log, what became of the rows of the pool and of their labels."""
     report = pool.report
-    logger.info(
-        "pool: read %s rows of %s, kept %s",
-        f"{report.read:,}",
-        ", ".join(source.name for source in pool.sources[:5]),
-        f"{report.kept:,}",
-    )
-    for reason, count in report.dropped.items():
-        logger.info("  dropped %s: %s", f"{count:,}", reason)
-    for reason, count in report.unreadable.items():
-        logger.info("  skipped %s: row %s", f"{count:,}", reason)
-    for row in report.unreadable_rows[:20]:
-        logger.info("    %s", row.encode("unicode_escape").decode("ascii"))
+    names = ", ".join(source.name for source in pool.sources[:5])
+    lines = [f"pool: read {report.read:,} rows of {names}, kept {report.kept:,}"]
+    lines += [f"  dropped {count:,}: {reason}" for reason, count in report.dropped.items()]
+    lines += [f"  skipped {count:,}: row {reason}" for reason, count in report.unreadable.items()]
+    lines += [f"    {row.encode('unicode_escape').decode('ascii')}" for row in report.unreadable_rows[:20]]
     if report.duplicates:
-        logger.info("  %s rows are repeated; all copies stay in the pool", f"{report.duplicates:,}")
+        lines.append(f"  {report.duplicates:,} rows are repeated; all copies stay in the pool")
     if labels is not None:
-        logger.info("  %s of %s labels count", f"{len(labels.names):,}", f"{len(pool.labels.names):,}")
+        lines.append(f"  {len(labels.names):,} of {len(pool.labels.names):,} labels count")
+    return lines

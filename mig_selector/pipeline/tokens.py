@@ -93,7 +93,7 @@ class TokenTotals:
             logger.info("tokens are not counted: %s", error)
             return None
         files = [folder / subset["json_lines"] for subset in subsets]
-        bounds = [_line_bounds(file) for file in files]
+        bounds = [line_bounds(file) for file in files]
         sizes = np.concatenate([np.diff(each) for each in bounds])
         sample = draw_sample(len(sizes), int(sizes.sum()))
         texts: list[str] = []
@@ -101,7 +101,7 @@ class TokenTotals:
         for file, each, subset in zip(files, bounds, subsets, strict=True):
             entry = self._entries[subset["entry_index"]]
             mine = sample[(sample >= first) & (sample < first + len(each) - 1)] - first
-            texts += [text_of(record, entry) for record in _read_lines(file, each, mine)]
+            texts += [text_of(record, entry) for record in read_lines(file, each, mine)]
             first += len(each) - 1
         counts = tokenizer.count(texts)
         estimate, error_size = estimate_total(counts, sizes[sample], int(sizes.sum()), len(sizes))
@@ -129,7 +129,7 @@ def draw_sample(num_rows: int, num_bytes: int | None = None, most: int = SAMPLED
     return np.sort(np.random.default_rng(_SEED).choice(num_rows, wanted, replace=False))
 
 
-def _line_bounds(file: Path) -> NDArray[np.int64]:
+def line_bounds(file: Path) -> NDArray[np.int64]:
     """Return the byte offset of each line of JSON Lines, and of the end of the file."""
     bounds, offset = [np.zeros(1, np.int64)], 0
     with file.open("rb") as stream:
@@ -139,7 +139,8 @@ def _line_bounds(file: Path) -> NDArray[np.int64]:
     return np.concatenate(bounds)
 
 
-def _read_lines(file: Path, bounds: NDArray[np.int64], lines: NDArray[np.int64]) -> list[dict[str, Any]]:
+def read_lines(file: Path, bounds: NDArray[np.int64], lines: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Read some lines of JSON Lines; `bounds` are those that `line_bounds` returned."""
     with file.open("rb") as stream:
         records = []
         for line in lines.tolist():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,22 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.arguments import KEPT_COLUMNS
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
+from mig_selector.pipeline.evaluation import count_shared_rows
 from mig_selector.pipeline.names import pool_part
 from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
 from mig_selector.pipeline.stages import Chosen, LabelGraph, Scores
 from mig_selector.pipeline.tokens import describe_tokens
+from mig_selector.pipeline.validation import draw_validation_rows
 from mig_selector.pool.reading import Pool
-from mig_selector.pool.subset.writing import write_selection_table, write_subset
+from mig_selector.pool.subset.writing import write_candidates, write_selection_table, write_subset
 from mig_selector.store.files import write_json
 from mig_selector.store.hashing import hash_file
-from mig_selector.store.subsets import MANIFEST
+from mig_selector.store.subsets import CANDIDATES, MANIFEST, SELECTION_TABLE
 
 
 _PACKAGES = (
     *("mig_selector", "llamafactory", "torch", "transformers", "sentence-transformers"),
-    *("numpy", "numba", "scikit-learn"),
+    *("numpy", "numba", "scikit-learn", "pyarrow"),
 )
 
 
@@ -37,37 +40,60 @@ def write_files(
     """Write the subset files and selection.parquet.
 
     Returns:
-        What the manifest says of them: ``subsets``, and ``files`` with the hash of each by name.
+        What the manifest says of them: ``subsets``, ``validation`` and how many rows of it are chosen ones again, and
+        ``files`` with the hash of each by name.
 
     Raises:
         PoolError: A pool file was changed meanwhile.
     """
     rows = chosen.selection.rows
-    with progress("writing the subset", len(rows), "rows", is_main=True) as bar:
-        subsets, row_ids = _write_subsets(request, pool, rows, folder, bar)
+    chosen_labels = None if labels is None else [labels.of_row(row) for row in rows]
+    chosen_scores = None if scores is None else scores.scaled[rows]
+    known = {"labels": chosen_labels, "score": None if chosen_scores is None else chosen_scores.tolist()}
+    kept = {name: known.get(name) for name in request.arguments.kept}
+    validation_rows = draw_validation_rows(request.arguments, request.site.host, pool.report.kept, rows)
+    with progress("writing the subset", len(rows) + len(validation_rows), "rows", is_main=True) as bar:
+        subsets, row_ids = _write_subsets(request, pool, rows, "selected", kept, folder, bar)
+        validation, _ = _write_subsets(request, pool, validation_rows, "validation", {}, folder, bar)
         write_selection_table(
-            folder / "selection.parquet",
+            folder / SELECTION_TABLE,
             pool,
             [entry.name for entry in request.entries],
             rows,
             chosen.selection.gains,
-            None if labels is None else [labels.of_row(row) for row in rows],
-            None if scores is None else scores.raw[rows],
+            chosen_labels,
+            chosen_scores,
             row_ids,
             chosen.information_added,
         )
+    parts = [*subsets, *validation]
+    names = [SELECTION_TABLE, *(part[kind] for part in parts for kind in ("json_lines", "file"))]
+    if request.among is not None:
+        write_candidates(folder / CANDIDATES, request.among)
+        names.append(CANDIDATES)
     request.check_unchanged()  # chosen rows were read again: they must be those that were judged
-    names = ["selection.parquet", *(subset[kind] for subset in subsets for kind in ("json_lines", "file"))]
     return {
         "subsets": subsets,
+        "validation": validation,
+        "validation_rows_chosen": count_shared_rows(request.entries, subsets, validation, folder),
         "files": {name: hash_file(folder / name) for name in dict.fromkeys(names)},
     }
 
 
 def _write_subsets(
-    request: Request, pool: Pool, chosen: NDArray[np.int64], folder: Path, on_rows: Callable[[int], object]
+    request: Request,
+    pool: Pool,
+    chosen: NDArray[np.int64],
+    stem: str,
+    kept: Mapping[str, Sequence[Any] | None],
+    folder: Path,
+    on_rows: Callable[[int], object],
 ) -> tuple[list[dict[str, Any]], list[str | None]]:
-    """Write one file for each name of the pool; return what the manifest says of each, and all row ids in order."""
+    """Write one file for each name of the pool; return what the manifest says of each, and all row ids in order.
+
+    `kept` is what ``mig_keep`` names, with the values of each row; ids are known once the rows are read.
+    """
+    id_column = KEPT_COLUMNS["id"] if "id" in kept else None
     entry_of_row = np.array(pool.source_entry_indices)[pool.locate(chosen)[0]]
     row_ids: list[str | None] = [None] * len(chosen)
     subsets: list[dict[str, Any]] = []
@@ -75,8 +101,13 @@ def _write_subsets(
         ranks = np.flatnonzero(entry_of_row == entry_index)
         if len(ranks) == 0:
             continue
-        stem = "selected" if len(request.entries) == 1 else pool_part("selected", entry.name)
-        subset = write_subset(pool, entry, chosen[ranks], folder, stem, on_rows)
+        name = stem if len(request.entries) == 1 else pool_part(stem, entry.name)
+        columns = {
+            KEPT_COLUMNS[each]: [values[rank] for rank in ranks.tolist()]
+            for each, values in kept.items()
+            if values is not None
+        }
+        subset = write_subset(pool, entry, chosen[ranks], folder, name, on_rows, columns, id_column)
         subsets.append(
             {
                 "dataset": entry.name,
@@ -97,7 +128,9 @@ def write_manifest(
     request: Request,
     fingerprint: str,
     pool: Pool,
+    health: dict[str, Any] | None,
     labels: RowLabels | None,
+    scores: Scores | None,
     graph: LabelGraph | None,
     chosen: Chosen,
     written: dict[str, Any],
@@ -123,13 +156,18 @@ def write_manifest(
         "peak_memory_bytes": chosen.memory.num_bytes,
         "added_memory_bytes": chosen.memory.added_bytes,
         "labels": None if labels is None else len(labels.names),
+        "score_scale": None if scores is None else scores.scale,
         "edges": None if graph is None else graph.num_edges,
         "rows": vars(pool.report),
+        "annotation": health,
         "tokens": tokens,
         **written,
         "pool": request.describe_pool(),
         "settings": request.settings,
+        "config": request.config(fingerprint),
+        "identity": request.identities[request.fingerprints.index(fingerprint)],
         "encoder": _describe(models.get("mig_embedding_model")),
+        "tagger_model": _describe(models.get("mig_tagger_model")),
         "row_encoder": _describe(models.get("mig_row_embedding_model")),
         "ifd_model": _describe(models.get("mig_ifd_model")),
         "tokenizer": _describe(measured_by if score is not None and score.name == "response_tokens" else None),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from mig_selector.pool.entry import PoolEntry
-from mig_selector.pool.training import ASKING, Message, convert, value_of
+from mig_selector.pool.training import ASKING, PLACEHOLDERS, Message, convert, value_of
 
 
 Side: TypeAlias = Literal["user", "assistant"]
@@ -41,6 +41,11 @@ class Exchange:
     """The input column of an alpaca row without history; else empty."""
     response: str
     """Empty if there is no reply."""
+
+
+def text_columns(entry: PoolEntry) -> list[str]:
+    """Return the columns that make the conversation of a row; images and other media, which can be large, do not."""
+    return sorted({column for role, column in entry.columns.items() if role not in PLACEHOLDERS})
 
 
 def read_turns(row: Mapping[str, Any], entry: PoolEntry) -> list[Turn]:

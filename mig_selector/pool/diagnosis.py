@@ -59,7 +59,7 @@ def _without_values(reason: str) -> str:
 def _first_rows(source: RowSource) -> Iterator[dict[str, Any]]:
     """Read the first rows that can be read, as the host reads them."""
     [span, *_] = source.spans(1 << 20)
-    for leaves in source.scan(span, LeafDecoder((None,)), Numbering(), lambda num_bytes: None):
+    for leaves in source.scan(span, LeafDecoder(), Numbering(), lambda num_bytes: None):
         is_row = (not isinstance(leaves.of_row(row), Unreadable) for row in range(min(len(leaves), LOOKED_AT)))
         rows = np.flatnonzero(list(is_row))
         offsets = np.zeros(len(leaves), np.int64) if leaves.byte_offsets is None else leaves.byte_offsets

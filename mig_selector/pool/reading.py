@@ -84,17 +84,18 @@ class Pool:
         """Return for some kept indices the byte offset; 0 in a source that does not find rows by offset."""
         return np.zeros(len(kept), np.int64) if self.byte_offsets is None else self.byte_offsets[kept]
 
-    def rows(self, columns: Sequence[str] | None) -> Iterator[PoolRow]:
-        """Read the kept rows again, in the order of the pool.
+    def rows(self, columns: Sequence[str] | None, kept: NDArray[np.int64] | None = None) -> Iterator[PoolRow]:
+        """Read kept rows again, in the order of the pool.
 
         Args:
             columns: Top-level columns to keep, where a row has them; all if None.
+            kept: Kept indices of the rows, ascending; all rows if None.
         """
-        sources, source_rows = self.locate(np.arange(len(self.pool_indices)))
+        kept = np.arange(len(self.pool_indices)) if kept is None else kept
+        sources, source_rows = self.locate(kept)
         for index, source in enumerate(self.sources):
             mine = slice(*np.searchsorted(sources, [index, index + 1]))
-            rows = source_rows[mine].tolist()
-            byte_offsets = self.byte_offsets[mine].tolist() if self.byte_offsets is not None else [0] * len(rows)
+            rows, byte_offsets = source_rows[mine].tolist(), self.byte_offsets_of(kept[mine]).tolist()
             for row, record in zip(rows, source.read(rows, byte_offsets, columns), strict=True):
                 yield PoolRow(self.source_entry_indices[index], f"{source.name}, row {row + 1}", record)
 

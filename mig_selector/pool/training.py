@@ -321,7 +321,9 @@ def _find_lack(example: Example, row: Mapping[str, Any], layout: Layout, stage: 
     if stage == "sft" and count == 2:
         return f"true or false in {layout.columns.get('kto_tag')} (kto_tag), which is for stage kto"
     if stage == "kto" and count < 2:
-        return f"neither true nor false in {layout.columns.get('kto_tag')} (kto_tag)"
+        if "kto_tag" not in layout.columns:
+            return "no KTO label, because columns.kto_tag of the entry is not set"
+        return f"neither true nor false in {layout.columns['kto_tag']} (kto_tag)"
     if (stage == "rm" and count < 2) or len(example.prompt) % 2 == 0:
         return f"no pair of replies in {layout.columns.get('chosen')} and {layout.columns.get('rejected')}"
     return None

@@ -62,13 +62,15 @@ class StopSignals:
             signal.signal(number, handler)
         # Sent again rather than exiting here: the exit status must show the signal, and a program that had its own
         # handler must get to run it.
-        if is_stopped or (kind is None and self._came_while_held):
+        # A program without a handler of its own ends by the error that leaves the block, and with its message.
+        ends_by_error = kind is not None and previous.get(signal.SIGTERM) is signal.SIG_DFL
+        if is_stopped or (self._came_while_held and not ends_by_error):
             signal.raise_signal(signal.SIGTERM)
         if self._was_interrupted and (kind is None or issubclass(kind, Exception)):
             raise KeyboardInterrupt from error
 
     def _on_sigterm(self, number: int, frame: Any) -> None:
-        if self._is_held:
+        if self._is_held or self._is_in_exit(frame):
             self._came_while_held = True
             return
         # Raise only once: a second SIGTERM must not interrupt the clean-up that the first one started.
@@ -81,7 +83,19 @@ class StopSignals:
 
     def _on_sigint(self, number: int, frame: Any) -> None:
         self._was_interrupted = True
-        raise KeyboardInterrupt
+        if not self._is_in_exit(frame):
+            raise KeyboardInterrupt
+
+    def _is_in_exit(self, frame: Any) -> bool:
+        """Whether a signal interrupts `__exit__`: an exception there would leave these handlers installed.
+
+        The stack is searched because a flag comes too late: a signal can be handled before the first line.
+        """
+        while frame is not None:
+            if frame.f_code is StopSignals.__exit__.__code__ and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def hold(self) -> None:
         """Let no SIGTERM interrupt what follows (cleaning up, telling other ranks); it is delivered on exit."""

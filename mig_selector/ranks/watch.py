@@ -175,7 +175,8 @@ class Watch:
                 self._store.set(f"heard/{self._rank}", "1")
                 self._wait_for_all("heard", _FAREWELL_SECONDS)
         self._is_over.set()
-        self._listener.join()
+        if self._listener.ident is not None:  # the store may have been lost before the thread was started
+            self._listener.join()
         with contextlib.suppress(RuntimeError):
             self._store.set(f"gone/{self._rank}", "1")
             # Without torchrun's agent the store is in this process: it must live until no rank needs it.

@@ -174,16 +174,17 @@ class Ranks:
                 number += 1
         with _translated_store_errors():
             self._store.set(f"{key}/{number}", b".")
-        for remaining in range(max(number - _CHUNKS_AHEAD, 0), number):
+        for remaining in range(max(number - _CHUNKS_AHEAD, 0), number + 1):
             self._delete_taken(key, remaining, num_receivers)
 
     def _delete_taken(self, key: str, number: int, num_receivers: int) -> None:
-        """Wait until all receivers have read a chunk, and delete it from the store."""
+        """Wait until all receivers have read a chunk, and delete it and its counter from the store."""
         if number < 0:
             return
         self._wait_until(lambda: self._store.add(f"{key}/{number}/taken", 0) >= num_receivers)
         with _translated_store_errors():
             self._store.delete_key(f"{key}/{number}")
+            self._store.delete_key(f"{key}/{number}/taken")
 
     def _receive(self, key: str) -> Iterator[bytes]:
         """Yield the chunks of a transfer: ``+`` begins a chunk, a value ``.`` ends the transfer."""
@@ -260,8 +261,14 @@ def connect() -> Iterator[Ranks]:
     from torch.distributed.distributed_c10d import PrefixStore
 
     rank = _read_number("RANK", 0)
+    if rank >= world_size:
+        raise ArgumentError(
+            f"the environment variable RANK must be below WORLD_SIZE, {world_size}, got {rank}; torchrun sets both."
+        )
     with _open_session(rank, world_size) as (session, store), StopSignals() as signals:
-        watch = Watch(_open_store(f"{session}/watch"), rank, world_size, signals.stop_main_thread)
+        with _translated_store_errors():
+            watch_store = _open_store(f"{session}/watch")
+        watch = Watch(watch_store, rank, world_size, signals.stop_main_thread)
         ranks = Ranks(
             rank=rank,
             world_size=world_size,
@@ -298,8 +305,9 @@ def _find_local_rank(ranks: Ranks) -> None:
 @contextlib.contextmanager
 def _shared_failures(ranks: Ranks, watch: Watch, signals: StopSignals) -> Iterator[None]:
     """Publish a failure of this rank to the others, and raise theirs here."""
-    watch.start()
     try:
+        with _translated_store_errors():
+            watch.start()
         yield
     except BaseException as raised:
         error = Stopped() if signals.is_swallowed(raised) else raised
@@ -380,7 +388,7 @@ def _open_session(rank: int, world_size: int) -> Iterator[tuple[str, Any]]:
             greeter.start()
         else:
             session = _ask_for_session(store, rank)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter for an address that is missing or is not one
         raise RemoteError(
             f"the ranks cannot reach each other at {address} ({error}); check MASTER_ADDR and MASTER_PORT, and the "
             "output of the first node."

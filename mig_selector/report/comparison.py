@@ -68,6 +68,8 @@ class MethodFigures:
     """The first rows chosen."""
     tokens_error: int | None = None
     """Half of the 95 % interval around `tokens`, if they are estimated; None if all were counted."""
+    report: str | None = None
+    """Relative URL of the selection's report, if there is one."""
 
     def share_of(self, sources: Sequence[str]) -> float:
         """Return the share of the chosen rows that comes from these sources, in [0, 1]."""
@@ -176,7 +178,8 @@ def _decimal(value: float, decimals: int) -> str:
     return f"{value:,.{decimals}f}" if abs(value) < 1e15 else f"{value:.6g}"
 
 
-def _significant(value: float, digits: int) -> str:
+def significant(value: float, digits: int) -> str:
+    """Format a number with so many significant digits; those before the decimal point are all shown."""
     if abs(value) < 1e-4:
         return f"{value:.{digits}g}"
     return _decimal(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
@@ -207,7 +210,7 @@ COLUMNS = (
         "mean_score",
         "mean score",
         "Mean of the score named above over the chosen rows. A method that ranks by this score alone leads here.",
-        partial(_significant, digits=4),
+        partial(significant, digits=4),
     ),
     Column(
         "tokens",
@@ -222,7 +225,7 @@ COLUMNS = (
         "time (s)",
         "Time the method took to choose, in seconds, once everything it needs was read, computed and compiled. Empty "
         "where an earlier run had made the selection: only times of the same run can be compared.",
-        partial(_significant, digits=3),
+        partial(significant, digits=3),
     ),
     Column(
         "memory_bytes",
@@ -301,6 +304,8 @@ def shorten(text: str, width: int) -> str:
 
 def _display_width(text: str) -> int:
     """Count the columns that printable text takes in a monospaced font: 0 for combining marks, 2 for wide letters."""
+    if text.isascii():
+        return len(text)
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     marks = sum(unicodedata.category(character) in {"Mn", "Me"} for character in text)
     return len(text) + wide - marks

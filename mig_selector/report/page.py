@@ -1,44 +1,48 @@
-"""A comparison as a single self-contained HTML file: no script, no network, light and dark mode, print layout."""
+"""Comparisons and reports as single self-contained HTML files: no network, light and dark mode, print layout."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mig_selector.console import printable
-from mig_selector.report.comparison import COLUMNS, Comparison, describe_error, shorten
+from mig_selector.report.charts import chart_curve, chart_labels, chart_numbers
+from mig_selector.report.comparison import COLUMNS, Comparison, describe_error, round_to_error, shorten, significant
 from mig_selector.report.picture import FAINT, INK, MOSTLY_BLUE, PAPER
+from mig_selector.report.selection import SelectionReport
 
 
-_TEMPLATE = "comparison.html.jinja"
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_HERE = Path(__file__).parent
 _QUESTION_COLUMNS = 160
 """Longer questions of examples are cut off."""
+_LABEL_COLUMNS, _SHORT_LABEL_COLUMNS = 60, 24
 _SHOWN_SOURCES = 200
 """More are only counted: in some pools every row has a source of its own."""
+_NAMED_SOURCES = 3
+"""Sources that the first sentence of a report names."""
+_COSTS = frozenset({"seconds", "memory_bytes"})
+"""Columns that only a comparison has."""
 
 
-def build_page(comparison: Comparison, svg: str) -> str:
-    """Build the page of a comparison.
+def build_comparison_page(comparison: Comparison, svg: str) -> str:
+    """Build the page of a comparison, which has no script.
 
     Args:
         comparison: What to show. Its texts may contain anything, as they are escaped.
         svg: Its picture, an ``<svg>`` element, inserted unchanged.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        shown=printable, count="{:,}".format, percent=lambda share: f"{100 * share:.1f}", question=_on_one_line
-    )
-    return environment.get_template(_TEMPLATE).render(
+    return _render(
+        "comparison.html.jinja",
         comparison=comparison,
         columns=COLUMNS,
         shown_sources=comparison.all_sources[:_SHOWN_SOURCES],
@@ -46,18 +50,84 @@ def build_page(comparison: Comparison, svg: str) -> str:
         tokens_error=describe_error(comparison.all_rows),
         picture=Markup(svg),
         random_overlap=comparison.budget / comparison.kept_rows,
-        settings_and_versions=list(_settings_and_versions(comparison)),
-        ink=INK,
-        faint=FAINT,
-        paper=PAPER,
+        settings_and_versions=[*_pairs(comparison.settings), *_pairs(comparison.versions)],
         mostly=MOSTLY_BLUE,
     )
 
 
-def _on_one_line(text: str) -> str:
-    return shorten(" ".join(text[: 10 * _QUESTION_COLUMNS].split()), _QUESTION_COLUMNS)
+def build_report_page(report: SelectionReport) -> str:
+    """Build the page of a selection. Texts of the report may contain anything, as they are escaped.
+
+    Its script finds rows and reads the label map out. The page allows no other script, by its hash, and no request.
+    """
+    from markupsafe import Markup
+
+    script = (_HERE / "selection.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    curve, labels, this = report.curve, report.labels, report.this
+    return _render(
+        "selection.html.jinja",
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+        report=report,
+        columns=[column for column in COLUMNS if column.key not in _COSTS],
+        sources=list(_largest_sources(report)),
+        information_share=curve and curve.at_shares["100%"].information / (curve.pool_information or 1),
+        tokens=(this.tokens, 0) if not this.tokens_error else round_to_error(this.tokens or 0, this.tokens_error),
+        curves=chart_curve(curve) if curve else [],
+        unlisted=labels.in_use - labels.covered - len(labels.missing) if labels else 0,
+        map=chart_labels(labels) if labels and labels.map else None,
+        distributions=[(each, chart_numbers(each) if each.is_numeric else None) for each in report.distributions],
+        settings=[
+            *_pairs(report.settings),
+            *((f"{file['dataset']}: {file['file']}", f"sha256 {file['sha256']}") for file in report.files),
+            *_pairs(report.versions),
+        ],
+    )
 
 
-def _settings_and_versions(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    for name, value in (*comparison.settings.items(), *comparison.versions.items()):
+def _render(template: str, **values: Any) -> str:
+    colours = {"ink": INK, "faint": FAINT, "paper": PAPER}
+    return str(_environment().get_template(template).render({"script": None, "colours": colours, **values}))
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        shown=printable,
+        shown_lines=lambda text: printable(text, keep="\n\t"),
+        count="{:,}".format,
+        length1="{:.1f}".format,
+        percent=lambda share: f"{100 * share:.1f}",
+        number=lambda value: significant(value, 4),
+        question=lambda text: _on_one_line(text, _QUESTION_COLUMNS),
+        label=lambda text: _on_one_line(text, _LABEL_COLUMNS),
+        short_label=lambda text: _on_one_line(text, _SHORT_LABEL_COLUMNS),
+    )
+    return environment
+
+
+def _on_one_line(text: str, width: int) -> str:
+    return shorten(" ".join(text[: 10 * width].split()), width)
+
+
+def _pairs(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _largest_sources(report: SelectionReport) -> Iterator[tuple[str, int]]:
+    """Yield name and number of rows of the datasets that the rows came from; the largest first."""
+    ordered = sorted(report.this.sources.items(), key=lambda item: (-item[1], item[0]))
+    yield from ordered[:_NAMED_SOURCES]
+    if others := ordered[_NAMED_SOURCES:]:
+        yield f"{len(others)} others", sum(rows for _, rows in others)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 INK, FAINT, PAPER = "#24292f", "#8c959f", "#ffffff"
 """Text, thin lines, background. In dark mode the page replaces these three wherever they occur in the SVG."""
-_BLUE, _ON_BLUE = "#0072b2", "#fefefe"
+BLUE, _ON_BLUE = "#0072b2", "#fefefe"
 MOSTLY_BLUE = 0.8
 """Overlap above which a cell is so blue that white text is easier to read than `INK`."""
-_SOURCE_COLOURS = (_BLUE, "#e69f00", "#56b4e9", "#d55e00", "#009e73", "#f0e442", "#cc79a7")
+_SOURCE_COLOURS = (BLUE, "#e69f00", "#56b4e9", "#d55e00", "#009e73", "#f0e442", "#cc79a7")
 _OTHER_COLOUR = "#999999"
 
 _DRAWN = ("information", "label_coverage", "mean_score", "tokens", "seconds")
@@ -58,7 +58,9 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mig_selector",
 }
-_PNG_DOTS_PER_INCH = 160
+PNG_DOTS_PER_INCH = 160
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+"""For SVG: the same picture gives the same bytes."""
 # Lengths in inches.
 _WIDTH, _MARGIN, _GAP = 12.5, 0.2, 0.25
 _LINE, _CELL = 0.29, 0.42
@@ -71,25 +73,25 @@ _METHOD_COLUMNS, _SOURCE_COLUMNS = 20, 26
 def draw_png(comparison: Comparison) -> bytes:
     """Draw the picture as a stand-alone file: on white, with a summary line on top."""
     stream = io.BytesIO()
-    with _own_style():
+    with own_style():
         figure = _draw(comparison, top=_HEADLINE)
         figure.suptitle(summary(comparison), x=_MARGIN / _WIDTH, ha="left", fontsize=12)
-        figure.savefig(stream, format="png", dpi=_PNG_DOTS_PER_INCH, facecolor=PAPER)
+        figure.savefig(stream, format="png", dpi=PNG_DOTS_PER_INCH, facecolor=PAPER)
     return stream.getvalue()
 
 
 def draw_svg(comparison: Comparison) -> str:
     """Draw the picture for the page: an ``<svg>`` element without background, whose texts remain texts."""
     stream = io.StringIO()
-    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with _own_style():
-        _draw(comparison, top=0.0).savefig(stream, format="svg", facecolor="none", metadata=no_metadata)
+    with own_style():
+        _draw(comparison, top=0.0).savefig(stream, format="svg", facecolor="none", metadata=NO_METADATA)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :]
 
 
 @contextlib.contextmanager
-def _own_style() -> Iterator[None]:
+def own_style() -> Iterator[None]:
+    """Draw in the style of this package while the block runs."""
     from matplotlib import style
 
     with style.context(["default", _STYLE]), warnings.catch_warnings():
@@ -157,7 +159,7 @@ def _is_known(column: Column, comparison: Comparison) -> bool:
 
 def _draw_bars(axes: Axes, column: Column, figures: Sequence[MethodFigures]) -> None:
     lengths = [column.value(each) or 0.0 for each in figures]
-    axes.barh(range(len(figures)), lengths, height=0.64, color=_BLUE)
+    axes.barh(range(len(figures)), lengths, height=0.64, color=BLUE)
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_xticks([])
     _write_values(axes, column, figures, [max(0.0, length) for length in lengths])
@@ -170,8 +172,8 @@ def _draw_dots(axes: Axes, column: Column, figures: Sequence[MethodFigures]) -> 
     powers = {line: math.log10(value) for line, value in enumerate(values) if value > 0}
     low = math.floor(min(powers.values(), default=0.0))
     high = max(low + 1, math.ceil(max(powers.values(), default=0.0)))
-    axes.hlines(list(powers), low, list(powers.values()), color=_BLUE, linewidth=1.6)
-    axes.scatter(list(powers.values()), list(powers), s=26, color=_BLUE, zorder=3)
+    axes.hlines(list(powers), low, list(powers.values()), color=BLUE, linewidth=1.6)
+    axes.scatter(list(powers.values()), list(powers), s=26, color=BLUE, zorder=3)
     ticks = range(low, high + 1, math.ceil((high - low) / 4))
     axes.set_xticks(ticks, [f"{10.0**power:,g}" for power in ticks])
     axes.grid(axis="x", color=FAINT, alpha=0.4, linewidth=0.6)
@@ -211,7 +213,7 @@ def _draw_cell(axes: Axes, x: int, y: int, share: float) -> None:
     from matplotlib.patches import Rectangle
 
     alpha = 0.05 + 0.95 * share
-    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_BLUE, edgecolor=PAPER, alpha=alpha))
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=BLUE, edgecolor=PAPER, alpha=alpha))
     ink = _ON_BLUE if share > MOSTLY_BLUE else INK
     axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center_baseline", fontsize=8, color=ink)
 

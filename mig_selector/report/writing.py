@@ -1,21 +1,27 @@
-"""A comparison as files: tables and JSON for programs, a picture and a page for people."""
+"""Comparisons and reports as files: tables and JSON for programs, a picture and a page for people."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mig_selector.console import printable
 from mig_selector.report.comparison import COLUMNS, Comparison, MethodFigures
-from mig_selector.report.page import build_page
+from mig_selector.report.page import build_comparison_page, build_report_page
 from mig_selector.report.picture import draw_png, draw_svg
+from mig_selector.report.selection import SelectionReport
+from mig_selector.report.selection_picture import draw_pictures
 from mig_selector.store.files import whole_file, write_json, write_text
 
 
+PAGE, FIGURES = "report.html", "report.json"
+"""Names of the report's files in the folder of a subset."""
 _QUESTION_CHARACTERS = 1_000
 """Longer questions are cut off in the JSON."""
 
@@ -37,8 +43,50 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     write_json(folder / "comparison.json", _everything(comparison))
     with whole_file(folder / "comparison.png") as stream:
         stream.write(draw_png(comparison))
-    write_text(folder / "comparison.html", build_page(comparison, draw_svg(comparison)), follow_link=False)
+    write_text(folder / "comparison.html", build_comparison_page(comparison, draw_svg(comparison)), follow_link=False)
     return [folder / name for name in (*tables, "comparison.json", "comparison.png", "comparison.html")]
+
+
+def write_report(folder: Path, report: SelectionReport) -> list[Path]:
+    """Write the report of a selection; the same report gives the same bytes.
+
+    Args:
+        folder: The folder of the subset; existing files of the names below are replaced.
+        report: What to write.
+
+    Returns:
+        The files: ``report.json`` (every figure, texts unchanged) and ``report.html``.
+    """
+    write_json(folder / FIGURES, _finite(asdict(report)))
+    write_text(folder / PAGE, build_report_page(report), follow_link=False)
+    return [folder / FIGURES, folder / PAGE]
+
+
+def write_pictures(folder: Path, report: SelectionReport) -> list[Path]:
+    """Write the charts of a report as PNG and SVG; the same report gives the same bytes.
+
+    Args:
+        folder: The folder of the subset.
+        report: What to draw.
+
+    Returns:
+        The files: ``report_information``, ``report_labels`` and ``report_distributions``, as far as these are known.
+    """
+    files = []
+    for name, content in draw_pictures(report):
+        files.append(folder / f"report_{name}")
+        with whole_file(files[-1]) as stream:
+            stream.write(content)
+    return files
+
+
+def _finite(value: Any) -> Any:
+    """Return a value that JSON can hold: it has neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _figures(comparison: Comparison) -> Iterator[list[Any]]:

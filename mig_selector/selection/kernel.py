@@ -138,7 +138,7 @@ class WorkingSet(NamedTuple):
 def is_symmetric(offsets: Any, columns: Any) -> Any:
     """Whether a matrix in compressed rows, columns ascending, has an entry at (j, i) wherever it has one at (i, j).
 
-    `add_information` relies on it. One look per entry: row by row, the entries of column j meet those of row j in the
+    `_add_information` relies on it. One look per entry: row by row, the entries of column j meet those of row j in the
     same order if the pattern is symmetric.
     """
     ahead = offsets[:-1].copy()
@@ -326,7 +326,7 @@ def _settle(
 
 
 @compiled
-def add_information(propagation: Any, objective: Any, labels: Any, rows: Any, row: Any) -> Any:
+def _add_information(propagation: Any, objective: Any, labels: Any, rows: Any, row: Any) -> Any:
     """Add e of a row to the information, mark what depends on it as stale; return whether any bit of it changed."""
     is_changed = False
     for index in range(_collect(propagation, labels, rows, row)):
@@ -341,6 +341,13 @@ def add_information(propagation: Any, objective: Any, labels: Any, rows: Any, ro
         for entry in range(propagation.offsets[label], propagation.offsets[label + 1]):
             labels.worth[propagation.columns[entry]] = STALE
     return is_changed
+
+
+@compiled
+def replay(propagation: Any, objective: Any, labels: Any, rows: Any, chosen: Any) -> Any:
+    """Add the information of rows that a search has chosen, in its order: `labels` is then as it was in the search."""
+    for row in chosen:
+        _add_information(propagation, objective, labels, rows, row)
 
 
 @compiled
@@ -427,7 +434,7 @@ def search(
         row = indices[entry]
         chosen[made], gains[made] = row, gain
         made += 1
-        is_changed |= add_information(propagation, objective, labels, rows, entry)
+        is_changed |= _add_information(propagation, objective, labels, rows, entry)
         pool.is_candidate[row] = False
         if len(pool.following) > 0 and pool.following[row] >= 0:
             # The next equal row has the same labels and score, so it takes over the entry with its copied row. The

@@ -30,6 +30,13 @@ class Objective:
             return float(np.sum((information + self.offset) ** self.exponent))
         return float(np.sum(-np.expm1(-self.rate * information)))
 
+    def slope(self, information: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return phi' of each element."""
+        if self.phi == "pow":
+            power: NDArray[np.float64] = (information + self.offset) ** (self.exponent - 1.0)
+            return self.exponent * power
+        return self.rate * np.exp(-self.rate * information)
+
     def increase(self, before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return phi(after) - phi(before) for each element."""
         if self.phi == "pow":

@@ -189,12 +189,14 @@ def load_method(name: str | Callable[..., Any]) -> Method:
             f"mig_method: {name!r} is not a method; {hint}. Name a custom one as package.module.function."
         )
     try:
-        choose = getattr(importlib.import_module(module), attribute)
+        choose = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:  # the module of a user may raise anything
         raise ArgumentError(
             f"mig_method: {name!r} cannot be imported ({type(error).__name__}: {error}); is {module!r} installed, or "
             "its folder on PYTHONPATH?"
         ) from error
+    if choose is None:
+        raise ArgumentError(f"mig_method: {name!r}: {module} has no {attribute!r}; check the name of the function.")
     return Method(name, choose, _declaration_of(choose, repr(name)))
 
 

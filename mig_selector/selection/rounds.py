@@ -30,10 +30,10 @@ from mig_selector.selection.kernel import (
     PropagationTuple,
     Ranking,
     WorkingSet,
-    add_information,
     copy_rows,
     local_value,
     rank,
+    replay,
     search,
 )
 from mig_selector.selection.objective import Objective
@@ -72,16 +72,16 @@ class Search:
             budget: What the costs of all picks may add up to.
         """
         num_rows = len(pool)
-        self._objective = _as_tuple(objective)
+        self._objective = as_objective_tuple(objective)
         self._propagation = PropagationTuple(propagation.offsets, propagation.columns, propagation.weights)
-        self._labels = _no_information(self._objective, propagation.num_labels)
+        self._labels = without_information(self._objective, propagation.num_labels)
         is_candidate = np.ones(num_rows, np.bool_)
         # Rows that are equal in labels, score and cost are rare.
         following = link_equal_rows(pool, is_candidate) if costs is None else np.empty(0, np.int64)
         rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
         self._pool = PoolState(rows, is_candidate, following)
         self._budget = None if costs is None else Costs(costs, np.array([budget], np.float64))
-        self._noise = _rounding_bound(pool, propagation, objective)
+        self._noise = rounding_bound(pool, propagation, objective)
         self._gains = np.empty(num_rows)
         self._num_wanted = max(num_rows // _ROWS_PER_ENTRY[objective.gain], _MIN_ENTRIES)
         self._sample = np.random.default_rng(0).integers(0, num_rows, min(num_rows, _SAMPLE_ROWS))
@@ -90,7 +90,7 @@ class Search:
     def take(self, row: int) -> float:
         """Choose a row whatever its rank, before any pick; it must fit. Return its gain per unit of cost."""
         gain = float(self._gains[row])
-        add_information(self._propagation, self._objective, self._labels, self._pool.rows, row)
+        replay(self._propagation, self._objective, self._labels, self._pool.rows, np.array([row]))
         self._pool.is_candidate[row] = False
         if self._budget is not None:
             self._budget.left[0] -= self._budget.costs[row]
@@ -169,23 +169,23 @@ class Search:
 
 def information_alone(pool: LabelledPool, propagation: Propagation, objective: Objective) -> NDArray[np.float64]:
     """Return by how much E(D) rises with each row if it is the only one. Shape (N,)."""
-    rule = _as_tuple(replace(objective, gain="marginal"))
+    rule = as_objective_tuple(replace(objective, gain="marginal"))
     rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
     state = PoolState(rows, np.ones(len(pool), np.bool_), np.empty(0, np.int64))
     gains = np.empty(len(pool))
     spread = PropagationTuple(propagation.offsets, propagation.columns, propagation.weights)
-    rank(spread, rule, _no_information(rule, propagation.num_labels), state, None, gains)
+    rank(spread, rule, without_information(rule, propagation.num_labels), state, None, gains)
     return gains
 
 
-def _as_tuple(objective: Objective) -> ObjectiveTuple:
-    return ObjectiveTuple(
-        objective.phi == "pow", objective.gain == "gradient", objective.exponent, objective.offset, objective.rate
-    )
+def as_objective_tuple(objective: Objective) -> ObjectiveTuple:
+    """Return the values of an objective as the compiled search takes them."""
+    is_pow, is_gradient = objective.phi == "pow", objective.gain == "gradient"
+    return ObjectiveTuple(is_pow, is_gradient, objective.exponent, objective.offset, objective.rate)
 
 
-def _no_information(objective: ObjectiveTuple, num_labels: int) -> LabelState:
-    """Return the state of the labels while no row is chosen."""
+def without_information(objective: ObjectiveTuple, num_labels: int) -> LabelState:
+    """Return the state of the labels before any row is chosen."""
     return LabelState(
         information=np.zeros(num_labels),
         local=np.full(num_labels, local_value(objective, 0.0)),
@@ -195,7 +195,7 @@ def _no_information(objective: ObjectiveTuple, num_labels: int) -> LabelState:
     )
 
 
-def _rounding_bound(pool: LabelledPool, propagation: Propagation, objective: Objective) -> float:
+def rounding_bound(pool: LabelledPool, propagation: Propagation, objective: Objective) -> float:
     """Return by how much a gain can rise, through rounding alone, although information grew.
 
     The other gains are sums and products of values that fall to the last bit, and rounding keeps the order of what it

@@ -167,8 +167,7 @@ def locked(path: Path) -> Iterator[None]:
     cannot be written to there is no lock and no need for one: files there can only be read.
     """
     target = path.resolve()
-    # Writable for all: users who share a cache share its locks.
-    lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)
+    lock = _lock_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
@@ -182,6 +181,26 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock of `path` while the block runs, unless another process holds it; yield whether it is held here."""
+    lock = _lock_of(path.resolve())
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock_of(target: Path) -> FileLock:
+    # Writable for all: users who share a cache share its locks.
+    return FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)
 
 
 def is_writable(folder: Path) -> bool:

@@ -27,6 +27,10 @@ from mig_selector.store.hashing import ContentHashes
 
 MANIFEST = "manifest.json"
 """Written last: a folder without it is not a finished subset."""
+SELECTION_TABLE = "selection.parquet"
+"""Which rows were chosen, and what each gained."""
+CANDIDATES = "candidates.parquet"
+"""The rows that a comparison chose from; other subsets have no such file."""
 FOLDER_DIGITS = 16
 """Digits of the fingerprint at the end of a folder's name."""
 OLD_FOLDER_DIGITS = 8
@@ -73,11 +77,18 @@ class _Manifest(msgspec.Struct):
     settings: dict[str, Any]
     versions: dict[str, str]
     seconds: dict[str, float]
+    config: dict[str, Any] = {}
+    identity: dict[str, Any] = {}
+    """Both are missing in manifests of earlier versions."""
+    validation: list[_SubsetFile] = []
+    """Rows that were not chosen, for validation. Manifests of earlier versions lack it."""
+    validation_rows_chosen: _Count = 0
 
     @property
     def is_sound(self) -> bool:
         """Whether it names files in its own folder only, and all that its parts speak of."""
-        named = {name for subset in self.subsets for name in (subset.json_lines, subset.file)}
+        parts = [*self.subsets, *self.validation]
+        named = {name for part in parts for name in (part.json_lines, part.file)}
         return bool(self.subsets) and named <= set(self.files) and all(_is_plain(name) for name in self.files)
 
 
@@ -98,21 +109,27 @@ def read_manifest(folder: Path, fingerprint: str, hashes: ContentHashes) -> dict
         The manifest; None if the folder lacks it, has another selection, has missing or changed files, or is a link
         or has one among its files, or if the manifest is malformed.
     """
-    manifest = _read_plain_json(folder / MANIFEST)
-    try:
-        checked = msgspec.convert(manifest, _Manifest)
-    except (msgspec.ValidationError, RecursionError):
-        return None
-    if checked.fingerprint != fingerprint or not checked.is_sound or folder.is_symlink():
+    manifest = read_description(folder)
+    if manifest is None or manifest["fingerprint"] != fingerprint or folder.is_symlink():
         return None
     try:
         is_intact = all(
             _is_plain_file(folder / name) and hashes.file(folder / name) == digest
-            for name, digest in checked.files.items()
+            for name, digest in manifest["files"].items()
         )
     except OSError:
         return None
     return manifest if is_intact else None
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a folder if it has the expected form; whether the files are those is not checked."""
+    manifest = _read_plain_json(folder / MANIFEST)
+    try:
+        is_sound = msgspec.convert(manifest, _Manifest).is_sound
+    except (msgspec.ValidationError, RecursionError):
+        return None
+    return manifest if is_sound else None
 
 
 def _is_plain_file(path: Path) -> bool:

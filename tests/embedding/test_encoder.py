@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -20,21 +21,16 @@ def hashes(tmp_path):
     return ContentHashes(tmp_path / "cache")
 
 
-def collect(labels, rounds):
-    """Put the rounds together, and check that each label comes once."""
-    known = {}
-    for some, vectors in rounds:
-        assert known.keys().isdisjoint(some)
-        known.update(zip(some, vectors, strict=True))
-    return np.stack([known[label] for label in labels])
-
-
 def embed(minilm, hashes, labels, batch_size=4):
-    made = []
-    encoder = identify_encoder(minilm, "auto", hashes)
-    found = collect(labels, embed_labels(labels, encoder, batch_size, Ranks(), made.append))
+    made, known = [], {}
+
+    def keep(some, vectors):
+        assert known.keys().isdisjoint(some)  # each label comes once
+        known.update(zip(some, vectors, strict=True))
+
+    embed_labels(labels, identify_encoder(minilm, "auto", hashes), batch_size, Ranks(), made.append, keep)
     assert sum(made) == len(labels)
-    return found
+    return np.stack([known[label] for label in labels])
 
 
 def test_vectors_are_those_of_the_model_for_the_plain_text(minilm, hashes):
@@ -126,7 +122,20 @@ def test_a_folder_without_a_model_is_named(tmp_path, hashes):
     (folder / "config.json").write_text("{}")
     encoder = identify_encoder(str(folder), "auto", hashes)
     with pytest.raises(EmbeddingError, match=r"mig_embedding_model: '.*empty' cannot be loaded"):
-        next(embed_labels(["a"], encoder, 4, Ranks(), lambda _: None))
+        embed_labels(["a"], encoder, 4, Ranks(), int, lambda labels, vectors: None)
+
+
+def test_nothing_is_left_open_while_an_error_of_the_caller_is_handled(minilm, hashes):
+    """Training in the same process would find accelerate's state, and fewer threads than it had."""
+    from accelerate.state import PartialState
+
+    def fail(labels, vectors):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        embed_labels(["a"], identify_encoder(minilm, "auto", hashes), 4, Ranks(), int, fail)
+    assert PartialState._shared_state == {}
+    assert caught.value.__traceback__ is not None  # what the stack refers to is still alive
 
 
 def test_an_encoder_is_identified_by_its_files(minilm, tmp_path, hashes):
@@ -150,8 +159,7 @@ encoder = identify_encoder(model, "auto", ContentHashes(out / "cache"))
 for labels in json.loads(sys.argv[3]):
     known = {}
     with connect() as ranks:
-        for some, vectors in embed_labels(labels, encoder, 4, ranks, lambda _: None):
-            known |= dict(zip(some, vectors))
+        embed_labels(labels, encoder, 4, ranks, int, lambda some, vectors: known.update(zip(some, vectors)))
     (out / f"{ranks.rank}-{len(labels)}.bin").write_bytes(b"".join(known[label].tobytes() for label in labels))
     import torch.distributed as dist
     from accelerate.state import PartialState

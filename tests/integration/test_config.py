@@ -102,8 +102,10 @@ def test_a_json_configuration_is_read_too(tmp_path):
         ("cfg.yaml", None, [], r"cfg\.yaml does not exist"),
         ("cfg.yaml", "a: [1", [], r"cfg\.yaml cannot be read"),
         ("cfg.yaml", "a: 1\na: 2", [], r"cfg\.yaml cannot be read"),
-        ("cfg.yaml", "- a\n- b", [], r"cfg\.yaml (cannot be read|must hold keys and values)"),
-        ("cfg.yaml", "- a\n- b", ["a=1"], r"cfg\.yaml (cannot be read|must hold keys and values)"),
+        ("cfg.yaml", "- a\n- b", [], r"cfg\.yaml must hold keys and values at its top level"),
+        ("cfg.yaml", "- a\n- b", ["a=1"], r"cfg\.yaml must hold keys and values at its top level"),
+        ("cfg.json", "null", [], r"cfg\.json must hold keys and values at its top level"),
+        ("cfg.yaml", "a: 1".encode("utf-16"), [], r"cfg\.yaml is not UTF-8 \(invalid start byte, byte 0\)"),
         ("cfg.json", "{", [], r"cfg\.json cannot be read"),
         (
             "cfg.yaml",
@@ -116,7 +118,7 @@ def test_a_json_configuration_is_read_too(tmp_path):
 )
 def test_an_unreadable_configuration_is_a_clear_error(tmp_path, name, content, overrides, message):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ArgumentError, match=message):
         read_config(tmp_path / name, overrides)
 
@@ -128,7 +130,7 @@ def test_a_folder_or_bytes_are_a_clear_error(tmp_path):
     with pytest.raises(ArgumentError, match="is not a YAML or JSON file; give one first"):
         read_config(tmp_path, [])
     (tmp_path / "cfg.yaml").write_bytes(b"a: \xff")
-    with pytest.raises(ArgumentError, match="cannot be read"):
+    with pytest.raises(ArgumentError, match=r"is not UTF-8 \(invalid start byte, byte 3\); save it as UTF-8"):
         read_config(tmp_path / "cfg.yaml", [])
 
 
@@ -202,6 +204,7 @@ def test_the_keys_of_the_host_have_its_defaults():
         mix_strategy="concat",
         interleave_shares=(),
         seed=42,
+        val_size=0.0,
         model_name_or_path=None,
         stage="sft",
         do_train=False,

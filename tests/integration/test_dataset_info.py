@@ -349,7 +349,8 @@ def test_the_entries_of_a_folder_are_read(info_file, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "names", "message"),
     [
-        (None, [], r"dataset_dir: .*dataset_info\.json does not exist"),
+        (None, [], r"dataset_dir: .*dataset_info\.json does not exist; give the folder that holds dataset_info.json"),
+        ("\ufeff{}", [], r"dataset_info\.json begins with a byte-order mark, .*; save it as UTF-8 without one"),
         ("{", [], r"dataset_info\.json is not valid JSON"),
         ("[]", [], r"dataset_info\.json must hold one JSON object per dataset name"),
         ('{"a": 1}', [], r"dataset_info\.json must hold one JSON object per dataset name"),
@@ -366,6 +367,14 @@ def test_an_unusable_dataset_info_is_a_clear_error(tmp_path, content, names, mes
         (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(PoolError, match=message):
         read_dataset_info(str(tmp_path), names)
+
+
+def test_a_dataset_of_another_key_or_place_is_named_as_such(tmp_path):
+    (tmp_path / "dataset_info.json").write_text('{"a": {}}')
+    with pytest.raises(PoolError, match=r"^eval_dataset: 'c' is not in .*; it has a\."):
+        read_dataset_info(str(tmp_path), ["a"], ["c"])
+    with pytest.raises(PoolError, match=r"^dataset_dir: .*info\.json is a file; give the folder that holds"):
+        read_dataset_info(str(tmp_path / "dataset_info.json"), [])
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])

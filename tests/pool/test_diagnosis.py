@@ -147,6 +147,7 @@ def test_what_every_row_has_wrong_is_one_message(tmp_path, mistake, on_bad_row):
             "kto",
             "neither true nor false in label (kto_tag)",
         ),
+        ({}, {"instruction": "a", "output": "b"}, "kto", "no KTO label, because columns.kto_tag of the"),
         (SHAREGPT, {"messages": TALK[:1]}, "pt", "has an odd number of turns, so that the user speaks last, at which"),
     ],
 )

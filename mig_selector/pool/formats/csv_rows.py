@@ -66,7 +66,7 @@ class CsvSource:
         """Read the records: cells with labels and scores as JSON, others as the host reads them."""
         del span
         builder = LeafBuilder(decoder, numbering)
-        annotations = {path[0] for path in decoder.wanted}
+        annotations = set(decoder.annotations)
         others = [column for column in decoder.columns if column not in annotations]
         for batch, num_bytes in batched(self._rows_with(others), lambda row: sum(map(len, row[0][2]))):
             values = [_values(header, cells, decoder, annotations, more) for (_, header, cells), more in batch]

@@ -14,7 +14,12 @@ from mig_selector.pool.formats.json_array import JsonArraySource, holds_array
 from mig_selector.pool.formats.json_lines import JsonLinesSource
 from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.formats.row_source import RowSource
-from mig_selector.pool.formats.whole_faults import check_encoding, check_rows_are_not_wrapped, check_separator
+from mig_selector.pool.formats.whole_faults import (
+    check_content,
+    check_encoding,
+    check_rows_are_not_wrapped,
+    check_separator,
+)
 
 
 _FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "arrow": "arrow", "csv": "csv"}
@@ -71,6 +76,7 @@ def _open(entry: PoolEntry, path: Path, name: str) -> RowSource:
     if path.stat().st_size == 0:
         raise PoolError(f"{path} is empty; a pool needs at least one row.")
     name = name.encode("utf-8", "backslashreplace").decode()  # a file name need not be valid UTF-8
+    check_content(path, name)
     if file_format in ("json", "csv"):
         check_encoding(path, name)
     match file_format:

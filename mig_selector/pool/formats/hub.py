@@ -30,6 +30,11 @@ class HubTable(TableSource):
         """Load `source` as the host does; it is downloaded if this machine does not have it yet."""
         self.name, self.kind = name, f"hub, split {split}"
         self._table = _load_from_hub(source, split)
+        if not self.files:
+            raise PoolError(
+                f"the dataset {source.repository!r} was loaded into memory, so that no file tells whether it has "
+                "changed. Download it, and set file_name."
+            )
         self.size = int(self._table.data.nbytes)
 
     @property
@@ -98,6 +103,7 @@ def _load_from_hub(source: HubSource, split: str) -> Any:
             split=split,
             cache_dir=source.cache_dir,
             token=source.token,
+            keep_in_memory=False,  # whatever HF_DATASETS_IN_MEMORY_MAX_SIZE says: its files identify the pool
         )
     except Exception as error:
         package = _missing_package(error)

@@ -11,15 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mig_selector.pool.formats.parquet_leaves import ShapeLeaves, find_shape_leaves
+from mig_selector.pool.formats.parquet_leaves import ShapeLeaves, find_leaves, find_shape_leaves
 from mig_selector.pool.formats.row_source import BATCH_ROWS, Span
-from mig_selector.pool.formats.tables import LEAF_ROWS, LeafBatch, TableSource, check_batch, names_among
+from mig_selector.pool.formats.tables import (
+    LEAF_ROWS,
+    LeafBatch,
+    TableSource,
+    bytes_of_texts,
+    check_declared,
+    names_among,
+    text_dictionaries,
+    text_limit,
+)
 from mig_selector.pool.leaves.arrow import take_rows
 from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
+_FIRST_ROWS = 64
+"""Rows that are read to see the dictionary of a row group."""
 _BATCH_BYTES = 64 << 20
 """Approximate size of a batch of whole rows."""
 _FEW_ROWS, _ROWS_PER_BYTE = 1 << 20, 64
@@ -37,7 +49,7 @@ class ParquetSource(TableSource):
         """Read `path`; messages say `name`."""
         self.files, self.name, self.size = [path], name, path.stat().st_size
         with self._open() as file:  # a file that is not Parquet is an error now, not after the rest was read
-            _check_declared("rows", file.metadata.num_rows, max(_FEW_ROWS, _ROWS_PER_BYTE * self.size))
+            check_declared("rows", file.metadata.num_rows, max(_FEW_ROWS, _ROWS_PER_BYTE * self.size))
 
     def spans(self, size: int) -> list[Span]:
         """Divide by row groups, the smallest unit that can be read on its own."""
@@ -47,7 +59,8 @@ class ParquetSource(TableSource):
             for group in range(groups):
                 metadata = file.metadata.row_group(group)
                 for column in range(metadata.num_columns):
-                    _check_declared(f"values in row group {group + 1}", metadata.column(column).num_values, limit)
+                    check_declared(f"values in row group {group + 1}", metadata.column(column).num_values, limit)
+        self._check_texts()
         each = max(groups * size // max(self.size, 1), 1)
         bounds = [*range(0, groups, each), groups]
         share = self.size / max(groups, 1)
@@ -55,9 +68,26 @@ class ParquetSource(TableSource):
             Span(start, stop, round(stop * share) - round(start * share)) for start, stop in itertools.pairwise(bounds)
         ]
 
+    def _check_texts(self) -> None:
+        """Refuse texts that would take too much memory: pyarrow writes out each that is kept in a dictionary."""
+        limit = text_limit(self.size)
+        with self._open() as file:
+            leaves = [file.schema.column(index).path for index in range(len(file.schema))]
+        with self._wrapped_errors(), pq.ParquetFile(self.files[0], read_dictionary=leaves) as file:
+            for group, (index, leaf) in itertools.product(range(file.num_row_groups), enumerate(leaves)):
+                bound = 0
+                for bound in _text_bounds(file, group, index, leaf):
+                    if bound <= limit:
+                        break
+                check_declared(f"bytes of text in {leaf!r} of row group {group + 1}", bound, limit)
+
     def _num_rows(self, span: Span) -> int:
         with self._open() as file:
-            return sum(file.metadata.row_group(group).num_rows for group in range(span.start, span.stop))
+            return _rows_of_groups(file, range(span.start, span.stop))
+
+    def _rows_before(self, span: Span) -> int:
+        with self._open() as file:
+            return _rows_of_groups(file, range(span.start))
 
     def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
@@ -81,8 +111,8 @@ class ParquetSource(TableSource):
         # Parquet stores each leaf of a nested column on its own, and a dotted name selects the leaves below it: of
         # `annotation.deita.quality_scores` neither the siblings nor the conversation of the row are read. Of the
         # conversation the roles are read; whether a content is null is known from the statistics of the row group.
-        wanted = [".".join(path) for path in decoder.wanted]
         with self._open() as file:
+            wanted = find_leaves(file, decoder.paths)
             for group in range(span.start, span.stop):  # pyarrow cannot read nested dictionaries across row groups
                 leaves = ShapeLeaves() if decoder.shapes is None else find_shape_leaves(file, group, decoder.shapes)
                 rows = _WholeRows(partial(self._whole_batches, group, decoder.columns))
@@ -93,9 +123,9 @@ class ParquetSource(TableSource):
 
     def _whole_batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
-            start = 0
+            start = _rows_of_groups(file, range(group))
             for batch in _read_group(file, group, _present(file, columns), BATCH_ROWS):
-                check_batch(batch, start)
+                self._check_batch(batch, start)
                 yield batch
                 start += batch.num_rows
 
@@ -105,9 +135,25 @@ class ParquetSource(TableSource):
             yield file
 
 
-def _check_declared(what: str, number: int, limit: int) -> None:
-    if number > limit:
-        raise ValueError(f"it declares {number:,} {what}, more than a file of its size can hold in earnest")
+def _text_bounds(file: pq.ParquetFile, group: int, index: int, leaf: str) -> Iterator[int]:
+    """Yield upper bounds for the bytes of a leaf's texts, each closer and more costly to find; the last is exact.
+
+    Args:
+        file: Opened so that the leaf is read as a dictionary.
+        group: The row group.
+        index: The leaf's index among those of the file.
+        leaf: Its path.
+    """
+    chunk = file.metadata.row_group(group).column(index)
+    if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page:
+        return
+    yield chunk.num_values * chunk.total_uncompressed_size
+    [first] = next(file.iter_batches(_FIRST_ROWS, [group], [leaf])).columns
+    for coded in text_dictionaries(first):
+        if len(coded.dictionary):  # then it has all texts of the row group, except for those that are written out
+            longest = pc.max(pc.binary_length(coded.dictionary)).as_py()
+            yield chunk.num_values * longest + chunk.total_uncompressed_size
+    yield sum(bytes_of_texts(batch.column(0)) for batch in file.iter_batches(LEAF_ROWS, [group], [leaf]))
 
 
 class _WholeRows:
@@ -141,6 +187,10 @@ def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str], size: 
         yield batch
     if found != count:
         raise ValueError(f"row group {group + 1} declares {count} rows but contains {found}")
+
+
+def _rows_of_groups(file: pq.ParquetFile, groups: range) -> int:
+    return sum(file.metadata.row_group(group).num_rows for group in groups)
 
 
 def _batch_rows(file: pq.ParquetFile, group: int) -> int:

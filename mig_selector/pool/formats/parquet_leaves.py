@@ -5,6 +5,7 @@ The statistics of a row group say whether a leaf has nulls. A leaf of texts with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -22,6 +23,23 @@ class ShapeLeaves:
     """Dotted names, as pyarrow selects by them."""
     known_texts: set[str] = field(default_factory=set)
     """See `take_leaves`."""
+
+
+def find_leaves(file: pq.ParquetFile, paths: Sequence[str]) -> list[str]:
+    """Find the leaves that are at some dotted paths, or below.
+
+    The name of a leaf has two more parts for each list on the way (``instag.list.element.tag`` for ``instag.tag``),
+    and a column's own name may hold dots: all leaves are found that have the parts of a path in their order.
+    """
+    names = [file.schema.column(index).path for index in range(len(file.schema.names))]
+    return [name for name in names if any(_is_below(name, path) for path in paths)]
+
+
+def _is_below(name: str, path: str) -> bool:
+    first, *keys = path.split(".")
+    column, *parts = name.split(".")
+    rest = iter(parts)
+    return column == first and all(key in rest for key in keys)
 
 
 def find_shape_leaves(file: pq.ParquetFile, group: int, shapes: Shapes) -> ShapeLeaves:

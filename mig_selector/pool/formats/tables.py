@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.formats.row_source import OnBytes, Span
 from mig_selector.pool.leaves.arrow import WholeRows, take_leaves
+from mig_selector.pool.leaves.arrow_shapes import is_list
 from mig_selector.pool.leaves.batch import Leaves, Numbering
 from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
+_MUCH_TEXT, _TEXT_PER_BYTE = 1 << 30, 1_024
+"""See `text_limit`. A text that is stored once, in a dictionary, can be the value of millions of rows."""
+_WITH_LENGTHS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 LEAF_ROWS = 65_536
 """Rows in a batch of leaves. Batches of whole rows are smaller (`BATCH_ROWS`), because a row can be long."""
 
@@ -52,9 +57,10 @@ class TableSource(ABC):
         """Read the leaves of a span."""
         start = 0
         with self._wrapped_errors():
+            before = self._rows_before(span)
             share = span.size / max(self._num_rows(span), 1)
             for part in self._leaf_batches(span, decoder):
-                check_batch(part.batch, start)
+                self._check_batch(part.batch, before + start)
                 for offset in range(0, part.batch.num_rows, LEAF_ROWS):
                     batch = part.batch.slice(offset, LEAF_ROWS)
                     read_whole = part.read_whole and _shifted(part.read_whole, offset)
@@ -83,7 +89,7 @@ class TableSource(ABC):
             for start, batch in self._batches_with(source_rows, columns):
                 end = bisect_left(source_rows, start + batch.num_rows, taken)
                 if end > taken:
-                    check_batch(batch, start)
+                    self._check_batch(batch, start)
                     within_batch = [row - start for row in source_rows[taken:end]]
                     yield batch.take(pa.array(within_batch, pa.int64()))
                 taken = end
@@ -98,9 +104,35 @@ class TableSource(ABC):
         except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, RecursionError) as error:
             raise PoolError(f"{self.name}: cannot be read as {self.title} ({error}).") from error
 
+    def _check_batch(self, batch: pa.RecordBatch, start: int) -> None:
+        """Validate column names, offsets, UTF-8 and sizes: Arrow reads a damaged file as it is, and may crash later.
+
+        Args:
+            batch: Rows of the file.
+            start: Number of rows before them.
+
+        Raises:
+            ValueError: The batch is damaged; names its rows.
+        """
+        for name, times in Counter(batch.schema.names).items():
+            if times > 1:
+                raise ValueError(f"{times} columns are named {name!r}")
+        rows = f"rows {start + 1} to {start + batch.num_rows}"
+        try:
+            batch.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{rows}: {error}") from error
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            check_declared(f"bytes of text in {name!r} of {rows}", bytes_of_texts(column), text_limit(self.size))
+
     @abstractmethod
     def _num_rows(self, span: Span) -> int:
         """Return the number of rows in a span."""
+
+    def _rows_before(self, span: Span) -> int:
+        """Return the number of rows of the file before a span."""
+        del span
+        return 0
 
     @abstractmethod
     def _batches(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
@@ -126,15 +158,39 @@ def _shifted(read: WholeRows, offset: int) -> WholeRows:
     return lambda rows: read([offset + row for row in rows])
 
 
-def check_batch(batch: pa.RecordBatch, start: int) -> None:
-    """Validate column names, offsets and UTF-8: Arrow reads a damaged file as it is, and may crash on it later."""
-    for name, times in Counter(batch.schema.names).items():
-        if times > 1:
-            raise ValueError(f"{times} columns are named {name!r}")
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"rows {start + 1} to {start + batch.num_rows}: {error}") from error
+def text_dictionaries(array: pa.Array) -> Iterator[pa.DictionaryArray]:
+    """Yield the texts or bytes in an array that refer to a dictionary; others take the memory that they have."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        if any(is_kind(kind.value_type) for is_kind in _WITH_LENGTHS):
+            yield array
+    elif is_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from text_dictionaries(array.flatten())
+    elif pa.types.is_map(kind):
+        yield from text_dictionaries(array.keys)
+        yield from text_dictionaries(array.items)
+    elif pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            yield from text_dictionaries(array.field(index))
+
+
+def bytes_of_texts(array: pa.Array) -> int:
+    """Return how many bytes the texts of `text_dictionaries` take where each is written out."""
+    return sum(
+        pc.sum(pc.take(pc.binary_length(texts.dictionary), texts.indices.drop_null())).as_py() or 0
+        for texts in text_dictionaries(array)
+    )
+
+
+def text_limit(size: int) -> int:
+    """Return how many bytes of text a column of a batch or a row group may have in a file of `size` bytes."""
+    return max(_MUCH_TEXT, _TEXT_PER_BYTE * size)
+
+
+def check_declared(what: str, number: int, limit: int) -> None:
+    """Raise a ValueError where a file asks for more than its size explains; to be called before it is given."""
+    if number > limit:
+        raise ValueError(f"it declares {number:,} {what}, more than a file of its size can hold in earnest")
 
 
 def names_among(names: Iterable[str], columns: Sequence[str] | None) -> list[str]:

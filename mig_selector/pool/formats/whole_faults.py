@@ -1,4 +1,4 @@
-"""What is wrong with a text file as a whole, as its first bytes tell: found before the file is hashed or read."""
+"""What is wrong with a file as a whole, as its first bytes tell: found before the file is hashed or read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,34 @@ from mig_selector.pool.formats.json_text import BYTE_ORDER_MARK, WHITESPACE
 
 _HEAD_BYTES = 1 << 16
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_UNPACK, _DOWNLOAD = "unpack it first", "download the file itself, not the page that shows it"
+_FOREIGN = {
+    b"\x1f\x8b": ("a gzip archive", _UNPACK),
+    b"pk\x03\x04": ("a zip archive", _UNPACK),
+    b"\xfd7zxz\0": ("an xz archive", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("a zstd archive", _UNPACK),
+    b"<!doctype html": ("a web page", _DOWNLOAD),
+    b"<html": ("a web page", _DOWNLOAD),
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch the data with: git lfs pull"),
+}
+"""How files begin that are often taken for data, in lower case."""
 _EXPECTED = "LLaMA-Factory reads a list of rows, or one row on each line"
 _ROWS = re.compile(rb"\[\s*\{")
 _LARGEST_OBJECT = 1 << 30
 """A larger file is not looked into."""
+
+
+def check_content(path: Path, name: str) -> None:
+    """Refuse a file whose content is not what its ending says.
+
+    Raises:
+        PoolError: It is an archive, a web page, or a pointer to the data.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(64).lstrip(WHITESPACE).lower()
+    for beginning, (what, remedy) in _FOREIGN.items():
+        if head.startswith(beginning):
+            raise PoolError(f"{name} is {what} and not {path.suffix} data; {remedy}.")
 
 
 def check_encoding(path: Path, name: str) -> None:

@@ -16,7 +16,7 @@ from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
 
-_INDEX_VERSION = 4
+_INDEX_VERSION = 5
 """Raised when the same bytes would give other rows, labels or scores than before, or are stored in another layout."""
 
 

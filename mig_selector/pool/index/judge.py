@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from mig_selector.pool.entry import Layout
 from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.pool.leaves.batch import Leaves, Ragged
 from mig_selector.pool.leaves.decoder import LeafDecoder, describe_kind
+from mig_selector.pool.leaves.labels import StoredLabels
 from mig_selector.pool.leaves.shapes import Shape, Shapes
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 from mig_selector.pool.training import Stage, judge_row
@@ -44,53 +46,58 @@ class RowJudge:
 
     def __init__(
         self,
-        labels: str | None,
+        labels: StoredLabels | None = None,
         numbers: StoredNumbers | None = None,
         *,
-        required: Sequence[str] = (),
+        needs_labels: bool = True,
+        required: StoredNumbers | None = None,
         layout: Layout | None = None,
         stage: Stage = "sft",
     ) -> None:
         """Set what a selection needs of a row.
 
         Args:
-            labels: Path of the labels; None if none are needed.
+            labels: Where labels are; None if none are needed.
             numbers: The numbers that make the score; None if no score is stored.
-            required: Paths at which a row must also have numbers, of either sign; they are not used here.
+            needs_labels: Whether a row without labels is dropped.
+            required: Numbers that a row must also have, of either sign; they are not used here.
             layout: How the host reads the rows; None if they need not be such that it trains on them.
             stage: The stage of training.
         """
-        numbers = numbers or StoredNumbers()
-        self._labels, self._numbers = labels, numbers
-        self._num_scores = len(numbers.paths)
-        self._required = [path for path in dict.fromkeys(required) if path not in numbers.paths]
-        self._number_paths = (*numbers.paths, *self._required)
-        self._lowest = [-math.inf if numbers.is_signed else 0.0] * self._num_scores + [-math.inf] * len(self._required)
-        self.paths: tuple[str | None, ...] = (labels, *self._number_paths)
+        self._labels, self._numbers = labels or StoredLabels(), numbers or StoredNumbers()
+        self._required = required or StoredNumbers()
+        self._num_scores = len(self._numbers.paths)
+        others = [names for names in self._required.names if names[0] not in self._numbers.paths]
+        self._number_names = [*self._numbers.names, *others]
+        self._number_paths = [names[0] for names in self._number_names]
+        self._lowest = [-math.inf if self._numbers.is_signed else 0.0] * self._num_scores + [-math.inf] * len(others)
         self._layout, self._stage = layout, stage
         self._verdicts: dict[Shape, Dropped | Unreadable | None] = {}
-        self._lacks = (f"no labels at {labels}", *(f"no score at {path}" for path in self._number_paths))
+        self._needs_labels = needs_labels
+        self._no_labels = f"no labels at {' or '.join(self._labels.paths)}"
+        self._no_numbers = [f"no score at {path}" for path in self._number_paths]
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the verdicts, for fingerprints: the arguments of an equal judge."""
         trained = None if self._layout is None else {"layout": self._layout.identity, "stage": self._stage}
         return {
-            "labels": self._labels,
+            "labels": self._labels.identity,
+            "needs_labels": self._needs_labels,
             "numbers": self._numbers.identity,
-            "required": self._required,
+            "required": self._required.identity,
             "trained": trained,
         }
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> RowJudge:
         """Make the judge that has this identity; for worker processes, which get it as JSON."""
-        numbers = {**identity["numbers"], "paths": tuple(identity["numbers"]["paths"])}
         trained = identity["trained"]
         return cls(
-            identity["labels"],
-            StoredNumbers(**numbers),
-            required=identity["required"],
+            StoredLabels.of(identity["labels"]),
+            StoredNumbers.of(identity["numbers"]),
+            needs_labels=identity["needs_labels"],
+            required=StoredNumbers.of(identity["required"]),
             layout=None if trained is None else Layout(**trained["layout"]),
             stage="sft" if trained is None else trained["stage"],
         )
@@ -102,24 +109,25 @@ class RowJudge:
 
     def decoder(self) -> LeafDecoder:
         """Return a decoder of what the judge looks at."""
-        return LeafDecoder(self.paths, None if self._layout is None else Shapes(self._layout))
-
-    @property
-    def _joins_products(self) -> bool:
-        return self._numbers.join != "mean"
+        return LeafDecoder(self._labels, self._number_names, None if self._layout is None else Shapes(self._layout))
 
     def judge(self, values: tuple[Any, ...]) -> tuple[list[str], float] | Dropped | Unreadable:
         """Judge the values that a decoder returns; the score is NaN where none is stored."""
-        labels, *scores = values[: len(self.paths)]
-        fault = self._label_fault(labels)
-        for path, value, lowest in zip(self._number_paths, scores, self._lowest, strict=True):
-            fault = fault or _score_fault(path, value, lowest)
-        if fault:
+        num_labels, num_values = len(self._labels.paths), len(self._labels.paths) + len(self._number_names)
+        labels, numbers = values[:num_labels], values[num_labels:num_values]
+        faults = (
+            *map(_label_fault, self._labels.paths, labels),
+            *map(self._number_fault, self._number_paths, numbers, self._lowest),
+        )
+        if fault := next(filter(None, faults), None):
             return Unreadable(fault)
-        for wanted, lack, value in zip(self.paths, self._lacks, values, strict=False):
-            if wanted is not None and (value is None or value == []):
+        names = self._labels.join(labels)
+        if self._needs_labels and self._labels.paths and not names:
+            return Dropped(self._no_labels)
+        for lack, value in zip(self._no_numbers, numbers, strict=True):
+            if value is None or value == []:
                 return Dropped(lack)
-        found = self._with_score(labels or [], [_floats(value) for value in scores[: self._num_scores]])
+        found = self._with_score(names, [_floats(value) for value in numbers[: self._num_scores]])
         if self._layout is None or isinstance(found, Unreadable):
             return found
         return judge_row(values[-1], self._layout, self._stage) or found
@@ -135,21 +143,22 @@ class RowJudge:
         """
         is_clear = leaves.is_plain & ~_has_bad_number(leaves, self._lowest)
         is_kept, dropped = is_clear.copy(), Counter[str]()
-        # In the order of the paths: a row without several values is counted once, for the first of them.
-        for path, lack, column in zip(self.paths, self._lacks, (leaves.labels, *leaves.scores), strict=True):
-            is_absent = is_kept & (column.lengths == 0) & (path is not None)
+        needed = [(self._no_labels, leaves.labels)] if self._needs_labels and self._labels.paths else []
+        # In this order: a row without several values is counted once, for the first of them.
+        for lack, column in (*needed, *zip(self._no_numbers, leaves.scores, strict=True)):
+            is_absent = is_kept & (column.lengths == 0)
             if is_absent.any():
                 dropped[lack] = int(is_absent.sum())
             is_kept &= ~is_absent
+        stored = leaves.scores[: self._num_scores]
         is_faulty = np.zeros(len(leaves), np.bool_)
-        if self._joins_products:
-            quality, complexity, *_ = leaves.scores
-            is_faulty |= is_kept & (quality.lengths != complexity.lengths)
+        for numbers in stored[1:]:
+            is_faulty |= is_kept & (numbers.lengths != stored[0].lengths)
         is_kept &= ~is_faulty
         totals = np.full(len(leaves), math.nan)
-        scores = [numbers.take(is_kept) for numbers in leaves.scores[: self._num_scores]]
-        totals[is_kept] = self._total_scores(scores, int(is_kept.sum()))
-        is_faulty |= np.isinf(totals)
+        if stored:
+            totals[is_kept] = self._total_scores([numbers.take(is_kept) for numbers in stored])
+            is_faulty |= is_kept & ~np.isfinite(totals)
         if shapes is not None and leaves.shapes is not None:
             self._judge_shapes(leaves.shapes, shapes, is_kept, is_faulty, dropped)
         return Judgement(is_kept & ~is_faulty, totals, dropped, np.flatnonzero(~is_clear | is_faulty))
@@ -178,43 +187,37 @@ class RowJudge:
             self._verdicts[shape] = judge_row(shapes.example(shapes[shape]), self._layout, self._stage)
         return self._verdicts[shape]
 
-    def _total_scores(self, scores: list[Ragged], count: int) -> NDArray[np.float64]:
-        """Return the scores of `count` rows that have all they need."""
-        if self._joins_products:
-            quality, complexity = scores
-            lengths = quality.lengths
-            with np.errstate(over="ignore"):
-                products = quality.flat * complexity.flat
-                totals = _sums(Ragged(np.cumsum(lengths) - lengths, lengths, products))
-                return totals if self._numbers.join == "sum of products" else totals / lengths
-        if scores:
-            with np.errstate(over="ignore"):
-                return _sums(scores[0]) / scores[0].lengths
-        return np.full(count, math.nan)
+    def _total_scores(self, scores: list[Ragged]) -> NDArray[np.float64]:
+        """Return the scores of rows that have all they need."""
+        lengths = scores[0].lengths
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = reduce(np.multiply, [numbers.flat for numbers in scores])
+            totals = _sums(Ragged(np.cumsum(lengths) - lengths, lengths, products))
+            return totals if self._numbers.join == "sum of products" else totals / lengths
 
-    def _label_fault(self, labels: Any) -> str | None:
-        if labels is None:
-            return None
-        if not isinstance(labels, list):
-            return f"{self._labels} must be a list of strings, got {describe_kind(labels)}"
-        for label in labels:
-            if type(label) is not str:
-                return f"{self._labels} must be a list of strings, got a list with {describe_kind(label)}"
+    def _number_fault(self, path: str, value: Any, lowest: float) -> str | None:
+        for number in value if isinstance(value, list) else [value]:
+            if number is None and not isinstance(value, list):
+                return None
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                return f"{path} must be a number or a list of numbers, got {describe_kind(number)}"
+            if not -sys.float_info.max <= number <= sys.float_info.max or number < lowest:
+                least = " of 0 or more" if lowest == 0 else ""
+                can_scale = -sys.float_info.max <= number < 0 and self._num_scores == 1
+                hint = " (for negative scores set mig_score_scale: rank, sigmoid or minmax)" if can_scale else ""
+                return f"{path} must be a finite number{least}, got {number!s:.40}{hint}"
         return None
 
     def _with_score(self, labels: list[str], scores: list[list[float]]) -> tuple[list[str], float] | Unreadable:
-        if self._joins_products:
-            quality, complexity = scores
-            if len(quality) != len(complexity):
-                counts = f"{len(quality)} and {len(complexity)}"
-                return Unreadable(f"must have one quality and one complexity score per turn, got {counts}")
-            score = _sum([q * c for q, c in zip(quality, complexity, strict=True)])
-            score /= 1 if self._numbers.join == "sum of products" else len(quality)
-        elif scores:
-            score = _sum(scores[0]) / len(scores[0])
-        else:
-            score = math.nan
-        return (labels, score) if not math.isinf(score) else Unreadable("has a score that overflows to infinity")
+        if not scores:
+            return labels, math.nan
+        counts = [len(numbers) for numbers in scores]
+        if len(set(counts)) > 1:
+            paths, found = " and ".join(self._numbers.paths), " and ".join(map(str, counts))
+            return Unreadable(f"must have one number per turn at each of {paths}, got {found}")
+        score = _sum(map(math.prod, zip(*scores, strict=True)))
+        score /= 1 if self._numbers.join == "sum of products" else counts[0]
+        return (labels, score) if math.isfinite(score) else Unreadable("has a score that overflows to infinity")
 
 
 def _has_bad_number(leaves: Leaves, lowest: Sequence[float]) -> NDArray[np.bool_]:
@@ -231,7 +234,7 @@ def _floats(value: Any) -> list[float]:
     return [float(number) for number in (value if isinstance(value, list) else [value])]
 
 
-def _sum(numbers: list[float]) -> float:
+def _sum(numbers: Iterable[float]) -> float:
     """Add from left to right, in the same order as `_sums`; the built-in `sum` compensates since Python 3.12."""
     total = 0.0
     for number in numbers:
@@ -239,16 +242,21 @@ def _sum(numbers: list[float]) -> float:
     return total
 
 
-def _score_fault(path: str, value: Any, lowest: float) -> str | None:
-    for number in value if isinstance(value, list) else [value]:
-        if number is None and not isinstance(value, list):
-            return None
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            return f"{path} must be a number or a list of numbers, got {describe_kind(number)}"
-        if not lowest <= number <= sys.float_info.max or number < -sys.float_info.max:
-            least = " of 0 or more" if lowest == 0 else ""
-            return f"{path} must be a finite number{least}, got {number!s:.40}"
+def _label_fault(path: str, value: Any) -> str | None:
+    expected = f"{path} must be a string or a list of strings"
+    if isinstance(value, list):
+        for label in value:
+            if type(label) is not str:
+                return f"{expected}, got a list with {describe_kind(label)}{_name_key(path, label)}"
+    elif value is not None and type(value) is not str:
+        return f"{expected}, got {describe_kind(value)}{_name_key(path, value)}"
     return None
+
+
+def _name_key(path: str, value: Any) -> str:
+    """Say how to name a key of an object."""
+    is_object = isinstance(value, Mapping) and value
+    return f" (name one of its keys, such as {path}.{next(iter(value))})" if is_object else ""
 
 
 def _sums(numbers: Ragged) -> NDArray[np.float64]:

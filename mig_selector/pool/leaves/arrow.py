@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from mig_selector.pool.leaves.arrow_shapes import is_list, is_text, is_valid, lengths_of, take_shapes
 from mig_selector.pool.leaves.batch import Leaves, Numbering, Ragged
 from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.json_values import json_rows
+from mig_selector.pool.leaves.labels import StoredLabels
+from mig_selector.pool.leaves.paths import Keys
 from mig_selector.pool.leaves.verdicts import Unreadable
 
 
@@ -24,6 +28,8 @@ _NO_VALUES = np.zeros(0)
 _MAX_VALUES = 1 << 22
 """Longest list of labels or scores of a row: converting a longer one to Python objects would take minutes."""
 _ROWS_AT_A_TIME = 256
+_STAND_IN = b"?"
+"""Not empty: an empty value would count as absent."""
 
 
 def take_leaves(
@@ -38,7 +44,7 @@ def take_leaves(
 
     Args:
         batch: n rows.
-        decoder: Knows the paths; the first leads to labels, the others to scores.
+        decoder: Knows the paths.
         numbering: Gives the labels their ids.
         start: Number of rows before the batch.
         known_texts: Columns that are not in the batch, or not with the contents of their messages: they are known to
@@ -48,17 +54,16 @@ def take_leaves(
     Returns:
         The leaves; a row with a value of an unexpected type at one of the paths, or without a shape, is not plain.
     """
-    label_path, *score_paths = decoder.paths
     is_plain = np.ones(batch.num_rows, np.bool_)  # the functions below clear it where a row needs a second look
-    too_long: dict[int, Unreadable] = {}
-    for path in decoder.wanted:
-        too_long |= _long_lists(_follow(batch, path))
+    leaves = [_first(batch, ways, is_plain) for ways in decoder.ways]
+    too_long = {row: fault for leaf in leaves for row, fault in _long_lists(leaf).items()}
     is_plain[list(too_long)] = False
-    labels = _labels(_follow(batch, label_path), numbering, is_plain)
-    scores = [_numbers(_follow(batch, path), is_plain) for path in score_paths]
+    num_labels = len(decoder.labels.paths)
+    labels = [_labels(leaf, decoder.labels, numbering, is_plain) for leaf in leaves[:num_labels]]
+    scores = [_numbers(leaf, is_plain) for leaf in leaves[num_labels:]]
     shapes = None if decoder.shapes is None else take_shapes(batch, decoder.shapes, known_texts, is_plain)
     return Leaves(
-        labels=labels,
+        labels=Ragged.of_parts(labels, batch.num_rows),
         scores=scores,
         is_plain=is_plain,
         of_row=_Rows(batch, decoder, shapes, is_plain, too_long, read_whole or partial(take_rows, batch)).values,
@@ -80,9 +85,18 @@ def _long_lists(leaf: pa.Array) -> dict[int, Unreadable]:
 
 
 def take_rows(batch: pa.RecordBatch, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Return rows of a batch, by index, as Python objects."""
-    taken: list[dict[str, Any]] = batch.take(pa.array(rows, pa.int64())).to_pylist()
-    return taken
+    """Return rows of a batch, by index, as Python objects.
+
+    A row with a value that Python has no object for, such as a date beyond the year 9999, has bytes in place of all
+    values of types that JSON lacks: whether such a value matters is for others to say.
+    """
+    taken = batch.take(pa.array(rows, pa.int64()))
+    try:
+        return taken.to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, ValueError, OverflowError):
+        if len(rows) == 1:
+            return json_rows(taken, _STAND_IN)
+        return [row for index in rows for row in take_rows(batch, [index])]
 
 
 class _Rows:
@@ -97,8 +111,7 @@ class _Rows:
         too_long: Mapping[int, Unreadable],
         read: WholeRows,
     ) -> None:
-        annotations = {path[0] for path in decoder.wanted}
-        self._batch = batch.select([name for name in batch.schema.names if name in annotations])
+        self._batch = batch.select([name for name in batch.schema.names if name in decoder.annotations])
         self._decoder, self._shapes, self._is_plain, self._read = decoder, shapes, is_plain, read
         self._too_long = too_long
         self._whole: dict[int, dict[str, Any]] = {}
@@ -114,7 +127,7 @@ class _Rows:
                 *values, _ = self._decoder.of_mapping(self._leaves(row))
                 return self._decoder.of_shape((*values, int(self._shapes[row])))
             return self._decoder.of_mapping(self._read_whole(row))
-        except (pa.ArrowException, ValueError, OverflowError) as error:  # a date beyond the year 9999, for one
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             return Unreadable(f"contains a value that cannot be read ({error})")
 
     def _leaves(self, row: int) -> dict[str, Any]:
@@ -124,41 +137,79 @@ class _Rows:
     def _read_whole(self, row: int) -> dict[str, Any]:
         if row not in self._whole:
             following = (row + np.flatnonzero(~self._is_plain[row:])[:_ROWS_AT_A_TIME]).tolist()
-            try:
-                self._whole = dict(zip(following, self._read(following), strict=True))
-            except (pa.ArrowException, ValueError, OverflowError):  # one of them cannot be read; is it this one?
-                self._whole = dict(zip([row], self._read([row]), strict=True))
+            self._whole = dict(zip(following, self._read(following), strict=True))
         return self._whole[row]
 
 
-def _follow(batch: pa.RecordBatch, path: Sequence[str] | None) -> pa.Array:
-    """Return the array at a path; nulls where the path ends early, or where `path` is None."""
-    if path is None:
+def _first(batch: pa.RecordBatch, ways: Sequence[Keys], is_plain: NDArray[np.bool_]) -> pa.Array:
+    """Do for a batch what `look_up` does for a row; a row is not plain where it would not take the array returned."""
+    arrays = [array for keys in ways if (array := _follow(batch, keys)).null_count < len(array)]
+    if not arrays:
         return pa.nulls(batch.num_rows)
+    first, *others = arrays
+    for other in others:
+        is_plain &= is_valid(first) | ~is_valid(other)
+    return first
+
+
+def _follow(batch: pa.RecordBatch, keys: Keys) -> pa.Array:
+    """Return the array at a path; nulls where the path ends early."""
     array: Any = batch
-    for key in path:
-        fields = batch.schema if array is batch else array.type
-        if array is not batch and not pa.types.is_struct(fields):
+    for key in keys:
+        if array is batch:
+            index = _field(batch.schema, key)
+            array = None if index is None else batch.column(index)
+        elif is_list(array.type):
+            values = _struct_field(array.flatten(), key)
+            array = None if values is None else _with_values(array, values)
+        else:
+            array = _struct_field(array, key)
+        if array is None:
             return pa.nulls(batch.num_rows)
-        indices = fields.get_all_field_indices(key)
-        if len(indices) > 1:
-            raise ValueError(f"{len(indices)} fields are named {key!r}")
-        if not indices:
-            return pa.nulls(batch.num_rows)
-        # struct_field, not `.field()`: it also applies the nulls of the parent.
-        array = batch.column(indices[0]) if array is batch else pc.struct_field(array, indices[0])
     return array
 
 
-def _labels(leaf: pa.Array, numbering: Numbering, is_plain: NDArray[np.bool_]) -> Ragged:
-    if not is_list(leaf.type) or not is_text(leaf.type.value_type):
+def _field(fields: pa.Schema | pa.StructType, key: str) -> int | None:
+    indices = fields.get_all_field_indices(key)
+    if len(indices) > 1:
+        raise ValueError(f"{len(indices)} fields are named {key!r}")
+    return indices[0] if indices else None
+
+
+def _struct_field(array: pa.Array, key: str) -> pa.Array | None:
+    index = _field(array.type, key) if pa.types.is_struct(array.type) else None
+    # Not `.field()`: `struct_field` also applies the nulls of the parent.
+    return None if index is None else pc.struct_field(array, index)
+
+
+def _with_values(lists: pa.Array, values: pa.Array) -> pa.Array:
+    """Return lists of the same lengths and nulls, with other values."""
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_of(lists))])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~is_valid(lists)))
+
+
+def _labels(leaf: pa.Array, labels: StoredLabels, numbering: Numbering, is_plain: NDArray[np.bool_]) -> Ragged:
+    if _is_label(leaf.type):
+        texts, codes = _coded(leaf)
+        lists = [*map(labels.split, texts), []]  # the last for nulls
+        each = Ragged.of_lists(lists, numbering.of_all(chain.from_iterable(lists)))
+        return each.take(codes.fill_null(len(texts)).to_numpy(zero_copy_only=False))
+    if not is_list(leaf.type) or not _is_label(leaf.type.value_type):
         return _nothing(leaf, is_plain)
-    texts = leaf.flatten()
-    # Encoded as a dictionary, each distinct label becomes one Python string, however many rows have it.
+    values = leaf.flatten()
+    texts, codes = _coded(values)
+    ids = numbering.of_all(texts)
+    numbers = codes.fill_null(0).to_numpy(zero_copy_only=False)
+    return _lists(lengths_of(leaf), ids[numbers] if len(ids) else np.zeros(len(numbers)), values, is_plain)
+
+
+def _coded(texts: pa.Array) -> tuple[list[str], pa.Array]:
+    """Return the distinct texts, and for each text its index among them.
+
+    Encoded as a dictionary, each distinct label becomes one Python string, however many rows have it.
+    """
     coded = (texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts).dictionary_encode()
-    ids = numbering.of_all(coded.dictionary.to_pylist())
-    codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    return _lists(lengths_of(leaf), ids[codes] if len(ids) else np.zeros(len(codes)), texts, is_plain)
+    return coded.dictionary.to_pylist(), coded.indices
 
 
 def _numbers(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
@@ -183,6 +234,10 @@ def _nothing(leaf: pa.Array, is_plain: NDArray[np.bool_]) -> Ragged:
     is_plain &= ~is_valid(leaf)
     zeros = np.zeros(len(leaf), np.int64)
     return Ragged(zeros, zeros, _NO_VALUES)
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return is_text(kind) or bool(pa.types.is_string_view(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:

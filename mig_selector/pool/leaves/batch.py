@@ -33,6 +33,16 @@ class Ragged:
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return cls(np.cumsum(lengths) - lengths, lengths, values)
 
+    @classmethod
+    def of_parts(cls, parts: Sequence[Ragged], count: int) -> Ragged:
+        """Join for each of `count` rows the values that it has in several parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        owners = np.concatenate([np.zeros(0, np.int64), *(part.owners for part in parts)])
+        values = np.concatenate([np.zeros(0, np.int32), *(part.flat for part in parts)])
+        lengths = np.bincount(owners, minlength=count)
+        return cls(np.cumsum(lengths) - lengths, lengths, values[np.argsort(owners, kind="stable")])
+
     @property
     def flat(self) -> NDArray[Any]:
         """The values of all rows, one row after the other."""
@@ -157,7 +167,7 @@ class LeafBuilder:
         lines: NDArray[np.int64],
     ) -> None:
         """Add rows of labels, scores and shapes; for a row that is None `odd` returns the values."""
-        absent = (None,) * len(self._decoder.paths) + ((0,) if self._decoder.shapes is not None else ())
+        absent = (None,) * len(self._decoder.ways) + ((0,) if self._decoder.shapes is not None else ())
         first = len(self._rows)
         self._rows += [absent if row is None else row for row in rows]
         self._odd.update({first + index: values for index, values in odd.items()})
@@ -166,24 +176,29 @@ class LeafBuilder:
 
     def build(self, end_line: int) -> Leaves:
         """Turn the collected rows into leaves, and begin the next batch; `end_line` lines have been read."""
-        rows, odd, num_paths = self._rows, self._odd, len(self._decoder.paths)
-        columns = list(zip(*rows, strict=True)) or [()] * (num_paths + 1)
-        labels = [row or () for row in columns[0]]
+        rows, odd = self._rows, self._odd
+        num_labels, num_values = len(self._decoder.labels.paths), len(self._decoder.ways)
+        columns = list(zip(*rows, strict=True)) or [()] * (num_values + 1)
         is_plain = np.ones(len(rows), np.bool_)
         is_plain[list(odd)] = False
         leaves = Leaves(
-            labels=Ragged.of_lists(labels, self._numbering.of_all(chain.from_iterable(labels))),
-            scores=[_numbers(column) for column in columns[1:num_paths]],
+            labels=Ragged.of_parts([self._labels(column) for column in columns[:num_labels]], len(rows)),
+            scores=[_numbers(column) for column in columns[num_labels:num_values]],
             is_plain=is_plain,
             of_row=lambda row: odd[row]() if row in odd else self._decoder.of_shape(rows[row]),
             lines=np.concatenate([np.zeros(0, np.int64), *self._lines]),
             end_line=end_line,
             byte_offsets=np.concatenate(self._byte_offsets) if self._byte_offsets else None,
             digests=np.array(self._digests, np.uint64),
-            shapes=None if self._decoder.shapes is None else np.array(columns[num_paths], np.int32),
+            shapes=None if self._decoder.shapes is None else np.array(columns[num_values], np.int32),
         )
         self._rows, self._odd, self._digests, self._lines, self._byte_offsets = [], {}, [], [], []
         return leaves
+
+    def _labels(self, column: Sequence[list[str] | str | None]) -> Ragged:
+        split = self._decoder.labels.split
+        lists = [split(value) if type(value) is str else value or () for value in column]
+        return Ragged.of_lists(lists, self._numbering.of_all(chain.from_iterable(lists)))
 
 
 def _return(value: tuple[Any, ...] | Unreadable) -> tuple[Any, ...] | Unreadable:

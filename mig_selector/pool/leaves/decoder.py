@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import msgspec
 
 from mig_selector.pool.leaves.json_shapes import ShapelessError, shape_reader, types_of_columns
+from mig_selector.pool.leaves.labels import StoredLabels
+from mig_selector.pool.leaves.paths import Keys, look_up, readings
 from mig_selector.pool.leaves.shapes import Shapes
 from mig_selector.pool.leaves.verdicts import Unreadable
 
@@ -19,53 +22,77 @@ MAX_ROW_BYTES = 64 << 20
 _INT_DIGITS = 4_300
 """Python refuses to parse integers with more digits; they are read as infinite."""
 
+_NOT_IN_A_FIELD = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
+"""Characters that msgspec does not allow in the name of a field."""
+
 LONE_SURROGATE = Unreadable("contains half of a surrogate pair (\\ud800 to \\udfff), which is not valid text")
 TOO_DEEP = Unreadable("is nested too deeply")
 
-_LABELS = list[str] | None
-_SCORE = list[float] | float | None
+_LABELS = list[str] | str | None
+_NUMBERS = list[float] | float | None
 
 
 class LeafDecoder:
     """Decodes only the values at some dotted paths of a JSON line, and checks the syntax of the whole line.
 
-    The first path leads to labels, the others to scores. If shapes are wanted, one more value follows: the number of
-    the row's shape where the row is plain, else the row itself.
+    The values at the paths of labels come first, then the numbers. If shapes are wanted, one more value follows: the
+    number of the row's shape where the row is plain, else the row itself.
     """
 
-    def __init__(self, paths: Sequence[str | None], shapes: Shapes | None = None) -> None:
+    def __init__(
+        self,
+        labels: StoredLabels | None = None,
+        numbers: Sequence[Sequence[str]] = (),
+        shapes: Shapes | None = None,
+    ) -> None:
         """Build the decoder.
 
         Args:
-            paths: Dotted paths; None stands for a value that is not wanted and always absent.
+            labels: Where labels are; None if none are wanted.
+            numbers: The dotted paths where each number (or list of numbers) may be, in the order of preference.
             shapes: Numbers the shapes of the rows; None if they are not wanted.
         """
-        self.paths = tuple(tuple(path.split(".")) if path is not None else None for path in paths)
-        self.wanted = [path for path in self.paths if path is not None]
+        self.labels = labels or StoredLabels()
         self.shapes = shapes
-        tree, columns = _tree(self.paths), types_of_columns(shapes) if shapes is not None else {}
+        names = [*((path,) for path in self.labels.paths), *numbers]
+        self.paths = [path for paths in names for path in paths]
+        self.ways = [[keys for path in paths for keys in readings(path)] for paths in names]
+        kinds = [_LABELS if index < len(self.labels.paths) else _NUMBERS for index in range(len(names))]
+        tree = _tree(self.ways, kinds)
         # Where one path runs through the value of another, a key would have to be a leaf and an object at once, which
-        # a struct type cannot express; likewise where one begins at a column that decides the shape. All rows then
-        # take the slow path. So do those that never have a shape.
+        # a struct type cannot express; likewise where one begins at a column that decides the shape, and keys with
+        # some characters. All rows then take the slow path. So do those that never have a shape.
         self._is_slow = (
-            any(one[: len(other)] == other for one in self.wanted for other in self.wanted if one is not other)
-            or not columns.keys().isdisjoint(tree)
-            or (shapes is not None and shapes.columns is None)
+            _have_conflict(self.ways)
+            or any(_NOT_IN_A_FIELD.search(key) for ways in self.ways for keys in ways for key in keys)
+            or (
+                shapes is not None
+                and (
+                    shapes.columns is None
+                    or not tree.keys().isdisjoint(column.name for column in shapes.columns)
+                    or any(map(_NOT_IN_A_FIELD.search, shapes.words))
+                )
+            )
         )
-        tree |= {} if self._is_slow else columns
+        tree |= {} if self._is_slow or shapes is None else types_of_columns(shapes)
         # Typed decoding: msgspec checks types while it parses, and makes no Python objects for the keys that the
         # struct type lacks. Most of a row is text that selection does not look at.
-        self._decode = msgspec.json.Decoder(_record_type(tree)).decode
-        self._leaves = [_attributes(tree, path) for path in self.paths]
-        self._take = _take_all(self._leaves)
+        self._decode = msgspec.json.Decoder(Any if self._is_slow else _record_type(tree)).decode
+        self._ways = [[_attributes(tree, keys) for keys in ways] for ways in self.ways]
+        self._take = _take_all([ways[0] for ways in self._ways])
         attributes = {column: f"f{index}" for index, column in enumerate(tree)}
         self._shape = None if shapes is None or self._is_slow else shape_reader(shapes, attributes)
 
     @property
+    def annotations(self) -> list[str]:
+        """Top-level columns at which a way to a value begins; a file has few of them."""
+        return list(dict.fromkeys(keys[0] for ways in self.ways for keys in ways))
+
+    @property
     def columns(self) -> list[str]:
-        """Top-level columns on the way to the paths and, if shapes are wanted, those that training reads."""
+        """The columns of `annotations` and, if shapes are wanted, those that training reads."""
         trained = self.shapes.names if self.shapes is not None else []
-        return list(dict.fromkeys((*(path[0] for path in self.wanted), *trained)))
+        return list(dict.fromkeys((*self.annotations, *trained)))
 
     def decode_plain(self, line: bytes | memoryview) -> tuple[Any, ...] | None:
         """Return the labels and scores of a row, each None if absent, and the number of its shape.
@@ -83,9 +110,15 @@ class LeafDecoder:
         except (msgspec.MsgspecError, RecursionError, ShapelessError):
             return None
         try:
-            return self._take(record) + shape
-        except AttributeError:  # an object on the way is null or absent, where attrgetter cannot follow
-            return (*(_follow(record, leaf) for leaf in self._leaves), *shape)
+            values = self._take(record)
+            if None not in values:
+                return values + shape
+        except AttributeError:  # on the way is a null or a list, where attrgetter cannot follow
+            pass
+        try:
+            return (*(_first(record, ways) for ways in self._ways), *shape)
+        except AttributeError:  # in a list on the way is not an object, or not a single value at its end
+            return None
 
     def decode(self, line: bytes) -> tuple[Any, ...] | Unreadable:
         """Return the values at the paths, of any type and None if absent; or what is wrong with the row.
@@ -109,7 +142,7 @@ class LeafDecoder:
 
     def of_mapping(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the values at the paths of a decoded row, and the row itself if shapes are wanted."""
-        values = tuple(look_up(record, path) for path in self.paths)
+        values = tuple(look_up(record, ways) for ways in self.ways)
         return values if self.shapes is None else (*values, record)
 
     def of_shape(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -152,17 +185,6 @@ def has_lone_surrogate(value: Any) -> bool:
     return False
 
 
-def look_up(record: Any, path: tuple[str, ...] | None) -> Any:
-    """Follow `path` through nested mappings; None where it ends early, or where `path` is None."""
-    if path is None:
-        return None
-    for key in path:
-        if not isinstance(record, Mapping):
-            return None
-        record = record.get(key)
-    return record
-
-
 def describe_kind(value: Any) -> str:
     """Describe a JSON value in a message: its type, and its value if it is short."""
     if isinstance(value, str):
@@ -176,55 +198,74 @@ def describe_kind(value: Any) -> str:
     return f"the number {value!s:.40}" if isinstance(value, int | float) else f"a value of type {type(value).__name__}"
 
 
-def _tree(paths: Sequence[tuple[str, ...] | None]) -> dict[str, Any]:
-    """Nest the keys of all paths; a leaf is the type of its value."""
+def _have_conflict(ways: Sequence[Sequence[Keys]]) -> bool:
+    """Whether a way to one value is the beginning of a way to another, or the same."""
+    every = [(value, keys) for value, each in enumerate(ways) for keys in each]
+    return any(longer[: len(keys)] == keys for value, keys in every for other, longer in every if value != other)
+
+
+def _tree(ways: Sequence[Sequence[Keys]], kinds: Sequence[Any]) -> dict[str, Any]:
+    """Nest the keys of all ways; a leaf is the type of its value."""
     tree: dict[str, Any] = {}
-    for index, path in enumerate(paths):
-        if path is None:
-            continue
-        node = tree
-        for key in path[:-1]:
-            below = node.get(key)
-            node[key] = node = below if isinstance(below, dict) else {}
-        node.setdefault(path[-1], _SCORE if index else _LABELS)
+    for each, kind in zip(ways, kinds, strict=True):
+        for keys in each:
+            node = tree
+            for key in keys[:-1]:
+                below = node.get(key)
+                node[key] = node = below if isinstance(below, dict) else {}
+            node.setdefault(keys[-1], kind)
     return tree
 
 
 def _record_type(tree: Mapping[str, Any]) -> Any:
     """Build a struct type with just the fields of the tree."""
-    kinds = [_record_type(below) | None if isinstance(below, dict) else below for below in tree.values()]
+    kinds = [_below_type(below) if isinstance(below, dict) else below for below in tree.values()]
     # The fields have names of our own, because a key need not be a Python identifier. gc=False: structs of lists and
     # numbers form no cycles, and the garbage collector need not track millions of them.
     fields = [(f"f{index}", kind, None) for index, kind in enumerate(kinds)]
     return msgspec.defstruct("Record", fields, rename={f"f{index}": key for index, key in enumerate(tree)}, gc=False)
 
 
-def _attributes(tree: Mapping[str, Any], path: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return the fields of the struct types along a path."""
-    if path is None:
-        return None
+def _below_type(tree: Mapping[str, Any]) -> Any:
+    record = _record_type(tree)
+    return record | list[record] | None  # type: ignore[valid-type]
+
+
+def _attributes(tree: Mapping[str, Any], keys: Keys) -> Keys:
+    """Return the fields of the struct types along a way."""
     names = []
     node: Any = tree
-    for key in path:
+    for key in keys:
         names.append(f"f{list(node).index(key)}")
         node = node[key]
     return tuple(names)
 
 
-def _take_all(leaves: Sequence[tuple[str, ...] | None]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a function from a record to all its leaves; one attrgetter follows all paths without Python code."""
-    wanted = [".".join(leaf) for leaf in leaves if leaf is not None]
-    if len(wanted) == len(leaves) > 1:
-        return attrgetter(*wanted)
-    getters = [None if leaf is None else attrgetter(".".join(leaf)) for leaf in leaves]
-    return lambda record: tuple(None if getter is None else getter(record) for getter in getters)
+def _take_all(leaves: Sequence[Keys]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function from a record to all its leaves; one attrgetter follows all ways without Python code."""
+    if len(leaves) > 1:
+        return attrgetter(*map(".".join, leaves))
+    getters = [attrgetter(".".join(leaf)) for leaf in leaves]
+    return lambda record: tuple([get(record) for get in getters])
 
 
-def _follow(record: Any, attributes: Sequence[str] | None) -> Any:
-    if attributes is None:
-        return None
-    for attribute in attributes:
-        if record is None:
-            return None
-        record = getattr(record, attribute)
-    return record
+def _first(record: Any, ways: Sequence[Keys]) -> Any:
+    """Do for a decoded row what `look_up` does for a mapping.
+
+    Raises:
+        AttributeError: A list on the way holds something other than objects with one string or number each.
+    """
+    for attributes in ways:
+        value, has_list = record, False
+        for attribute in attributes:
+            if value is None:
+                break
+            if type(value) is list:
+                value, has_list = [getattr(item, attribute) for item in value], True
+            else:
+                value = getattr(value, attribute)
+        if has_list and not all(type(each) in (str, float) for each in value):
+            raise AttributeError(f"{value} is not a list of single values")
+        if value is not None:
+            return value
+    return None

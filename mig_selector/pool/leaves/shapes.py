@@ -80,6 +80,11 @@ class Shapes(dict[Shape, int]):
         return list(dict.fromkeys(self._layout.columns.values()))
 
     @property
+    def words(self) -> list[str]:
+        """The columns that training reads, and the keys and roles of messages."""
+        return [*self.names, *(tag for tag in self._layout.tags.values() if tag)]
+
+    @property
     def role_tag(self) -> str:
         """The key of a message's role."""
         return str(self._layout.tags.get("role_tag"))

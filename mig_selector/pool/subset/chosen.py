@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.formats.tables import TableSource
+from mig_selector.pool.leaves.json_values import json_rows
 from mig_selector.pool.reading import Pool
-from mig_selector.pool.subset.tables import json_rows
 
 
 class ChosenRows:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mig_selector.pool.leaves.json_values import is_any_list
 from mig_selector.store.files import whole_file
 
 
@@ -20,52 +19,6 @@ _FEATURES = b"huggingface"
 """Metadata with what Arrow types do not say, for example that a struct is an image; `datasets` reads it."""
 _BATCH_ROWS = 1_000
 _BATCH_BYTES = 64 << 20
-
-
-def json_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Return the rows of a batch, with ``b""`` for each value of a type that JSON lacks.
-
-    The values themselves are not converted: images can be large, and not every timestamp has a Python object.
-    """
-    if not batch.num_columns:  # rebuilt without a column it would have no rows
-        return [{} for _ in range(batch.num_rows)]
-    columns = [_without_values(column) for column in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()  # type: ignore[no-any-return]
-
-
-def survives_json(kind: pa.DataType) -> bool:
-    """Whether `datasets` reads values of a type from JSON as it reads them from a table."""
-    if pa.types.is_struct(kind):
-        return all(survives_json(field.type) for field in kind)
-    if _is_list(kind) or pa.types.is_dictionary(kind):
-        return survives_json(kind.value_type)
-    return _is_in_json(kind) and not pa.types.is_uint64(kind)  # integers beyond 64 signed bits are read as floats
-
-
-def _is_in_json(kind: pa.DataType) -> bool:
-    types = pa.types
-    tests = (types.is_null, types.is_boolean, types.is_integer, types.is_float32, types.is_float64)
-    return any(test(kind) for test in (*tests, types.is_string, types.is_large_string))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-
-
-def _without_values(array: pa.Array) -> pa.Array:
-    """Put ``b""`` in place of each value of a type that JSON lacks."""
-    kind = array.type
-    if survives_json(kind) or _is_in_json(kind):
-        return array
-    if pa.types.is_struct(kind):
-        below = [_without_values(array.field(index)) for index in range(kind.num_fields)]
-        return pa.StructArray.from_arrays(below, names=[field.name for field in kind], mask=array.is_null())
-    if _is_list(kind) and not pa.types.is_fixed_size_list(kind):
-        make = pa.LargeListArray if pa.types.is_large_list(kind) else pa.ListArray
-        # A list is null where its offset is null; `values` belong to the whole array, whatever slice of it this is.
-        offsets = pc.if_else(pa.concat_arrays([array.is_valid(), pa.array([True])]), array.offsets, None)
-        return make.from_arrays(offsets, _without_values(array.values))
-    return pc.if_else(array.is_valid(), b"", pa.scalar(None, pa.binary()))
 
 
 def table_schema(schemas: Sequence[pa.Schema], columns: Iterable[str]) -> pa.Schema:
@@ -103,7 +56,7 @@ def _readable_type(kind: pa.DataType) -> pa.DataType | None:
     if types.is_struct(kind):
         below = [(field.name, _readable_type(field.type)) for field in kind]
         return pa.struct([(name, inner) for name, inner in below if inner is not None])
-    if _is_list(kind):
+    if is_any_list(kind):
         inner = _readable_type(kind.value_type)
         if inner == kind.value_type and not types.is_fixed_size_list(kind):  # null among them cannot be read again
             return kind
@@ -158,6 +111,17 @@ def read_in_order(path: Path, positions: NDArray[np.int64]) -> Iterator[pa.Table
             yield pa.Table.from_batches(pieces).combine_chunks().take(pa.array(np.argsort(order)))
 
 
+def with_columns(tables: Iterable[pa.Table], added: pa.Table) -> Iterator[pa.Table]:
+    """Yield tables with the columns of another one, whose rows are those of all of them together."""
+    start = 0
+    for table in tables:
+        part = added.slice(start, len(table))
+        start += len(table)
+        for field in added.schema:
+            table = table.append_column(field, part[field.name])
+        yield table
+
+
 def write_table_file(folder: Path, stem: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Path:
     """Write tables as Parquet, or as an Arrow stream if the schema has objects without keys, which Parquet lacks.
 
@@ -175,7 +139,7 @@ def write_table_file(folder: Path, stem: str, tables: Iterable[pa.Table], schema
 
 def _has_empty_struct(kind: pa.DataType) -> bool:
     below = chain(
-        [kind.value_type] if _is_list(kind) else [], (field.type for field in kind) if _is_struct(kind) else []
+        [kind.value_type] if is_any_list(kind) else [], (field.type for field in kind) if _is_struct(kind) else []
     )
     return (_is_struct(kind) and kind.num_fields == 0) or any(map(_has_empty_struct, below))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import PoolEntry
+from mig_selector.pool.leaves.json_values import survives_json
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.chosen import ChosenRows
 from mig_selector.pool.subset.columns import JsonType
@@ -25,15 +26,15 @@ from mig_selector.pool.subset.spool import Spool
 from mig_selector.pool.subset.tables import (
     conform,
     read_in_order,
-    survives_json,
     table_schema,
+    with_columns,
     write_batches,
     write_table_file,
 )
 from mig_selector.store.files import whole_file
 
 
-_ID_COLUMNS = ("_id", "id")
+ID_COLUMNS = ("_id", "id")
 _BATCH_ROWS = 1_000
 _COPIED_ROLES = ("system", "tools", "images", "videos", "audios")
 """Roles whose columns the host copies to ``_<role>``."""
@@ -59,7 +60,14 @@ class Subset:
 
 
 def write_subset(
-    pool: Pool, entry: PoolEntry, chosen: NDArray[np.int64], folder: Path, stem: str, on_rows: Any
+    pool: Pool,
+    entry: PoolEntry,
+    chosen: NDArray[np.int64],
+    folder: Path,
+    stem: str,
+    on_rows: Any,
+    added: Mapping[str, Sequence[Any]] | None = None,
+    id_column: str | None = None,
 ) -> Subset:
     """Copy rows of one entry, in the order of choice.
 
@@ -70,6 +78,8 @@ def write_subset(
         folder: Where to write; a file appears under its final name only once it is complete.
         stem: File name without its ending.
         on_rows: Called with the number of rows copied since the last call.
+        added: Columns to write behind those of the entry, with their values in the order of choice.
+        id_column: Column for the identifiers of the rows, behind those; None to leave them out.
 
     Returns:
         The files, and what is in them.
@@ -82,15 +92,18 @@ def write_subset(
     folder.mkdir(parents=True, exist_ok=True)
     with _removed_if_empty(folder), tempfile.TemporaryFile(dir=folder) as stream:
         rows, spool = ChosenRows(pool, chosen), Spool(stream, chosen)
-        ids = _copy_rows(rows, spool, entry, len(chosen), on_rows)
+        ids: list[str | None] = [None] * len(chosen)
+        added = {**(added or {}), **({} if id_column is None else {id_column: ids})}
+        _copy_rows(rows, spool, entry, ids, added, on_rows)
         # To openai rows an empty list of tools is not the same as none: the host prints it.
         kept = spool.kept_columns(also=[entry.columns.get("tools", "")] if entry.formatting == "openai" else [])
-        if not kept:
+        kept = dict(sorted(kept.items(), key=lambda item: item[0] in added))  # the added ones last
+        roles = {role: column for role, column in entry.columns.items() if column in kept}
+        if not roles:
             raise PoolError(
                 f"dataset {entry.name!r}: no chosen row has a value in {', '.join(wanted) or 'any column'}; "
                 "check `columns` of the entry in dataset_info.json."
             )
-        roles = {role: column for role, column in entry.columns.items() if column in kept}
         json_lines = folder / f"{stem}.jsonl"
         with whole_file(json_lines, is_private=True) as target:
             target.writelines(spool.lines(list(kept)))
@@ -101,7 +114,13 @@ def write_subset(
             late = {role: column for role, column in roles.items() if spool.longest_gap(column) >= _TYPED_ROWS}
             with _naming(entry):
                 if rows.schemas:
-                    trainer_file = _write_table(rows, list(kept), late, folder, stem)
+                    more = {
+                        column: pa.array(added[column], kind.to_arrow(f"column {column}"))
+                        for column, kind in kept.items()
+                        if column in added
+                    }
+                    columns = [column for column in kept if column not in added]
+                    trainer_file = _write_table(rows, columns, late, pa.table(more), folder, stem)
                 else:
                     trainer_file = _write_records(rows, spool.rows(list(kept)), kept, keyed, late, folder, stem)
     lacking = [column for column, kind in kept.items() if kind.is_beyond_json]
@@ -110,40 +129,50 @@ def write_subset(
 
 @contextlib.contextmanager
 def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Remove the folder if the block raises and it is empty."""
+    """Remove the folder if the block raises and it is empty; a failed write to a temporary file gets its name."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # "disk full" names no file
+            error.filename = str(folder)
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
 
 
-def _copy_rows(rows: ChosenRows, spool: Spool, entry: PoolEntry, count: int, on_rows: Any) -> list[str | None]:
-    """Copy the chosen rows to the spool; return their identifiers in the order of choice."""
+def _copy_rows(
+    rows: ChosenRows,
+    spool: Spool,
+    entry: PoolEntry,
+    ids: list[str | None],
+    added: Mapping[str, Sequence[Any]],
+    on_rows: Any,
+) -> None:
+    """Copy the chosen rows to the spool with what is added to them; fill in `ids`, in the order of choice."""
     wanted = set(entry.columns.values())
     # Null messages break the host's converter.
     needed = None if entry.formatting == "alpaca" else entry.columns.get("messages")
-    ids: list[str | None] = [None] * count
-    for rank, where, record in rows.records((*wanted, *_ID_COLUMNS)):
-        ids[rank] = _row_id(record)
+    for rank, where, record in rows.records((*wanted, *ID_COLUMNS)):
+        ids[rank] = read_row_id(record)
         if needed is not None and record.get(needed) is None:
             raise PoolError(
                 f"{where}: {needed!r} is missing or null, and LLaMA-Factory cannot train on a row without messages; "
                 "remove the row from the pool, or its labels."
             )
+        row = {column: record[column] for column in record if column in wanted}
+        row |= {column: values[rank] for column, values in added.items()}  # `ids` may be among them
         try:
-            spool.put(rank, {column: record[column] for column in record if column in wanted})
+            spool.put(rank, row)
         except (TypeError, ValueError) as error:
             raise PoolError(
                 f"{where}: cannot be copied ({error}); remove the column from the entry, or fix the row."
             ) from error
         on_rows(1)
-    return ids
 
 
-def _row_id(record: Mapping[str, Any]) -> str | None:
-    for column in _ID_COLUMNS:
+def read_row_id(record: Mapping[str, Any]) -> str | None:
+    """Return the identifier that a row brings along, as text; None if it has none."""
+    for column in ID_COLUMNS:
         value = record.get(column)
         if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value)
@@ -191,14 +220,17 @@ def _naming(entry: PoolEntry) -> Iterator[None]:
         ) from error
 
 
-def _write_table(rows: ChosenRows, columns: Sequence[str], late: Mapping[str, str], folder: Path, stem: str) -> Path:
-    """Write rows of columnar files with the types that they have there."""
+def _write_table(
+    rows: ChosenRows, columns: Sequence[str], late: Mapping[str, str], added: pa.Table, folder: Path, stem: str
+) -> Path:
+    """Write rows of columnar files with the types that they have there, and what is added to them."""
     schema = _with_copies(table_schema(rows.schemas, columns), late)
     # They are read in the order of the pool, and may not fit into memory: a file holds them in between.
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{stem}.parquet.", suffix=".tmp") as spool:
         path = Path(spool.name)
         write_batches(path, (conform(batch, schema) for batch in rows.batches(columns)), schema)
-        return write_table_file(folder, stem, read_in_order(path, rows.positions), schema)
+        tables = with_columns(read_in_order(path, rows.positions), added)
+        return write_table_file(folder, stem, tables, pa.schema([*schema, *added.schema], schema.metadata))
 
 
 def _write_records(
@@ -290,3 +322,10 @@ def write_selection_table(
     )
     with whole_file(path, is_private=True) as stream:
         pq.write_table(table, stream)
+
+
+def write_candidates(path: Path, pool_indices: NDArray[np.int64]) -> None:
+    """Write the rows that a selection was limited to: pool indices, ascending, so that only their distances count."""
+    table = pa.table({"row_index": pool_indices})
+    with whole_file(path, is_private=True) as stream:
+        pq.write_table(table, stream, use_dictionary=False, column_encoding="DELTA_BINARY_PACKED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -22,6 +23,7 @@ from faults.inputs.files import Input
 
 _WHITE = b" \t\r\n"
 _BAD = object()
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 
 
 @dataclass
@@ -68,9 +70,8 @@ def _verdict(record: Any, labels_path: str, score: str) -> Any:
     labels, *scores = [_walk(record, path) for path in paths]
     if _has_lone_surrogate([labels, *scores]):
         return _BAD
-    if labels is not None and not (isinstance(labels, list) and all(type(label) is str for label in labels)):
-        return _BAD
-    if not all(map(_is_score, scores)):
+    labels = _labels_in(labels) if isinstance(labels, str) else labels
+    if not (labels is None or _are_labels(labels)) or not all(map(_is_score, scores)):
         return _BAD
     for path, value in zip(paths, (labels, *scores), strict=True):
         if value is None or value == []:
@@ -87,6 +88,22 @@ def _verdict(record: Any, labels_path: str, score: str) -> Any:
     return (labels, mean) if math.isfinite(mean) else _BAD
 
 
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, list) and all(type(label) is str for label in value)
+
+
+def _labels_in(text: str) -> list[str]:
+    """Return the labels in a string: those of a list that is written in it, or one label."""
+    with contextlib.suppress(ValueError, RecursionError):
+        labels = json.loads(text)
+        if _are_labels(labels) and not _has_lone_surrogate(labels):
+            return list(labels)
+    rest = re.sub(_QUOTED, "", text.strip(), flags=re.DOTALL)
+    if not (rest.startswith("[") and rest.endswith("]") and len(rest) > 1 and not rest[1:-1].strip(" \t\r\n,")):
+        return [text.strip()] if text.strip() else []
+    return [re.sub(r"\\(.)", r"\1", quoted[1:-1], flags=re.DOTALL) for quoted in re.findall(_QUOTED, text, re.DOTALL)]
+
+
 def score_paths(score: str) -> list[str]:
     """Return the paths of the numbers that make a score."""
     if score == "deita":
@@ -94,10 +111,22 @@ def score_paths(score: str) -> list[str]:
     return [] if score == "constant" else [score]
 
 
-def _walk(record: Any, path: str) -> Any:
-    for key in path.split("."):
-        record = record.get(key) if isinstance(record, dict) else None
-    return record
+def _walk(record: dict[str, Any], path: str) -> Any:
+    """Return what is at a path whose first keys may be the name of one column; None if nothing is."""
+    keys = path.split(".")
+    for level in range(1, len(keys) + 1):
+        value = record.get(".".join(keys[:level]))
+        for key in keys[level:]:
+            value = _below(value, key)
+        if value is not None:
+            return value
+    return None
+
+
+def _below(value: Any, key: str) -> Any:
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return [item.get(key) for item in value]
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def _is_score(value: Any) -> bool:

@@ -8,14 +8,17 @@ from random import Random
 from typing import Any
 
 
-JUDGES = [("labels", "score"), ("meta.labels", "meta.score"), ("labels", "deita"), ("labels", "constant")]
+JUDGES = [
+    *(("labels", "score"), ("meta.labels", "meta.score"), ("labels", "deita"), ("labels", "constant")),
+    *(("meta.tags.tag", "meta.flat"), ("topic", "score")),
+]
 """Settings of `mig_labels` and `mig_score`; a valid row has what each of them names."""
 
 _DEPTHS = (1, 20, 150, 700, 3_000)
 _TEXTS = (
     *("", "a", "b", "label", "é", "答え", "🙂", "\u2028", "\u202e", "\x1b[31m", "\0", "\x7f", "\ufeff", "\ufffe"),
     *("\ud800", "\udfff", "a\ud83d", "\U0010ffff", '"', "\\", "\\u0041", "a\nb", "\r\n", ",", "}", "]", "NaN"),
-    "x" * 5_000,
+    *('["a", "b"]', "['a', \"b's\"]", "['a' 'b']", "[]", "[a]", '["\\ud800", "a"]', "x" * 5_000),
 )
 _NUMBERS = (
     *(0, 1, -1, 2.5, -0.0, 5e-324, 1e308, 1.7976931348623157e308, -1e308, math.nan, math.inf, -math.inf),
@@ -41,7 +44,9 @@ def make_row(rng: Random, number: int) -> dict[str, Any]:
         "output": rng.choice(("answer", "line\nline", "é 答え \u2028", "")),
         "labels": labels,
         "score": score,
-        "meta": {"labels": labels, "score": [score, 1.5]},
+        "meta": {"labels": labels, "score": [score, 1.5], "tags": [{"tag": label, "why": "x"} for label in labels]},
+        "meta.flat": score,
+        "topic": labels[0],
         "annotation": {"deita": {"quality_scores": [score] * turns, "complexity_scores": [0.7] * turns}},
     }
 

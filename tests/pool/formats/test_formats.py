@@ -160,6 +160,89 @@ def test_the_same_rows_are_read_from_every_kind_of_file(tmp_path, write, name):
     check_reading(pool, empty=None if name.endswith("csv") else "")  # an empty cell is null, as `datasets` reads it
 
 
+TAGGED = [
+    # (row, its labels at annotation.instag.tag and topic, its score at annotation.rating)
+    ({"annotation": {"instag": [{"tag": "a", "why": "x"}, {"tag": "b", "why": "y"}], "rating": 2.5}}, ["a", "b"], 2.5),
+    ({"annotation.instag": [{"tag": "c"}], "annotation.rating": [1.0, 2.0], "topic": "d, e ,"}, ["c", "d", "e"], 1.5),
+    ({"annotation.instag.tag": ["f", "g"], "annotation.rating": 4.0, "topic": ""}, ["f", "g"], 4.0),
+    ({"annotation.rating": 5.0, "topic": "h,i"}, ["h", "i"], 5.0),
+    ({"annotation": {"instag": []}, "annotation.rating": 6.0, "topic": None}, None, 6.0),
+    ({"annotation": {"instag": [{"tag": "j", "why": "x"}]}, "topic": "j"}, ["j", "j"], None),
+]
+"""One row for each way in which labels and scores are kept."""
+
+
+def as_json_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def as_json_array(path, rows):
+    path.write_text(json.dumps(rows))
+
+
+def as_csv(path, rows):
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(rows[0])
+        for row in rows:
+            cells = (value if value is None or isinstance(value, str) else json.dumps(value) for value in row.values())
+            writer.writerow(cells)
+
+
+def as_parquet(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def as_arrow(path, rows):
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize("from_hub", [False, True], ids=["file", "hub"])
+@pytest.mark.parametrize("write", [as_json_lines, as_json_array, as_csv, as_parquet, as_arrow])
+def test_labels_and_scores_are_found_wherever_people_keep_them(tmp_path, write, from_hub):
+    """Each kind of row in a file of its own, twice: at the same paths in every format."""
+    rule = judge_of(["annotation.instag.tag", "topic"], "annotation.rating", separator=",")
+    for number, (row, labels, score) in enumerate(TAGGED):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ending = {"as_json_lines": "jsonl", "as_json_array": "json"}.get(write.__name__, write.__name__[3:])
+        write(folder / f"train.{ending}", [row, row])
+        entry = local(folder)
+        if from_hub:
+            entry = entry_for(HubSource("hf", str(folder), None, None, cache_dir=str(tmp_path / "cache")))
+        if labels is None or score is None:
+            lack = "score at annotation.rating" if labels else r"labels at annotation\.instag\.tag or topic"
+            with pytest.raises(PoolError, match=f"none of the 2 rows .*no {lack}: 2"):
+                read(entry, rule)
+        elif write is as_csv and from_hub:  # `datasets` leaves JSON in cells as it is
+            continue
+        else:
+            pool = read(entry, rule)
+            assert summary(pool)[:2] == ([labels] * 2, [score] * 2), row
+
+
+def test_the_output_of_deitas_score_pipeline_is_found(tmp_path):
+    for write, ending in ((as_json_lines, "jsonl"), (as_json_array, "json"), (as_parquet, "parquet")):
+        path = tmp_path / f"pool.{ending}"
+        top = {"quality_scores": [1.0, 2.0], "complexity_scores": [3.0, 5.0], "annotation": None}
+        nested = {"annotation": {"deita": {"quality_scores": [2.0], "complexity_scores": [3.0]}}}
+        write(path, [top, nested])
+        assert read(local(path), judge_of(None, "deita")).scores.tolist() == [(1 * 3 + 2 * 5) / 2, 6.0]
+
+
+def test_an_entry_of_a_list_that_is_no_object_or_lacks_the_key_is_reported(tmp_path):
+    path = tmp_path / "pool.jsonl"
+    as_json_lines(path, [{"t": [{"tag": "a"}, {}]}, {"t": [{"tag": "a"}, "b"]}, {"t": [{"tag": "a"}]}])
+    pool = read(local(path), judge_of("t.tag", "constant"), on_bad_row="skip")
+    assert pool.pool_indices.tolist() == [2]
+    assert pool.report.unreadable_rows == [
+        "pool.jsonl:1: t.tag must be a string or a list of strings, got a list with null"
+    ]
+    assert dict(pool.report.dropped) == {"no labels at t.tag": 1}
+
+
 @pytest.mark.parametrize(("write", "ending"), [(json_lines, "jsonl"), (parquet, "parquet"), (csv_file, "csv")])
 def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path, write, ending):
     folder = tmp_path / "parts"
@@ -287,8 +370,10 @@ def test_an_array_of_many_rows_with_nan_is_read_in_one_pass(tmp_path):
 
 def test_a_csv_row_is_named_by_the_line_where_it_begins(tmp_path):
     path = tmp_path / "pool.csv"
-    path.write_text('text,labels,score\n"two\nlines","[""a""]",1\n\n"three\n\nlines",math,1\n"x","[""a""]",2\n')
-    with pytest.raises(PoolError, match=r"pool\.csv:5: labels must be a list of strings, got the string 'math'"):
+    path.write_text('text,labels,score\n"two\nlines","[""a""]",1\n\n"three\n\nlines",7,1\n"x","[""a""]",2\n')
+    with pytest.raises(
+        PoolError, match=r"pool\.csv:5: labels must be a string or a list of strings, got the number 7"
+    ):
         read(local(path))
     pool = read(local(path), on_bad_row="skip")
     assert pool.pool_indices.tolist() == [0, 2]

@@ -17,6 +17,10 @@ from support import read_file
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.formats.arrow import ArrowSource
+from mig_selector.pool.formats.parquet import ParquetSource
+from mig_selector.pool.formats.tables import bytes_of_texts
+from mig_selector.pool.leaves.batch import Numbering
+from mig_selector.pool.leaves.decoder import LeafDecoder
 
 
 GOOD = '{"labels":["a"],"score":1}'
@@ -168,7 +172,7 @@ def as_array(row):
         ('"x": "\\ud800"', "contains half of a surrogate pair"),
         ('"\\udc00": 1', "contains half of a surrogate pair"),
         ('"labels": ["\\udfff"]', "contains half of a surrogate pair"),
-        ('"labels": ["b"], "labels": 1', "labels must be a list of strings, got the number 1"),
+        ('"labels": ["b"], "labels": 1', "labels must be a string or a list of strings, got the number 1"),
         ('"score": 1, "score": "x"', "score must be a number or a list of numbers, got the string 'x'"),
     ],
 )
@@ -230,12 +234,12 @@ def test_deep_nesting_ends_in_a_verdict_in_every_text_format(tmp_path, depth, br
         read_file(cells)
 
 
-@pytest.mark.parametrize("cell", ['["\\ud800"]', '{"x": 1}', f"1{'0' * 5_000}", "[[1]]", '["a", null]', "\0", "1e400"])
-def test_a_cell_that_is_not_a_list_of_labels_makes_its_row_unreadable(tmp_path, cell):
+@pytest.mark.parametrize("cell", ['["\\ud800"]', '{"x": 1}', f"1{'0' * 5_000}", "[[1]]", '["a", null]', "1", "1e400"])
+def test_a_cell_that_is_neither_a_label_nor_a_list_of_labels_makes_its_row_unreadable(tmp_path, cell):
     path = tmp_path / "pool.csv"
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([["labels", "score"], ['["a"]', 1], [cell, 1], ['["b"]', 2]])
-    with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a list of strings|contains half)"):
+    with pytest.raises(PoolError, match=r"^pool\.csv:3: (labels must be a string or a list of strings|contains half)"):
         read_file(path)
     assert read_file(path, "skip").pool_indices.tolist() == [0, 2]
 
@@ -274,6 +278,19 @@ def test_strings_of_a_table_that_are_not_utf8_are_an_error_with_their_rows(tmp_p
         read_file(path, "skip")
 
 
+def test_rows_in_messages_count_from_the_beginning_of_the_file(tmp_path):
+    path = tmp_path / "pool.parquet"
+    data = pa.array([b"a", b"b", b"c", b"d", b"e", b"not \xff"]).view(pa.string())
+    labels = pa.ListArray.from_arrays(pa.array(range(7), pa.int32()), data)
+    pq.write_table(pa.table({"labels": labels, "x": data}), path, row_group_size=2)
+    source = ParquetSource(path, "pool.parquet")
+    last = source.spans(1)[-1]  # large files are read in parts
+    with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as .* \(rows 5 to 6: .*UTF8"):
+        list(source.scan(last, LeafDecoder(["labels"]), Numbering(), int))
+    with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as .* \(rows 5 to 6: .*UTF8"):
+        list(source.read([5], [0], ["x"]))
+
+
 @TABLES
 def test_a_table_with_two_columns_of_one_name_is_an_error(tmp_path, name):
     columns = [pa.array(LABELS), pa.array([1, 2, 3]), pa.array([1, 2, 3])]
@@ -306,10 +323,21 @@ def test_a_table_with_two_columns_of_one_name_is_an_error(tmp_path, name):
 )
 def test_a_column_of_a_type_that_is_not_a_score_makes_rows_unreadable(tmp_path, name, column):
     write_table(tmp_path / name, pa.table({"labels": LABELS, "score": column}))
-    with pytest.raises(PoolError, match=rf"^{name}:1: (score must be a number|contains a value that cannot be read)"):
+    with pytest.raises(PoolError, match=rf"^{name}:1: score must be a number"):
         read_file(tmp_path / name)
     with pytest.raises(PoolError, match="none of the 3 rows"):
         read_file(tmp_path / name, "skip")
+
+
+@pytest.mark.parametrize("name", ["pool.parquet", "pool.arrow"])
+def test_a_date_that_python_lacks_is_not_what_is_wrong_with_a_row_unless_it_is_read(tmp_path, name):
+    far = pa.array([2**62] * 3, pa.timestamp("us"))
+    found = [pa.array([["a"], ["a", None], ["b"]]), pa.array([1.0, 2.0, 3.0]), far]
+    notes = pa.StructArray.from_arrays(found, ["labels", "score", "seen"])
+    write_table(tmp_path / name, pa.table({"instruction": ["q"] * 3, "notes": notes}))
+    pool = read_file(tmp_path / name, "skip", "notes.labels", "notes.score")
+    assert pool.report.unreadable_rows == [f"{name}:2: notes.labels must be a list of strings, got a list with null"]
+    assert pool.scores.tolist() == [1.0, 3.0]
 
 
 def thrift_list_of_structs(count, struct_bytes):
@@ -415,6 +443,44 @@ def test_parquet_that_declares_billions_of_values_is_refused_before_memory_is_al
     line, peak = read_elsewhere(path)
     assert "it declares 60,000,000 values in row group 1, more than a file of its size can hold" in line
     assert peak < 400
+
+
+@pytest.mark.parametrize("late", [0, 70_000], ids=["first", "after a batch of empty lists"])
+@pytest.mark.parametrize("name", ["pool.parquet", "pool.arrow"])
+def test_a_long_text_that_is_stored_once_for_many_rows_is_refused_before_memory_is_allocated(tmp_path, name, late):
+    """Two kilobytes of Parquet that would be 20 GB of labels."""
+    rows = 20_000
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * MEGABYTE]))
+    starts = np.concatenate((np.zeros(late, np.int32), np.arange(rows + 1, dtype=np.int32)))
+    labels = pa.ListArray.from_arrays(pa.array(starts), texts)
+    write_table(tmp_path / name, pa.table({"labels": labels, "score": np.ones(len(labels))}))
+    with pytest.raises(PoolError, match=r"it declares 20,971,520,000 bytes of text in 'labels.*' of row.*, more than"):
+        read_file(tmp_path / name)
+
+
+def test_it_is_found_however_deep_it_is(tmp_path):
+    rows = 2_000
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([b"x" * MEGABYTE]))
+    starts, keys = pa.array(range(rows + 1), pa.int32()), pa.array(["k"] * rows)
+    for array in (
+        texts,
+        texts.cast(pa.dictionary(pa.int32(), pa.string())),
+        pa.ListArray.from_arrays(starts, pa.ListArray.from_arrays(starts, texts)),
+        pa.FixedSizeListArray.from_arrays(texts, 1),
+        pa.StructArray.from_arrays([keys, texts], ["k", "x"]),
+        pa.MapArray.from_arrays(starts, keys, texts),
+    ):
+        assert bytes_of_texts(array) == rows * MEGABYTE
+    assert bytes_of_texts(pa.array([{"a": [["text"]]}])) == 0  # of what is written out the size is known
+
+
+def test_a_text_that_many_rows_share_is_read_as_long_as_it_fits(tmp_path):
+    texts = pa.array(["s" * 4_096] * 30_000)
+    table = pa.table({"labels": [["a"]] * 30_000, "score": np.ones(30_000), "system": texts})
+    pq.write_table(table, tmp_path / "pool.parquet")
+    pool = read_file(tmp_path / "pool.parquet")
+    assert pool.report.kept == 30_000
+    assert next(pool.sources[0].read([29_999], [0], ["system"])) == {"system": "s" * 4_096}
 
 
 @pytest.mark.parametrize("with_null", [False, True])

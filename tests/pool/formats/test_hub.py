@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from datasets import Dataset
 
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import HubSource
@@ -60,3 +61,19 @@ def test_a_folder_of_data_files_is_read(evil):
     (evil / "data" / "train.json").write_text('{"a": 1}\n{"a": 2}\n')
     source = HubSource("hf", str(evil / "data"), None, None, cache_dir=str(evil / "cache"))
     assert HubTable(source, "train", "data").size > 0
+
+
+def test_small_datasets_are_not_kept_in_memory_where_no_file_would_tell_them_apart(evil, monkeypatch):
+    monkeypatch.setattr("datasets.config.IN_MEMORY_MAX_SIZE", 1 << 30)
+    (evil / "data").mkdir()
+    (evil / "data" / "train.json").write_text('{"a": 1}\n{"a": 2}\n')
+    source = HubSource("hf", str(evil / "data"), None, None, cache_dir=str(evil / "cache"))
+    assert [file.suffix for file in HubTable(source, "train", "data").files] == [".arrow"]
+
+
+def test_a_dataset_without_files_is_refused(monkeypatch):
+    """A hub's library may return one; two of them would have the same fingerprint."""
+    in_memory = Dataset.from_list([{"a": 1}])
+    monkeypatch.setattr("mig_selector.pool.formats.hub._load_from_modelscope", lambda *_: in_memory)
+    with pytest.raises(PoolError, match=r"'org/name' was loaded into memory, .* Download it, and set file_name"):
+        HubTable(HubSource("ms", "org/name", None, None), "train", "name")

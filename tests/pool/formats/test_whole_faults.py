@@ -1,6 +1,9 @@
 """Files that are wrong as a whole are refused before they are read, with what to do."""
 
+import gzip
 import json
+import lzma
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,24 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path, encoding, name):
         PoolError, match=rf"{name} is in {encoding}, .* iconv -f {encoding} -t UTF-8 {name} > utf8-{name}"
     ):
         open_file(tmp_path / name, text.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (gzip.compress(b"{}"), "a gzip archive and not .{ending} data; unpack it first."),
+        (b"PK\x03\x04", "a zip archive and not .{ending} data; unpack it first."),
+        (lzma.compress(b"{}"), "an xz archive and not .{ending} data; unpack it first."),
+        (b"\x28\xb5\x2f\xfd\x04", "a zstd archive and not .{ending} data; unpack it first."),
+        (b"\n<!DOCTYPE html>\n<html>", "a web page and not .{ending} data; download the file itself, not the page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer and not .{ending} data; fetch the data"),
+    ],
+    ids=["gzip", "zip", "xz", "zstd", "html", "lfs"],
+)
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "arrow"])
+def test_a_file_that_is_something_else_is_refused(tmp_path, ending, content, fault):
+    with pytest.raises(PoolError, match=re.escape(f"p.{ending} is {fault.format(ending=ending)}")):
+        open_file(tmp_path / f"p.{ending}", content)
 
 
 @pytest.mark.parametrize("indent", [None, 1, 4])

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import walk
 from support import judge_of
 
 from mig_selector.pool.formats import json_lines, row_source
@@ -18,17 +19,21 @@ from mig_selector.pool.index.file_index import index_span
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
-def walk(value, path):
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def paths_of(judge):
+    """The paths of each value that a judge looks at, in the order of preference."""
+    numbers = judge.identity["numbers"]
+    elsewhere = numbers["elsewhere"] or [None] * len(numbers["paths"])
+    pairs = zip(numbers["paths"], elsewhere, strict=True)
+    return [*((path,) for path in judge.identity["labels"]["paths"]), *(list(filter(None, pair)) for pair in pairs)]
 
 
 def naive(rows, judge):
     """Judge rows one by one: kept (source row, labels, score), dropped reasons, unreadable (source row, reason)."""
     kept, dropped, unreadable = [], [], []
     for source_row, row in enumerate(rows):
-        verdict = row if isinstance(row, Unreadable) else judge.judge(tuple(walk(row, path) for path in judge.paths))
+        verdict = row
+        if not isinstance(row, Unreadable):
+            verdict = judge.judge(tuple(walk(row, *paths) for paths in paths_of(judge)))
         if isinstance(verdict, Dropped):
             dropped.append(verdict.reason)
         elif isinstance(verdict, Unreadable):
@@ -67,12 +72,13 @@ def index_all(source, judge, size=10**9, *, stop=False):
 
 NUMBERS = st.sampled_from([0, 1, 2.5, 3, -0.0, 1e300, 0.1, 0.7])
 ODD = st.sampled_from([None, -1, True, "x", [], {}, [None], ["a", 1], [1, "a"], [[1.0]], 10**400, {"q": 1}])
+TEXTS = st.sampled_from(["a", "b;c", " a ; ;ü", ";", ""])
 LABELS = st.lists(st.sampled_from(["a", "b", "ü", ""]), max_size=4)
 SCORES = st.lists(NUMBERS, max_size=4) | NUMBERS
 ROWS = st.fixed_dictionaries(
     {},
     optional={
-        "t": LABELS | ODD,
+        "t": LABELS | TEXTS | ODD,
         "d": st.fixed_dictionaries({}, optional={"q": SCORES | ODD, "c": SCORES | ODD}) | ODD,
     },
 )
@@ -145,6 +151,60 @@ def test_a_table_is_judged_as_its_rows_alone(tmp_path_factory, rows, text, numbe
     assert index_all(ParquetSource(path, path.name), judge, size=1) == naive(table.to_pylist(), judge)
 
 
+TAGGED = st.fixed_dictionaries(
+    {},
+    optional={
+        "d": st.lists(st.fixed_dictionaries({}, optional={"t": TEXTS | LABELS | ODD, "q": NUMBERS | ODD}) | ODD)
+        | st.fixed_dictionaries({}, optional={"t": TEXTS, "q": NUMBERS}),
+        "d.t": TEXTS | LABELS | ODD,
+        "d.q": SCORES | ODD,
+        "u": TEXTS | LABELS | ODD,
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(TAGGED, min_size=1, max_size=12))
+def test_several_labels_and_columns_with_dots_judged_together_are_judged_as_each_alone(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("pool") / "pool.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = judge_of(["d.t", "u"], "d.q", separator=";")
+    assert same(found_in(path, judge), naive(rows, judge))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "d": st.none()
+                | st.lists(
+                    st.none() | st.fixed_dictionaries({}, optional={"t": st.none() | TEXTS, "q": st.none() | NUMBERS}),
+                    max_size=3,
+                ),
+                "d.t": st.none() | TEXTS,
+                "d.q": st.none() | NUMBERS,
+                "u": st.none() | st.lists(st.none() | TEXTS, max_size=3),
+            },
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    text=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]),
+    make_list=st.sampled_from([pa.list_, pa.large_list]),
+    group=st.integers(1, 5),
+)
+def test_a_table_with_lists_of_objects_is_judged_as_its_rows_alone(tmp_path_factory, rows, text, make_list, group):
+    tagged = pa.struct({"why": pa.string(), "t": text, "q": pa.float64()})
+    schema = pa.schema({"d": make_list(tagged), "d.t": text, "d.q": pa.float64(), "u": make_list(text)})
+    table = pa.Table.from_pylist(rows, schema)
+    path = tmp_path_factory.mktemp("pool") / "pool.parquet"
+    pq.write_table(table, path, row_group_size=group)
+    judge = judge_of(["d.t", "u"], "d.q", separator=";")
+    assert index_all(ParquetSource(path, path.name), judge, size=1) == naive(table.to_pylist(), judge)
+
+
 def test_labels_kept_as_a_dictionary_are_read_from_every_row_group(tmp_path):
     labels = pa.array([[f"l{number % 7}", "all"] for number in range(3_000)])
     coded = pa.ListArray.from_arrays(labels.offsets, labels.values.dictionary_encode())
@@ -178,7 +238,11 @@ def test_a_column_of_single_numbers_is_a_score(tmp_path, kind, values, scores):
         (pa.array([True, None]), "s must be a number or a list of numbers, got true"),
         (pa.array(["1", None]), "s must be a number or a list of numbers, got the string '1'"),
         (pa.array([{"a": 1}, None]), "s must be a number or a list of numbers, got an object"),
-        (pa.array([-1.0, None]), "s must be a finite number of 0 or more, got -1.0"),
+        (
+            pa.array([-1.0, None]),
+            "s must be a finite number of 0 or more, got -1.0 "
+            "(for negative scores set mig_score_scale: rank, sigmoid or minmax)",
+        ),
         (pa.array([math.nan, None]), "s must be a finite number of 0 or more, got nan"),
     ],
 )

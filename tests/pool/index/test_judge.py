@@ -4,7 +4,6 @@ import math
 import pytest
 from support import judge_of, make_row
 
-from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 
 
@@ -17,7 +16,7 @@ def judge(row, labels=LABELS, score="deita", **more):
     """Judge a row as it is in a JSON Lines file."""
     line = row if isinstance(row, bytes) else json.dumps(row).encode()
     rule = judge_of(labels, score, **more)
-    values = LeafDecoder(rule.paths).decode(line)
+    values = rule.decoder().decode(line)
     return values if isinstance(values, Unreadable) else rule.judge(values)
 
 
@@ -53,7 +52,8 @@ def test_a_row_of_which_nothing_is_needed_is_kept(row):
 def test_a_score_may_be_negative_only_where_that_is_allowed():
     row = with_deita([1.0], [1.0], iqs=[-0.25, 0.75])
     assert judge(row, score="iqs", is_signed=True) == (["a"], 0.25)
-    assert judge(row, score="iqs") == Unreadable("iqs must be a finite number of 0 or more, got -0.25")
+    hint = "for negative scores set mig_score_scale: rank, sigmoid or minmax"
+    assert judge(row, score="iqs") == Unreadable(f"iqs must be a finite number of 0 or more, got -0.25 ({hint})")
     for number in ("-Infinity", "1e999", "NaN"):
         fault = judge(f'{{"iqs": {number}}}'.encode(), labels=None, score="iqs", is_signed=True)
         assert fault.reason.startswith("iqs must be a finite number, got ")
@@ -146,23 +146,23 @@ def test_a_score_at_a_path_is_dropped_where_it_is_absent_null_or_empty(value):
 @pytest.mark.parametrize(
     ("labels", "found"),
     [
-        ("algebra", "the string 'algebra'"),
         (7, "the number 7"),
         (1, "the number 1"),
         (0, "the number 0"),
         (True, "true"),
         (False, "false"),
-        ({"a": 1}, "an object"),
+        ({}, "an object"),
+        ({"a": 1}, f"an object (name one of its keys, such as {LABELS}.a)"),
         (["a", 1], "a list with the number 1"),
         (["a", None], "a list with null"),
         (["a", False], "a list with false"),
         ([["a"]], "a list with a list"),
-        ([{"a": 1}], "a list with an object"),
+        ([{"a": 1}], f"a list with an object (name one of its keys, such as {LABELS}.a)"),
     ],
 )
-def test_labels_that_are_not_a_list_of_strings_make_a_row_unreadable(labels, found):
+def test_labels_that_are_neither_a_string_nor_a_list_of_strings_make_a_row_unreadable(labels, found):
     verdict = judge(with_labels({"content": labels}))
-    assert verdict == Unreadable(f"{LABELS} must be a list of strings, got {found}")
+    assert verdict == Unreadable(f"{LABELS} must be a string or a list of strings, got {found}")
 
 
 @pytest.mark.parametrize(
@@ -199,12 +199,12 @@ def test_a_product_that_is_infinite_makes_a_row_unreadable(number):
 def test_quality_and_complexity_of_different_length_make_a_row_unreadable(quality, complexity):
     verdict = judge(with_deita(quality, complexity))
     assert isinstance(verdict, Unreadable)
-    assert "must have one quality and one complexity score per turn" in verdict.reason
+    assert f"must have one number per turn at each of {QUALITY} and {COMPLEXITY}, got " in verdict.reason
 
 
 def test_a_bad_value_is_reported_before_an_absent_one():
     assert isinstance(judge({"s": "high"}, "t", "s"), Unreadable)
-    assert isinstance(judge({"t": "a"}, "t", "s"), Unreadable)
+    assert isinstance(judge({"t": 7}, "t", "s"), Unreadable)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,12 @@ def test_a_path_may_go_through_the_value_that_another_path_names():
         "annotation must be a number or a list of numbers, got an object"
     )
     assert judge(row, "annotation", "annotation.score") == Unreadable(
-        "annotation must be a list of strings, got an object"
+        "annotation must be a string or a list of strings, got an object (name one of its keys, such as "
+        "annotation.names)"
     )
 
 
 def test_labels_and_score_may_share_a_path():
-    assert judge({"s": [1, 2]}, "s", "s") == Unreadable("s must be a list of strings, got a list with the number 1")
+    assert judge({"s": [1, 2]}, "s", "s") == Unreadable(
+        "s must be a string or a list of strings, got a list with the number 1"
+    )

@@ -18,6 +18,7 @@ from mig_selector.pool.formats.json_lines import JsonLinesSource
 from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.index.file_index import index_span
 from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.leaves.labels import StoredLabels
 from mig_selector.pool.leaves.verdicts import Dropped, Unreadable
 from mig_selector.pool.training import judge_row
 
@@ -50,7 +51,7 @@ STAGES = {"kto": "kto", "two meanings": "kto", "pairs": "rm", "replies": "rm"}
 def judge_and_layout(name, stage=None):
     layout = resolve_entry("pool", {"file_name": "p", **ENTRIES[name]}, Path("/data")).layout
     stage = stage or STAGES.get(name, "sft")
-    return RowJudge("labels", layout=layout, stage=stage), layout, stage
+    return RowJudge(StoredLabels(("labels",)), layout=layout, stage=stage), layout, stage
 
 
 def naive(rows, layout, stage):
@@ -148,7 +149,7 @@ def test_rows_of_json_are_judged_as_each_on_its_own(tmp_path, name, stage):
 
 def test_labels_may_come_from_a_column_that_is_trained_on():
     _, layout, _ = judge_and_layout("alpaca")
-    judge = RowJudge("output.tags", layout=layout)
+    judge = RowJudge(StoredLabels(("output.tags",)), layout=layout)
     line = json.dumps({"output": {"tags": ["a"]}, "ask": "b"}).encode()
     assert judge.decoder().decode_plain(line) is None
     assert judge.judge(judge.decoder().decode(line)) == Dropped("a reply in output that is not a string")

@@ -1,4 +1,5 @@
 import datetime
+import errno
 import json
 import math
 from decimal import Decimal
@@ -437,6 +438,15 @@ def test_an_entry_without_any_of_its_columns_is_an_error(tmp_path, ending):
     write_lines(path, rows) if ending == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
     with pytest.raises(PoolError, match="dataset 'pool': no chosen row has a value in instruction, input"):
         Work(tmp_path, {"prompt": "instruction", "query": "input"}, path).write([0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_an_error_with_the_folder(pool, tmp_path):
+    def fill(count):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out'$"):
+        pool([talk(0)]).write([0], on_rows=fill)
     assert not (tmp_path / "out").exists()
 
 

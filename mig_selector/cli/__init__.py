@@ -1,0 +1,65 @@
+"""The command ``mig-selector``: arguments in, exit code out.
+
+0 success, 1 an error that the user can fix, 2 wrong usage, 130 interrupted. Each module here adds its commands to the
+parser; what they do is in the rooms below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from mig_selector.cli import doctor, explain, inventory, report, select, verify
+from mig_selector.cli.options import discard_stdout
+from mig_selector.console import print_error, print_line
+from mig_selector.errors import MigSelectorError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: What follows the program's name; from the command line if None.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        print(f"mig_selector {version('mig_selector')}")
+        return 0
+    options = _parse(words)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except MigSelectorError as error:
+        print_error("mig-selector: error", error)
+        return 1
+    except BrokenPipeError:  # whoever reads stdout, such as `head`, has had enough
+        discard_stdout()
+        return 1
+    except KeyboardInterrupt:
+        print_line("mig-selector: interrupted")
+        return 130
+    return code
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Read the command line; words that argparse does not know are settings of the commands that take such."""
+    parser = argparse.ArgumentParser(
+        prog="mig-selector",
+        description="Choose the part of an instruction pool worth training on.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (select, report, explain, inventory, verify, doctor):
+        module.add_commands(commands)
+    options, unknown = parser.parse_known_args(words)
+    if hasattr(options, "settings"):
+        options.settings = unknown
+    elif unknown:
+        parser.error(f"{options.command}: unknown arguments: {' '.join(unknown)}")
+    return options

@@ -1,0 +1,40 @@
+"""What several commands share: options, and how a result is printed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from mig_selector.errors import RegistrationError
+
+
+def add_dataset_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the folder of dataset_info.json, with LLaMA-Factory's default."""
+    parser.add_argument(
+        "--dataset-dir", default="data", metavar="DIR", help="folder of dataset_info.json; default data"
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a finished selection; `pipeline.stored.find_selection` finds it."""
+    parser.add_argument(
+        "selection", metavar="SELECTION", help="folder of a selection, or its name in dataset_info.json"
+    )
+    add_dataset_dir(parser)
+
+
+def print_result(*lines: str) -> None:
+    """Print what another program may read; where that is impossible, say on stderr where the result is."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        discard_stdout()
+        raise RegistrationError(
+            f"stdout cannot be written ({error.strerror}). The selection is complete, in {lines[-1]}."
+        ) from error
+
+
+def discard_stdout() -> None:
+    """Keep Python from trying again to write what could not be written, which would end in a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

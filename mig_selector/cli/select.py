@@ -1,0 +1,114 @@
+"""``select``, ``train`` and ``compare``: the commands that take a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mig_selector.cli.options import print_result
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser."""
+    _add(
+        commands,
+        "select",
+        _select,
+        "select a subset and register it in dataset_info.json; the last line of stdout is its folder",
+    )
+    _add(commands, "train", _train, "the same as `llamafactory-cli train`: select, then train")
+    compare = _add(
+        commands,
+        "compare",
+        _compare,
+        "select with several methods and write what they chose side by side: tables, a picture and a page; the last "
+        "line of stdout is the folder, a dataset_dir with the subsets",
+        " --methods NAME,NAME,... [--register]",
+    )
+    compare.add_argument("--methods", metavar="NAME,NAME,...", help="methods to compare, as mig_method takes them")
+    compare.add_argument("--register", action="store_true", help="name the subsets in your own dataset_info.json too")
+
+
+class _HelpWithKeys(argparse.Action):
+    """Prints the help with all keys, which are imported only for that."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from mig_selector.reference import render_help
+
+        parser.epilog = f"keys, as in the YAML:\n\n{render_help()}"
+        parser.print_help()
+        parser.exit()
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, usage: str = ""
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        usage=f"mig-selector {name} (FILE [key=value ...] | --key value ...){usage}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", "--help", action=_HelpWithKeys, nargs=0, help="show this help and the keys")
+    parser.set_defaults(run=run, settings=[])
+    return parser
+
+
+def _read_settings(words: Sequence[str]) -> dict[str, Any]:
+    from mig_selector.integration.config import read_config, read_options
+
+    if words and not words[0].startswith("--"):
+        return read_config(Path(words[0]), words[1:])
+    return read_options(words)
+
+
+def _select(options: argparse.Namespace) -> int:
+    from mig_selector.console import show_log
+    from mig_selector.pipeline.recipe import run_selection
+    from mig_selector.ranks.world import connect
+
+    if not options.settings:
+        print("mig-selector select: give a YAML file, or --key value options", file=sys.stderr)
+        return 2
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
+    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+        outcomes = run_selection(_read_settings(options.settings), ranks)
+    if ranks.is_local_main:
+        print_result(*(outcome.folder for outcome in outcomes))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from mig_selector.console import show_log
+    from mig_selector.pipeline.comparison import compare_methods
+    from mig_selector.ranks.world import connect
+
+    if options.methods is None or not options.settings:
+        print("mig-selector compare: give a YAML file and --methods mig,random,...", file=sys.stderr)
+        return 2
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
+    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+        names = [name.strip() for name in options.methods.split(",")]
+        compared = compare_methods(_read_settings(options.settings), names, ranks, register=options.register)
+    if ranks.is_main:
+        print_result(compared.table, compared.folder)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from mig_selector import _autoload
+
+    _autoload.start()
+    from llamafactory.cli import main as host_main
+
+    sys.argv = ["llamafactory-cli", "train", *options.settings]
+    host_main()
+    return 0

@@ -1,0 +1,379 @@
+"""The stage between reading and scoring: rows that lack labels or a score get them, from a sidecar or by models.
+
+What is made is kept in sidecars below the cache folder, one a pool file, and found again by the content of the rows:
+a pool with more, fewer or reordered rows has only its new rows annotated.
+
+Dimension letters: N kept rows, L labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mig_selector.annotation.sidecar import (
+    OK,
+    SCHEMA,
+    look_up,
+    merge,
+    read_own_sidecar,
+    read_sidecars,
+    write_sidecar,
+)
+from mig_selector.annotation.taggers import Tagger, Tags
+from mig_selector.arrays import RowLabels
+from mig_selector.console import progress
+from mig_selector.errors import PoolError
+from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.needs import AnnotationNeeds
+from mig_selector.pipeline.request import Request
+from mig_selector.pipeline.rows import KeptRows
+from mig_selector.pipeline.stages import LabelVectors, embed_texts
+from mig_selector.pool.leaves.batch import Numbering
+from mig_selector.pool.reading import Pool
+from mig_selector.store.files import locked, whole_file
+from mig_selector.store.folders import is_believed
+from mig_selector.store.hashing import fingerprint_of
+
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Raised when the same rows and settings would get other annotations than before."""
+_NO_QUESTION = "the question is empty"
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A pool whose rows have what the pool stores of them, and what they lacked."""
+
+    pool: Pool
+    label_vectors: LabelVectors = field(default_factory=dict)
+    """Of labels that a tagger gave."""
+    health: dict[str, Any] | None = None
+    """What became of the rows, for the manifest; None where none had to be annotated."""
+
+
+def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
+    """Give labels and scores to rows that lack them, if the configuration says how; drop and count those that fail.
+
+    Raises:
+        PoolError: Rows are not in the sidecar and there is no tagger, or more rows failed than ``mig_max_failed``.
+    """
+    needs = request.needs.annotation
+    if needs is None:
+        return Annotated(pool)
+    lacks_labels = np.full(len(pool.scores), needs.gives_labels) & (pool.labels.counts == 0)
+    is_wanted = lacks_labels | needs.gives_scores
+    if not is_wanted.any():
+        return Annotated(pool)
+    rows = _Rows(request, pool, lacks_labels, *_read_hashes(pool, request))
+    table = read_sidecars(needs.sidecar)
+    vectors: LabelVectors = {}
+    is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
+    if is_missing.any():
+        _check_can_annotate(needs, is_missing, is_wanted)
+        made, vectors = Sidecars(rows, crew).complete(is_missing)
+        table = pa.concat_tables([table, made])
+    pool, health = _apply(rows, is_wanted, table)
+    health["found_in_sidecar"] = int(np.count_nonzero(is_wanted & ~is_missing))
+    return Annotated(pool, vectors, health)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The kept rows, and what decides how they are annotated."""
+
+    request: Request
+    pool: Pool
+    lacks_labels: NDArray[np.bool_]
+    """Whether a row wants labels. Shape (N,)."""
+    hashes: pa.Array
+    """What sidecars know the rows by. Length N."""
+    has_question: NDArray[np.bool_]
+    """Shape (N,)."""
+
+    def take(self, keep: NDArray[np.bool_]) -> KeptRows:
+        """Return some of the rows, to be read."""
+        return KeptRows(self.request, self.pool.without(~keep, ""))
+
+
+def _read_hashes(pool: Pool, request: Request) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """Read every row for its hash, and whether it has a question."""
+    hashes, has_question = [], np.zeros(len(pool.scores), np.bool_)
+    with progress("hashing rows", len(pool.scores), "rows", is_main=True) as bar:
+        for index, (digest, question) in enumerate(KeptRows(request, pool).hashed_questions()):
+            hashes.append(digest)
+            has_question[index] = bool(question.strip())
+            bar(1)
+    return pa.array(hashes, pa.string()), has_question
+
+
+def _check_can_annotate(needs: AnnotationNeeds, is_missing: NDArray[np.bool_], is_wanted: NDArray[np.bool_]) -> None:
+    """Refuse rows that are not in the user's sidecar where nothing else gives them labels or scores."""
+    lacks_tagger = needs.gives_labels and needs.tagger is None
+    lacks_scorer = needs.gives_scores and needs.scorer is None
+    if lacks_tagger or lacks_scorer:
+        keys = " and ".join(
+            key for key, is_lacking in (("mig_tagger", lacks_tagger), ("mig_scorer", lacks_scorer)) if is_lacking
+        )
+        raise PoolError(
+            f"mig_sidecar: {is_missing.sum():,} of the {is_wanted.sum():,} rows that need annotations are not in it. "
+            f"Rows are found by row_hash (see the manual); annotate the missing ones too, or set {keys} for them."
+        )
+
+
+class Sidecars:
+    """The sidecars of a pool below the cache folder: one for each pool file, for one tagger and scorer."""
+
+    def __init__(self, rows: _Rows, crew: Crew) -> None:
+        """Find the folder that belongs to tagger, scorer, models, and which turns are texts."""
+        self._rows, self._crew = rows, crew
+        request = rows.request
+        self._needs: AnnotationNeeds = request.needs.annotation  # type: ignore[assignment]
+        names = [part.model for part in (self._needs.tagger, self._needs.scorer) if part is not None]
+        self._models = {name.key: request.models[name.key] for name in names if name is not None}
+        identity = {
+            "version": _VERSION,
+            **{key: value for key, value in self._needs.identity.items() if key != "gives"},
+            "models": {key: {**model.identity, "dtype": model.resolve_dtype()} for key, model in self._models.items()},
+            "turns": request.arguments.mig_turns,
+        }
+        if self._needs.tagger is not None and self._needs.tagger.depends_on_all_rows:
+            wanted = rows.hashes.filter(pa.array(rows.lacks_labels)).to_pylist()
+            identity["rows"] = hashlib.sha256("".join(wanted).encode("ascii")).hexdigest()
+        self.folder = request.arguments.cache_dir / "annotations" / fingerprint_of(identity)[:32]
+        self._made_by = {
+            **identity,
+            "models": {key: asdict(model) for key, model in self._models.items()},
+            "mig_selector": version("mig_selector"),
+        }
+
+    @property
+    def paths(self) -> list[Path]:
+        """The sidecar of each pool file."""
+        found = []
+        for source in self._rows.pool.sources:
+            name = os.path.realpath(source.files[0])
+            digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+            found.append(self.folder / f"{source.files[0].stem}-{digest}.parquet")
+        return found
+
+    def complete(self, is_wanted: NDArray[np.bool_]) -> tuple[pa.Table, LabelVectors]:
+        """Annotate the rows that no sidecar has yet, and keep them.
+
+        Args:
+            is_wanted: Which rows are wanted. Shape (N,).
+
+        Returns:
+            The annotations of all of them, each hash once, and the vectors of the tagger's labels.
+        """
+        rows = self._rows
+        with locked(self.folder):
+            vectors = self._read_vectors()
+            tables = [read_own_sidecar(path) if vectors is not None else SCHEMA.empty_table() for path in self.paths]
+            table = _unique(pa.concat_tables(tables))
+            found = look_up(table, rows.hashes)
+            has_labels = np.append(_has_labels(table), False)[found]  # found is -1 where nothing is
+            is_made = (found >= 0) & (has_labels | ~rows.lacks_labels)
+            to_make = self._first_of_equal_rows(is_wanted & ~is_made)
+            logger.info(
+                "annotations: %s rows are in %s, %s are made", f"{is_made.sum():,}", self.folder, f"{to_make.sum():,}"
+            )
+            if to_make.any():
+                made, vectors = self._make(to_make)
+                table = merge(table, made)
+                self._write(table, tables, is_wanted, vectors)
+        return table, vectors or {}
+
+    def _first_of_equal_rows(self, is_wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of rows with equal hashes leave one, one that lacks labels if there is any."""
+        rows = np.flatnonzero(is_wanted)
+        codes = self._rows.hashes.dictionary_encode().indices.to_numpy()[rows]
+        order = np.lexsort((~self._rows.lacks_labels[rows], codes))
+        _, first = np.unique(codes[order], return_index=True)
+        is_first = np.zeros(len(is_wanted), np.bool_)
+        is_first[rows[order[first]]] = True
+        return is_first
+
+    def _make(self, to_make: NDArray[np.bool_]) -> tuple[pa.Table, LabelVectors]:
+        """Annotate rows with different hashes."""
+        rows, needs = self._rows, self._needs
+        status = np.full(len(to_make), OK, object)
+        labels, vectors = pa.nulls(int(to_make.sum()), SCHEMA.field("labels").type), {}
+        if needs.tagger is not None:
+            status[to_make & rows.lacks_labels & ~rows.has_question] = _NO_QUESTION
+            is_tagged = to_make & rows.lacks_labels & rows.has_question
+            tags = self._tag(needs.tagger, is_tagged)
+            status[np.flatnonzero(is_tagged)[tags.labels.counts == 0]] = needs.tagger.no_label
+            labels = _as_lists(tags.labels, is_tagged[to_make])
+            vectors = dict(zip(tags.labels.names, tags.vectors, strict=True))
+        scores = np.full(int(to_make.sum()), np.nan)
+        if needs.scorer is not None:
+            model = needs.scorer.model
+            kept = rows.take(to_make)
+            measured = needs.scorer.measure(kept, self._crew, self._models[model.key]) if model else None
+            scores = needs.scorer.finish(scores, measured, None)
+            status[np.flatnonzero(to_make)[np.isnan(scores)]] = needs.scorer.no_score
+        columns = [rows.hashes.filter(pa.array(to_make)), labels, pa.array(scores, from_pandas=True)]
+        return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors
+
+    def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_]) -> Tags:
+        request = self._rows.request
+        kept, encoder = self._rows.take(is_tagged), request.models[tagger.model.key]
+        path = kept.cache_path("row_embeddings", {"text": "question", "max_tokens": tagger.max_tokens}, encoder)
+
+        def questions() -> Iterator[str]:
+            return (question for question, _ in kept.questions_and_answers())
+
+        vectors = self._crew.embed_rows(
+            questions, len(kept), encoder, path, key=tagger.model.key, pooling="mean", max_tokens=tagger.max_tokens
+        )
+        return tagger.tag(vectors, questions, lambda texts: embed_texts(texts, tagger.model.key, request, self._crew))
+
+    def _write(
+        self, table: pa.Table, before: list[pa.Table], is_wanted: NDArray[np.bool_], vectors: LabelVectors
+    ) -> None:
+        """Write the sidecar of each pool file: the wanted rows of the file, and what it had before."""
+        if vectors:
+            with whole_file(self._vectors_path, is_private=True) as stream:
+                np.savez(stream, labels=np.array(list(vectors)), embeddings=np.stack(list(vectors.values())))
+        source_of_row, _ = self._rows.pool.locate(np.arange(len(is_wanted)))
+        for index, (path, old) in enumerate(zip(self.paths, before, strict=True)):
+            hashes = self._rows.hashes.filter(pa.array(is_wanted & (source_of_row == index))).unique()
+            write_sidecar(path, merge(old, table.take(pa.array(look_up(table, hashes)))), self._made_by)
+
+    @property
+    def _vectors_path(self) -> Path:
+        """An .npz file as ``mig_label_embeddings`` takes it."""
+        return self.folder / "label_vectors.npz"
+
+    def _read_vectors(self) -> LabelVectors | None:
+        """Return the vectors of the tagger's labels; None where they are damaged or not there, though there is one."""
+        if self._needs.tagger is None:
+            return {}
+        if not self._vectors_path.exists() or not is_believed(self._vectors_path):
+            return None
+        try:
+            with np.load(self._vectors_path, allow_pickle=False) as file:
+                return dict(zip(file["labels"].tolist(), file["embeddings"], strict=True))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+
+def _unique(table: pa.Table) -> pa.Table:
+    """Leave one row of each hash: equal rows of several pool files are in the sidecar of each."""
+    codes = table["row_hash"].combine_chunks().dictionary_encode().indices.to_numpy()
+    return table.take(pa.array(np.unique(codes, return_index=True)[1]))
+
+
+def _has_labels(table: pa.Table) -> NDArray[np.bool_]:
+    """Say of each annotation whether it has labels, or failed to get some. Shape (number of rows,)."""
+    has_some = pc.or_(pc.is_valid(table["labels"]), pc.not_equal(table["status"], OK))
+    return has_some.to_numpy(zero_copy_only=False) if len(table) else np.zeros(0, np.bool_)
+
+
+def _as_lists(labels: RowLabels, is_labelled: NDArray[np.bool_]) -> pa.Array:
+    """Return the labels of some of n rows as lists of texts, null for the others. Length n."""
+    counts = np.zeros(len(is_labelled), np.int64)
+    counts[is_labelled] = labels.counts
+    offsets = pa.array(np.concatenate(([0], np.cumsum(counts))), pa.int32(), mask=np.append(~is_labelled, False))
+    names = pa.array(labels.names, pa.string()).take(pa.array(labels.ids))
+    return pa.ListArray.from_arrays(offsets, names)
+
+
+def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[Pool, dict[str, Any]]:
+    """Put the annotations into the pool; drop the rows that failed.
+
+    Returns:
+        The pool, and the health of the annotations.
+
+    Raises:
+        PoolError: More rows failed than ``mig_max_failed`` allows.
+    """
+    request, pool, needs = rows.request, rows.pool, rows.request.needs.annotation
+    if needs is None:
+        raise ValueError("nothing is to be annotated")
+    mine = table.take(pa.array(look_up(table, rows.hashes)[is_wanted]))
+    reasons = np.full(len(is_wanted), OK, object)
+    reasons[is_wanted] = mine["status"].to_pylist()
+    scores = pool.scores
+    if needs.gives_scores:
+        scores = np.full(len(is_wanted), np.nan)
+        scores[is_wanted] = mine["score"].to_numpy()
+        reasons[is_wanted & np.isnan(scores) & (reasons == OK)] = "no score in the sidecar"
+    labels = pool.labels
+    if needs.gives_labels:
+        labels = _with_labels(pool.labels, rows.lacks_labels, mine.filter(pa.array(rows.lacks_labels[is_wanted])))
+        reasons[rows.lacks_labels & (labels.counts == 0) & (reasons == OK)] = "no labels in the sidecar"
+    failed = Counter(reasons[reasons != OK].tolist())
+    _check_failures(failed, int(is_wanted.sum()), request.arguments["mig_max_failed"])
+    pool = replace(pool, labels=labels, scores=scores)
+    for reason in failed:
+        pool, reasons = pool.without(reasons == reason, f"not annotated: {reason}"), reasons[reasons != reason]
+    health = _health(pool, int(is_wanted.sum()), failed, request)
+    return pool, health
+
+
+def _with_labels(own: RowLabels, is_tagged: NDArray[np.bool_], annotations: pa.Table) -> RowLabels:
+    """Return the labels of all rows: of those that are tagged from their annotations, of the others their own."""
+    lists = annotations["labels"].combine_chunks()
+    texts = lists.flatten().dictionary_encode()
+    numbering = Numbering()
+    own_ids, new_ids = numbering.of_all(own.names), numbering.of_all(texts.dictionary.to_pylist())
+    counts = own.counts
+    counts[is_tagged] = pc.list_value_length(lists).fill_null(0).to_numpy()
+    is_new = np.repeat(is_tagged, counts)
+    ids = np.empty(len(is_new), np.int32)
+    ids[is_new], ids[~is_new] = new_ids[texts.indices.to_numpy()], own_ids[own.ids]
+    return RowLabels(list(numbering), np.concatenate((np.zeros(1, np.int64), np.cumsum(counts))), ids)
+
+
+def _check_failures(failed: Counter[str], num_rows: int, limit: float) -> None:
+    if failed.total() > limit * num_rows:
+        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
+        raise PoolError(
+            f"{failed.total():,} of {num_rows:,} rows could not be annotated, more than mig_max_failed: {limit:g} "
+            f"allows ({reasons}). For texts in other languages than English name a multilingual mig_tagger_model; "
+            "else change what failed, or raise mig_max_failed to go on without these rows."
+        )
+
+
+def _health(pool: Pool, num_rows: int, failed: Counter[str], request: Request) -> dict[str, Any]:
+    """Describe the annotations for log and manifest."""
+    labels, scores = pool.labels, pool.scores
+    health: dict[str, Any] = {"rows": num_rows, "failed": dict(failed)}
+    if request.needs.labels is not None:
+        counts = np.bincount(labels.ids, minlength=len(labels.names))
+        is_common = counts[labels.ids] >= request.arguments.mig_min_label_count
+        row_of_label = np.repeat(np.arange(len(labels)), labels.counts)
+        has_common = np.bincount(row_of_label, is_common, minlength=len(labels)) > 0
+        health["labels"] = {
+            "distinct": int(np.count_nonzero(counts)),
+            "per_row": round(float(np.mean(labels.counts)), 2),
+            "most_frequent": {
+                labels.names[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable")[:10]
+            },
+            "rows_with_rare_labels_only": int(np.count_nonzero(~has_common)),
+        }
+    if request.needs.score is not None:
+        health["scores"] = {
+            "from": request.needs.score.name,
+            "least": float(scores.min()),
+            "mean": float(scores.mean()),
+            "most": float(scores.max()),
+        }
+    return health

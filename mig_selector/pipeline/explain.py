@@ -1,0 +1,171 @@
+"""Why a selection has a row, or what the row would have needed: the request made again, up to the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.arrays import Selection
+from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.recipe import Offered, offer
+from mig_selector.pipeline.request import Request
+from mig_selector.pipeline.stages import Clock, information_inputs
+from mig_selector.pipeline.stored import StoredSelection, read_differences
+from mig_selector.pool.reading import Pool
+from mig_selector.pool.subset.writing import ID_COLUMNS, read_row_id
+from mig_selector.ranks.world import Ranks
+from mig_selector.store.hashing import hash_file
+from mig_selector.store.subsets import SELECTION_TABLE
+
+
+if TYPE_CHECKING:
+    from mig_selector.selection.receipts import LabelShare
+
+_LISTED = 5
+"""Rows that took from a gain, or rows with the same identifier, that are named."""
+
+
+def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: str | None = None) -> list[str]:
+    """Explain one row of the pool, chosen or not.
+
+    The pool index, label vectors and scores come from the cache of the selection where it has them.
+
+    Args:
+        selection: The selection.
+        row: Pool index of the row: `row_index` in selection.parquet.
+        row_id: Its ``_id`` or ``id``, in place of `row`.
+
+    Returns:
+        Lines for people.
+
+    Raises:
+        ArgumentError: There is no such row, or several have the identifier.
+        PoolError: The pool or the settings are not what they were, so another selection would be explained.
+    """
+    arguments, host = selection.arguments()
+    request = selection.request(arguments, host)
+    if request.fingerprints[0] != selection.manifest["fingerprint"]:
+        changes = read_differences(selection.manifest["identity"], request.identities[0])
+        lines = [f"{selection.folder} was selected from other files or settings than there are now.", *changes]
+        raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to explain today's choice."]))
+    if hash_file(selection.folder / SELECTION_TABLE) != selection.manifest["files"].get(SELECTION_TABLE):
+        raise PoolError(f"{selection.folder / SELECTION_TABLE} was changed since it was written; select again.")
+    offered = offer(request, Crew(Ranks(), arguments), Clock())
+    pool, table = offered.pool, selection.table
+    if row_id is not None:
+        row = _find_id(row_id, table["row_id"].to_pylist(), table["row_index"].to_numpy(), pool)
+    if row is None or not 0 <= row < pool.report.read:
+        raise ArgumentError(f"--row: {row} is not a row of the pool; it has rows 0 to {pool.report.read - 1:,}.")
+    kept = int(np.searchsorted(pool.pool_indices, row))
+    if kept == len(pool.pool_indices) or pool.pool_indices[kept] != row:
+        return list(_explain_dropped(row, pool))
+    rows = np.searchsorted(pool.pool_indices, table["row_index"].to_numpy())
+    gains = table["gain"].to_numpy().astype(np.float64)
+    sources, source_rows = pool.locate(np.array([kept]))
+    where = f"row {row} ({pool.sources[sources[0]].name}, row {source_rows[0] + 1})"
+    return list(_explain(where, kept, Selection(rows, gains), request, offered, table["information"].to_pylist()))
+
+
+def _find_id(wanted: str, chosen_ids: Sequence[str | None], chosen: NDArray[np.int64], pool: Pool) -> int:
+    """Return the pool index of the row with an identifier: looked for among the chosen rows, then in the files."""
+    found = [int(row) for row, row_id in zip(chosen, chosen_ids, strict=True) if row_id == wanted]
+    if not found:
+        rows = zip(pool.pool_indices.tolist(), pool.rows(ID_COLUMNS), strict=True)
+        found = [index for index, row in rows if read_row_id(row.record) == wanted]
+    if len(found) != 1:
+        listed = ", ".join(map(str, found[:_LISTED]))
+        problem = f"{len(found)} rows have it ({listed}); give one by --row" if found else "no kept row has it"
+        raise ArgumentError(f"--id: {wanted!r}: {problem}.")
+    return found[0]
+
+
+def _explain_dropped(row: int, pool: Pool) -> Iterator[str]:
+    yield f"row {row}: could not be chosen, as it is not among the {pool.report.kept:,} rows that were kept"
+    yield f"of the {pool.report.read:,} rows of the pool were left out:"
+    for reason, count in (*pool.report.dropped.items(), *pool.report.unreadable.items()):
+        yield f"  {count:,}: {reason}"
+
+
+def _explain(
+    where: str,
+    kept: int,
+    selection: Selection,
+    request: Request,
+    offered: Offered,
+    information: Sequence[float | None],
+) -> Iterator[str]:
+    ranks = np.flatnonzero(selection.rows == kept)
+    rank = int(ranks[0]) if len(ranks) else None
+    method, budget = request.needs.method.name, len(selection.rows)
+    if rank is None:
+        yield f"{where}: not among the {budget:,} rows that {method} chose"
+    else:
+        yield f"{where}: chosen by {method} at rank {rank} (0-based) of {budget:,}"
+    if method == "mig":
+        yield from _explain_gain(kept, rank, selection, request, offered)
+    else:
+        if rank is not None and not np.isnan(selection.gains[rank]):
+            yield f"gain: {selection.gains[rank]:.6g}"
+        yield from _explain_score(kept, selection, offered)
+    if rank is not None and information[rank] is not None:
+        yield f"information: it added {information[rank]:.6g} to E(D)"
+
+
+def _explain_score(kept: int, selection: Selection, offered: Offered) -> Iterator[str]:
+    """Say where a row is by its score, for methods that do not weigh labels."""
+    if offered.scores is None:
+        yield "the method needs no score of a row, and keeps no record of how it weighed the others"
+        return
+    scores = offered.scores.final
+    better = int(np.count_nonzero(scores > scores[kept]))
+    yield f"score: {scores[kept]:.6g}; {better:,} of {len(scores):,} rows have a higher one"
+    yield f"the lowest score of a chosen row is {np.min(scores[selection.rows]):.6g}"
+
+
+def _explain_gain(
+    kept: int, rank: int | None, selection: Selection, request: Request, offered: Offered
+) -> Iterator[str]:
+    """Say what a row gained, or would have, by which labels, and which rows took the rest."""
+    from mig_selector.selection.receipts import explain_absence, receipts, takers  # here, as it loads numba
+
+    known = information_inputs(request, offered.labels, offered.scores, offered.graph)
+    if known is None:
+        raise ValueError("mig needs labels, scores and a graph")
+    labelled, pool_indices = known[0], offered.pool.pool_indices
+    first, found = takers(*known, selection, kept)
+    if rank is not None:
+        receipt = receipts(*known, selection, [rank])[0]
+        yield f"gain: {receipt.gain:.6g}, earned by its labels:"
+        yield from _shares(receipt.shares, labelled.labels.names)
+        if receipt.runner_up is not None:
+            loser = f"row {pool_indices[receipt.runner_up]}, with a gain of {receipt.runner_up_gain:.6g}"
+            yield f"nearest row that lost to it: {loser}"
+    else:
+        absence = explain_absence(*known, selection, kept)
+        last = f"{selection.gains[-1]:.6g}"
+        yield f"gain: {absence.gain:.6g} after all chosen rows, the last of which had {last}; by its labels:"
+        yield from _shares(absence.shares, labelled.labels.names)
+        yield f"it would have entered at rank {absence.entry_rank}, with mig_num_samples: {absence.entry_rank + 1}"
+        if absence.needed_score is not None:
+            # What methods get is divided by this; what people know is not.
+            divisor = offered.pool.labels.counts[kept] if request.arguments.mig_normalize else 1
+            has, needs = labelled.scores[kept] * divisor, absence.needed_score * divisor
+            yield f"or now, with a score above {needs:.6g}; it has {has:.6g}"
+    if found:
+        taken = sum(each.taken for each in found)
+        yield f"gain before any row was chosen: {first:.6g}; {len(found):,} chosen rows took {taken:.6g} of it:"
+    for each in found[:_LISTED]:
+        labels = ", ".join(labelled.labels.of_row(each.row))
+        who = f"row {pool_indices[each.row]} at rank {each.rank}"
+        yield f"  {each.taken / first:6.1%}  {each.taken:.6g}  {who}: {labels}"
+
+
+def _shares(shares: Sequence[LabelShare], names: Sequence[str]) -> Iterator[str]:
+    if not shares:
+        yield "  none of its labels counts, so it adds no information"
+    for each in shares:
+        yield f"  {each.share:6.1%}  {each.gain:.6g}  {names[each.label]}"

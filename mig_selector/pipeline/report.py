@@ -1,0 +1,364 @@
+"""A finished selection to its report: figures from what the run has in memory, and from a sample of the texts.
+
+Dimension letters: N kept rows, B chosen rows, L labels.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mig_selector.arguments import all_keys
+from mig_selector.arrays import RowLabels, Selection
+from mig_selector.graph.layout import lay_out
+from mig_selector.pipeline.request import Request
+from mig_selector.pipeline.stages import LabelGraph, Scores, information_inputs, information_of
+from mig_selector.pipeline.texts import Texts
+from mig_selector.pipeline.tokens import line_bounds, read_lines
+from mig_selector.pool.conversation import read_turns
+from mig_selector.pool.entry import PoolEntry
+from mig_selector.pool.reading import Pool
+from mig_selector.report.comparison import MethodFigures
+from mig_selector.report.figures import build_curve, describe_categories, describe_labels, describe_numbers
+from mig_selector.report.selection import ChosenRow, Curve, Distribution, Labels, SelectionReport, Training
+from mig_selector.report.writing import write_report
+from mig_selector.selection.greedy import information_added, measure_information, select_rows
+from mig_selector.selection.method import best_first
+from mig_selector.store.subsets import SELECTION_TABLE
+
+
+logger = logging.getLogger(__name__)
+
+_FIRST_ROWS = 100
+_SAMPLED_ROWS = 100
+_QUOTED_CHARACTERS = 500
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a report may take time for."""
+
+    texts: int
+    """Rows of the pool, and chosen rows, whose texts are measured."""
+    unordered_bytes: int
+    """Largest pool whose texts are measured although its files do not give single rows."""
+    continued_rows: int
+    """Largest pool of which the choice is continued beyond the budget, for the rest of the curve."""
+
+
+IN_RUN = Effort(texts=400, unordered_bytes=16 << 20, continued_rows=20_000)
+"""Well under a second for a pool of any size: a run must not take longer because of its report."""
+ON_REQUEST = Effort(texts=20_000, unordered_bytes=1 << 60, continued_rows=2_000_000)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A finished selection, and all that the run knows of its pool."""
+
+    request: Request
+    pool: Pool
+    labels: RowLabels | None
+    scores: Scores | None
+    graph: LabelGraph | None
+    selection: Selection
+    """The chosen rows, as kept indices."""
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Kept indices of the chosen rows in the order of choice. Shape (B,)."""
+        return self.selection.rows
+
+    @property
+    def num_kept(self) -> int:
+        """N."""
+        return len(self.pool.pool_indices)
+
+    def figures(self, name: str, rows: NDArray[np.int64], **known: Any) -> MethodFigures:
+        """Measure some rows as a comparison does; `known` are the other figures."""
+        return MethodFigures(
+            method=name,
+            rows=len(rows),
+            seconds=None,
+            memory_bytes=None,
+            information=information_of(rows, self.request, self.labels, self.scores, self.graph),
+            label_coverage=None if self.labels is None else float(np.mean(self.labels.count_rows(rows) > 0)),
+            mean_score=None if self.scores is None else float(np.mean(self.scores.scaled[rows])),
+            sources=self.rows_by_dataset(rows),
+            folder="",
+            **{"tokens": None, **known},
+        )
+
+    def rows_by_dataset(self, rows: NDArray[np.int64]) -> dict[str, int]:
+        """Count the rows of each dataset of the pool that has any."""
+        entries = np.array(self.pool.source_entry_indices)[self.pool.locate(rows)[0]]
+        counts = np.bincount(entries, minlength=len(self.request.entries)).tolist()
+        return {entry.name: count for entry, count in zip(self.request.entries, counts, strict=True) if count}
+
+
+def report_run(selected: Selected, processes: int | None) -> None:
+    """Write the report of a selection that a run has just made; what goes wrong is logged and ends nothing.
+
+    Args:
+        selected: The selection.
+        processes: Processes that train on it; None if no training follows.
+    """
+    try:
+        write_report(selected.folder, build_report(selected, IN_RUN, processes))
+    except Exception as error:  # noqa: BLE001  the rows are selected: whatever it is, it must not end a training
+        logger.warning("no report of %s was written (%s: %s)", selected.folder, type(error).__name__, error)
+
+
+def build_report(selected: Selected, effort: Effort, processes: int | None = None) -> SelectionReport:
+    """Gather all figures of a selection.
+
+    Args:
+        selected: The selection.
+        effort: What may take time.
+        processes: Processes that train on it; None if no training follows.
+
+    Raises:
+        MigSelectorError: A file of the pool has changed.
+    """
+    request, manifest, rows = selected.request, selected.manifest, selected.rows
+    tokens = manifest.get("tokens") or {}
+    this = selected.figures(
+        manifest["method"], rows, tokens=tokens.get("estimate"), tokens_error=tokens.get("error") or None
+    )
+    curve = _curve(selected, effort)
+    texts = _texts(selected, effort)
+    shown = _chosen_rows(selected, _shown_ranks(len(rows)))
+    return SelectionReport(
+        name=manifest["dataset_name"],
+        method=manifest["method"],
+        rows=len(rows),
+        kept_rows=selected.num_kept,
+        read_rows=manifest["rows"]["read"],
+        dropped={**manifest["rows"]["dropped"], **manifest["rows"]["unreadable"]},
+        score=request.needs.score.name if request.needs.score else None,
+        this=this,
+        others=list(_other_choices(selected, texts)),
+        all_rows=selected.figures("all rows", np.arange(selected.num_kept)),
+        tokenizer=tokens.get("tokenizer"),
+        training=_training(request, len(rows), processes),
+        curve=curve,
+        labels=_labels(selected),
+        distributions=[*_known_distributions(selected), *(texts.distributions() if texts else ())],
+        first_rows=shown[:_FIRST_ROWS],
+        sampled_rows=shown[_FIRST_ROWS:],
+        notes=list(_notes(selected, texts, effort, curve)),
+        command=_command(manifest),
+        settings=_settings(manifest),
+        files=manifest["pool"],
+        versions=manifest["versions"],
+        fingerprint=manifest["fingerprint"],
+    )
+
+
+def _shown_ranks(count: int) -> NDArray[np.int64]:
+    """Return the first ranks, and a sample of the others that is always the same; ascending."""
+    others = np.random.default_rng(_SEED).permutation(np.arange(_FIRST_ROWS, count))[:_SAMPLED_ROWS]
+    return np.concatenate((np.arange(min(_FIRST_ROWS, count)), np.sort(others)))
+
+
+def _curve(selected: Selected, effort: Effort) -> Curve | None:
+    """Build the information curve; None where there is no label graph.
+
+    What MIG would choose beyond the budget is found by choosing from the beginning: the choice is nested.
+    """
+    known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
+    if known is None:
+        return None
+    pool, propagation, objective = known
+    rows = selected.rows
+    if selected.manifest["method"] == "mig" and selected.num_kept <= effort.continued_rows:
+        rows = select_rows(pool, propagation, objective, selected.num_kept).rows
+    nothing = objective.value(np.zeros(propagation.num_labels))
+    everything = measure_information(pool, propagation, objective, np.arange(selected.num_kept))
+    added = information_added(pool, propagation, objective, rows)
+    return build_curve(added, len(selected.rows), everything - nothing)
+
+
+def _texts(selected: Selected, effort: Effort) -> Texts | None:
+    """Measure texts; None where reading single rows would take too long."""
+    slow = sum(source.size for source in selected.pool.sources if not source.can_seek)
+    if slow > effort.unordered_bytes:
+        return None
+    return Texts.read(selected.request, selected.pool, selected.rows, effort.texts)
+
+
+def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFigures]:
+    """Yield the figures of simple choices of as many rows from the same pool."""
+    budget, num_kept = len(selected.rows), selected.num_kept
+    drawn = np.random.default_rng(_SEED).choice(num_kept, budget, replace=False)
+    yield selected.figures("random", drawn)
+    if selected.scores is not None:
+        yield selected.figures("top score", best_first(selected.scores.final)[:budget])
+    if texts is not None and len(texts.in_pool) == num_kept:
+        yield selected.figures("longest replies", best_first(texts.lengths.astype(np.float64))[:budget])
+
+
+def _training(request: Request, rows: int, processes: int | None) -> Training | None:
+    """Say what training on the rows takes; None where other rows are trained on too, or nothing is."""
+    host = request.site.host
+    if processes is None or host.schedule is None or len(host.dataset) != len(request.entries):
+        return None
+    schedule = host.schedule
+    return Training(
+        steps=schedule.steps(rows, processes),
+        rows_per_step=schedule.rows_per_batch * schedule.batches_per_step * processes,
+        processes=processes,
+        epochs=None if schedule.max_steps > 0 else schedule.epochs,
+    )
+
+
+def _labels(selected: Selected) -> Labels | None:
+    """Describe the labels, and lay out the frequent ones if their vectors are known."""
+    labels, graph = selected.labels, selected.graph
+    if labels is None:
+        return None
+    mapped = graph.frequent if graph else np.zeros(0, np.int64)
+    return describe_labels(
+        labels.names,
+        np.bincount(labels.ids, minlength=len(labels.names)),
+        labels.count_rows(selected.rows),
+        len(selected.rows) / selected.num_kept,
+        mapped,
+        lay_out(graph.frequent_vectors) if graph else np.zeros((0, 2)),
+        _edges(graph, mapped) if graph else [],
+    )
+
+
+def _edges(graph: LabelGraph, mapped: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the edges between the labels on the map, as indices into `mapped`, the smaller one first."""
+    propagation = graph.propagation
+    rows = np.repeat(np.arange(propagation.num_labels), np.diff(propagation.offsets))
+    is_edge = (rows < propagation.columns) & np.isin(rows, mapped) & np.isin(propagation.columns, mapped)
+    ends = np.searchsorted(mapped, np.stack((rows[is_edge], propagation.columns[is_edge])))
+    return list(zip(*ends.tolist(), strict=True))
+
+
+def _known_distributions(selected: Selected) -> Iterator[Distribution]:
+    """Yield the distributions of what is known of all rows."""
+    rows, scores, labels = selected.rows, selected.scores, selected.labels
+    if scores is not None:
+        yield describe_numbers("score", "score", scores.scaled, scores.scaled[rows])
+    if labels is not None:
+        yield describe_numbers("labels", "labels of a row", labels.counts, labels.counts[rows])
+    if len(selected.request.entries) > 1:
+        everything = np.arange(selected.num_kept)
+        datasets = selected.rows_by_dataset(everything), selected.rows_by_dataset(rows)
+        yield describe_categories("dataset", "dataset", *datasets)
+
+
+def _chosen_rows(selected: Selected, ranks: NDArray[np.int64]) -> list[ChosenRow]:
+    """Read some chosen rows, as the subset has them."""
+    table = pq.read_table(selected.folder / SELECTION_TABLE)
+    texts = dict(_quotes(selected, table["dataset"].to_numpy(), ranks))
+    return [
+        ChosenRow(
+            rank=row["rank"],
+            pool_index=row["row_index"],
+            file=row["source_file"],
+            source_row=row["source_row"],
+            row_id=row["row_id"],
+            question=texts[row["rank"]][0],
+            answer=texts[row["rank"]][1],
+            labels=row["labels"] or (),
+            score=row["score"],
+            gain=row["gain"],
+            information=row["information"],
+            **receipt,
+        )
+        for row, receipt in zip(table.take(ranks).to_pylist(), _receipts(selected, ranks), strict=True)
+    ]
+
+
+def _receipts(selected: Selected, ranks: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    """Yield what earned each of some chosen rows its place, and which row lost to it; nothing for other methods."""
+    known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
+    if known is None or selected.manifest["method"] != "mig":
+        yield from ({} for _ in ranks)
+        return
+    from mig_selector.selection.receipts import receipts  # here, as it loads numba
+
+    names = known[0].labels.names
+    for each in receipts(*known, selected.selection, ranks.tolist()):
+        yield {
+            "earned": [(names[part.label], part.share) for part in each.shares],
+            "runner_up": None if each.runner_up is None else int(selected.pool.pool_indices[each.runner_up]),
+            "runner_up_gain": each.runner_up_gain,
+        }
+
+
+def _quotes(
+    selected: Selected, datasets: NDArray[Any], ranks: NDArray[np.int64]
+) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Yield rank, question and answer of some chosen rows."""
+    for subset in selected.manifest["subsets"]:
+        entry = selected.request.entries[subset["entry_index"]]
+        of_entry = np.flatnonzero(datasets == subset["dataset"])
+        lines = np.flatnonzero(np.isin(of_entry, ranks))
+        file = selected.folder / subset["json_lines"]
+        for rank, record in zip(of_entry[lines].tolist(), read_lines(file, line_bounds(file), lines), strict=True):
+            yield rank, _quote(record, entry)
+
+
+def _quote(record: Mapping[str, Any], entry: PoolEntry) -> tuple[str, str]:
+    """Return the first question and the first answer of a row, cut off where they are long."""
+    try:
+        turns = read_turns(record, entry)
+    except ValueError:
+        return "", ""
+    first = {turn.role: turn.content for turn in reversed(turns)}
+    question, answer = (first.get(role, "") for role in ("user", "assistant"))
+    return _cut(question), _cut(answer)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[: _QUOTED_CHARACTERS - 1]}…"
+
+
+def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve | None) -> Iterator[str]:
+    """Yield what is estimated, or left out, and why."""
+    again = "`mig-selector report` with the folder of the selection"
+    if selected.request.among is not None:
+        yield "The pool is the rows that every method of a comparison can use."
+    if filled := selected.manifest["rows_filled_by_score"]:
+        yield f"The method chose fewer rows than were asked for; the last {filled:,} were taken by score."
+    if texts is None:
+        yield (
+            "Sources, lengths, turns and languages were not measured: the files of the pool do not give single rows, "
+            f"and reading all would have taken too long. {again} measures them."
+        )
+    elif len(texts.in_pool) < selected.num_kept:
+        yield (
+            f"Sources, lengths, turns and languages are those of {len(texts.in_pool):,} rows of the pool and "
+            f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures up to {ON_REQUEST.texts:,}."
+        )
+    if curve is not None and curve.points[-1].rows == len(selected.rows) < selected.num_kept:
+        yield f"The curve ends at the budget. {again} may continue it."
+
+
+def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that select the same again, without those that have their default."""
+    keys, config = all_keys(), manifest["config"]
+    return {key: value for key, value in config.items() if key not in keys or value != keys[key].default}
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    """Return the command that selects the same again, from any folder."""
+    words = ["mig-selector", "select"]
+    for key, value in _settings(manifest).items():
+        words += [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join(words)

@@ -1,0 +1,360 @@
+"""Rows without labels or scores, from the pool to the selection: what is computed, kept, found again and left out."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from annotation.test_taggers import naive_nearest
+from support import LABELS, make_raw_rows, write_lines
+
+from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
+from mig_selector.pipeline.comparison import compare_methods
+from mig_selector.pipeline.recipe import run_selection
+from mig_selector.ranks import share
+
+
+ALPACA = {"formatting": "alpaca"}
+
+
+@pytest.fixture
+def place(workplace, word_encoder, tmp_path):
+    """A workplace with 60 bare rows, and the settings to tag them by the eight labels."""
+    workplace.add("pool", make_raw_rows(60), **ALPACA)
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    workplace.root = tmp_path
+
+    def settings(**more):
+        return {
+            "dataset": "pool",
+            "dataset_dir": str(workplace.data),
+            "mig_num_samples": 20,
+            "mig_tagger": "vocabulary",
+            "mig_tagger_model": word_encoder,
+            "mig_label_vocabulary": str(tmp_path / "labels.txt"),
+            "mig_label_min_similarity": 0.25,
+            "mig_max_failed": 0.2,
+            **more,
+        }
+
+    workplace.settings = settings
+    return workplace
+
+
+def select(place, **more):
+    return run_selection(place.settings(**more))[0]
+
+
+def table(outcome):
+    return pq.read_table(Path(outcome.folder) / "selection.parquet").to_pydict()
+
+
+def manifest(outcome):
+    return json.loads((Path(outcome.folder) / "manifest.json").read_text())
+
+
+def sidecars(root):
+    return sorted((root / "cache" / "annotations").glob("*/*.parquet"))
+
+
+def hash_of(row):
+    """The hash of a bare row, as the manual describes it."""
+    text = json.dumps({key: row[key] for key in sorted(row)}, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def question_of(row):
+    return f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
+
+
+def expected_labels(rows, encoder, least=0.25, per_row=4):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(encoder, device="cpu")
+    labels = model.encode(LABELS).tolist()
+    return [
+        naive_nearest(vector, labels, LABELS, per_row, least)
+        for vector in model.encode([question_of(row) for row in rows]).tolist()
+    ]
+
+
+def test_bare_rows_are_selected_by_the_labels_nearest_to_their_questions(place, word_encoder):
+    rows = make_raw_rows(60)
+    expected = expected_labels(rows, word_encoder)
+    outcome = select(place, mig_min_label_count=1)
+    chosen = table(outcome)
+    assert chosen["labels"] == [sorted(expected[row]) for row in chosen["row_index"]]
+    assert set(chosen["score"]) == {1.0}
+    failed = sum(not labels for labels in expected)
+    assert failed > 0
+    reason = "no label of the vocabulary is near (mig_label_min_similarity)"
+    assert manifest(outcome)["rows"]["dropped"] == {f"not annotated: {reason}": failed}
+    health = manifest(outcome)["annotation"]
+    assert (health["rows"], health["failed"]) == (60, {reason: failed})
+    assert health["scores"]["from"] == "constant"
+
+    [sidecar] = sidecars(place.root)
+    kept = pq.read_table(sidecar)
+    assert kept["row_hash"].to_pylist() == sorted(map(hash_of, rows))
+    by_hash = {row["row_hash"]: row for row in kept.to_pylist()}
+    for row, labels in zip(rows, expected, strict=True):
+        made = by_hash[hash_of(row)]
+        assert (made["labels"], made["score"]) == (labels, 1.0)
+        assert made["status"] == ("ok" if labels else reason)
+    made_by = json.loads(pq.read_metadata(sidecar).metadata[b"mig_selector"])
+    assert made_by["tagger"]["kind"] == "vocabulary"
+    assert made_by["models"]["mig_tagger_model"]["model"] == word_encoder
+    assert made_by["scorer"]["kind"] == "ConstantScore"
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Counts the rows that the tagger's model embeds; `fail_after` chunks it raises."""
+    from mig_selector.store.matrix import MatrixFile
+
+    counts = {"rows": 0, "chunks": 0, "fail_after": None}
+    append = MatrixFile.append
+
+    def count(matrix, rows):
+        if counts["chunks"] == counts["fail_after"]:
+            raise MigSelectorError("killed")
+        append(matrix, rows)
+        counts["rows"] += len(rows)
+        counts["chunks"] += 1
+
+    monkeypatch.setattr(MatrixFile, "append", count)
+    monkeypatch.setattr(share, "CHUNK_ITEMS", 16)
+    return counts
+
+
+def test_a_run_that_is_cut_off_goes_on_where_it_was(place, computed, tmp_path):
+    whole = table(select(place, mig_cache_dir=str(tmp_path / "elsewhere")))
+    assert computed["rows"] == 60
+    computed.update(rows=0, chunks=0, fail_after=2)
+    with pytest.raises(MigSelectorError, match="killed"):
+        select(place, mig_overwrite=True)
+    computed["fail_after"] = None
+    assert table(select(place, mig_overwrite=True)) == whole
+    assert computed["rows"] == 60  # 32 before the end, 28 after it
+    [undisturbed], [resumed] = sorted((tmp_path / "elsewhere" / "annotations").glob("*/*.parquet")), sidecars(tmp_path)
+    assert resumed.read_bytes() == undisturbed.read_bytes()
+
+
+def test_only_rows_that_are_new_are_annotated(place, computed):
+    select(place)
+    rows = make_raw_rows(60)
+    assert computed["rows"] == 60
+    select(place, mig_num_samples=10)
+    assert computed["rows"] == 60
+
+    more = [*make_raw_rows(5, seed=9), *reversed(rows[7:])]
+    write_lines(place.data / "pool.jsonl", [*more, *more[:3]])  # added, removed, reordered, repeated
+    outcome = select(place)
+    assert computed["rows"] == 65
+    assert manifest(outcome)["annotation"]["rows"] == 61
+    [sidecar] = sidecars(place.root)
+    assert set(pq.read_table(sidecar)["row_hash"].to_pylist()) == set(map(hash_of, [*rows, *more]))
+
+
+def test_a_damaged_sidecar_is_made_again(place, computed):
+    before = table(select(place))
+    [sidecar] = sidecars(place.root)
+    content = sidecar.read_bytes()
+    sidecar.write_bytes(content[:-1000])
+    assert table(select(place, mig_overwrite=True)) == before
+    assert sidecar.read_bytes() == content
+    sidecar.with_name("label_vectors.npz").unlink()
+    assert table(select(place, mig_overwrite=True)) == before
+    assert computed["rows"] == 60  # the vectors were still there
+
+
+def labelled(rows, every=2):
+    return [{**row, "tags": ["my own", LABELS[0]]} if number % every == 0 else row for number, row in enumerate(rows)]
+
+
+def test_rows_with_labels_keep_them_unless_they_are_to_be_tagged_again(place, word_encoder, computed):
+    rows = make_raw_rows(60)
+    expected = expected_labels(rows, word_encoder)
+    write_lines(place.data / "pool.jsonl", labelled(rows))
+    own = {"mig_labels": "tags", "mig_min_label_count": 1}
+    chosen = table(select(place, **own))
+    assert computed["rows"] == 30
+    for row, labels in zip(chosen["row_index"], chosen["labels"], strict=True):
+        assert labels == ([LABELS[0]] if row % 2 == 0 else sorted(expected[row]))
+    again = table(select(place, **own, mig_retag=True))
+    assert computed["rows"] == 60  # the tags of the others were kept
+    assert again["labels"] == [sorted(expected[row]) for row in again["row_index"]]
+
+
+def test_labels_of_the_rows_are_embedded_by_the_model_of_the_tagger(place):
+    rows = labelled(make_raw_rows(60))
+    write_lines(
+        place.data / "pool.jsonl", [{**row, "tags": ["soup", "cell"]} if "tags" in row else row for row in rows]
+    )
+    vocabulary = place.root / "more.txt"
+    vocabulary.write_text("\n".join([*LABELS, "soup", "cell"]))
+    outcome = select(place, mig_labels="tags", mig_label_vocabulary=str(vocabulary), mig_edge_threshold=0.2)
+    assert manifest(outcome)["labels"] == 10
+    assert manifest(outcome)["edges"] > 0
+    assert manifest(outcome)["encoder"] is None
+
+
+def test_equal_rows_of_which_some_have_labels_are_tagged_where_they_have_none(place):
+    rows = make_raw_rows(40)
+    write_lines(place.data / "pool.jsonl", [*labelled(rows, every=1), *rows])
+    keys = {"mig_labels": "tags", "mig_min_label_count": 1, "mig_num_samples": 60, "mig_max_failed": 0.3}
+    chosen = table(select(place, **keys))
+    assert {tuple(chosen["labels"][rank]) for rank, row in enumerate(chosen["row_index"]) if row < 40} == {
+        (LABELS[0],)
+    }
+    assert any(row >= 40 for row in chosen["row_index"])
+    assert table(select(place, **keys, mig_overwrite=True)) == chosen
+
+
+def test_a_selection_that_needs_no_labels_runs_no_tagger(place):
+    plain = {key: value for key, value in place.settings(mig_method="random").items() if not key.startswith("mig_tag")}
+    outcome = select(place, mig_method="random")
+    assert manifest(outcome)["annotation"] is None
+    assert not sidecars(place.root)
+    plain = {key: value for key, value in plain.items() if key not in ("mig_label_min_similarity", "mig_max_failed")}
+    assert run_selection(plain)[0].fingerprint == outcome.fingerprint
+
+
+def test_rows_without_a_question_fail(place):
+    rows = make_raw_rows(60)
+    rows[5] = {**rows[5], "instruction": " \n", "input": ""}
+    write_lines(place.data / "pool.jsonl", rows)
+    assert manifest(select(place))["annotation"]["failed"]["the question is empty"] == 1
+
+
+def test_too_many_failures_stop_the_run(place):
+    with pytest.raises(
+        PoolError, match=r"\d+ of 60 rows could not be annotated, more than mig_max_failed: 0.2 allows"
+    ):
+        select(place, mig_label_min_similarity=0.8)
+    assert sidecars(place.root)  # a higher mig_max_failed need not annotate again
+
+
+@pytest.mark.parametrize("layout", ["alpaca", "sharegpt"])
+def test_the_shape_of_a_file_does_not_matter(place, layout):
+    rows = make_raw_rows(60)
+    if layout == "sharegpt":
+        rows = [
+            {"conversations": [{"from": "human", "value": question_of(row)}, {"from": "gpt", "value": row["output"]}]}
+            for row in rows
+        ]
+    chosen = []
+    for ending in ("jsonl", "parquet"):
+        path = place.data / f"pool.{ending}"
+        write_lines(path, rows) if ending == "jsonl" else pq.write_table(pa.Table.from_pylist(rows), path)
+        place.add("pool", file_name=path.name, formatting=layout)
+        chosen.append(table(select(place)))
+    assert chosen[0]["row_index"] == chosen[1]["row_index"]
+    assert len({tuple(pq.read_table(path)["row_hash"].to_pylist()) for path in sidecars(place.root)}) == 1
+
+
+def test_response_tokens_are_counted_as_mig_score_counts_them(place, word_encoder, tiny_llama):
+    scored = table(select(place, mig_scorer="response_tokens", mig_tokenizer=tiny_llama))
+    asked = table(select(place, mig_score="response_tokens", mig_tokenizer=tiny_llama))
+    assert scored == asked
+    assert len(set(scored["score"])) > 10
+
+
+def test_a_scorer_needs_no_tagger(place, tiny_llama):
+    keys = {"mig_tagger": None, "mig_method": "top_score", "mig_tokenizer": tiny_llama}
+    scored = table(select(place, mig_scorer="response_tokens", **keys))
+    assert scored == table(select(place, mig_score="response_tokens", **keys))
+    [sidecar] = sidecars(place.root)
+    assert pq.read_table(sidecar)["labels"].null_count == 60
+
+
+def test_ifd_as_a_scorer_is_computed_and_never_read(place):
+    with pytest.raises(ArgumentError, match="mig_scorer: ifd is computed by a language model; set mig_ifd_model"):
+        select(place, mig_scorer="ifd")
+
+
+def test_score_and_scorer_exclude_each_other(place):
+    with pytest.raises(ArgumentError, match="mig_score and mig_scorer both say what the score of a row is"):
+        select(place, mig_scorer="constant", mig_score="constant")
+
+
+def write_sidecar_of(place, rows, **columns):
+    made = {
+        "row_hash": [hash_of(row) for row in rows],
+        "labels": [[LABELS[number % 8], LABELS[number % 3]] for number in range(len(rows))],
+        "score": [float(number + 1) for number in range(len(rows))],
+        "status": ["ok"] * len(rows),
+        **columns,
+    }
+    path = place.root / "made elsewhere.parquet"
+    pq.write_table(pa.table(made), path)
+    return {"mig_tagger": None, "mig_sidecar": str(path)}
+
+
+def vectors_of(place):
+    return {"mig_label_embeddings": str(place.vectors)}
+
+
+def test_a_sidecar_made_elsewhere_gives_labels_and_scores_whatever_the_order_of_the_rows(place):
+    rows = make_raw_rows(60)
+    keys = write_sidecar_of(place, rows[::-1], status=["ok"] * 59 + ["the model did not answer"])
+    outcome = select(place, **keys, **vectors_of(place))
+    chosen = table(outcome)
+    assert chosen["score"] == [60.0 - row for row in chosen["row_index"]]
+    assert chosen["labels"] == [
+        sorted({LABELS[(59 - row) % 8], LABELS[(59 - row) % 3]}) for row in chosen["row_index"]
+    ]
+    assert manifest(outcome)["rows"]["dropped"] == {"not annotated: the model did not answer": 1}
+    assert manifest(outcome)["annotation"]["found_in_sidecar"] == 60
+    assert not sidecars(place.root)
+
+    pq.write_table(
+        pq.read_table(keys["mig_sidecar"]).set_column(2, "score", pa.array(np.ones(60))), keys["mig_sidecar"]
+    )
+    assert select(place, **keys, **vectors_of(place)).fingerprint != outcome.fingerprint
+
+
+def test_rows_that_a_sidecar_lacks_are_an_error_or_tagged(place, word_encoder):
+    rows = make_raw_rows(60)
+    keys = {**write_sidecar_of(place, rows[:50]), **vectors_of(place)}
+    with pytest.raises(
+        PoolError, match=r"10 of the 60 rows that need annotations are not in it.*set mig_tagger and mig"
+    ):
+        select(place, **keys)
+    with pytest.raises(PoolError, match="set mig_scorer for them"):
+        select(place, **{**keys, "mig_tagger": "vocabulary"})
+    keys |= {"mig_tagger": "vocabulary", "mig_score": "constant", "mig_min_label_count": 1}
+    outcome = select(place, **keys)
+    assert manifest(outcome)["annotation"]["found_in_sidecar"] == 50
+    expected = expected_labels(rows, word_encoder)
+    chosen = table(outcome)
+    for row, labels in zip(chosen["row_index"], chosen["labels"], strict=True):
+        assert labels == sorted({LABELS[row % 8], LABELS[row % 3]} if row < 50 else expected[row])
+    assert any(row >= 50 for row in chosen["row_index"])
+
+
+def test_a_sidecar_of_the_cache_can_be_given_to_a_later_run(place):
+    chosen = table(select(place))
+    [sidecar] = sidecars(place.root)
+    for path in (sidecar, sidecar.parent):
+        vectors = sidecar.with_name("label_vectors.npz")
+        keys = {"mig_tagger": None, "mig_sidecar": str(path), "mig_label_embeddings": str(vectors)}
+        assert table(select(place, **keys)) == chosen
+
+
+def test_values_that_a_sidecar_lacks_are_reasons(place):
+    rows = make_raw_rows(60)
+    labels = [None if number < 4 else ["algebra"] for number in range(60)]
+    score = [None if number in (10, 11) else 1.0 for number in range(60)]
+    outcome = select(place, **write_sidecar_of(place, rows, labels=labels, score=score), **vectors_of(place))
+    assert manifest(outcome)["annotation"]["failed"] == {"no labels in the sidecar": 4, "no score in the sidecar": 2}
+
+
+def test_methods_are_compared_on_annotated_rows(place):
+    compared = compare_methods(place.settings(), ["mig", "random", "instag"])
+    found = json.loads((Path(compared.folder) / "comparison.json").read_text())
+    assert {each["method"] for each in found["methods"]} == {"mig", "random", "instag"}
+    assert all(each["label_coverage"] > 0 for each in found["methods"])

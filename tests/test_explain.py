@@ -1,0 +1,135 @@
+"""mig-selector explain: what it says agrees with the selection, and with selections that differ in one thing."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support import LABELS, make_row, make_rows, write_lines, write_vectors
+
+from mig_selector import run_selection
+from mig_selector.cli import main
+
+
+@pytest.fixture
+def explain(pool_of_60, capsys):
+    """Select, then return a function that explains a row of the selection."""
+
+    def select(**settings):
+        folder = Path(run_selection(pool_of_60.settings(**settings))[0].folder)
+
+        def explain(*words, code=0):
+            capsys.readouterr()
+            assert main(["explain", str(folder), *map(str, words)]) == code
+            return capsys.readouterr().out if code == 0 else capsys.readouterr().err
+
+        explain.folder = folder
+        explain.table = pq.read_table(folder / "selection.parquet").to_pydict()
+        return explain
+
+    return select
+
+
+def number(pattern, text):
+    return float(re.search(pattern.replace("#", r"([\d.e+-]+)"), text)[1])
+
+
+def test_a_chosen_row_has_its_rank_its_gain_and_the_labels_that_earned_it(explain, pool_of_60):
+    ask = explain()
+    table = ask.table
+    text = ask("--row", table["row_index"][3])
+    assert f"row {table['row_index'][3]} (pool.jsonl, row {table['source_row'][3] + 1}): chosen by mig" in text
+    assert "at rank 3 (0-based) of 10" in text
+    assert number("gain: #, earned", text) == pytest.approx(table["gain"][3], rel=1e-5)
+    assert number("it added # to", text) == pytest.approx(table["information"][3], rel=1e-5)
+    shares = re.findall(r"^ +([\d.]+)%  [\d.e+-]+  (\w+)$", text, re.MULTILINE)
+    assert sorted(label for _, label in shares) == table["labels"][3]
+    assert sum(float(share) for share, _ in shares) == pytest.approx(100, abs=0.3)
+    # Without the chosen row, the nearest loser has its place.
+    loser = int(number("nearest row that lost to it: row #,", text))
+    rows = [json.loads(line) for line in (pool_of_60.data / "pool.jsonl").open()]
+    del rows[table["row_index"][3]]["annotation"]
+    write_lines(pool_of_60.data / "pool.jsonl", rows)
+    assert explain().table["row_index"][:4] == [*table["row_index"][:3], loser]
+    assert ask("--id", table["row_id"][3], code=1).count("selected from other files or settings") == 1
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_row_that_was_not_chosen_would_have_entered_where_it_says(explain, pool_of_60, normalize):
+    ask = explain(mig_normalize=normalize)
+    row = next(row for row in range(60) if row not in ask.table["row_index"])
+    text = ask("--id", f"id{row}")
+    assert f"row {row} (pool.jsonl, row {row + 1}): not among the 10 rows that mig chose" in text
+    entry_rank = int(number("would have entered at rank #,", text))
+    assert f"mig_num_samples: {entry_rank + 1}" in text
+    needed = number("with a score above #;", text)
+    larger = explain(mig_normalize=normalize, mig_num_samples=entry_rank + 1)
+    assert larger.table["row_index"][-1] == row
+    taker = int(re.search(r"chosen rows took .*?row (\d+) at rank", text, re.DOTALL)[1])
+    assert taker in ask.table["row_index"]
+    rows = [json.loads(line) for line in (pool_of_60.data / "pool.jsonl").open()]
+    rows[row]["annotation"]["deita"]["quality_scores"] = [needed * 1.0001]
+    write_lines(pool_of_60.data / "pool.jsonl", rows)
+    assert row in explain(mig_normalize=normalize).table["row_index"]
+    rows[row]["annotation"]["deita"]["quality_scores"] = [needed * 0.9999]
+    write_lines(pool_of_60.data / "pool.jsonl", rows)
+    assert row not in explain(mig_normalize=normalize).table["row_index"]
+
+
+def test_methods_without_a_label_graph_say_what_they_can(explain):
+    ask = explain(mig_method="top_score")
+    best, worst = ask.table["row_index"][0], next(row for row in range(60) if row not in ask.table["row_index"])
+    text = ask("--row", best)
+    assert "chosen by top_score at rank 0" in text
+    assert "0 of 60 rows have a higher one" in text
+    text = ask("--row", worst)
+    assert "not among the 10 rows that top_score chose" in text
+    assert number("lowest score of a chosen row is #", text) > number("score: #;", text)
+    assert number("lowest score of a chosen row is #", text) == pytest.approx(min(ask.table["score"]), rel=1e-5)
+    assert "keeps no record of how it weighed" in explain(mig_method="random")("--row", 5)
+
+
+def test_a_row_that_was_dropped_or_does_not_exist(explain, pool_of_60):
+    rows = make_rows(59)
+    rows.insert(7, make_row("x", [], 3))
+    rows[8:10] = [make_row("twin", [LABELS[0]], 0.5)] * 2  # too bad to be chosen
+    write_lines(pool_of_60.data / "pool.jsonl", rows)
+    ask = explain(mig_method="top_score", mig_labels="annotation.instag.content")
+    text = ask("--row", 7)
+    assert "could not be chosen, as it is not among the 59 rows that were kept" in text
+    assert "  1: no labels at annotation.instag.content" in text
+    assert "--row: 60 is not a row of the pool; it has rows 0 to 59" in ask("--row", 60, code=1)
+    assert "'nobody': no kept row has it" in ask("--id", "nobody", code=1)
+    assert "'idtwin': 2 rows have it (8, 9); give one by --row" in ask("--id", "idtwin", code=1)
+
+
+def test_a_changed_table_is_not_explained(explain):
+    ask = explain(mig_method="random")
+    path = ask.folder / "selection.parquet"
+    path.write_bytes(path.read_bytes() + b"x")
+    assert "selection.parquet was changed since it was written" in ask("--row", 0, code=1)
+
+
+def test_a_row_without_a_label_that_counts(explain, pool_of_60):
+    write_lines(pool_of_60.data / "pool.jsonl", [*make_rows(59), make_row("x", ["rare"], 3)])
+    text = explain()("--row", 59)
+    assert "none of its labels counts, so it adds no information" in text
+    assert "with a score above" not in text
+
+
+def test_text_of_labels_cannot_move_the_cursor(explain, pool_of_60):
+    rows = [make_row(n, ["odd\x1b[2J\nlabel", LABELS[n % 3]], 1.0 + n) for n in range(20)]
+    write_lines(pool_of_60.data / "pool.jsonl", rows)
+    pool_of_60.vectors.unlink()
+    write_vectors(pool_of_60.vectors, ["odd\x1b[2J\nlabel", *LABELS])
+    text = explain()("--row", 19)
+    assert "odd\\x1b[2J\\nlabel" in text
+
+
+@pytest.mark.parametrize("words", [["explain", "x"], ["explain", "x", "--row", "1", "--id", "a"]])
+def test_wrong_usage_is_exit_code_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().out == ""

@@ -107,14 +107,14 @@ def select_within(
     units = costs.astype(np.float64)
     most_rows = int(np.searchsorted(np.cumsum(np.sort(costs)), budget, side="right"))
     if most_rows == 0:
-        return Selection(np.empty(0, np.int64), np.empty(0))
+        return Selection.none()
     chosen = _pick(Search(pool, propagation, objective, units, budget), most_rows, spent)
     first = _worth_more_alone(pool, propagation, objective, costs <= budget, chosen.rows)
     if first is not None:
         search = Search(pool, propagation, objective, units, budget)
         gain = search.take(first)
         rest = _pick(search, most_rows - 1, spent)
-        chosen = Selection(np.append(first, rest.rows), np.append(gain, rest.gains))
+        chosen = Selection(np.array([first]), np.array([gain])).joined(rest)
     return Selection(chosen.rows[chosen.gains > 0], chosen.gains[chosen.gains > 0])
 
 

@@ -46,6 +46,9 @@ _PATHS = Range(
 )
 _NAME_OR_PATHS = Range(f"a name or {_PATHS.text}", _PATHS.allows)
 
+_TOKENS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+"""What the letter behind a number of tokens stands for."""
+
 _GROUPS = {
     "mig_num_samples": "What to choose",
     "mig_labels": "Labels and scores",
@@ -62,7 +65,17 @@ class MigArguments:
     mig_num_samples: Annotated[
         str,
         Setting(
-            "Rows to choose: an integer, or a share of the pool in (0, 1). Setting it switches the selection on.",
+            "Rows to choose: an integer, or a share of the pool in (0, 1). This key, or mig_num_tokens, switches the "
+            "selection on.",
+            decides=True,
+        ),
+    ] = ""
+    mig_num_tokens: Annotated[
+        str,
+        Setting(
+            "In place of mig_num_samples: the tokens that training is fed for all chosen rows together, by its own "
+            "tokenizer, template and cutoff_len; an integer, or a number with K, M or B (thousands, millions, "
+            "billions).",
             decides=True,
         ),
     ] = ""
@@ -276,9 +289,16 @@ class MigArguments:
         return {key.removeprefix(PREFIX): value for key, value in self.values.items()}
 
     @property
+    def counts_tokens(self) -> bool:
+        """Whether budgets are tokens, and not rows."""
+        return bool(self.mig_num_tokens)
+
+    @property
     def budgets(self) -> tuple[int | float, ...]:
-        """The budgets in the order given: an integer is a number of rows, a float a share of the kept rows."""
-        return tuple(_read_budget(text) for text in _split(self.mig_num_samples))
+        """The budgets in the order given: tokens, or rows, of which a float is a share of the kept rows."""
+        if self.counts_tokens:
+            return tuple(map(_read_tokens, _split(self.mig_num_tokens)))
+        return tuple(map(_read_budget, _split(self.mig_num_samples)))
 
     @property
     def pool_names(self) -> tuple[str, ...] | None:
@@ -302,7 +322,7 @@ class MigArguments:
         return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
-_LISTS = {"mig_num_samples", "mig_pool", "mig_labels", "mig_score", "mig_keep"}
+_LISTS = {"mig_num_samples", "mig_num_tokens", "mig_pool", "mig_labels", "mig_score", "mig_keep"}
 
 
 @functools.cache
@@ -412,9 +432,9 @@ def _join_list(key: str, raw: Any) -> str:
     text = ",".join(part for each in parts for part in _split(str(each)))
     if not all(_split(text)):
         raise ValueError("expected no empty item")
-    if key == "mig_num_samples":
+    if key in {"mig_num_samples", "mig_num_tokens"}:
         for part in _split(text):
-            _read_budget(part)
+            (_read_tokens if key == "mig_num_tokens" else _read_budget)(part)
     return text
 
 
@@ -438,6 +458,20 @@ def _read_budget(text: str) -> int | float:
     return share
 
 
+def _read_tokens(text: str) -> int:
+    found = re.fullmatch(r"\+?(\d+(?:\.\d+)?)([kmb]?)", text.lower())
+    tokens = Decimal(found[1]) * _TOKENS[found[2]] if found else Decimal(0)
+    if tokens < 1 or tokens != tokens.to_integral_value():
+        raise ValueError("expected an integer of at least 1, or a number with K, M or B, such as 50M")
+    return int(tokens)
+
+
+def shorten_tokens(tokens: int) -> str:
+    """Return a budget of tokens as short as it can be written: 50m, 2500k, 1234."""
+    letter = next((letter for letter in ("b", "m", "k") if tokens % _TOKENS[letter] == 0), "")
+    return f"{tokens // _TOKENS[letter]}{letter}"
+
+
 def _range_faults(values: Mapping[str, Any], keys: Mapping[str, Key], function: Any) -> list[str]:
     return [
         f"{name}: {value!r} is not allowed; expected {allowed.text}."
@@ -450,16 +484,21 @@ def _range_faults(values: Mapping[str, Any], keys: Mapping[str, Key], function: 
 
 def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
     """Find what is wrong with keys together."""
-    if "mig_num_samples" not in values:
-        return ["mig_num_samples is missing; set it to the number of rows to choose, or a share in (0, 1)."]
+    if "mig_num_samples" not in values and "mig_num_tokens" not in values:
+        return [
+            "mig_num_samples is missing; set it to the number of rows to choose, or a share in (0, 1); or set "
+            "mig_num_tokens."
+        ]
     faults = []
+    if "mig_num_samples" in values and "mig_num_tokens" in values:
+        faults.append("mig_num_samples and mig_num_tokens are both set; the budget is one of them.")
     if values.get("mig_enabled") is False:
         faults.append("mig_enabled: false; nothing is selected. Remove the key, or set it to true.")
-    many = "," in values["mig_num_samples"]
+    unit = "mig_num_samples" if "mig_num_samples" in values else "mig_num_tokens"
+    many = "," in values[unit]
     if many and training:
         faults.append(
-            f"mig_num_samples: {values['mig_num_samples']!r} is a list; training takes one budget. "
-            "Lists are for `mig-selector select`."
+            f"{unit}: {values[unit]!r} is a list; training takes one budget. Lists are for `mig-selector select`."
         )
     if "mig_label_vocabulary" in values and values.get("mig_tagger") == "clusters":
         faults.append(
@@ -468,6 +507,8 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
         )
     if "mig_score" in values and "mig_scorer" in values:
         faults.append("mig_score and mig_scorer both say what the score of a row is; leave one of the two out.")
+    if "mig_num_tokens" in values and values.get("mig_val_from", "chosen") != "chosen":
+        faults.append("mig_val_from: rest counts rows; set mig_num_samples in place of mig_num_tokens.")
     if "mig_label_vocabulary" in values and values.get("mig_min_label_count", 1) != 1:
         faults.append(
             f"mig_min_label_count: {values['mig_min_label_count']} together with mig_label_vocabulary; "

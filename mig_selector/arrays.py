@@ -112,6 +112,15 @@ class Selection:
     gains: NDArray[np.float64]
     """What each row was worth to the method when it was chosen; NaN where the method weighs nothing. Shape (B,)."""
 
+    @classmethod
+    def none(cls) -> Selection:
+        """Return the selection of no row."""
+        return cls(np.empty(0, np.int64), np.empty(0))
+
+    def joined(self, other: Selection) -> Selection:
+        """Return these rows and then those of another selection."""
+        return Selection(np.concatenate((self.rows, other.rows)), np.concatenate((self.gains, other.gains)))
+
 
 def typed_like(original: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
     """Return `values` as an array of the type that numba sees in `original`, so that nothing is compiled for it."""

@@ -7,6 +7,41 @@ import numpy as np
 
 def naive_selection(label_sets, scores, matrix, objective, budget):
     """Method.md 2-5 in plain Python floats, one row after the other, nothing kept between steps."""
+    return _greedy(label_sets, scores, matrix, objective, [1] * len(scores), budget)
+
+
+def naive_selection_within(label_sets, scores, matrix, objective, costs, budget):
+    """Rows by gain per unit of cost as long as one fits and gains; the best single row first if it is worth more."""
+    rows, gains = _without_zeros(*_greedy(label_sets, scores, matrix, objective, costs, budget))
+    worth = {
+        row: naive_information(label_sets, scores, matrix, objective, [row])
+        for row in range(len(scores))
+        if costs[row] <= budget
+    }
+    best = max(worth, key=worth.get, default=None)  # the first of equal ones
+    held = naive_information(label_sets, scores, matrix, objective, rows)
+    if best not in [None, *rows] and worth[best] > held * (1 + 1e-12):
+        return _without_zeros(*_greedy(label_sets, scores, matrix, objective, costs, budget, first=best))
+    return rows, gains
+
+
+def _without_zeros(rows, gains):
+    return [row for row, gain in zip(rows, gains, strict=True) if gain > 0], [gain for gain in gains if gain > 0]
+
+
+def naive_information(label_sets, scores, matrix, objective, rows):
+    """E(D) of Eq. 8 less that of no rows."""
+    total = 0.0
+    for j in range(len(matrix)):
+        x = math.fsum(scores[row] * matrix[label][j] for row in rows for label in label_sets[row])
+        if objective.phi == "pow":
+            total += (x + objective.offset) ** objective.exponent - objective.offset**objective.exponent
+        else:
+            total += -math.expm1(-objective.rate * x)
+    return total
+
+
+def _greedy(label_sets, scores, matrix, objective, costs, budget, first=None):
     size = len(matrix)
     information = [0.0] * size
     chosen, gains = [], []
@@ -48,16 +83,19 @@ def naive_selection(label_sets, scores, matrix, objective, budget):
                 shares[j] += matrix[label][j]
         return shares
 
-    for _ in range(budget):
+    left = budget
+    while True:
         best, best_gain = None, -1.0
-        for row in range(len(scores)):
-            if row not in chosen and gain(row) > best_gain:
-                best, best_gain = row, gain(row)
+        for row in range(len(scores)) if first is None or chosen else [first]:
+            if row not in chosen and costs[row] <= left and gain(row) / costs[row] > best_gain:
+                best, best_gain = row, gain(row) / costs[row]
+        if best is None:
+            return chosen, gains
+        left -= costs[best]
         chosen.append(best)
         gains.append(best_gain)
         for j, share in enumerate(spread(sorted(label_sets[best]))):
             information[j] += scores[best] * share
-    return chosen, gains
 
 
 def dense(matrix):

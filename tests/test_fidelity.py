@@ -264,6 +264,43 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("shape", "keys"),
+    [
+        *((shape, {}) for shape in SHAPES),
+        ("sharegpt", {"train_on_prompt": True}),
+        ("sharegpt", {"mask_history": True}),
+    ],
+)
+def test_a_budget_of_tokens_counts_what_the_host_feeds(host, model, tmp_path, shape, keys):
+    entry, stage, rows = SHAPES[shape]
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [{**row, "rating": rating(number)} for number, row in enumerate(rows)]
+    entries = {"pool": {**entry, "file_name": as_lines(data / "pool", rows)}}
+    (data / "dataset_info.json").write_text(json.dumps(entries))
+    fed = host(stage, "pool", data, **keys)
+    counts = [sum(len(ids) for key, ids in row.items() if key.endswith("input_ids")) for row in fed]
+    labels = [[label for key, ids in row.items() if key.endswith("labels") for label in ids] for row in fed]
+    chosen, left = [], sum(counts) // 2
+    for row in sorted(range(COUNT), key=rating, reverse=True):
+        if counts[row] <= left:
+            chosen.append(row)
+            left -= counts[row]
+    settings = {"dataset": "pool", "dataset_dir": str(data), "mig_method": "top_score", "mig_score": "rating"}
+    tokenizing = {"model_name_or_path": model, "template": "qwen2_vl", "cutoff_len": 2_048, **keys}
+    stage_key = {"rm": "dpo"}.get(stage, stage)
+    budget = {"stage": stage_key, "mig_num_tokens": sum(counts) // 2}
+    [outcome] = run_selection({**settings, **tokenizing, **budget})
+    table = pq.read_table(f"{outcome.folder}/selection.parquet")
+    assert table["row_index"].to_pylist() == chosen
+    assert table["tokens"].to_pylist() == [counts[row] for row in chosen]
+    known = json.loads((Path(outcome.folder) / "manifest.json").read_text())["token_budget"]
+    spent = sum(counts) // 2 - left
+    supervised = sum(label != -100 for row in chosen for label in labels[row]) if any(labels) else spent
+    assert known == {"budget": sum(counts) // 2, "fed": spent, "supervised": supervised}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("write", [as_lines, as_parquet], ids=["jsonl", "parquet"])
 def test_the_shapes_of_the_demo_datasets_are_tokenised_alike(compare, shape, write):

@@ -16,6 +16,10 @@ from mig_selector.selection.registry import METHODS, load_method
 TAGGED = {"mig_tagger": "vocabulary", "mig_tagger_model": "@encoder"}
 DECIDING = {
     "mig_num_samples": ({}, 11),
+    "mig_num_tokens": (
+        {"mig_num_samples": None, "mig_num_tokens": "1K", "model_name_or_path": "@encoder", "template": "default"},
+        "2K",
+    ),
     "mig_method": ({}, "top_score"),
     "mig_pool": ({"dataset": "pool,more"}, "pool"),
     "mig_fill": ({"mig_method": "instag", "mig_score": "deita"}, "top_score"),

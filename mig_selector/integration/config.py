@@ -13,6 +13,15 @@ from typing import Any, Literal
 from mig_selector.errors import ArgumentError
 
 
+TOKENIZING_KEYS = (
+    *("template", "cutoff_len", "train_on_prompt", "mask_history", "tool_format", "default_system"),
+    *("enable_thinking", "preserve_thinking", "use_fast_tokenizer", "split_special_tokens"),
+    *("add_tokens", "add_special_tokens", "new_special_tokens_config"),
+    *("image_max_pixels", "image_min_pixels", "image_do_pan_and_scan", "crop_to_patches"),
+    *("video_max_pixels", "video_min_pixels", "video_fps", "video_maxlen"),
+    *("use_audio_in_video", "audio_sampling_rate"),
+)
+"""LLaMA-Factory's keys that decide the tokens of a row, beside model and stage."""
 _STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto")
 
 
@@ -166,8 +175,11 @@ class HostArguments:
     only_evaluates: bool
     """Whether the run trains nothing: do_train is false, or is absent beside do_eval or do_predict."""
     cache_dir: str | None
+    trust_remote_code: bool
     hf_hub_token: str | None
     ms_hub_token: str | None
+    tokenizing: Mapping[str, Any]
+    """The keys with which rows are tokenized, as given."""
     schedule: Schedule | None
     """None if nothing is trained, or if the number of rows that training sees is not that of its datasets."""
 
@@ -210,8 +222,10 @@ class HostArguments:
             do_train=_is_true(settings.get("do_train")),
             only_evaluates=_only_evaluates(settings),
             cache_dir=_optional_string(settings.get("cache_dir")),
+            trust_remote_code=_is_true(settings.get("trust_remote_code")),
             hf_hub_token=_optional_string(settings.get("hf_hub_token")),
             ms_hub_token=_optional_string(settings.get("ms_hub_token")),
+            tokenizing={key: settings[key] for key in TOKENIZING_KEYS if settings.get(key) is not None},
             schedule=_read_schedule(settings),
         )
 

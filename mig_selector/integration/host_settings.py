@@ -37,7 +37,7 @@ def find_host_faults(settings: Mapping[str, Any]) -> list[str]:
     Returns:
         One message for each fault, which names the key, its value and what is expected.
     """
-    given = {key: _typed(value) for key, value in settings.items()}
+    given = {key: typed(value) for key, value in settings.items()}
     kinds = _kinds_of_keys()
     faults = [] if _is_enabled("ALLOW_EXTRA_ARGS") else [_unknown(key, kinds) for key in given if key not in kinds]
     wrong = {key: fault for key, value in given.items() if key in kinds and (fault := _wrong(key, value, kinds[key]))}
@@ -53,7 +53,7 @@ def find_host_faults(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _typed(value: Any) -> Any:
+def typed(value: Any) -> Any:
     """Read a string of the command line as YAML does, if it is a number or a truth value."""
     if not isinstance(value, str):
         return value

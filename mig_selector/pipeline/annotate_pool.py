@@ -50,7 +50,8 @@ def annotate_pool(settings: Mapping[str, Any], ranks: Ranks | None = None, *, to
         raise ArgumentError(
             "nothing says how rows are annotated; set mig_tagger (vocabulary or clusters) or mig_scorer."
         )
-    needed = {"mig_method": "top_score", "mig_num_samples": 1}  # a method that needs scores and no models
+    # A method that needs scores and no models.
+    needed = {"mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
     if has_tagger:
         needed["mig_labels"] = own_settings.get("mig_labels") or DEFAULT_LABELS
     arguments = parse_arguments({**own_settings, **needed}, training=False)

@@ -134,6 +134,8 @@ def _resolve_all(own_settings: Mapping[str, Any], host: HostArguments, methods: 
     found = []
     for method in methods:
         arguments = parse_arguments({**own_settings, "mig_method": method}, training=False)
+        if arguments.counts_tokens:
+            raise ArgumentError("mig_num_tokens: a comparison counts rows; set mig_num_samples in its place.")
         if len(arguments.budgets) > 1:
             raise ArgumentError(
                 f"mig_num_samples: {arguments.mig_num_samples!r} is a list; a comparison takes one budget."

@@ -131,14 +131,19 @@ def _explain_gain(
         raise ValueError("mig needs labels, scores and a graph")
     labelled, pool_indices = known[0], offered.pool.pool_indices
     loss = find_takers(*known, selection, kept, _LISTED)
+    tokens = offered.tokens
+    if tokens is not None:
+        left = request.token_budget(request.fingerprints[0]) - int(tokens.fed[selection.rows].sum())
+        yield f"tokens: {tokens.fed[kept]:,}; {left:,} of the budget were left in the end"
     if rank is not None:
-        receipt = receipts(*known, selection, [rank])[0]
-        yield f"gain: {receipt.gain:.6g}, earned by its labels:"
+        receipt = receipts(*known, selection, [rank], by_gain=tokens is None)[0]
+        unit = "gain" if tokens is None else "gain per token"
+        yield f"{unit}: {receipt.gain:.6g}, earned by its labels:"
         yield from _shares(receipt.shares, labelled.labels.names)
         if receipt.runner_up is not None:
             loser = f"row {pool_indices[receipt.runner_up]}, with a gain of {receipt.runner_up_gain:.6g}"
             yield f"nearest row that lost to it: {loser}"
-    else:
+    elif tokens is None:
         absence = explain_absence(*known, selection, kept)
         last = f"{selection.gains[-1]:.6g}"
         yield f"gain: {absence.gain:.6g} after all chosen rows, the last of which had {last}; by its labels:"

@@ -72,6 +72,8 @@ class Needs:
     """The encoder of the labels; None where none are embedded, or the tagger's embeds them."""
     annotation: AnnotationNeeds | None
     """None where the pool stores all that is needed."""
+    training_model: str | None
+    """The model whose tokenizer counts what training is fed; None where rows are counted."""
 
     def has(self, need: Need) -> bool:
         """Whether the method needs an attribute of its candidates."""
@@ -101,6 +103,8 @@ class Needs:
             names.append(ModelName("mig_row_embedding_model", self.embedding.model))
         if self._tagger is not None:
             names.append(self._tagger.model)
+        if self.training_model is not None:
+            names.append(ModelName("model_name_or_path", self.training_model, needs_weights=False))
         names += [score.model for score in (self.score, self._scorer) if score is not None and score.model is not None]
         return names
 
@@ -181,7 +185,20 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
         embedding=_row_embedding(arguments, method),
         label_model=_label_model(arguments, annotation) if embeds_labels else None,
         annotation=annotation,
+        training_model=_training_model(arguments, host),
     )
+
+
+def _training_model(arguments: MigArguments, host: HostArguments) -> str | None:
+    if not arguments.counts_tokens:
+        return None
+    needed = {"model_name_or_path": host.model_name_or_path, "template": host.tokenizing.get("template")}
+    missing = [key for key, value in needed.items() if not value]
+    if missing:
+        raise ArgumentError(
+            f"mig_num_tokens: tokens are those that training is fed, so {' and '.join(missing)} must be set."
+        )
+    return host.model_name_or_path
 
 
 def _labels(arguments: MigArguments) -> StoredLabels:

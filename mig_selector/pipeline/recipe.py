@@ -21,6 +21,7 @@ from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
+from mig_selector.pipeline.lengths import RowTokens, count_row_tokens
 from mig_selector.pipeline.report import Selected, report_run
 from mig_selector.pipeline.request import Request, resolve, warn_of_models
 from mig_selector.pipeline.stages import (
@@ -172,14 +173,14 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
         return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
-    pool, labels, scores, graph, health = offer(request, crew, clock)
+    pool, labels, scores, graph, tokens, health = offer(request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(pool, request, crew)
     totals = TokenTotals(request)
     if request.needs.method.declaration.is_compiled:
         with clock.stage("compiling"):
             compile_method(request, labels, scores, graph)
-    choices = choose(request, pool, labels, scores, graph, vectors, clock)
+    choices = choose(request, pool, tokens, labels, scores, graph, vectors, clock)
     finished = []
     for fingerprint, chosen in zip(request.fingerprints, choices, strict=True):
         folder = request.folder(fingerprint, chosen.budget)
@@ -190,7 +191,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                 with staging_folder(folder) as staging:
                     with clock.stage("writing"):
                         written = write_files(request, pool, labels, scores, chosen, staging)
-                        tokens = totals.of(written["subsets"], staging)
+                        estimate = totals.of(written["subsets"], staging)
                     manifest = write_manifest(
                         request,
                         fingerprint,
@@ -201,7 +202,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                         graph,
                         chosen,
                         written,
-                        tokens,
+                        estimate,
                         clock.seconds,
                         staging,
                     )
@@ -225,6 +226,7 @@ class Offered(NamedTuple):
     labels: RowLabels | None
     scores: Scores | None
     graph: LabelGraph | None
+    tokens: RowTokens | None
     health: dict[str, Any] | None
     """The figures of the annotations that the run made; None where the pool has all of them."""
 
@@ -243,9 +245,11 @@ def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
     if request.among is None:  # a comparison has described the pool, once for all methods
         for line in describe_reading(pool, labels):
             logger.info("%s", line)
+    with clock.stage("counting tokens"):
+        tokens = count_row_tokens(request, pool)
     scores = finish_scores(measured, labels, request)
     graph = link(labels, annotated.label_vectors, request, crew, clock)
-    return Offered(pool, labels, scores, graph, annotated.health)
+    return Offered(pool, labels, scores, graph, tokens, annotated.health)
 
 
 def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:

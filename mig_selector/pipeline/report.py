@@ -299,7 +299,9 @@ def _receipts(selected: Selected, ranks: NDArray[np.int64]) -> Iterator[dict[str
     from mig_selector.selection.receipts import receipts  # here, as it loads numba
 
     names = known[0].labels.names
-    for each in receipts(*known, selected.selection, ranks.tolist()):
+    for each in receipts(
+        *known, selected.selection, ranks.tolist(), by_gain=not selected.request.arguments.counts_tokens
+    ):
         yield {
             "earned": [(names[part.label], part.share) for part in each.shares],
             "runner_up": None if each.runner_up is None else int(selected.pool.pool_indices[each.runner_up]),

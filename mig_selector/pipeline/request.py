@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.arguments import BUDGET_PLACEHOLDER, KEPT_COLUMNS, MigArguments, all_keys, own_keys
+from mig_selector.arguments import BUDGET_PLACEHOLDER, KEPT_COLUMNS, MigArguments, all_keys, own_keys, shorten_tokens
 from mig_selector.embedding.encoder import Encoder, describe_plain_model, identify_encoder
 from mig_selector.errors import ArgumentError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
@@ -71,7 +71,8 @@ class Request:
     @property
     def identities(self) -> list[dict[str, Any]]:
         """All that decides the selection with each of the budgets."""
-        return [{**self.identity, "num_samples": budget} for budget in self.arguments.budgets]
+        unit = "num_tokens" if self.arguments.counts_tokens else "num_samples"
+        return [{**self.identity, unit: budget} for budget in self.arguments.budgets]
 
     @property
     def fingerprints(self) -> list[str]:
@@ -118,7 +119,10 @@ class Request:
             "model_name_or_path": str(Path(trained).absolute()) if trained and Path(trained).is_dir() else trained,
             **{key: value for key, value in arguments.values.items() if key in decides},
             "mig_pool": None,  # all names are in `dataset`
-            "mig_num_samples": str(arguments.budgets[self.fingerprints.index(fingerprint)]),
+            "mig_num_tokens" if arguments.counts_tokens else "mig_num_samples": str(
+                arguments.budgets[self.fingerprints.index(fingerprint)]
+            ),
+            **(host.tokenizing if arguments.counts_tokens else {}),
             "mig_on_bad_row": arguments.mig_on_bad_row,
             "mig_cache_dir": str(arguments.cache_dir),
         }
@@ -166,7 +170,7 @@ class Request:
 
     def folder(self, fingerprint: str, budget: int, digits: int = FOLDER_DIGITS) -> Path:
         """Return where the subset with a budget belongs."""
-        return self.site.output_dir / f"{self._plain_name(budget)}-{fingerprint[:digits]}"
+        return self.site.output_dir / f"{self._plain_name(fingerprint, budget)}-{fingerprint[:digits]}"
 
     def entry_name(self, fingerprint: str, budget: int) -> str:
         """Return the name of the selection: as configured, else made of pool, method and budget.
@@ -174,7 +178,7 @@ class Request:
         A default name that other settings have already gets a short hash, so that two of them never re-point one
         entry by turns. A configured name is re-pointed: that is what it is for.
         """
-        name = self._plain_name(budget)
+        name = self._plain_name(fingerprint, budget)
         if self.arguments.mig_dataset_name is None and self.is_registered:
             for each in self._names_by_pool(name):
                 if self.site.info.entries.get(each, {}).get(OWN_KEY, fingerprint) != fingerprint:
@@ -185,11 +189,22 @@ class Request:
         """Return the new entry for each name of the pool."""
         return self._names_by_pool(self.entry_name(fingerprint, budget))
 
-    def _plain_name(self, budget: int) -> str:
+    def _plain_name(self, fingerprint: str, budget: int) -> str:
         short = f"{budget // 1000}k" if budget % 1000 == 0 else str(budget)
+        if self.arguments.counts_tokens:
+            short = f"{shorten_tokens(self.token_budget(fingerprint))}_tokens"
         if self.arguments.mig_dataset_name is not None:
             return self.arguments.mig_dataset_name.replace(BUDGET_PLACEHOLDER, short)
         return selection_name([entry.name for entry in self.entries], self.needs.method.short_name, short)
+
+    def token_budget(self, fingerprint: str) -> int:
+        """Return the budget of tokens of the selection with a fingerprint."""
+        return int(self.arguments.budgets[self.fingerprints.index(fingerprint)])
+
+    @property
+    def tokenizing(self) -> dict[str, Any]:
+        """What decides the tokens of a row beside the row and the model."""
+        return {"stage": self.site.host.stage, **self.site.host.tokenizing}
 
     def _names_by_pool(self, name: str) -> list[str]:
         if len(self.entries) == 1:
@@ -273,6 +288,8 @@ def resolve(
     sidecar = [hashes.file(path) for path in needs.annotation.sidecar] if needs.annotation else []
     identity = _identity(arguments, needs, judges, _pool_identity(entries, contents), models, parts_files, sidecar)
     identity["mig_val_from"] = validation_identity(arguments, host)
+    if arguments.counts_tokens:
+        identity["tokens"] = {"stage": host.stage, **host.tokenizing}
     if among is not None:
         identity["among"] = hashlib.sha256(among.tobytes()).hexdigest()
     request = Request(site, needs, entries, judges, sources, contents, models, hashes, identity, among, is_registered)
@@ -350,7 +367,8 @@ def _identity(
     name something are replaced by what they name.
     """
     named: dict[str, Any] = {
-        "mig_num_samples": None,  # added for each budget
+        "mig_num_samples": None,  # added for each budget, and so are tokens
+        "mig_num_tokens": None,
         "mig_pool": pool,
         "mig_method": needs.method.identity(needs.options),
         "mig_labels": needs.labels.identity if needs.labels else None,

@@ -71,6 +71,12 @@ class KeptRows:
             _, exchange = self._exchange(row, self.request.arguments.mig_turns)
             yield hash_row(row.record, columns[row.entry_index]), _question(exchange)
 
+    def trained(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Read for each row the index of its entry, and the columns that training reads, media included."""
+        columns = [list(dict.fromkeys(entry.columns.values())) for entry in self.request.entries]
+        for row in self._rows({column for each in columns for column in each}):
+            yield row.entry_index, {column: row.record.get(column) for column in columns[row.entry_index]}
+
     def records(self) -> Iterator[dict[str, Any]]:
         """Read the rows with all their columns."""
         return (row.record for row in self.pool.rows(None))
@@ -93,12 +99,16 @@ class KeptRows:
         }
         return request.arguments.cache_dir / kind / f"{fingerprint_of(everything)[:32]}.npy"
 
-    def _rows(self) -> Iterator[PoolRow]:
+    def _rows(self, columns: set[str] | None = None) -> Iterator[PoolRow]:
         """Yield rows only once it is known that no file was changed before they were read.
 
         What a model makes of them is kept under the content that the files had when the request was resolved.
+
+        Args:
+            columns: Those that are read; if None, those of the conversations.
         """
-        columns = {column for entry in self.request.entries for column in text_columns(entry)}
+        if columns is None:
+            columns = {column for entry in self.request.entries for column in text_columns(entry)}
         rows = self.pool.rows(sorted(columns))
         while block := list(islice(rows, _BLOCK_ROWS)):
             self.request.check_unchanged()

@@ -33,6 +33,7 @@ from mig_selector.graph.density import describe_density
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.graph.vocabulary import count_labels, read_vocabulary
 from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.lengths import RowTokens
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.validation import num_validation_rows
@@ -123,6 +124,8 @@ class Chosen:
     """E of the rows up to each row minus E of those before it; None where there is no label graph. Shape (B,)."""
     memory: Peak
     """Memory of the process while the rows of all budgets were chosen."""
+    tokens: RowTokens | None
+    """Of the chosen rows; None where rows are counted."""
 
     @property
     def budget(self) -> int:
@@ -149,11 +152,13 @@ def read(request: Request) -> Pool:
 
 
 def resolve_budgets(request: Request, pool: Pool) -> list[int]:
-    """Turn shares of the kept rows into numbers, rounded down.
+    """Turn shares of the kept rows into numbers, rounded down; tokens stay as they are.
 
     Raises:
-        ArgumentError: A budget is larger than the pool, or leaves too few rows for validation.
+        ArgumentError: A budget of rows is larger than the pool, or leaves too few rows for validation.
     """
+    if request.arguments.counts_tokens:
+        return [int(budget) for budget in request.arguments.budgets]
     kept, budgets = pool.report.kept, []
     for budget in request.arguments.budgets:
         if isinstance(budget, float):
@@ -380,6 +385,7 @@ def compile_method(
         labels=None if labels is None else _repeat_first_row(labels),
         propagation=graph.propagation if graph else None,
         scores=None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
+        tokens=np.ones(_TRIAL_ROWS, np.int64) if request.arguments.counts_tokens else None,
     )
     method(trial, 1, request.needs.options, lambda count: None)
 
@@ -395,6 +401,7 @@ def _repeat_first_row(labels: RowLabels) -> RowLabels:
 def choose(
     request: Request,
     pool: Pool,
+    tokens: RowTokens | None,
     labels: RowLabels | None,
     scores: Scores | None,
     graph: LabelGraph | None,
@@ -415,23 +422,29 @@ def choose(
         embeddings=vectors,
         records=rows.records,
         texts=rows.questions_and_answers,
+        tokens=tokens.fed if tokens else None,
     )
     with (
         measured_peak() as peak,
         all_threads(Ranks()),
-        progress("selecting", max(budgets), "rows", is_main=True) as bar,
+        progress("selecting", max(budgets), "tokens" if tokens else "rows", is_main=True) as bar,
         clock.stage("selecting"),
     ):
         selections, filled = choose_for_budgets(
             needs.method, candidates, budgets, needs.options, request.arguments.mig_fill, bar
         )
     known = information_inputs(request, labels, scores, graph)
-    if known is None:
-        return [Chosen(each, number, None, None, peak) for each, number in zip(selections, filled, strict=True)]
-    with clock.stage("information"):
+    with clock.stage("information") if known else contextlib.nullcontext():
         return [
-            Chosen(each, number, measure_information(*known, each.rows), information_added(*known, each.rows), peak)
-            for each, number in zip(selections, filled, strict=True)
+            Chosen(
+                selection,
+                number,
+                information=measure_information(*known, selection.rows) if known else None,
+                information_added=information_added(*known, selection.rows) if known else None,
+                memory=peak,
+                tokens=tokens.take(selection.rows) if tokens else None,
+            )
+            for selection, number in zip(selections, filled, strict=True)
         ]
 
 

@@ -65,6 +65,7 @@ def write_files(
             chosen_scores,
             row_ids,
             chosen.information_added,
+            None if chosen.tokens is None else chosen.tokens.fed,
         )
     parts = [*subsets, *validation]
     names = [SELECTION_TABLE, *(part[kind] for part in parts for kind in ("json_lines", "file"))]
@@ -164,6 +165,7 @@ def write_manifest(
         "rows": vars(pool.report),
         "annotation": health,
         "tokens": tokens,
+        "token_budget": _describe_token_budget(request, fingerprint, chosen),
         **written,
         "pool": request.describe_pool(),
         "settings": request.settings,
@@ -179,6 +181,14 @@ def write_manifest(
     }
     write_json(folder / MANIFEST, manifest, is_private=True)
     return manifest
+
+
+def _describe_token_budget(request: Request, fingerprint: str, chosen: Chosen) -> dict[str, int] | None:
+    """Return the budget, what training is fed for the chosen rows, and how much of that has a loss."""
+    if chosen.tokens is None:
+        return None
+    fed, supervised = int(chosen.tokens.fed.sum()), int(chosen.tokens.supervised.sum())
+    return {"budget": request.token_budget(fingerprint), "fed": fed, "supervised": supervised}
 
 
 def _describe(model: Any) -> dict[str, Any] | None:
@@ -207,6 +217,14 @@ def summarise(
     return [
         f"pool: {report.read:,} rows read, {lost}",
         f"chosen: {chosen.budget:,} of {report.kept:,} rows{by}{value}{without}{filled}",
+        *_summarise_token_budget(chosen),
         *([f"tokens: {describe_tokens(tokens, chosen.budget)}"] if tokens else []),
         f"seconds: {', '.join(f'{stage} {spent:.1f}' for stage, spent in seconds.items())}",
     ]
+
+
+def _summarise_token_budget(chosen: Chosen) -> list[str]:
+    if chosen.tokens is None:
+        return []
+    fed, supervised = chosen.tokens.fed.sum(), chosen.tokens.supervised.sum()
+    return [f"training is fed {fed:,} tokens, {supervised:,} of them with a loss"]

@@ -55,26 +55,124 @@ def select_rows(
     """
     if not 1 <= budget <= len(pool):
         raise ValueError(f"budget must be between 1 and the {len(pool)} rows of the pool, got {budget}")
-    _check_pool(pool, propagation.num_labels)
-    _check_propagation(propagation)
-    _check_gains(pool, objective)
+    _check(pool, propagation, objective)
     from mig_selector.selection.rounds import Search  # here, as it loads numba
 
-    search = Search(pool, propagation, objective)
-    rows = np.empty(budget, np.int64)
-    gains = np.empty(budget, np.float64)
-    done, picks = 0, _FIRST_PICKS
-    while done < budget:
-        span = slice(done, min(done + picks, budget))
-        start = time.perf_counter()
-        search.pick(rows[span], gains[span])
-        seconds = time.perf_counter() - start
+    return _pick(Search(pool, propagation, objective), budget, lambda rows: on_progress and on_progress(len(rows)))
+
+
+def select_within(
+    pool: LabelledPool,
+    propagation: Propagation,
+    objective: Objective,
+    costs: NDArray[np.int64],
+    budget: int,
+    on_progress: Callable[[int], object] | None = None,
+) -> Selection:
+    """Choose rows greedily by gain per unit of cost while one fits and gains; of equal ratios the smallest row wins.
+
+    If the best single row is worth more than all of them together, it is taken first and the others follow it.
+    Without this guard one long row that is worth nearly everything could lose to short ones worth nearly nothing.
+
+    Args:
+        pool: N rows.
+        propagation: How information spreads among the L labels.
+        objective: The function to maximise, and which gain ranks the rows.
+        costs: What each row takes from the budget, at least 1. Shape (N,).
+        budget: What the costs of all chosen rows may add up to, at least 1.
+        on_progress: Called about four times a second with the costs of the rows chosen since the last call.
+
+    Returns:
+        The rows, in the order, and their gains per unit of cost, that evaluating every row in float64 at every step
+        gives. No row is left that fits and gains.
+
+    Raises:
+        ValueError: As `select_rows`, or a cost is below 1.
+        ArgumentError: If gains overflow.
+
+    Source: Khuller, Moss and Naor, "The budgeted maximum coverage problem" (1999), Section 3; Leskovec et al., "Cost-
+    effective outbreak detection in networks" (KDD 2007), Section 4.
+    """
+    if len(costs) != len(pool) or not np.all(costs >= 1):
+        raise ValueError(f"costs must hold {len(pool)} numbers of 1 or more")
+    if budget < 1:
+        raise ValueError(f"budget must be 1 or more, got {budget}")
+    _check(pool, propagation, objective)
+    from mig_selector.selection.rounds import Search  # here, as it loads numba
+
+    def spent(rows: NDArray[np.int64]) -> None:
         if on_progress:
-            on_progress(span.stop - done)
-        done = span.stop
+            on_progress(int(costs[rows].sum()))
+
+    units = costs.astype(np.float64)
+    most_rows = int(np.searchsorted(np.cumsum(np.sort(costs)), budget, side="right"))
+    if most_rows == 0:
+        return Selection.none()
+    chosen = _pick(Search(pool, propagation, objective, units, budget), most_rows, spent)
+    first = _worth_more_alone(pool, propagation, objective, costs <= budget, chosen.rows)
+    if first is not None:
+        search = Search(pool, propagation, objective, units, budget)
+        gain = search.take(first)
+        rest = _pick(search, most_rows - 1, spent)
+        chosen = Selection(np.array([first]), np.array([gain])).joined(rest)
+    return Selection(chosen.rows[chosen.gains > 0], chosen.gains[chosen.gains > 0])
+
+
+def _worth_more_alone(
+    pool: LabelledPool,
+    propagation: Propagation,
+    objective: Objective,
+    fits: NDArray[np.bool_],
+    chosen: NDArray[np.int64],
+) -> int | None:
+    """Return the row, of those that fit, that is worth most alone, if that is more than what is chosen; else None."""
+    from mig_selector.selection.rounds import information_alone  # here, as it loads numba
+
+    held = measure_information(pool, propagation, objective, chosen)
+    nothing = measure_information(pool, propagation, objective, chosen[:0])
+    # phi is concave: a row that reaches m labels with x in all is worth most if each of them gets x / m. So hardly any
+    # row has to be evaluated.
+    labels, reach = pool.labels, np.diff(propagation.offsets)
+    spread = _sums(propagation.weights, propagation.offsets)
+    reached = np.maximum(_sums(reach[labels.ids], labels.offsets), 1)
+    each = pool.scores * _sums(spread[labels.ids], labels.offsets) / reached
+    at_most = reached * objective.increase(np.zeros(len(pool)), each) * (1 + 1e-9)
+    may_be = np.flatnonzero(fits & (at_most > held - nothing))
+    if len(may_be) == 0:
+        return None
+    is_asked = np.zeros(len(pool), np.bool_)
+    is_asked[may_be] = True
+    few = LabelledPool(pool.labels.take(is_asked), pool.scores[may_be])
+    best = int(may_be[np.argmax(information_alone(few, propagation, objective))])
+    # A row among the chosen cannot be worth more than all of them, whatever rounding says.
+    is_more = best not in chosen and measure_information(pool, propagation, objective, np.array([best])) > held
+    return best if is_more else None
+
+
+def _sums(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Add up the values between one offset and the next."""
+    totals = np.concatenate((np.zeros(1), np.cumsum(values, dtype=np.float64)))
+    sums: NDArray[np.float64] = np.diff(totals[offsets])
+    return sums
+
+
+def _pick(search: Any, most_rows: int, on_rows: Callable[[NDArray[np.int64]], object]) -> Selection:
+    """Let a search pick up to `most_rows` rows, in calls that are short enough to be interrupted."""
+    rows = np.empty(most_rows, np.int64)
+    gains = np.empty(most_rows, np.float64)
+    done, picks = 0, _FIRST_PICKS
+    while done < most_rows:
+        span = slice(done, min(done + picks, most_rows))
+        start = time.perf_counter()
+        made = search.pick(rows[span], gains[span])
+        seconds = time.perf_counter() - start
+        on_rows(rows[done : done + made])
+        done += made
+        if done < span.stop:
+            break
         # At most eight times as many: a call that needed no new round says little about the next, which may need one.
         picks = max(1, min(8 * picks, int(picks * _SECONDS_PER_CALL / max(seconds, 1e-9))))
-    return Selection(rows, gains)
+    return Selection(rows[:done], gains[:done])
 
 
 def measure_information(
@@ -178,6 +276,12 @@ def _add_block(
 
 
 # Compiled code does not check indices: arrays that broke a promise would be read, and written, beyond their ends.
+
+
+def _check(pool: LabelledPool, propagation: Propagation, objective: Objective) -> None:
+    _check_pool(pool, propagation.num_labels)
+    _check_propagation(propagation)
+    _check_gains(pool, objective)
 
 
 def _check_pool(pool: LabelledPool, num_labels: int) -> None:

@@ -69,6 +69,15 @@ class LabelledPoolTuple(NamedTuple):
     """Shape (N,)."""
 
 
+class Costs(NamedTuple):
+    """A budget of costs. If rows are counted there is None instead, and numba compiles nothing that concerns costs."""
+
+    costs: NDArray[np.float64]
+    """What choosing a row takes from the budget, at least 1. Shape (N,), or (W,) for the entries of a working set."""
+    left: NDArray[np.float64]
+    """What is left of the budget. Shape (1,)."""
+
+
 class LabelState(NamedTuple):
     """What the chosen rows make of each label, and two scratch arrays. Each of shape (L,)."""
 
@@ -221,8 +230,12 @@ def _marginal_gain(propagation: Any, objective: Any, labels: Any, rows: Any, row
 
 
 @compiled
-def rank(propagation: Any, objective: Any, labels: Any, pool: Any, gains: Any) -> Any:
-    """Write the present gain of every candidate to `gains`, shape (N,), and -inf for all other rows."""
+def rank(propagation: Any, objective: Any, labels: Any, pool: Any, budget: Any, gains: Any) -> Any:
+    """Write what ranks each candidate that fits to `gains`, shape (N,), and -inf for all other rows.
+
+    That is the present gain, or the gain per unit of cost. Costs are constant, and rounding a quotient keeps the order
+    of what is divided, so this too only falls as information grows.
+    """
     for row in range(len(gains)):
         if not pool.is_candidate[row]:
             gains[row] = -np.inf
@@ -230,6 +243,8 @@ def rank(propagation: Any, objective: Any, labels: Any, pool: Any, gains: Any) -
             gains[row] = _gradient_gain(propagation, labels, pool.rows, row)
         else:
             gains[row] = _marginal_gain(propagation, objective, labels, pool.rows, row)
+        if budget is not None:
+            gains[row] = gains[row] / budget.costs[row] if budget.costs[row] <= budget.left[0] else -np.inf
 
 
 @compiled
@@ -285,7 +300,9 @@ def _rise(heap: Any, indices: Any, size: Any, gain: Any, entry: Any) -> Any:
 
 
 @compiled
-def _settle(propagation: Any, objective: Any, labels: Any, working_set: Any, size: Any, noise: Any) -> Any:
+def _settle(
+    propagation: Any, objective: Any, labels: Any, working_set: Any, budget: Any, size: Any, noise: Any
+) -> Any:
     """Bring the true best of a heap of `size` to the top where a gain may rise by up to `noise` through rounding.
 
     Then a stale gain plus `noise` is the upper bound: every entry whose stale gain is within `noise` of the best
@@ -296,6 +313,8 @@ def _settle(propagation: Any, objective: Any, labels: Any, working_set: Any, siz
     while left > 0 and heap.gains[0] >= bound:
         entry = heap.entries[0]
         gain = _marginal_gain(propagation, objective, labels, working_set.rows, entry)
+        if budget is not None:
+            gain /= budget.costs[entry]
         bound = max(bound, gain - noise)
         left -= 1
         # Removing an entry frees the last slot of the heap. Evaluated entries wait there, out of the loop's sight:
@@ -338,6 +357,7 @@ def search(
     labels: Any,
     pool: Any,
     working_set: Any,
+    budget: Any,
     noise: Any,
     chosen: Any,
     gains: Any,
@@ -360,6 +380,7 @@ def search(
         labels: Updated with every pick.
         pool: Updated with every pick.
         working_set: Updated with every pick.
+        budget: The costs of its entries; updated with every pick. None if rows are counted.
         noise: By how much a gain may rise through rounding although information grew; 0 where it never does.
         chosen: Rows chosen; filled from index `made` on.
         gains: Their gains; filled from index `made` on.
@@ -378,10 +399,12 @@ def search(
         if not is_queued and size == 0:
             break
         entry = queue.entries[position] if is_queued else heap.entries[0]
-        if objective.is_gradient:
-            gain = _gradient_gain(propagation, labels, rows, entry)
-        else:
-            gain = _marginal_gain(propagation, objective, labels, rows, entry)
+        gain = (
+            _gradient_gain(propagation, labels, rows, entry)
+            if objective.is_gradient
+            else _marginal_gain(propagation, objective, labels, rows, entry)
+        )
+        gain = gain if budget is None else gain / budget.costs[entry]
         if is_queued:
             _rise(heap, indices, size, gain, entry)
             size += 1
@@ -400,8 +423,14 @@ def search(
         ):
             break
         if doubt > 0.0:
-            _settle(propagation, objective, labels, working_set, size, doubt)
+            _settle(propagation, objective, labels, working_set, budget, size, doubt)
             gain, entry = heap.gains[0], heap.entries[0]
+        if budget is not None:
+            if budget.costs[entry] > budget.left[0]:  # it will never fit again
+                size -= 1
+                _sink(heap, indices, size, heap.gains[size], heap.entries[size])
+                continue
+            budget.left[0] -= budget.costs[entry]
         row = indices[entry]
         chosen[made], gains[made] = row, gain
         made += 1

@@ -77,6 +77,8 @@ class Declaration:
     is_compiled: bool
     unused: Mapping[tuple[str, Any], Collection[str]]
     version: int
+    keeps_to_tokens: bool
+    is_ordered: bool
 
 
 def method(
@@ -90,6 +92,8 @@ def method(
     compiled: bool = False,
     unused: Mapping[tuple[str, Any], Collection[str]] | None = None,
     version: int = 1,
+    keeps_to_tokens: bool = False,
+    ordered: bool = False,
 ) -> Callable[[Choose], Choose]:
     """Make a function a selection method.
 
@@ -105,6 +109,10 @@ def method(
         unused: By name and value of a setting, those that have no effect then; changing them selects nothing again.
         version: Part of the fingerprint. Raise it when the method comes to choose other rows by the same settings:
             subsets that an earlier version chose are then not reused.
+        keeps_to_tokens: Whether it takes a budget of tokens where the candidates have `tokens`. Of other methods rows
+            are then taken in their order, as long as they fit.
+        ordered: Whether, asked for all rows, it returns them in the order in which it would take them. Nested methods
+            do, too.
 
     Raises:
         ValueError: `needs` names something other than an attribute of `Candidates`.
@@ -113,7 +121,17 @@ def method(
     if unknown:
         raise ValueError(f"needs: {', '.join(map(repr, unknown))} unknown; expected {', '.join(get_args(Need))}")
     declaration = Declaration(
-        frozenset(needs), score, turns, embedding, nested, may_fall_short, compiled, unused or {}, version
+        frozenset(needs),
+        score,
+        turns,
+        embedding,
+        nested,
+        may_fall_short,
+        compiled,
+        unused or {},
+        version,
+        keeps_to_tokens,
+        ordered,
     )
 
     def declare(choose: Choose) -> Choose:
@@ -136,11 +154,14 @@ class Candidates:
         embeddings: NDArray[np.floating[Any]] | None = None,
         records: Callable[[], Iterator[dict[str, Any]]] | None = None,
         texts: Callable[[], Iterator[tuple[str, str]]] | None = None,
+        tokens: NDArray[np.int64] | None = None,
     ) -> None:
         """Offer `num_rows` rows; what a method does not need is None."""
         self._num_rows = num_rows
         self._labels, self._propagation, self._scores = labels, propagation, scores
         self._embeddings, self._records, self._texts = embeddings, records, texts
+        self.tokens = tokens
+        """What training is fed for each row, 1 or more, shape (N,); None where the budget is a number of rows."""
 
     def __len__(self) -> int:
         """Return N."""

@@ -101,7 +101,13 @@ class Absence:
 
 
 def receipts(
-    pool: LabelledPool, propagation: Propagation, objective: Objective, selection: Selection, ranks: Sequence[int]
+    pool: LabelledPool,
+    propagation: Propagation,
+    objective: Objective,
+    selection: Selection,
+    ranks: Sequence[int],
+    *,
+    by_gain: bool = True,
 ) -> list[Receipt]:
     """Say why rows were chosen.
 
@@ -111,6 +117,7 @@ def receipts(
         objective: What was maximised.
         selection: The B rows that `select_rows` chose by it.
         ranks: 0-based ranks of the rows to explain.
+        by_gain: Whether rows were ranked by their gains; where not (`select_within`), there is no runner-up.
 
     Returns:
         One receipt for each of `ranks`, in their order.
@@ -119,7 +126,8 @@ def receipts(
     for rank in sorted(set(ranks)):
         state.advance(rank)
         row = int(selection.rows[rank])
-        found[rank] = Receipt(rank, row, float(selection.gains[rank]), state.shares(row), *state.runner_up(row))
+        runner_up = state.runner_up(row) if by_gain else (None, None)
+        found[rank] = Receipt(rank, row, float(selection.gains[rank]), state.shares(row), *runner_up)
     return [found[rank] for rank in ranks]
 
 
@@ -274,7 +282,7 @@ class _Replay:
     def _gains(self, rows: LabelledPoolTuple, is_left: NDArray[np.bool_]) -> NDArray[np.float64]:
         gains = np.empty(len(is_left))
         state = PoolState(rows, is_left, np.empty(0, np.int64))
-        rank_candidates(self._propagation, self._objective_tuple, self._labels, state, gains)
+        rank_candidates(self._propagation, self._objective_tuple, self._labels, state, None, gains)
         return gains
 
     def runner_up(self, winner: int) -> tuple[int, float] | tuple[None, None]:

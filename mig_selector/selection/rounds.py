@@ -13,6 +13,7 @@ The search is exact for any working set. Which rows it gets, and how many, decid
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from mig_selector.arrays import LabelledPool, Propagation
 from mig_selector.selection.kernel import (
     STALE,
+    Costs,
     LabelledPoolTuple,
     LabelState,
     ObjectiveTuple,
@@ -31,6 +33,7 @@ from mig_selector.selection.kernel import (
     copy_rows,
     local_value,
     rank,
+    replay,
     search,
 )
 from mig_selector.selection.objective import Objective
@@ -50,38 +53,74 @@ _EPSILON = float(np.finfo(np.float64).eps)
 class Search:
     """The state of one greedy search; `pick` continues where the last call stopped."""
 
-    def __init__(self, pool: LabelledPool, propagation: Propagation, objective: Objective) -> None:
-        """Start the first round, with no row chosen."""
+    def __init__(
+        self,
+        pool: LabelledPool,
+        propagation: Propagation,
+        objective: Objective,
+        costs: NDArray[np.float64] | None = None,
+        budget: float = 0.0,
+    ) -> None:
+        """Start the first round, with no row chosen.
+
+        Args:
+            pool: N rows.
+            propagation: How information spreads among the labels.
+            objective: Which phi, and which rule for gains.
+            costs: What each row takes from `budget`, at least 1: then rows are ranked by their gain per unit of cost,
+                and only those that fit are picked. Shape (N,). Rows are counted if None.
+            budget: What the costs of all picks may add up to.
+        """
         num_rows = len(pool)
         self._objective = as_objective_tuple(objective)
         self._propagation = PropagationTuple(propagation.offsets, propagation.columns, propagation.weights)
         self._labels = without_information(self._objective, propagation.num_labels)
         is_candidate = np.ones(num_rows, np.bool_)
-        following = link_equal_rows(pool, is_candidate)
+        # Rows that are equal in labels, score and cost are rare.
+        following = link_equal_rows(pool, is_candidate) if costs is None else np.empty(0, np.int64)
         rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
         self._pool = PoolState(rows, is_candidate, following)
+        self._budget = None if costs is None else Costs(costs, np.array([budget], np.float64))
         self._noise = rounding_bound(pool, propagation, objective)
         self._gains = np.empty(num_rows)
         self._num_wanted = max(num_rows // _ROWS_PER_ENTRY[objective.gain], _MIN_ENTRIES)
         self._sample = np.random.default_rng(0).integers(0, num_rows, min(num_rows, _SAMPLE_ROWS))
         self._working_set = self._start_round()
 
-    def pick(self, rows: NDArray[np.int64], gains: NDArray[np.float64]) -> None:
-        """Fill `rows` and `gains` with the next picks; the pool must have that many rows left."""
+    def take(self, row: int) -> float:
+        """Choose a row whatever its rank, before any pick; it must fit. Return its gain per unit of cost."""
+        gain = float(self._gains[row])
+        replay(self._propagation, self._objective, self._labels, self._pool.rows, np.array([row]))
+        self._pool.is_candidate[row] = False
+        if self._budget is not None:
+            self._budget.left[0] -= self._budget.costs[row]
+        self._working_set = self._start_round()
+        return gain
+
+    def pick(self, rows: NDArray[np.int64], gains: NDArray[np.float64]) -> int:
+        """Fill `rows` and `gains` with the next picks.
+
+        Returns:
+            How many picks were made: fewer than `rows` holds if no row is left, or none that fits.
+        """
         made = self._search(rows, gains, 0)
         while made < len(rows):
             self._working_set = self._start_round()
+            if len(self._working_set.indices) == 0:
+                break
             before, made = made, self._search(rows, gains, made)
             if made == before:
                 raise RuntimeError("a new round made no pick; this is a bug in mig_selector, please report it")
+        return made
 
     def _search(self, rows: NDArray[np.int64], gains: NDArray[np.float64], made: int) -> int:
+        budget = self._budget and Costs(self._budget.costs[self._working_set.indices], self._budget.left)
         arguments: tuple[Any, ...] = (self._propagation, self._objective, self._labels, self._pool, self._working_set)
-        return int(search(*arguments, self._noise, rows, gains, made))
+        return int(search(*arguments, budget, self._noise, rows, gains, made))
 
     def _start_round(self) -> WorkingSet:
         """Evaluate all candidates, and copy the best into a working set."""
-        rank(self._propagation, self._objective, self._labels, self._pool, self._gains)
+        rank(self._propagation, self._objective, self._labels, self._pool, self._budget, self._gains)
         cut_gain, cut_row = self._estimate_cut(), -1
         is_entry = self._gains > cut_gain
         if cut_gain > -np.inf:
@@ -120,10 +159,23 @@ class Search:
         offsets = self._pool.rows.offsets
         num_ids = int(np.sum(offsets[indices + 1] - offsets[indices]))
         rows = LabelledPoolTuple(
-            np.empty(len(indices) + 1, np.int64), np.empty(num_ids, np.int32), np.empty(len(indices))
+            np.empty(len(indices) + 1, np.int64),
+            np.empty(num_ids, np.int32),
+            np.empty(len(indices)),
         )
         copy_rows(self._pool.rows, indices, rows)
         return rows
+
+
+def information_alone(pool: LabelledPool, propagation: Propagation, objective: Objective) -> NDArray[np.float64]:
+    """Return by how much E(D) rises with each row if it is the only one. Shape (N,)."""
+    rule = as_objective_tuple(replace(objective, gain="marginal"))
+    rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
+    state = PoolState(rows, np.ones(len(pool), np.bool_), np.empty(0, np.int64))
+    gains = np.empty(len(pool))
+    spread = PropagationTuple(propagation.offsets, propagation.columns, propagation.weights)
+    rank(spread, rule, without_information(rule, propagation.num_labels), state, None, gains)
+    return gains
 
 
 def as_objective_tuple(objective: Objective) -> ObjectiveTuple:

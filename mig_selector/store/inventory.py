@@ -32,6 +32,7 @@ _CACHED = {
     "annotations": ("labels and scores that annotators gave to rows", rf"{_HASH}/.+\.parquet"),
     "row_embeddings": ("row vectors", _MATRIX),
     "ifd": ("IFD of rows", _MATRIX),
+    "row_tokens": ("tokens that training is fed for rows", _MATRIX),
     "response_tokens": ("lengths of responses in tokens", _MATRIX),
     "content_hashes": ("content hashes of files", rf"{_HASH}\.json"),
     "rows_in_eval": ("chosen rows that are in eval_dataset", rf"{_HASH}\.json"),

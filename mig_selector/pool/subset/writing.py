@@ -296,6 +296,7 @@ def write_selection_table(
     scores: NDArray[np.float64] | None,
     row_ids: Sequence[str | None],
     information: NDArray[np.float64] | None = None,
+    tokens: NDArray[np.int64] | None = None,
 ) -> None:
     """Write selection.parquet: which rows were chosen, in which order, and their gains, scores and labels.
 
@@ -309,6 +310,7 @@ def write_selection_table(
         scores: Score of each row before normalisation, shape (B,); None if there are no scores.
         row_ids: Identifier of each row that has one. Length B.
         information: What each row added to E(D), shape (B,); None if there is no label graph.
+        tokens: What training is fed for each row, shape (B,); None if rows are counted: then there is no such column.
     """
     sources, source_rows = pool.locate(chosen)
     names = np.array([source.name for source in pool.sources], object)
@@ -325,6 +327,7 @@ def write_selection_table(
             "score": pa.nulls(len(chosen), pa.float64()) if scores is None else pa.array(scores, pa.float64()),
             "labels": pa.array([None] * len(chosen) if labels is None else labels, pa.list_(pa.string())),
             "information": pa.nulls(len(chosen), pa.float64()) if information is None else pa.array(information),
+            **({} if tokens is None else {"tokens": pa.array(tokens, pa.int64())}),
         }
     )
     with whole_file(path, is_private=True) as stream:

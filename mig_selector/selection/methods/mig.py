@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from mig_selector.arrays import LabelledPool, Selection
-from mig_selector.selection.greedy import select_rows
+from mig_selector.selection.greedy import select_rows, select_within
 from mig_selector.selection.method import Candidates, OnProgress, method
 from mig_selector.selection.objective import Objective
 from mig_selector.settings import Setting, above_and_at_most, between
@@ -15,6 +15,7 @@ from mig_selector.settings import Setting, above_and_at_most, between
     needs={"labels", "propagation", "scores"},
     nested=True,
     compiled=True,
+    keeps_to_tokens=True,
     unused={("phi", "pow"): {"phi_rate"}, ("phi", "exp"): {"phi_exponent", "phi_offset"}},
 )
 def mig(
@@ -41,9 +42,12 @@ def mig(
     ] = "gradient",
     on_progress: OnProgress,
 ) -> Selection:
-    """Choose rows greedily by information gained; see `select_rows`.
+    """Choose rows greedily by information gained; see `select_rows`, and `select_within` for budgets of tokens.
 
     Source: MIG (arXiv 2504.13835), Algorithm 1.
     """
     objective = Objective(phi=phi, exponent=phi_exponent, offset=phi_offset, rate=phi_rate, gain=gain)
-    return select_rows(LabelledPool(pool.labels, pool.scores), pool.propagation, objective, budget, on_progress)
+    labelled = LabelledPool(pool.labels, pool.scores)
+    if pool.tokens is not None:
+        return select_within(labelled, pool.propagation, objective, pool.tokens, budget, on_progress)
+    return select_rows(labelled, pool.propagation, objective, budget, on_progress)

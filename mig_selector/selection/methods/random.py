@@ -7,7 +7,7 @@ import random
 from mig_selector.selection.method import Candidates, Seed, method
 
 
-@method(needs=set())
+@method(needs=set(), ordered=True)
 def random_rows(pool: Candidates, budget: int, *, seed: Seed = 42) -> list[int]:
     """Draw `budget` rows, each choice equally likely.
 

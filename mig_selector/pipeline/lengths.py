@@ -1,0 +1,94 @@
+"""Tokens of every kept row as training is fed them: what a budget of tokens is measured by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.console import progress
+from mig_selector.embedding.encoder import Encoder
+from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.integration.tokenization import count_tokens_of_rows
+from mig_selector.pipeline.request import Request
+from mig_selector.pipeline.rows import KeptRows
+from mig_selector.pool.reading import Pool
+from mig_selector.store.matrix import MatrixFile
+
+
+_ROWS_PER_WRITE = 8_192
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """Tokens of the N kept rows, after template and `cutoff_len`."""
+
+    fed: NDArray[np.int64]
+    """All that training is fed. Shape (N,)."""
+    supervised: NDArray[np.int64]
+    """Those of them that have a loss. Shape (N,)."""
+
+    def take(self, rows: NDArray[np.int64]) -> RowTokens:
+        """Return the tokens of some rows."""
+        return RowTokens(self.fed[rows], self.supervised[rows])
+
+
+def count_row_tokens(request: Request, pool: Pool) -> RowTokens | None:
+    """Count the tokens of each row, or take what is kept; None if rows are counted and not tokens.
+
+    Raises:
+        ArgumentError: The tokenizer cannot be loaded; or a budget is larger than the pool, or smaller than any row.
+        PoolError: LLaMA-Factory makes no tokens of a row.
+    """
+    model = request.models.get("model_name_or_path")
+    if model is None:
+        return None
+    rows = KeptRows(request, pool)
+    path = rows.cache_path("row_tokens", request.tokenizing, model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    matrix = MatrixFile(path, len(rows))
+    with matrix.locked():
+        if not matrix.is_complete():
+            _fill(matrix, rows, request, model)
+        counts = np.load(path, allow_pickle=False).astype(np.int64)
+    if not counts[:, 0].all():
+        row = int(pool.pool_indices[np.argmin(counts[:, 0])])
+        raise PoolError(f"row {row} of the pool (0-based): LLaMA-Factory makes no tokens of it; remove it.")
+    tokens = RowTokens(counts[:, 0], counts[:, 1])
+    _check_budgets(request, tokens)
+    return tokens
+
+
+def _check_budgets(request: Request, tokens: RowTokens) -> None:
+    total, shortest = int(tokens.fed.sum()), int(tokens.fed.min())
+    for budget in request.arguments.budgets:
+        if not shortest <= budget <= total:
+            raise ArgumentError(
+                f"mig_num_tokens: {int(budget)} tokens are asked for, but the pool has {total} tokens in "
+                f"{len(tokens.fed)} rows, and its shortest row {shortest}."
+            )
+
+
+def _fill(matrix: MatrixFile, rows: KeptRows, request: Request, model: Encoder) -> None:
+    done = matrix.begin(2)
+    layouts = [entry.layout for entry in request.entries]
+    waiting: list[NDArray[np.int64]] = []
+    with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
+        bar(done)
+        for counts in count_tokens_of_rows(
+            islice(rows.trained(), done, None),
+            len(rows) - done,
+            layouts,
+            request.site.host,
+            model.revision,
+        ):
+            waiting.append(counts)
+            bar(len(counts))
+            if sum(map(len, waiting)) >= _ROWS_PER_WRITE:
+                matrix.append(np.concatenate(waiting).astype(np.float32))  # exact up to 16 million tokens a row
+                waiting = []
+        if waiting:
+            matrix.append(np.concatenate(waiting).astype(np.float32))
+    matrix.finish()

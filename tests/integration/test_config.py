@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import (
+    TOKENIZING_KEYS,
     HostArguments,
     check_overrides,
     drop_options,
@@ -223,15 +225,20 @@ def test_the_keys_of_the_host_have_its_defaults():
         do_train=False,
         only_evaluates=False,
         cache_dir=None,
+        trust_remote_code=False,
         hf_hub_token=None,
         ms_hub_token=None,
+        tokenizing={},
+        schedule=None,
     )
 
 
 @pytest.mark.llamafactory
 def test_the_defaults_are_those_of_the_host():
-    from llamafactory.hparams import DataArguments, FinetuningArguments
+    from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments
 
+    known = {field.name for kind in (DataArguments, ModelArguments) for field in dataclasses.fields(kind)}
+    assert set(TOKENIZING_KEYS) - {"preserve_thinking"} <= known  # which earlier versions lack
     ours = HostArguments.read({"dataset": "pool"})
     theirs = DataArguments(dataset="pool")
     assert ours.dataset == tuple(theirs.dataset)

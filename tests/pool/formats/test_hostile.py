@@ -21,6 +21,7 @@ from mig_selector.pool.formats.parquet import ParquetSource
 from mig_selector.pool.formats.tables import bytes_of_texts
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.leaves.decoder import LeafDecoder
+from mig_selector.pool.leaves.labels import StoredLabels
 
 
 GOOD = '{"labels":["a"],"score":1}'
@@ -286,7 +287,7 @@ def test_rows_in_messages_count_from_the_beginning_of_the_file(tmp_path):
     source = ParquetSource(path, "pool.parquet")
     last = source.spans(1)[-1]  # large files are read in parts
     with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as .* \(rows 5 to 6: .*UTF8"):
-        list(source.scan(last, LeafDecoder(["labels"]), Numbering(), int))
+        list(source.scan(last, LeafDecoder(StoredLabels(["labels"])), Numbering(), int))
     with pytest.raises(PoolError, match=r"pool\.parquet: cannot be read as .* \(rows 5 to 6: .*UTF8"):
         list(source.read([5], [0], ["x"]))
 
@@ -336,7 +337,9 @@ def test_a_date_that_python_lacks_is_not_what_is_wrong_with_a_row_unless_it_is_r
     notes = pa.StructArray.from_arrays(found, ["labels", "score", "seen"])
     write_table(tmp_path / name, pa.table({"instruction": ["q"] * 3, "notes": notes}))
     pool = read_file(tmp_path / name, "skip", "notes.labels", "notes.score")
-    assert pool.report.unreadable_rows == [f"{name}:2: notes.labels must be a list of strings, got a list with null"]
+    assert pool.report.unreadable_rows == [
+        f"{name}:2: notes.labels must be a string or a list of strings, got a list with null"
+    ]
     assert pool.scores.tolist() == [1.0, 3.0]
 
 

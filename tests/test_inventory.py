@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def test_list_shows_subsets_comparisons_and_what_is_cached(chosen, tmp_path, cap
     assert "cache/pools" in out
     assert f"IN {tmp_path / 'cache'}" in out
     assert " in all\n" in out
+    # Whatever a run caches is listed: a new folder of the cache needs a line in store/inventory.py.
+    folders = {path.name for path in (tmp_path / "cache").iterdir() if any(path.glob("[!.]*"))}
+    assert folders - {"selections"} == set(re.findall(r"^cache/(\w+)", out, re.MULTILINE))
 
 
 def test_list_of_nothing(tmp_path, capsys):

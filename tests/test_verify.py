@@ -11,6 +11,7 @@ from support import LABELS, make_row, write_vectors
 
 from mig_selector import compare_methods, run_selection
 from mig_selector.cli import main
+from mig_selector.store.hashing import fingerprint_of
 
 
 def verify(workplace, selection, *words):
@@ -44,6 +45,11 @@ def test_an_untouched_selection_is_identical_and_stays_untouched(pool_of_60, cho
     assert snapshot(pool_of_60.data) == {
         path: content for path, content in before.items() if Path(path).is_relative_to(pool_of_60.data)
     }
+
+
+def test_the_identity_in_a_manifest_gives_its_fingerprint(chosen):
+    manifest = json.loads((chosen / "manifest.json").read_text())
+    assert fingerprint_of(manifest["identity"]) == manifest["fingerprint"]
 
 
 @pytest.mark.parametrize(

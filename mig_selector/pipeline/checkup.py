@@ -138,8 +138,9 @@ def check_cache(configured: str | None = None) -> Iterator[Finding]:
                     "made again; chown and chmod go-w it, or set MIG_SELECTOR_SHARED_CACHE=1 for a team's cache",
                     level="note" if os.environ.get("MIG_SELECTOR_SHARED_CACHE") == "1" else "fault",
                 )
+        # Compiled code is in the default cache, whatever mig_cache_dir says.
         kernels = Path(os.environ.get("NUMBA_CACHE_DIR") or folder / "kernels")
-        if kernels.exists() and not has_private_path(kernels):
+        if configured is None and kernels.exists() and not has_private_path(kernels):
             yield Finding(f"{kernels} is not private, so every run compiles again; set NUMBA_CACHE_DIR", level="fault")
     except (MigSelectorError, OSError) as error:
         yield Finding(str(error), level="fault")
@@ -159,7 +160,7 @@ def check_config(path: Path, overrides: Sequence[str] = ()) -> Iterator[Finding]
         return
     host_settings, own_settings = split_keys(settings)
     is_selecting = bool(own_settings) and not is_switched_off(settings)
-    is_training = host_settings.get("model_name_or_path") is not None
+    is_training = not {"model_name_or_path", "do_train"}.isdisjoint(host_settings)
     faults = [
         *(_selection_faults(own_settings, host_settings) if is_selecting else []),
         *(_training_faults(host_settings) if is_training else []),
@@ -169,7 +170,10 @@ def check_config(path: Path, overrides: Sequence[str] = ()) -> Iterator[Finding]
     if not is_selecting:
         yield Finding("no mig_ key is set, or mig_enabled is false: training uses the whole pool", level="note")
     if not is_training:
-        yield Finding("no model_name_or_path: checked for `mig-selector select`, not for training", level="note")
+        yield Finding(
+            "neither model_name_or_path nor do_train is set: checked for `mig-selector select`, not for training",
+            level="note",
+        )
     if not faults:
         yield Finding("sound, as far as can be told before the pool is read")
     if isinstance(folder := own_settings.get("mig_cache_dir"), str):

@@ -104,7 +104,7 @@ class Request:
         The host's keys that decide a selection, and every ``mig_`` key that does, with its value; tokens are left out.
         """
         host, info, arguments = self.site.host, self.site.info, self.arguments
-        model = host.model_name_or_path
+        trained = host.model_name_or_path
         decides = {key.name for key in all_keys().values() if key.setting.decides} | set(arguments.more)
         if arguments.mig_label_vocabulary is not None:
             decides.remove("mig_min_label_count")  # has no effect then, and is refused beside a vocabulary
@@ -113,7 +113,7 @@ class Request:
             "dataset_dir": info.dataset_dir if info.folder is None else str(info.folder),
             "stage": host.stage,
             "cache_dir": host.cache_dir,
-            "model_name_or_path": str(Path(model).absolute()) if model and Path(model).is_dir() else model,
+            "model_name_or_path": str(Path(trained).absolute()) if trained and Path(trained).is_dir() else trained,
             **{key: value for key, value in arguments.values.items() if key in decides},
             "mig_pool": None,  # all names are in `dataset`
             "mig_num_samples": str(arguments.budgets[self.fingerprints.index(fingerprint)]),

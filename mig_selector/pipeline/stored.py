@@ -76,7 +76,7 @@ class StoredSelection:
         """
         request = self.request(arguments, host)
         if request.fingerprints[0] != self.manifest["fingerprint"]:
-            changes = read_differences(self.manifest["identity"], request.identities[0])
+            changes = describe_differences(self.manifest["identity"], request.identities[0])
             lines = [f"{self.folder} was selected from other files or settings than there are now.", *changes]
             raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to see today's choice."]))
         if hash_file(self.folder / SELECTION_TABLE) != self.manifest["files"].get(SELECTION_TABLE):
@@ -128,12 +128,13 @@ def _folder_of_entry(name: str, dataset_dir: str) -> Path:
             f"{name!r} is neither the folder of a selection nor the name of one in {info} ({error}) Give the folder, "
             "or --dataset-dir."
         ) from error
-    if OWN_KEY not in entry:
+    file = read_local_paths(info).get(name) if OWN_KEY in entry else None
+    if file is None:
         raise ArgumentError(f"{name!r} in {info} is not a selection: mig_selector did not write that entry.")
-    return read_local_paths(info)[name].parent
+    return file.parent
 
 
-def read_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say what differs between the identities of two selections; of pool files only how many there are.
 
     Args:

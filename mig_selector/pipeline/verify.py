@@ -16,10 +16,10 @@ from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.recipe import offer
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import Clock, choose, embed
-from mig_selector.pipeline.stored import StoredSelection, read_differences
+from mig_selector.pipeline.stored import StoredSelection, describe_differences
 from mig_selector.pipeline.write import write_files
 from mig_selector.ranks.world import Ranks
-from mig_selector.store.hashing import hash_file
+from mig_selector.store.hashing import ContentHashes
 from mig_selector.store.subsets import SELECTION_TABLE
 
 
@@ -60,10 +60,11 @@ def verify_selection(
         crew = Crew(ranks or Ranks(), arguments)
 
         def verify() -> dict[str, Any]:
-            changes = [*_changed_files(selection), *_changed_pool(selection.manifest)]
+            hashes = ContentHashes(arguments.cache_dir)  # resolving the request hashes the pool, too
+            changes = [*_changed_files(selection, hashes), *_changed_pool(selection.manifest, hashes)]
             try:
                 request = selection.request(arguments, host)
-                changes += read_differences(selection.manifest["identity"], request.identities[0])
+                changes += describe_differences(selection.manifest["identity"], request.identities[0])
                 changes += _changed_rows(selection, request, crew, Path(folder))
             except MigSelectorError as error:
                 changes.append(f"it cannot be selected again: {error}")
@@ -72,21 +73,21 @@ def verify_selection(
         return Verification(**crew.run(verify))
 
 
-def _changed_files(selection: StoredSelection) -> Iterator[str]:
+def _changed_files(selection: StoredSelection, hashes: ContentHashes) -> Iterator[str]:
     for name, digest in selection.manifest["files"].items():
-        if (change := _change(selection.folder / name, digest)) is not None:
+        if (change := _change(selection.folder / name, digest, hashes)) is not None:
             yield f"{name}: {change} since the selection was written"
 
 
-def _changed_pool(manifest: Mapping[str, Any]) -> Iterator[str]:
+def _changed_pool(manifest: Mapping[str, Any], hashes: ContentHashes) -> Iterator[str]:
     for each in manifest.get("pool", []):
-        if (change := _change(Path(each["file"]), each["sha256"])) is not None:
+        if (change := _change(Path(each["file"]), each["sha256"], hashes)) is not None:
             yield f"pool file {each['file']} of {each['dataset']}: {change}"
 
 
-def _change(file: Path, digest: str) -> str | None:
+def _change(file: Path, digest: str, hashes: ContentHashes) -> str | None:
     try:
-        return None if hash_file(file) == digest else "changed"
+        return None if hashes.file(file) == digest else "changed"
     except FileNotFoundError:
         return "missing"
     except OSError as error:

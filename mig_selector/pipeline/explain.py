@@ -136,7 +136,7 @@ def _explain_gain(
         left = request.token_budget(request.fingerprints[0]) - int(tokens.fed[selection.rows].sum())
         yield f"tokens: {tokens.fed[kept]:,}; {left:,} of the budget were left in the end"
     if rank is not None:
-        receipt = receipts(*known, selection, [rank], by_gain=tokens is None)[0]
+        receipt = receipts(*known, selection, [rank], runner_ups=tokens is None)[0]
         unit = "gain" if tokens is None else "gain per token"
         yield f"{unit}: {receipt.gain:.6g}, earned by its labels:"
         yield from _shares(receipt.shares, labelled.labels.names)

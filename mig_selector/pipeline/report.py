@@ -54,13 +54,17 @@ class Effort:
     """About the size of so many rows of the pool at most; but 64 are measured in any case."""
     unordered_bytes: int
     """Largest pool whose texts are measured although its files do not give single rows."""
+    runner_up_rows: int
+    """Largest pool in which the rows that lost to chosen ones are looked for."""
     continued_rows: int
     """Largest pool of which the choice is continued beyond the budget, for the rest of the curve."""
 
 
-IN_RUN = Effort(rows=3_000, row_bytes=5 << 18, unordered_bytes=16 << 20, continued_rows=20_000)
+IN_RUN = Effort(rows=3_000, row_bytes=5 << 18, unordered_bytes=16 << 20, runner_up_rows=200_000, continued_rows=20_000)
 """Well under a second for a pool of any size: a run must not take longer because of its report."""
-ON_REQUEST = Effort(rows=200_000, row_bytes=256 << 20, unordered_bytes=1 << 60, continued_rows=2_000_000)
+ON_REQUEST = Effort(
+    rows=200_000, row_bytes=256 << 20, unordered_bytes=1 << 60, runner_up_rows=1 << 60, continued_rows=2_000_000
+)
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
     all_rows = selected.figures("all rows", np.arange(selected.num_kept))
     curve = _curve(selected, effort, all_rows.information)
     texts = _texts(selected, effort)
-    shown = _chosen_rows(selected, _shown_ranks(len(rows)))
+    shown = _chosen_rows(selected, _shown_ranks(len(rows)), effort)
     return SelectionReport(
         name=manifest["dataset_name"],
         method=manifest["method"],
@@ -267,7 +271,7 @@ def _known_distributions(selected: Selected) -> Iterator[Distribution]:
         yield describe_categories("dataset", "dataset", *datasets)
 
 
-def _chosen_rows(selected: Selected, ranks: NDArray[np.int64]) -> list[ChosenRow]:
+def _chosen_rows(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -> list[ChosenRow]:
     """Read some chosen rows, as the subset has them."""
     table = pq.read_table(selected.folder / SELECTION_TABLE)
     texts = dict(_quotes(selected, table["dataset"].to_numpy(), ranks))
@@ -286,11 +290,11 @@ def _chosen_rows(selected: Selected, ranks: NDArray[np.int64]) -> list[ChosenRow
             information=row["information"],
             **receipt,
         )
-        for row, receipt in zip(table.take(ranks).to_pylist(), _receipts(selected, ranks), strict=True)
+        for row, receipt in zip(table.take(ranks).to_pylist(), _receipts(selected, ranks, effort), strict=True)
     ]
 
 
-def _receipts(selected: Selected, ranks: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+def _receipts(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -> Iterator[dict[str, Any]]:
     """Yield what earned each of some chosen rows its place, and which row lost to it; nothing for other methods."""
     known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
     if known is None or selected.manifest["method"] != "mig":
@@ -299,9 +303,9 @@ def _receipts(selected: Selected, ranks: NDArray[np.int64]) -> Iterator[dict[str
     from mig_selector.selection.receipts import receipts  # here, as it loads numba
 
     names = known[0].labels.names
-    for each in receipts(
-        *known, selected.selection, ranks.tolist(), by_gain=not selected.request.arguments.counts_tokens
-    ):
+    # Budgets of tokens rank rows by gain per token, so the row with the next largest gain did not lose to them.
+    runner_ups = selected.num_kept <= effort.runner_up_rows and not selected.request.arguments.counts_tokens
+    for each in receipts(*known, selected.selection, ranks.tolist(), runner_ups=runner_ups):
         yield {
             "earned": [(names[part.label], part.share) for part in each.shares],
             "runner_up": None if each.runner_up is None else int(selected.pool.pool_indices[each.runner_up]),
@@ -354,6 +358,8 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve
             f"Sources, lengths, turns and languages are those of {len(texts.in_pool):,} rows of the pool and "
             f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures more."
         )
+    if curve is not None and selected.num_kept > effort.runner_up_rows:
+        yield f"The rows that lost to chosen ones were not looked for. {again} finds them."
     if curve is not None and curve.points[-1].rows == len(selected.rows) < selected.num_kept:
         yield f"The curve ends at the budget. {again} may continue it."
 

@@ -56,7 +56,7 @@ class Receipt:
     shares: list[LabelShare]
     """One for each label of the row, the largest first."""
     runner_up: int | None
-    """The row that would have been chosen in its place; None if no other was left."""
+    """The row that would have been chosen in its place; None if no other was left, or if it was not looked for."""
     runner_up_gain: float | None
 
 
@@ -107,7 +107,7 @@ def receipts(
     selection: Selection,
     ranks: Sequence[int],
     *,
-    by_gain: bool = True,
+    runner_ups: bool = True,
 ) -> list[Receipt]:
     """Say why rows were chosen.
 
@@ -117,7 +117,8 @@ def receipts(
         objective: What was maximised.
         selection: The B rows that `select_rows` chose by it.
         ranks: 0-based ranks of the rows to explain.
-        by_gain: Whether rows were ranked by their gains; where not (`select_within`), there is no runner-up.
+        runner_ups: Whether to look for the row that lost to each: it takes most of the time, and of `select_within`,
+            which ranks rows by something else than gains, there is none.
 
     Returns:
         One receipt for each of `ranks`, in their order.
@@ -126,7 +127,7 @@ def receipts(
     for rank in sorted(set(ranks)):
         state.advance(rank)
         row = int(selection.rows[rank])
-        runner_up = state.runner_up(row) if by_gain else (None, None)
+        runner_up = state.runner_up(row) if runner_ups else (None, None)
         found[rank] = Receipt(rank, row, float(selection.gains[rank]), state.shares(row), *runner_up)
     return [found[rank] for rank in ranks]
 

@@ -153,3 +153,15 @@ def test_a_tracker_that_fails_is_logged_and_training_goes_on(tmp_path):
         host_logger.removeHandler(handler)
     assert len(lines) == 1
     assert "not reported to tensorboard (ValueError" in lines[0]
+
+
+@pytest.mark.parametrize(("batch", "accumulated", "epochs"), [(3, 2, 1.5), (4, 3, 1), (8, 4, 2), (5, 1, 0.3)])
+def test_steps_are_foretold_as_the_trainer_counts_them(fit, batch, accumulated, epochs):
+    keys = {
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulated,
+        "num_train_epochs": epochs,
+    }
+    trainer = fit(None, -1, save_strategy="no", **keys)
+    schedule = HostArguments.read({"dataset": "pool", "do_train": True, **keys}).schedule
+    assert schedule.steps(len(trainer.train_dataset), processes=1) == trainer.state.global_step

@@ -9,6 +9,7 @@ from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import (
     TOKENIZING_KEYS,
     HostArguments,
+    Schedule,
     check_overrides,
     drop_options,
     read_config,
@@ -231,6 +232,22 @@ def test_the_keys_of_the_host_have_its_defaults():
         tokenizing={},
         schedule=None,
     )
+
+
+@pytest.mark.llamafactory
+def test_training_has_the_schedule_of_the_host_unless_it_sees_other_rows_than_its_datasets_have():
+    from transformers import TrainingArguments
+
+    found = HostArguments.read({"dataset": "pool", "do_train": True}).schedule
+    theirs = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    assert found == Schedule(
+        rows_per_batch=theirs["per_device_train_batch_size"],
+        batches_per_step=theirs["gradient_accumulation_steps"],
+        epochs=theirs["num_train_epochs"],
+        max_steps=theirs["max_steps"],
+    )
+    for more in ({"packing": True}, {"val_size": 0.1}, {"max_samples": 5}, {"num_train_epochs": "many"}):
+        assert HostArguments.read({"dataset": "pool", "do_train": True, **more}).schedule is None
 
 
 @pytest.mark.llamafactory

@@ -66,7 +66,7 @@ _INPUTS_PER_CACHE = 50
 _COLUMNS = ("instruction", "output", "labels", "score", "meta", "annotation")
 _MEMORY = Path("/dev/shm")
 """The fastest folder for files; if it does not exist, the default folder of temporary files is used."""
-_NOTHING_KEPT = "none of the "
+_NOTHING_KEPT = ("none of the ", "has JSON objects over several lines", "is one JSON object with the rows in")
 _NO_ROWS = ("holds no rows", "is empty")
 
 
@@ -125,7 +125,8 @@ def _check_refusal(strict: Pool | str, message: str, naive: Reading | None) -> N
         raise FindingError(f"only skip refuses the file: {message}")
     if naive is None:
         return
-    if naive.kept or not (message.startswith(_NOTHING_KEPT) or (_says_empty(message) and not naive.records)):
+    is_known = any(words in message for words in _NOTHING_KEPT) or (_says_empty(message) and not naive.records)
+    if naive.kept or not is_known:
         raise FindingError(f"the naive reader keeps {naive.kept} and finds {len(naive.records)} rows: {message}")
 
 

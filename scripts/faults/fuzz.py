@@ -67,6 +67,8 @@ _COLUMNS = ("instruction", "output", "labels", "score", "meta", "annotation")
 _MEMORY = Path("/dev/shm")
 """The fastest folder for files; if it does not exist, the default folder of temporary files is used."""
 _NOTHING_KEPT = ("none of the ", "has JSON objects over several lines", "is one JSON object with the rows in")
+_DAMAGED = "the metadata of a column are damaged"
+"""The naive reader does not look at them."""
 _NO_ROWS = ("holds no rows", "is empty")
 
 
@@ -123,7 +125,7 @@ def _check_refusal(strict: Pool | str, message: str, naive: Reading | None) -> N
     """Check a pool that `skip` refuses: `error` must refuse it as well, and there must be no row to keep."""
     if not isinstance(strict, str):
         raise FindingError(f"only skip refuses the file: {message}")
-    if naive is None:
+    if naive is None or _DAMAGED in message:
         return
     is_known = any(words in message for words in _NOTHING_KEPT) or (_says_empty(message) and not naive.records)
     if naive.kept or not is_known:

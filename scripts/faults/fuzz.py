@@ -67,9 +67,10 @@ _INPUTS_PER_CACHE = 50
 _COLUMNS = ("instruction", "output", "labels", "score", "meta", "annotation")
 _MEMORY = Path("/dev/shm")
 """The fastest folder for files; if it does not exist, the default folder of temporary files is used."""
-_NOTHING_KEPT = "none of the "
+_NOTHING_KEPT = ("none of the ", "has JSON objects over several lines", "is one JSON object with the rows in")
+_DAMAGED = "the metadata of a column are damaged"
+"""The naive reader does not look at them."""
 _NO_ROWS = ("holds no rows", "is empty")
-_OVER_LINES = "has JSON objects over several lines"
 
 
 class FindingError(Exception):
@@ -125,9 +126,10 @@ def _check_refusal(strict: Pool | str, message: str, naive: Reading | None) -> N
     """Check a pool that `skip` refuses: `error` must refuse it as well, and there must be no row to keep."""
     if not isinstance(strict, str):
         raise FindingError(f"only skip refuses the file: {message}")
-    if naive is None or _OVER_LINES in message:  # a line break was inserted into the first row
+    if naive is None or _DAMAGED in message:
         return
-    if naive.kept or not (message.startswith(_NOTHING_KEPT) or (_says_empty(message) and not naive.records)):
+    is_known = any(words in message for words in _NOTHING_KEPT) or (_says_empty(message) and not naive.records)
+    if naive.kept or not is_known:
         raise FindingError(f"the naive reader keeps {naive.kept} and finds {len(naive.records)} rows: {message}")
 
 

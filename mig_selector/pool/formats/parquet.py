@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import itertools
+import os
+import resource
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -54,6 +58,7 @@ class ParquetSource(TableSource):
     def spans(self, size: int) -> list[Span]:
         """Divide by row groups, the smallest unit that can be read on its own."""
         with self._open() as file:
+            _check_metadata(file.metadata)
             groups = file.num_row_groups
             limit = max(_FEW_VALUES, _VALUES_PER_BYTE * self.size)
             for group in range(groups):
@@ -125,14 +130,36 @@ class ParquetSource(TableSource):
         with self._open() as file:
             start = _rows_of_groups(file, range(group))
             for batch in _read_group(file, group, _present(file, columns), BATCH_ROWS):
-                self._check_batch(batch, start)
-                yield batch
+                yield self._check_batch(batch, start)
                 start += batch.num_rows
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
         with self._wrapped_errors(), pq.ParquetFile(self.files[0]) as file:
             yield file
+
+
+def _check_metadata(metadata: pq.FileMetaData) -> None:
+    """Look at the metadata of every column in another process: where they are damaged, pyarrow ends the process.
+
+    Raises:
+        ValueError: It did.
+    """
+    with warnings.catch_warnings():
+        # The child takes no lock that a thread could have held: it reads what is in memory, and ends.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            faulthandler.disable()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            for group, column in itertools.product(range(metadata.num_row_groups), range(metadata.num_columns)):
+                _ = metadata.row_group(group).column(column).statistics
+        finally:
+            os._exit(0)  # an exception is met again below, where it is not fatal
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        raise ValueError("the metadata of a column are damaged")
 
 
 def _text_bounds(file: pq.ParquetFile, group: int, index: int, leaf: str) -> Iterator[int]:

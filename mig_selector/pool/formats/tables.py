@@ -60,9 +60,9 @@ class TableSource(ABC):
             before = self._rows_before(span)
             share = span.size / max(self._num_rows(span), 1)
             for part in self._leaf_batches(span, decoder):
-                self._check_batch(part.batch, before + start)
-                for offset in range(0, part.batch.num_rows, LEAF_ROWS):
-                    batch = part.batch.slice(offset, LEAF_ROWS)
+                checked = self._check_batch(part.batch, before + start)
+                for offset in range(0, checked.num_rows, LEAF_ROWS):
+                    batch = checked.slice(offset, LEAF_ROWS)
                     read_whole = part.read_whole and _shifted(part.read_whole, offset)
                     yield take_leaves(batch, decoder, numbering, start, part.known_texts, read_whole)
                     start += batch.num_rows
@@ -89,9 +89,8 @@ class TableSource(ABC):
             for start, batch in self._batches_with(source_rows, columns):
                 end = bisect_left(source_rows, start + batch.num_rows, taken)
                 if end > taken:
-                    self._check_batch(batch, start)
                     within_batch = [row - start for row in source_rows[taken:end]]
-                    yield batch.take(pa.array(within_batch, pa.int64()))
+                    yield self._check_batch(batch, start).take(pa.array(within_batch, pa.int64()))
                 taken = end
                 if taken == len(source_rows):
                     return
@@ -104,12 +103,15 @@ class TableSource(ABC):
         except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, RecursionError) as error:
             raise PoolError(f"{self.name}: cannot be read as {self.title} ({error}).") from error
 
-    def _check_batch(self, batch: pa.RecordBatch, start: int) -> None:
+    def _check_batch(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
         """Validate column names, offsets, UTF-8 and sizes: Arrow reads a damaged file as it is, and may crash later.
 
         Args:
             batch: Rows of the file.
             start: Number of rows before them.
+
+        Returns:
+            The batch, with strings in place of views of strings: pyarrow cannot take rows of those.
 
         Raises:
             ValueError: The batch is damaged; names its rows.
@@ -124,6 +126,11 @@ class TableSource(ABC):
             raise ValueError(f"{rows}: {error}") from error
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             check_declared(f"bytes of text in {name!r} of {rows}", bytes_of_texts(column), text_limit(self.size))
+        schema = pa.schema([field.with_type(_without_views(field.type)) for field in batch.schema])
+        if schema.equals(batch.schema):
+            return batch
+        columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     @abstractmethod
     def _num_rows(self, span: Span) -> int:
@@ -156,6 +163,20 @@ class TableSource(ABC):
 
 def _shifted(read: WholeRows, offset: int) -> WholeRows:
     return lambda rows: read([offset + row for row in rows])
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """Return a type with strings and bytes in place of views of them, at any depth of lists and structs."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if is_list(kind):
+        item = kind.value_field.with_type(_without_views(kind.value_type))
+        return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+    return kind
 
 
 def text_dictionaries(array: pa.Array) -> Iterator[pa.DictionaryArray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -82,7 +83,8 @@ def check_rows_are_not_wrapped(path: Path, name: str, columns: AbstractSet[str])
         PoolError: It is.
     """
     with path.open("rb") as stream:
-        line = stream.readline(_LARGEST_OBJECT).removeprefix(BYTE_ORDER_MARK).strip(WHITESPACE)
+        size = min(os.fstat(stream.fileno()).st_size, _LARGEST_OBJECT)  # what is asked for is allocated
+        line = stream.readline(size).removeprefix(BYTE_ORDER_MARK).strip(WHITESPACE)
         is_last = not stream.read(_HEAD_BYTES).strip(WHITESPACE)
         if not line.startswith(b"{"):
             return
@@ -91,7 +93,7 @@ def check_rows_are_not_wrapped(path: Path, name: str, columns: AbstractSet[str])
             return  # one row a line
         stream.seek(0)
         # Only a file whose first line is not a row comes here: it may be one object, or a row may be broken.
-        text = b"" if members is not None else stream.read(_LARGEST_OBJECT).removeprefix(BYTE_ORDER_MARK)
+        text = b"" if members is not None else stream.read(size).removeprefix(BYTE_ORDER_MARK)
     is_spread, members = members is None, members or _members(text)
     if members is not None and columns.isdisjoint(members):
         for key, value in members.items():
@@ -116,6 +118,9 @@ def _members(text: bytes) -> dict[str, msgspec.Raw] | None:
 
 
 def _begins_with_object_over_lines(text: bytes) -> bool:
+    """Whether an object over several lines comes first, and no row on a line: else it is a broken row among others."""
+    if any(line.startswith(b"{") and _members(line) is not None for line in text.split(b"\n")):
+        return False
     head = text.decode("utf-8", "ignore").lstrip()
     try:
         record, end = json.JSONDecoder(parse_int=float).raw_decode(head)

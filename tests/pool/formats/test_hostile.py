@@ -1,5 +1,6 @@
 """Malicious and damaged pool files: each ends in a clear error or is counted, within bounded memory."""
 
+import base64
 import csv
 import os
 import struct
@@ -279,6 +280,28 @@ def test_strings_of_a_table_that_are_not_utf8_are_an_error_with_their_rows(tmp_p
         read_file(path, "skip")
 
 
+@TABLES
+def test_views_of_strings_are_read_as_strings(tmp_path, name):
+    """pyarrow has such types, but cannot take rows of them."""
+    view = pa.string_view()
+    kind = pa.struct([("text", pa.list_(view)), ("bytes", pa.binary_view()), ("number", pa.int64())])
+    columns = {
+        "labels": pa.array([["a", "b"], None, ["longer than twelve bytes"]], pa.large_list(view)),
+        "score": [1, 2, 3],
+        "output": pa.array(["x", None, "longer than twelve bytes"], view),
+        "meta": pa.array([{"text": ["x", None], "bytes": b"x", "number": 1}] * 3, kind),
+    }
+    write_table(tmp_path / name, pa.table(columns))
+    pool = read_file(tmp_path / name)
+    assert pool.labels.names == ["a", "b", "longer than twelve bytes"]
+    assert pool.report.dropped == {"no labels at labels": 1}
+    rows = list(pool.sources[0].read([0, 2], [0, 0], ["output", "meta"]))
+    assert rows == [
+        {"output": text, "meta": {"text": ["x", None], "bytes": b"x", "number": 1}}
+        for text in ("x", "longer than twelve bytes")
+    ]
+
+
 def test_rows_in_messages_count_from_the_beginning_of_the_file(tmp_path):
     path = tmp_path / "pool.parquet"
     data = pa.array([b"a", b"b", b"c", b"d", b"e", b"not \xff"]).view(pa.string())
@@ -386,6 +409,25 @@ def test_a_malicious_footer_is_an_error(tmp_path, content):
     line, peak = read_elsewhere(path)
     assert line.startswith("pool.parquet: cannot be read as Parquet (")
     assert peak < 400
+
+
+DAMAGED_HISTOGRAM = base64.b64decode(
+    "UEFSMRUAFSwVLCwVBBUAFQYVBhw2ACgBYhgBYRERAAAAAgAAAAQAAgAAAAQDAQAAAGEBAAAAYhUAFSwVLCwVBBUAFQYVBhwYCAAAAAAAAABA"
+    "GAgAAAAAAADwPxYAKAgAAAAAAAAAQBgIAAAAAAAA8D8REQAAAAIAAAAEAQAAAAAAAPA/AAAAAAAAAEAVBBlcNQAYBnNjaGVtYRUEADUCGAZs"
+    "YWJlbHMVAhUGTDwAAAA1BBgEbGlzdBUCABUMJQIYB2VsZW1lbnQlAEwcAAAAFQolAhgFc2NvcmUAFgQZHBksJgAcFQwZJQYAGTgGbGFiZWxz"
+    "BGxpc3QHZWxlbWVudBUAFgQWZhZmJgg8NgAoAWIYAWEREQAZHBUAFQAVAgA8FgQZJgQAGUYAAAAEAAAAJgAcFQoZJQYAGRgFc2NvcmUVABYE"
+    "FqoBFqoBJm48GAgAAAAAAAAAQBgIAAAAAAAA8D8WACgIAAAAAAAAAEAYCAAAAAAAAPA/EREAGRwVABUAFQIAPClGGSYABAAAABaQAhYEJggW"
+    "kAIAKCBwYXJxdWV0LWNwcC1hcnJvdyB2ZXJzaW9uIDI1LjAuMRksHAAAHAAAADcBAABQQVIx"
+)
+"""Two rows of labels and scores; one bit of the footer is flipped, in a histogram of a column."""
+
+
+@pytest.mark.skipif(Version(pa.__version__) < Version("25"), reason="this pyarrow ignores histograms")
+def test_metadata_at_which_pyarrow_ends_the_process_are_an_error(tmp_path):
+    path = tmp_path / "pool.parquet"
+    path.write_bytes(DAMAGED_HISTOGRAM)
+    with pytest.raises(PoolError, match=r"^pool\.parquet: .* Parquet \(the metadata of a column are damaged\)"):
+        read_file(path)
 
 
 def test_a_footer_that_counts_other_rows_than_there_are_is_an_error(tmp_path):

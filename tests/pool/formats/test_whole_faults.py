@@ -86,6 +86,7 @@ def test_a_csv_file_without_commas_is_refused(tmp_path, separator):
         json.dumps(ROW) + "\n" + json.dumps(ROW),
         json.dumps({"other": [ROW], **TALK}),
         '{"dialogs": [\n' + json.dumps(TALK),
+        '{"dialogs": [\n]}\n' + json.dumps(TALK),
         '{"dialogs": ',
         "{",
         "plain",

@@ -284,7 +284,7 @@ def embed_texts(names: Sequence[str], key: str, request: Request, crew: Crew) ->
             vectors.update(zip(labels, made, strict=True))
             cache.write(labels, made)
 
-        missing = [name for name in names if name not in vectors]
+        missing = [name for name in dict.fromkeys(names) if name not in vectors]
         if missing:
             crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep, key=key)
     return np.stack([vectors[name] for name in names])

@@ -44,7 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-_USAGE = {"compare": " --methods NAME,NAME,... [--register]", "annotate": " [--to FILE]"}
+_DRY_RUN = "--dry-run"
+_USAGE = {
+    "select": f" [{_DRY_RUN}]",
+    "compare": " --methods NAME,NAME,... [--register]",
+    "annotate": f" [--to FILE] [{_DRY_RUN}]",
+}
 
 
 def _describe_keys() -> str:
@@ -62,13 +67,15 @@ def _parser(*, with_keys: bool) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{select,train,compare,annotate}")
     texts = {
-        "select": "select a subset and register it in dataset_info.json; the last line of stdout is its folder",
+        "select": "select a subset and register it in dataset_info.json; the last line of stdout is its folder; "
+        f"{_DRY_RUN} says what it would take, from a few rows, and writes nothing",
         "train": "the same as `llamafactory-cli train`: select, then train",
         "compare": "select with several methods and write what they chose side by side: tables, a picture and a page; "
         "the last line of stdout is the folder, a dataset_dir with the subsets; --register names them in your own "
         "dataset_info.json too",
         "annotate": "give rows labels and scores without selecting; the last line of stdout is the sidecar that keeps "
-        "them; --to writes the annotated rows as JSON Lines, too",
+        "them; --to writes the annotated rows as JSON Lines, too; "
+        f"{_DRY_RUN} says what it would take, from a few rows, and writes nothing",
     }
     epilog = _describe_keys() if with_keys else None
     for name, text in texts.items():
@@ -97,15 +104,27 @@ def _select(words: Sequence[str]) -> int:
     from mig_selector.pipeline.recipe import run_selection
     from mig_selector.ranks.world import connect
 
-    if not words:
+    settings = [word for word in words if word != _DRY_RUN]
+    if not settings:
         print("mig-selector select: give a YAML file, or --key value options", file=sys.stderr)
         return 2
     show_log(is_main=os.environ.get("RANK", "0") == "0")
+    if _DRY_RUN in words:
+        return _estimate(_read_settings(settings), selects=True)
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
-        outcomes = run_selection(_read_settings(words), ranks)
+        outcomes = run_selection(_read_settings(settings), ranks)
     if ranks.is_local_main:
         for outcome in outcomes:
             print(outcome.folder)
+    return 0
+
+
+def _estimate(settings: dict[str, Any], *, selects: bool) -> int:
+    from mig_selector.pipeline.dry_run import estimate
+
+    with contextlib.redirect_stdout(sys.stderr):
+        lines = estimate(settings, selects=selects)
+    print(*lines, sep="\n")
     return 0
 
 
@@ -130,14 +149,16 @@ def _compare(words: Sequence[str]) -> int:
 
 def _annotate(words: Sequence[str]) -> int:
     from mig_selector.console import show_log
-    from mig_selector.pipeline.annotate_pool import annotate_pool
+    from mig_selector.pipeline.annotate_pool import annotate_pool, settings_to_annotate
     from mig_selector.ranks.world import connect
 
-    to, rest = _take_option("--to", words)
+    to, rest = _take_option("--to", [word for word in words if word != _DRY_RUN])
     if not rest:
         print("mig-selector annotate: give a YAML file, or --key value options", file=sys.stderr)
         return 2
     show_log(is_main=os.environ.get("RANK", "0") == "0")
+    if _DRY_RUN in words:
+        return _estimate(settings_to_annotate(_read_settings(rest)), selects=False)
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
         sidecar = annotate_pool(_read_settings(rest), ranks, to=to)
     if ranks.is_main:

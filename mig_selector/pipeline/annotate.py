@@ -13,7 +13,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,7 @@ from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
-from mig_selector.pipeline.stages import LabelVectors, embed_texts
+from mig_selector.pipeline.stages import LabelVectors, embed_questions, embed_texts
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.reading import Pool
 from mig_selector.store.files import locked, whole_file
@@ -247,17 +247,11 @@ class Sidecars:
         return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors
 
     def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_]) -> Tags:
-        request = self._rows.request
-        kept, encoder = self._rows.take(is_tagged), request.models[tagger.model.key]
-        path = kept.cache_path("row_embeddings", {"text": "question", "max_tokens": tagger.max_tokens}, encoder)
-
-        def questions() -> Iterator[str]:
-            return (question for question, _ in kept.questions_and_answers())
-
-        vectors = self._crew.embed_rows(
-            questions, len(kept), encoder, path, key=tagger.model.key, pooling="mean", max_tokens=tagger.max_tokens
+        request, kept = self._rows.request, self._rows.take(is_tagged)
+        vectors = embed_questions(kept, tagger, self._crew)
+        return tagger.tag(
+            vectors, kept.questions, lambda texts: embed_texts(texts, tagger.model.key, request, self._crew)
         )
-        return tagger.tag(vectors, questions, lambda texts: embed_texts(texts, tagger.model.key, request, self._crew))
 
     def _write(self, table: pa.Table, before: list[pa.Table], vectors: LabelVectors) -> None:
         """Write the sidecar of each pool file: the wanted rows of the file, and what it had before."""

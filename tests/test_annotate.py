@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mig_selector.cli import main
 from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
 from mig_selector.pipeline.annotate_pool import annotate_pool
 from mig_selector.pipeline.comparison import compare_methods
+from mig_selector.pipeline.dry_run import estimate
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.ranks import share
 
@@ -435,3 +437,29 @@ def test_annotations_that_tell_no_rows_apart_are_warned_of(place, caplog):
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None))
     assert "every row has the score 3: whatever made the scores tells no rows apart" in caplog.text
     assert "60 rows have only labels that fewer than mig_min_label_count rows have" in caplog.text
+
+
+def test_a_dry_run_says_what_an_annotation_would_take_and_writes_nothing(place, capsys):
+    write_lines(place.data / "pool.jsonl", labelled(make_raw_rows(90), every=3))
+    words = [f"--{key}={value}" for key, value in place.settings(mig_labels="tags").items()]
+    before = {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
+    for command in ("select", "annotate"):
+        assert main([command, *words, "--dry-run"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "pool: 90 rows read, 90 kept"
+        assert ("to choose: 20 rows" in lines) is (command == "select")
+        assert "labels: 2 different ones; 60 rows have none" in lines
+        [model] = [line for line in lines if line.startswith("mig_tagger_model: ")]
+        assert re.search(
+            r" reads 60 rows: about [\d.]+ \w+ on this process alone \(60 rows were tried\), 0.0 MB", model
+        )
+    assert {path: path.stat().st_mtime_ns for path in place.root.rglob("*")} == before
+
+
+def test_a_dry_run_tries_every_model_that_reads_rows(place, word_encoder, tiny_llama):
+    keys = {"mig_method": "qdit", "mig_row_embedding_model": word_encoder, "mig_labels": "tags"}
+    more = {"mig_scorer": "response_tokens", "mig_tokenizer": tiny_llama}
+    lines = estimate(place.settings(**keys, **more), selects=True)
+    assert [line.partition(": ")[0] for line in lines[3:]] == [
+        *("mig_tagger_model", "mig_tokenizer", "mig_row_embedding_model")
+    ]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from support import ROOT, Workplace, make_rows, run_command
+from support import ROOT, Workplace, make_raw_rows, make_rows, run_command
 from training import host_settings, num_examples, train, write_yaml
 
 from mig_selector.hook import _without_own_keys
@@ -256,9 +256,18 @@ def test_switched_off_the_host_trains_on_the_whole_pool_with_the_keys_still_in_t
     assert not (tmp_path / "out" / "_mig_selection.json").exists()
 
 
-def test_one_command_of_our_own_does_the_same(training, tmp_path):
-    done = train(write_yaml(tmp_path, training), launcher=("mig-selector", "train"))
+def test_bare_rows_become_a_trained_model_with_one_key_more_also_by_our_own_command(
+    training, tmp_path, workplace, word_encoder
+):
+    workplace.add("bare", make_raw_rows(60), formatting="alpaca")
+    settings = {key: value for key, value in training.items() if key != "mig_label_embeddings"}
+    # The encoder of this test knows few words.
+    encoder = {"mig_tagger_model": word_encoder, "mig_label_min_similarity": -1}
+    yaml = write_yaml(tmp_path, {**settings, "dataset": "bare", "mig_tagger": "vocabulary", **encoder})
+    done = train(yaml, launcher=("mig-selector", "train"))
     assert num_examples(done) == {10}
+    assert "annotated: 60 of 60 rows" in done.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_an_unsupported_version_is_refused_in_one_sentence_if_there_are_keys(training, tmp_path):

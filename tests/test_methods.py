@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import SHAREGPT, make_row, make_rows, run_command
+from support import LABELS, SHAREGPT, make_row, make_rows, run_command
 
 from mig_selector.annotation import scores
 from mig_selector.errors import ArgumentError, EmbeddingError, PoolError
 from mig_selector.pipeline import crew
+from mig_selector.pipeline.needs import DEFAULT_LABELS
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pool.reading import Pool
 
@@ -513,6 +514,11 @@ def test_a_method_that_asks_for_a_setting_that_is_no_key_is_refused(scored, tmp_
 def test_one_rank_and_two_choose_the_same_rows_by_models(scored, minilm, tmp_path):
     (tmp_path / "s.yaml").write_text("{}")  # IFD goes the same way: tests/ranks/test_share.py
     words = [f"dataset_dir={scored.data}", "dataset=pool", "mig_num_samples=20", "mig_method=qdit"]
+    # qdit needs no labels; that they are asked for has a tagger give all rows labels, on all ranks too.
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    words += ["mig_score=deita", f"mig_labels={DEFAULT_LABELS}", "mig_tagger=vocabulary", "mig_retag=true"]
+    words += [f"mig_tagger_model={minilm}", f"mig_label_vocabulary={tmp_path / 'labels.txt'}"]
+    words += ["mig_label_min_similarity=-1", "mig_labels_per_row=2"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     written = []
     threads = {"OMP_NUM_THREADS": "2"}  # on some processors the last bits of a vector depend on their number
@@ -523,3 +529,7 @@ def test_one_rank_and_two_choose_the_same_rows_by_models(scored, minilm, tmp_pat
         assert done.returncode == 0, done.stderr
         written.append(pq.read_table(Path(done.stdout.strip().splitlines()[-1]) / "selection.parquet"))
     assert written[0].equals(written[1])
+    assert {len(labels) for labels in written[0]["labels"].to_pylist()} == {2}
+    sidecars = [path.read_bytes() for path in sorted(tmp_path.glob("cache/*/annotations/*/*"))]
+    assert len(sidecars) == 4
+    assert sidecars[:2] == sidecars[2:]

@@ -41,7 +41,7 @@ class VocabularyTagger(Tagger):
         return {
             "kind": "vocabulary",
             "version": 1,
-            "vocabulary": fingerprint_of({"labels": dict(self.vocabulary)}),
+            "vocabulary": fingerprint_of({"labels": [list(label) for label in self.vocabulary.items()]}),
             "per_row": self.per_row,
             "min_similarity": self.min_similarity,
             "max_tokens": self.max_tokens,
@@ -80,7 +80,7 @@ def nearest_labels(
     """
     counts, ids = [], []
     for start in range(0, len(vectors), _BLOCK_ROWS):
-        # Rounded, so that neither the number of threads nor the size of a block decides between two labels.
+        # Rounded: the last bits depend on the number of threads, and would decide between equally near labels.
         cosines = np.round(unit_length(vectors[start : start + _BLOCK_ROWS]) @ label_vectors.T, 5)
         nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :per_row]
         is_near = np.take_along_axis(cosines, nearest, axis=1) >= min_similarity

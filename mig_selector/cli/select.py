@@ -15,12 +15,14 @@ from mig_selector.cli.options import print_result
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    _add(
+    select = _add(
         commands,
         "select",
         _select,
         "select a subset and register it in dataset_info.json; the last line of stdout is its folder",
+        " [--dry-run]",
     )
+    _add_dry_run(select)
     _add(commands, "train", _train, "the same as `llamafactory-cli train`: select, then train")
     compare = _add(
         commands,
@@ -38,9 +40,16 @@ def add_commands(commands: Any) -> None:
         "annotate",
         _annotate,
         "give rows labels and scores without selecting; the last line of stdout is the sidecar that keeps them",
-        " [--to FILE]",
+        " [--to FILE] [--dry-run]",
     )
     annotate.add_argument("--to", metavar="FILE", help="write the annotated rows as JSON Lines, too")
+    _add_dry_run(annotate)
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it would take, from a few rows, and write nothing"
+    )
 
 
 class _HelpWithKeys(argparse.Action):
@@ -88,10 +97,21 @@ def _select(options: argparse.Namespace) -> int:
         print("mig-selector select: give a YAML file, or --key value options", file=sys.stderr)
         return 2
     show_log(is_main=os.environ.get("RANK", "0") == "0")
+    if options.dry_run:
+        return _estimate(_read_settings(options.settings), selects=True)
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
         outcomes = run_selection(_read_settings(options.settings), ranks)
     if ranks.is_local_main:
         print_result(*(outcome.folder for outcome in outcomes))
+    return 0
+
+
+def _estimate(settings: dict[str, Any], *, selects: bool) -> int:
+    from mig_selector.pipeline.dry_run import estimate
+
+    with contextlib.redirect_stdout(sys.stderr):
+        lines = estimate(settings, selects=selects)
+    print(*lines, sep="\n")
     return 0
 
 
@@ -114,13 +134,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _annotate(options: argparse.Namespace) -> int:
     from mig_selector.console import show_log
-    from mig_selector.pipeline.annotate_pool import annotate_pool
+    from mig_selector.pipeline.annotate_pool import annotate_pool, settings_to_annotate
     from mig_selector.ranks.world import connect
 
     if not options.settings:
         print("mig-selector annotate: give a YAML file, or --key value options", file=sys.stderr)
         return 2
     show_log(is_main=os.environ.get("RANK", "0") == "0")
+    if options.dry_run:
+        return _estimate(settings_to_annotate(_read_settings(options.settings)), selects=False)
     with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
         sidecar = annotate_pool(_read_settings(options.settings), ranks, to=options.to)
     if ranks.is_main:

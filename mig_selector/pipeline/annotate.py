@@ -13,7 +13,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,7 @@ from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
-from mig_selector.pipeline.stages import LabelVectors, embed_texts
+from mig_selector.pipeline.stages import LabelVectors, embed_questions, embed_texts
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.reading import Pool
 from mig_selector.store.files import locked, whole_file
@@ -85,13 +85,13 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     is_wanted = lacks_labels | needs.gives_scores
     if not is_wanted.any():
         return Annotated(pool)
-    rows = _Rows(request, pool, lacks_labels, *_read_hashes(pool, request))
+    rows = _Rows(request, needs, pool, lacks_labels, *_read_hashes(pool, request))
     table, vectors, path = read_sidecars(needs.sidecar), _NO_VECTORS, _folder_of(needs.sidecar)
     is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
     if is_missing.any():
         _check_can_annotate(needs, is_missing, is_wanted)
-        sidecars = Sidecars(rows, crew)
-        made, vectors = sidecars.complete(is_missing)
+        sidecars = Sidecars(rows, is_missing, crew)
+        made, vectors = sidecars.complete()
         table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
     pool, health = _apply(rows, is_wanted, table)
     health["found_in_sidecar"] = int(np.count_nonzero(is_wanted & ~is_missing))
@@ -109,6 +109,7 @@ class _Rows:
     """The kept rows, and what decides how they are annotated."""
 
     request: Request
+    needs: AnnotationNeeds
     pool: Pool
     lacks_labels: NDArray[np.bool_]
     """Whether a row wants labels. Shape (N,)."""
@@ -150,11 +151,16 @@ def _check_can_annotate(needs: AnnotationNeeds, is_missing: NDArray[np.bool_], i
 class Sidecars:
     """The sidecars of a pool below the cache folder: one for each pool file, for one tagger and scorer."""
 
-    def __init__(self, rows: _Rows, crew: Crew) -> None:
-        """Find the folder that belongs to tagger, scorer, models, and which turns are texts."""
-        self._rows, self._crew = rows, crew
-        request = rows.request
-        self._needs: AnnotationNeeds = request.needs.annotation  # type: ignore[assignment]
+    def __init__(self, rows: _Rows, is_wanted: NDArray[np.bool_], crew: Crew) -> None:
+        """Find the folder that belongs to tagger, scorer, models, and which turns are texts.
+
+        Args:
+            rows: The kept rows.
+            is_wanted: Which of them are to be annotated. Shape (N,).
+            crew: Runs models.
+        """
+        self._rows, self._is_wanted, self._crew = rows, is_wanted, crew
+        self._needs, request = rows.needs, rows.request
         names = [part.model for part in (self._needs.tagger, self._needs.scorer) if part is not None]
         self._models = {name.key: request.models[name.key] for name in names if name is not None}
         identity = {
@@ -164,7 +170,7 @@ class Sidecars:
             "turns": request.arguments.mig_turns,
         }
         if self._needs.tagger is not None and self._needs.tagger.depends_on_all_rows:
-            wanted = rows.hashes.filter(pa.array(rows.lacks_labels)).to_pylist()
+            wanted = rows.hashes.filter(pa.array(is_wanted & rows.lacks_labels)).to_pylist()
             identity["rows"] = hashlib.sha256("".join(wanted).encode("ascii")).hexdigest()
         self.folder = request.arguments.cache_dir / "annotations" / fingerprint_of(identity)[:32]
         self._made_by = {
@@ -183,14 +189,11 @@ class Sidecars:
             found.append(self.folder / f"{source.files[0].stem}-{digest}.parquet")
         return found
 
-    def complete(self, is_wanted: NDArray[np.bool_]) -> tuple[pa.Table, LabelVectors]:
-        """Annotate the rows that no sidecar has yet, and keep them.
-
-        Args:
-            is_wanted: Which rows are wanted. Shape (N,).
+    def complete(self) -> tuple[pa.Table, LabelVectors]:
+        """Annotate the wanted rows that no sidecar has yet, and keep them.
 
         Returns:
-            The annotations of all of them, each hash once, and the vectors of the tagger's labels.
+            The annotations of all wanted rows, each hash once, and the vectors of the tagger's labels.
         """
         rows = self._rows
         with locked(self.folder):
@@ -200,14 +203,14 @@ class Sidecars:
             found = look_up(table, rows.hashes)
             has_labels = np.append(_has_labels(table), False)[found]  # found is -1 where nothing is
             is_made = (found >= 0) & (has_labels | ~rows.lacks_labels)
-            to_make = self._first_of_equal_rows(is_wanted & ~is_made)
+            to_make = self._first_of_equal_rows(self._is_wanted & ~is_made)
             logger.info(
                 "annotations: %s rows are in %s, %s are made", f"{is_made.sum():,}", self.folder, f"{to_make.sum():,}"
             )
             if to_make.any():
                 made, vectors = self._make(to_make)
                 table = merge(table, made)
-                self._write(table, tables, is_wanted, vectors)
+                self._write(table, tables, vectors)
         return table, vectors or {}
 
     def _first_of_equal_rows(self, is_wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -244,28 +247,20 @@ class Sidecars:
         return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors
 
     def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_]) -> Tags:
-        request = self._rows.request
-        kept, encoder = self._rows.take(is_tagged), request.models[tagger.model.key]
-        path = kept.cache_path("row_embeddings", {"text": "question", "max_tokens": tagger.max_tokens}, encoder)
-
-        def questions() -> Iterator[str]:
-            return (question for question, _ in kept.questions_and_answers())
-
-        vectors = self._crew.embed_rows(
-            questions, len(kept), encoder, path, key=tagger.model.key, pooling="mean", max_tokens=tagger.max_tokens
+        request, kept = self._rows.request, self._rows.take(is_tagged)
+        vectors = embed_questions(kept, tagger, self._crew)
+        return tagger.tag(
+            vectors, kept.questions, lambda texts: embed_texts(texts, tagger.model.key, request, self._crew)
         )
-        return tagger.tag(vectors, questions, lambda texts: embed_texts(texts, tagger.model.key, request, self._crew))
 
-    def _write(
-        self, table: pa.Table, before: list[pa.Table], is_wanted: NDArray[np.bool_], vectors: LabelVectors
-    ) -> None:
+    def _write(self, table: pa.Table, before: list[pa.Table], vectors: LabelVectors) -> None:
         """Write the sidecar of each pool file: the wanted rows of the file, and what it had before."""
         if vectors:
             with whole_file(self._vectors_path, is_private=True) as stream:
                 np.savez(stream, labels=np.array(list(vectors)), embeddings=np.stack(list(vectors.values())))
-        source_of_row, _ = self._rows.pool.locate(np.arange(len(is_wanted)))
+        source_of_row, _ = self._rows.pool.locate(np.arange(len(self._is_wanted)))
         for index, (path, old) in enumerate(zip(self.paths, before, strict=True)):
-            hashes = self._rows.hashes.filter(pa.array(is_wanted & (source_of_row == index))).unique()
+            hashes = self._rows.hashes.filter(pa.array(self._is_wanted & (source_of_row == index))).unique()
             write_sidecar(path, merge(old, table.take(pa.array(look_up(table, hashes)))), self._made_by)
 
     @property
@@ -316,9 +311,7 @@ def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[
     Raises:
         PoolError: More rows failed than ``mig_max_failed`` allows.
     """
-    request, pool, needs = rows.request, rows.pool, rows.request.needs.annotation
-    if needs is None:
-        raise ValueError("nothing is to be annotated")
+    request, pool, needs = rows.request, rows.pool, rows.needs
     mine = table.take(pa.array(look_up(table, rows.hashes)[is_wanted]))
     reasons = np.full(len(is_wanted), OK, object)
     reasons[is_wanted] = mine["status"].to_pylist()

@@ -44,20 +44,28 @@ def annotate_pool(settings: Mapping[str, Any], ranks: Ranks | None = None, *, to
     Raises:
         MigSelectorError: Something that the user can fix; on every rank, with the same message.
     """
-    host_settings, own_settings = split_keys(settings)
-    has_tagger = any(own_settings.get(key) is not None for key in ("mig_tagger", "mig_sidecar"))
-    if not has_tagger and own_settings.get("mig_scorer") is None:
-        raise ArgumentError(
-            "nothing says how rows are annotated; set mig_tagger (vocabulary or clusters) or mig_scorer."
-        )
-    # A method that needs scores and no models.
-    needed = {"mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
-    if has_tagger:
-        needed["mig_labels"] = own_settings.get("mig_labels") or DEFAULT_LABELS
-    arguments = parse_arguments({**own_settings, **needed}, training=False)
+    host_settings, own_settings = split_keys(settings_to_annotate(settings))
+    arguments = parse_arguments(own_settings, training=False)
     host = HostArguments.read(host_settings)
     crew = Crew(ranks or Ranks(), arguments)
     return Path(crew.run(lambda: _annotate(arguments, host, crew, to)))
+
+
+def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a selection that needs the annotations and no other models.
+
+    Raises:
+        ArgumentError: They do not say how rows are annotated.
+    """
+    gives_labels = any(settings.get(key) is not None for key in ("mig_tagger", "mig_sidecar"))
+    if not gives_labels and settings.get("mig_scorer") is None:
+        raise ArgumentError(
+            "nothing says how rows are annotated; set mig_tagger (vocabulary or clusters) or mig_scorer."
+        )
+    needed = {**settings, "mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
+    if gives_labels:
+        needed["mig_labels"] = settings.get("mig_labels") or DEFAULT_LABELS
+    return needed
 
 
 def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str | None) -> str:

@@ -86,18 +86,24 @@ class Request:
         return self.models[name.key] if name else None
 
     @property
+    def tokenizer(self) -> Encoder | None:
+        """The model whose tokenizer counts response tokens."""
+        return self.models.get("mig_tokenizer") or self.models.get("model_name_or_path")
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every ``mig_*`` key with its value, defaults that depend on others filled in; for the manifest."""
         needs, score = self.needs, self.needs.score
         sums = score is not None and score.stored.join == "sum of products"
-        tokenizer = self.score_model if score is not None and score.name == "response_tokens" else None
+        scorer = needs.annotation.scorer if needs.annotation else None
         filled = {
+            "mig_scorer": scorer.name if scorer else None,
             "mig_embedding_model": needs.label_model,
             "mig_labels": ",".join(needs.labels.paths) if needs.labels else None,
             "mig_score": score.name if score else None,
             "mig_deita_turns": "sum" if sums else self.arguments["mig_deita_turns"] or needs.method.declaration.turns,
             "mig_row_embedding_model": needs.embedding.model if needs.embedding else None,
-            "mig_tokenizer": tokenizer.model if tokenizer else None,
+            "mig_tokenizer": self.tokenizer.model if self.tokenizer else None,
         }
         return {**self.arguments.values, **filled}
 

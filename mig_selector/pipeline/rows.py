@@ -64,6 +64,10 @@ class KeptRows:
         for each in self.exchanges():
             yield _question(each), each.response
 
+    def questions(self) -> Iterator[str]:
+        """Read the question of each row, with its input on a line of its own."""
+        return (_question(each) for each in self.exchanges())
+
     def hashed_questions(self) -> Iterator[tuple[str, str]]:
         """Read the hash by which sidecars know a row, and the question, of each row."""
         columns = [list(dict.fromkeys(entry.columns.values())) for entry in self.request.entries]

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.annotation.scales import describe_scale, rescale
+from mig_selector.annotation.vectors import Tagger
 from mig_selector.arguments import MigArguments
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
 from mig_selector.console import progress
@@ -314,7 +315,7 @@ def embed_texts(names: Sequence[str], key: str, request: Request, crew: Crew) ->
             vectors.update(zip(labels, made, strict=True))
             cache.write(labels, made)
 
-        missing = [name for name in names if name not in vectors]
+        missing = [name for name in dict.fromkeys(names) if name not in vectors]
         if missing:
             crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep, key=key)
     return np.stack([vectors[name] for name in names])
@@ -331,20 +332,48 @@ def embed(pool: Pool, request: Request, crew: Crew) -> NDArray[np.floating[Any]]
     """
     if not request.needs.has("embeddings"):
         return None
-    how, encoder = request.needs.embedding, request.models.get("mig_row_embedding_model")
-    if how is None or encoder is None:
+    if request.needs.embedding is None:
         return _given_row_vectors(Path(str(request.arguments.mig_row_embeddings)), pool, request.arguments)
-    rows = KeptRows(request, pool)
+    return embed_rows(KeptRows(request, pool), crew)
+
+
+def embed_rows(rows: KeptRows, crew: Crew) -> NDArray[np.float32]:
+    """Have the texts of rows embedded as the method wants it.
+
+    Returns:
+        Mapped from a file. Shape (number of rows, D).
+    """
+    how, encoder = rows.request.needs.embedding, rows.request.models["mig_row_embedding_model"]
+    if how is None:
+        raise ValueError("the method embeds no rows")
     identity = {"template": how.template, "pooling": how.pooling, "max_tokens": how.max_tokens}
-    path = rows.cache_path("row_embeddings", identity, encoder)
     return crew.embed_rows(
         rows.embedded_texts,
         len(rows),
         encoder,
-        path,
+        rows.cache_path("row_embeddings", identity, encoder),
         key="mig_row_embedding_model",
         pooling=how.pooling,
         max_tokens=how.max_tokens,
+    )
+
+
+def embed_questions(rows: KeptRows, tagger: Tagger, crew: Crew) -> NDArray[np.float32]:
+    """Have the questions of rows embedded for a tagger.
+
+    Returns:
+        Mapped from a file. Shape (number of rows, D).
+    """
+    encoder = rows.request.models[tagger.model.key]
+    path = rows.cache_path("row_embeddings", {"text": "question", "max_tokens": tagger.max_tokens}, encoder)
+    return crew.embed_rows(
+        rows.questions,
+        len(rows),
+        encoder,
+        path,
+        key=tagger.model.key,
+        pooling="mean",
+        max_tokens=tagger.max_tokens,
     )
 
 

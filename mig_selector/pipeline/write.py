@@ -143,8 +143,7 @@ def write_manifest(
 
     It is written last: a folder without it is not a subset.
     """
-    models, score = request.models, request.needs.score
-    measured_by, rows = request.score_model, chosen.selection.rows
+    models, rows = request.models, chosen.selection.rows
     manifest = {
         "fingerprint": fingerprint,
         "dataset_name": request.entry_name(fingerprint, chosen.budget),
@@ -175,7 +174,7 @@ def write_manifest(
         "tagger_model": _describe(models.get("mig_tagger_model")),
         "row_encoder": _describe(models.get("mig_row_embedding_model")),
         "ifd_model": _describe(models.get("mig_ifd_model")),
-        "tokenizer": _describe(measured_by if score is not None and score.name == "response_tokens" else None),
+        "tokenizer": _describe(request.tokenizer),
         "versions": _versions(),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
     }

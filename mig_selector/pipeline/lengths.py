@@ -42,9 +42,9 @@ def count_row_tokens(request: Request, pool: Pool) -> RowTokens | None:
         ArgumentError: The tokenizer cannot be loaded; or a budget is larger than the pool, or smaller than any row.
         PoolError: LLaMA-Factory makes no tokens of a row.
     """
-    model = request.models.get("model_name_or_path")
-    if model is None:
+    if not request.arguments.counts_tokens:
         return None
+    model = request.models["model_name_or_path"]
     rows = KeptRows(request, pool)
     path = rows.cache_path("row_tokens", request.tokenizing, model)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -71,14 +71,14 @@ class MigArguments:
         ),
     ] = ""
     mig_num_tokens: Annotated[
-        str,
+        str | None,
         Setting(
             "In place of mig_num_samples: the tokens that training is fed for all chosen rows together, by its own "
             "tokenizer, template and cutoff_len; an integer, or a number with K, M or B (thousands, millions, "
             "billions).",
             decides=True,
         ),
-    ] = ""
+    ] = None
     mig_method: Annotated[
         str,
         Setting(
@@ -291,12 +291,12 @@ class MigArguments:
     @property
     def counts_tokens(self) -> bool:
         """Whether budgets are tokens, and not rows."""
-        return bool(self.mig_num_tokens)
+        return self.mig_num_tokens is not None
 
     @property
     def budgets(self) -> tuple[int | float, ...]:
         """The budgets in the order given: tokens, or rows, of which a float is a share of the kept rows."""
-        if self.counts_tokens:
+        if self.mig_num_tokens is not None:
             return tuple(map(_read_tokens, _split(self.mig_num_tokens)))
         return tuple(map(_read_budget, _split(self.mig_num_samples)))
 

@@ -117,6 +117,7 @@ class Request:
         decides = {key.name for key in all_keys().values() if key.setting.decides} | set(arguments.more)
         if arguments.mig_label_vocabulary is not None:
             decides.remove("mig_min_label_count")  # has no effect then, and is refused beside a vocabulary
+        budget = str(arguments.budgets[self.fingerprints.index(fingerprint)])
         config = {
             "dataset": [entry.name for entry in self.entries],
             "dataset_dir": info.dataset_dir if info.folder is None else str(info.folder),
@@ -125,9 +126,8 @@ class Request:
             "model_name_or_path": str(Path(trained).absolute()) if trained and Path(trained).is_dir() else trained,
             **{key: value for key, value in arguments.values.items() if key in decides},
             "mig_pool": None,  # all names are in `dataset`
-            "mig_num_tokens" if arguments.counts_tokens else "mig_num_samples": str(
-                arguments.budgets[self.fingerprints.index(fingerprint)]
-            ),
+            "mig_num_samples": None if arguments.counts_tokens else budget,
+            "mig_num_tokens": budget if arguments.counts_tokens else None,
             **(host.tokenizing if arguments.counts_tokens else {}),
             "mig_on_bad_row": arguments.mig_on_bad_row,
             "mig_cache_dir": str(arguments.cache_dir),

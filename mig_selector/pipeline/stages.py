@@ -245,8 +245,7 @@ def link(labels: RowLabels | None, request: Request, crew: Crew, clock: Clock) -
         if odd is not None:
             logger.warning("%s", odd)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
-    rows_of_label = np.bincount(labels.ids, minlength=len(labels.names))
-    frequent = np.sort(np.argsort(-rows_of_label, kind="stable")[:_MAPPED_LABELS])
+    frequent = np.sort(np.argsort(-labels.count_rows(), kind="stable")[:_MAPPED_LABELS])
     return LabelGraph(propagation, adjacency.num_edges, frequent, vectors[frequent])
 
 
@@ -394,6 +393,21 @@ def information_of(
     """Return E(D) of some kept rows (Eq. 8); None where there is no label graph, or no scores."""
     known = information_inputs(request, labels, scores, graph)
     return measure_information(*known, rows) if known else None
+
+
+def measure_rows(
+    rows: NDArray[np.int64],
+    request: Request,
+    labels: RowLabels | None,
+    scores: Scores | None,
+    graph: LabelGraph | None,
+) -> dict[str, Any]:
+    """Return the figures by which choices of kept rows are compared; None for those that are not known."""
+    return {
+        "information": information_of(rows, request, labels, scores, graph),
+        "label_coverage": None if labels is None else float(np.mean(labels.count_rows(rows) > 0)),
+        "mean_score": None if scores is None else float(np.mean(scores.raw[rows])),
+    }
 
 
 def information_inputs(

@@ -215,7 +215,7 @@ def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFi
     if selected.scores is not None:
         yield selected.figures("top score", _best(selected.scores.raw, budget))
     if texts is not None and len(texts.in_pool) == num_kept:
-        yield selected.figures("longest replies", _best(texts.lengths, budget))
+        yield selected.figures("longest replies", _best(texts.lengths, budget), note="by characters")
 
 
 def _best(values: NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -362,7 +362,8 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve
     elif len(texts.in_pool) < selected.num_kept:
         yield (
             f"Sources, lengths, turns and languages are those of {len(texts.in_pool):,} rows of the pool and "
-            f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures more."
+            f"{len(texts.among_chosen):,} chosen rows, drawn at random, so the longest rows are not known. {again} "
+            "measures more."
         )
     if curve is not None and selected.num_kept > effort.runner_up_rows:
         yield f"The rows that lost to chosen ones were not looked for. {again} finds them."

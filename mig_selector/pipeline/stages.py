@@ -323,13 +323,15 @@ def compile_method(
     if not method.declaration.is_compiled:
         return
     logger.info("%s: compiling; later runs on this machine load what is compiled now", method.name)
-    trial = Candidates(
-        _TRIAL_ROWS,
-        labels=None if labels is None else _repeat_first_row(labels),
-        propagation=graph.propagation if graph else None,
-        scores=None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
-    )
-    method(trial, 1, request.needs.options, lambda count: None)
+    few = None if labels is None else _repeat_first_row(labels)
+    values = None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS))
+    trial = Candidates(_TRIAL_ROWS, labels=few, propagation=graph.propagation if graph else None, scores=values)
+    chosen = method(trial, 1, request.needs.options, lambda count: None)
+    known = information_inputs(request, few, None if values is None else Scores(values, values), graph)
+    if known is not None and method.name == "mig" and request.arguments.mig_report == "html":
+        from mig_selector.selection.receipts import receipts  # here, as it loads numba
+
+        receipts(*known, chosen, [0])  # which the report gives for each row that it shows
 
 
 def _repeat_first_row(labels: RowLabels) -> RowLabels:

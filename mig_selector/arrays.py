@@ -15,6 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+_BLOCK_ROWS = 1 << 18
+"""Rows counted at a time, so that temporary arrays stay small beside the pool."""
+
+
 @dataclass(frozen=True)
 class RowLabels:
     """The labels of each row, as numbers that refer to a list of names."""
@@ -40,11 +44,22 @@ class RowLabels:
         """Return the names of one row's labels."""
         return [self.names[label] for label in self.ids[self.offsets[row] : self.offsets[row + 1]]]
 
-    def count_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many of some distinct rows have each label; each must have its labels once. Shape (L,)."""
-        is_counted = np.zeros(len(self), np.bool_)
-        is_counted[rows] = True
-        return np.bincount(self.ids[np.repeat(is_counted, self.counts)], minlength=len(self.names))
+    def count_rows(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return how many rows have each label, each of which a row must have once. Shape (L,).
+
+        Args:
+            rows: Only these rows count, each of them once; all if None.
+        """
+        is_counted = np.full(len(self), rows is None)
+        is_counted[rows if rows is not None else []] = True
+        found = np.zeros(len(self.names), np.int64)
+        for start in range(0, len(self), _BLOCK_ROWS):
+            offsets = self.offsets[start : start + _BLOCK_ROWS + 1]
+            ids = self.ids[offsets[0] : offsets[-1]]
+            found += np.bincount(
+                ids[np.repeat(is_counted[start : start + _BLOCK_ROWS], np.diff(offsets))], minlength=len(self.names)
+            )
+        return found
 
     def take(self, keep: NDArray[np.bool_]) -> RowLabels:
         """Return the labels of the rows where `keep`, shape (N,), is true; the names stay as they are."""

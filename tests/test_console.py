@@ -112,11 +112,12 @@ def test_data_in_an_error_are_escaped(evil_pool, command):
 
 def test_data_in_messages_about_skipped_rows_and_labels_are_escaped(evil_pool, command):
     with (evil_pool.data / NAME).open("a") as stream:
-        stream.write(json.dumps({"annotation": {"instag": {"content": LABEL}}}) + "\n")
+        scores = {"quality_scores": LABEL, "complexity_scores": [1.0]}
+        stream.write(json.dumps({"annotation": {"instag": {"content": [LABEL]}, "deita": scores}}) + "\n")
     settings = evil_pool.settings(mig_on_bad_row="skip", mig_num_samples=60)
     done = command("mig-selector", "select", settings=settings)
     assert done.returncode == 1
-    assert "skipped 1: row annotation.instag.content must be a string or a list of strings" in done.stderr
+    assert "skipped 1: row annotation.deita.quality_scores must be " in done.stderr
     assert controls(done.stderr) == set()
 
 

@@ -79,7 +79,9 @@ def test_a_pool_on_a_hub_is_not_downloaded(write_config, pool_of_60):
     assert faults(check_config(write_config(dataset="hub"))) == []
 
 
-@pytest.mark.parametrize(("text", "fault"), [("a: [1", "cannot be read"), ("- 1", "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "fault"), [("a: [1", "cannot be read"), ("- 1", "must hold keys and values")]
+)
 def test_a_broken_configuration_is_a_fault(tmp_path, text, fault):
     (tmp_path / "c.yaml").write_text(text)
     assert fault in faults(check_config(tmp_path / "c.yaml"))[0]

@@ -21,6 +21,7 @@ from mig_selector.pipeline.report_again import report_again
 from mig_selector.pipeline.stored import find_selection
 
 
+LITTLE = report.Effort(rows=20, row_bytes=1 << 20, unordered_bytes=100, runner_up_rows=0, continued_rows=0)
 ENGLISH = "Please explain in a few words how this works and why it matters. "
 
 
@@ -165,14 +166,16 @@ def test_methods_without_labels_or_scores_are_reported_as_far_as_they_are_known(
 
 
 def test_with_a_sample_the_report_says_so_and_the_command_measures_more(place, monkeypatch, capsys):
-    monkeypatch.setattr(report, "IN_RUN", report.Effort(rows=20, row_bytes=10**6, unordered_bytes=0, continued_rows=0))
+    monkeypatch.setattr(report, "IN_RUN", LITTLE)
     outcome = select(place)
     found = report_of(outcome)
     assert [(each["pool_rows"], each["chosen_rows"]) for each in found["distributions"]][-1] == (20, 20)
     assert [each["method"] for each in found["others"]] == ["random", "top score"]
     assert found["curve"]["points"][-1]["rows"] == 120
     assert "those of 20 rows of the pool and 20 chosen rows" in found["notes"][0]
-    assert "The curve ends at the budget" in found["notes"][1]
+    assert "rows that lost to chosen ones were not looked for" in found["notes"][1]
+    assert "The curve ends at the budget" in found["notes"][2]
+    assert {row["runner_up"] for row in found["first_rows"]} == {None}
 
     name = next(iter(outcome.entries.values()))
     assert main(["report", name, "--dataset-dir", str(place.data)]) == 0
@@ -186,7 +189,9 @@ def test_with_a_sample_the_report_says_so_and_the_command_measures_more(place, m
     assert again["notes"] == []
     assert [(each["pool_rows"], each["chosen_rows"]) for each in again["distributions"]][-1] == (150, 120)
     assert again["curve"]["points"][-1]["rows"] == 150
-    assert again["first_rows"] == found["first_rows"]
+    for row, before in zip(again["first_rows"], found["first_rows"], strict=True):
+        assert row["runner_up_gain"] <= row["gain"]
+        assert {**row, "runner_up": None, "runner_up_gain": None} == before
 
 
 def test_files_that_give_no_single_rows_are_not_read_again_if_they_are_large(place, monkeypatch):
@@ -195,9 +200,7 @@ def test_files_that_give_no_single_rows_are_not_read_again_if_they_are_large(pla
     place.add("pool", file_name="pool.json")
     outcome = select(place)
     assert len(report_of(outcome)["distributions"]) == 6
-    monkeypatch.setattr(
-        report, "IN_RUN", report.Effort(rows=20, row_bytes=10**6, unordered_bytes=100, continued_rows=0)
-    )
+    monkeypatch.setattr(report, "IN_RUN", LITTLE)
     found = report_of(select(place, mig_overwrite=True))
     assert [each["key"] for each in found["distributions"]] == ["score", "labels"]
     assert "were not measured" in found["notes"][0]

@@ -34,10 +34,10 @@ from mig_selector.pipeline.stages import (
     Scores,
     describe_reading,
     finish_scores,
-    information_of,
     label,
     link,
     measure,
+    measure_rows,
     read,
     restrict,
 )
@@ -228,9 +228,7 @@ class _Measures:
         """Measure some rows, indices into the common ones; `known` are the other figures."""
         return MethodFigures(
             rows=len(rows),
-            information=information_of(rows, self.request, self.labels, self.scores, self.graph),
-            label_coverage=None if self.labels is None else float(np.mean(self.labels.count_rows(rows) > 0)),
-            mean_score=None if self.scores is None else float(np.mean(self.scores.scaled[rows])),
+            **measure_rows(rows, self.request, self.labels, self.scores, self.graph),
             sources=dict(Counter(self.sources[row] for row in rows)),
             **known,
         )

@@ -20,7 +20,7 @@ from mig_selector.arguments import all_keys
 from mig_selector.arrays import RowLabels, Selection
 from mig_selector.graph.layout import lay_out
 from mig_selector.pipeline.request import Request
-from mig_selector.pipeline.stages import LabelGraph, Scores, information_inputs, information_of
+from mig_selector.pipeline.stages import LabelGraph, Scores, information_inputs, measure_rows
 from mig_selector.pipeline.texts import Texts
 from mig_selector.pipeline.tokens import line_bounds, read_lines
 from mig_selector.pool.conversation import read_turns
@@ -31,7 +31,6 @@ from mig_selector.report.figures import build_curve, describe_categories, descri
 from mig_selector.report.selection import ChosenRow, Curve, Distribution, Labels, SelectionReport, Training
 from mig_selector.report.writing import write_report
 from mig_selector.selection.greedy import information_added, select_rows
-from mig_selector.selection.method import best_first
 from mig_selector.store.subsets import SELECTION_TABLE
 
 
@@ -98,9 +97,7 @@ class Selected:
             rows=len(rows),
             seconds=None,
             memory_bytes=None,
-            information=information_of(rows, self.request, self.labels, self.scores, self.graph),
-            label_coverage=None if self.labels is None else float(np.mean(self.labels.count_rows(rows) > 0)),
-            mean_score=None if self.scores is None else float(np.mean(self.scores.scaled[rows])),
+            **measure_rows(rows, self.request, self.labels, self.scores, self.graph),
             sources=self.rows_by_dataset(rows),
             folder="",
             **{"tokens": None, **known},
@@ -108,9 +105,12 @@ class Selected:
 
     def rows_by_dataset(self, rows: NDArray[np.int64]) -> dict[str, int]:
         """Count the rows of each dataset of the pool that has any."""
+        names = [entry.name for entry in self.request.entries]
+        if len(names) == 1:
+            return {names[0]: len(rows)}
         entries = np.array(self.pool.source_entry_indices)[self.pool.locate(rows)[0]]
-        counts = np.bincount(entries, minlength=len(self.request.entries)).tolist()
-        return {entry.name: count for entry, count in zip(self.request.entries, counts, strict=True) if count}
+        counts = np.bincount(entries, minlength=len(names)).tolist()
+        return {name: count for name, count in zip(names, counts, strict=True) if count}
 
 
 def report_run(selected: Selected, processes: int | None) -> None:
@@ -213,9 +213,16 @@ def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFi
     drawn = np.random.default_rng(_SEED).choice(num_kept, budget, replace=False)
     yield selected.figures("random", drawn)
     if selected.scores is not None:
-        yield selected.figures("top score", best_first(selected.scores.final)[:budget])
+        yield selected.figures("top score", _best(selected.scores.final, budget))
     if texts is not None and len(texts.in_pool) == num_kept:
-        yield selected.figures("longest replies", best_first(texts.lengths.astype(np.float64))[:budget])
+        yield selected.figures("longest replies", _best(texts.lengths, budget), note="by characters")
+
+
+def _best(values: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Return the rows with the largest values, of equal ones the first; in no particular order."""
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > least)
+    return np.concatenate((above, np.flatnonzero(values == least)[: count - len(above)]))
 
 
 def _training(request: Request, rows: int, processes: int | None) -> Training | None:
@@ -240,7 +247,7 @@ def _labels(selected: Selected) -> Labels | None:
     mapped = graph.frequent if graph else np.zeros(0, np.int64)
     return describe_labels(
         labels.names,
-        np.bincount(labels.ids, minlength=len(labels.names)),
+        labels.count_rows(),
         labels.count_rows(selected.rows),
         len(selected.rows) / selected.num_kept,
         mapped,
@@ -356,7 +363,8 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve
     elif len(texts.in_pool) < selected.num_kept:
         yield (
             f"Sources, lengths, turns and languages are those of {len(texts.in_pool):,} rows of the pool and "
-            f"{len(texts.among_chosen):,} chosen rows, drawn at random. {again} measures more."
+            f"{len(texts.among_chosen):,} chosen rows, drawn at random, so the longest rows are not known. {again} "
+            "measures more."
         )
     if curve is not None and selected.num_kept > effort.runner_up_rows:
         yield f"The rows that lost to chosen ones were not looked for. {again} finds them."

@@ -281,8 +281,7 @@ def link(
         if odd is not None:
             logger.warning("%s", odd)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
-    rows_of_label = np.bincount(labels.ids, minlength=len(labels.names))
-    frequent = np.sort(np.argsort(-rows_of_label, kind="stable")[:_MAPPED_LABELS])
+    frequent = np.sort(np.argsort(-labels.count_rows(), kind="stable")[:_MAPPED_LABELS])
     return LabelGraph(propagation, adjacency.num_edges, frequent, vectors[frequent])
 
 
@@ -409,14 +408,21 @@ def compile_method(
     if not method.declaration.is_compiled:
         return
     logger.info("%s: compiling; later runs on this machine load what is compiled now", method.name)
+    few = None if labels is None else _repeat_first_row(labels)
+    values = None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS))
     trial = Candidates(
         _TRIAL_ROWS,
-        labels=None if labels is None else _repeat_first_row(labels),
+        labels=few,
         propagation=graph.propagation if graph else None,
-        scores=None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS)),
+        scores=values,
         tokens=np.ones(_TRIAL_ROWS, np.int64) if request.arguments.counts_tokens else None,
     )
-    method(trial, 1, request.needs.options, lambda count: None)
+    chosen = method(trial, 1, request.needs.options, lambda count: None)
+    known = information_inputs(request, few, None if values is None else Scores(values, values, None), graph)
+    if known is not None and method.name == "mig" and request.arguments.mig_report == "html":
+        from mig_selector.selection.receipts import receipts  # here, as it loads numba
+
+        receipts(*known, chosen, [0])  # which the report gives for each row that it shows
 
 
 def _repeat_first_row(labels: RowLabels) -> RowLabels:
@@ -487,6 +493,21 @@ def information_of(
     """Return E(D) of some kept rows (Eq. 8); None where there is no label graph, or no scores."""
     known = information_inputs(request, labels, scores, graph)
     return measure_information(*known, rows) if known else None
+
+
+def measure_rows(
+    rows: NDArray[np.int64],
+    request: Request,
+    labels: RowLabels | None,
+    scores: Scores | None,
+    graph: LabelGraph | None,
+) -> dict[str, Any]:
+    """Return the figures by which choices of kept rows are compared; None for those that are not known."""
+    return {
+        "information": information_of(rows, request, labels, scores, graph),
+        "label_coverage": None if labels is None else float(np.mean(labels.count_rows(rows) > 0)),
+        "mean_score": None if scores is None else float(np.mean(scores.scaled[rows])),
+    }
 
 
 def information_inputs(

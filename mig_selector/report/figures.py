@@ -23,6 +23,8 @@ _CATEGORIES = 12
 _NUMBER_BINS = 20
 _TAIL_PERCENTILE = 99.0
 """Where the last bin of a histogram ends, in the pool; larger values are in it too."""
+_VALUES_AT_ONCE = 1 << 20
+"""Values that are copied at once: a pool may have more than there is memory for twice."""
 _LISTED_LABELS = 20
 
 
@@ -68,19 +70,28 @@ def describe_numbers(key: str, title: str, pool: NDArray[Any], chosen: NDArray[A
         pool: Of rows of the pool; at least one.
         chosen: Of chosen rows; at least one.
     """
-    low, top = float(min(pool.min(), chosen.min())), float(np.percentile(pool, _TAIL_PERCENTILE))
+    low = float(min(pool.min(), chosen.min()))
+    top = float(np.percentile(pool[:: len(pool) // _VALUES_AT_ONCE + 1], _TAIL_PERCENTILE))
     if np.issubdtype(pool.dtype, np.integer) and top - low < _CATEGORIES:
         edges = np.arange(low, math.floor(top) + 2)
     else:
         step = round_step((top - low) / _NUMBER_BINS or 1.0)
         edges = step * np.arange(math.floor(low / step), math.floor(top / step) + 2)
-    shares = [np.histogram(np.minimum(each, edges[-1]), edges)[0] / len(each) for each in (pool, chosen)]
+    shares = [_count(each, edges) / len(each) for each in (pool, chosen)]
     bins = [
         Bin(f"{edge:,.6g}", *both)
         for edge, *both in zip(edges[:-1].tolist(), *map(np.ndarray.tolist, shares), strict=True)
     ]
     means = float(np.mean(pool)), float(np.mean(chosen))
     return Distribution(key, title, bins, True, *means, len(pool), len(chosen))
+
+
+def _count(values: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Count the values in each bin, block by block; those above the last edge are in the last bin."""
+    counts = np.zeros(len(edges) - 1, np.int64)
+    for start in range(0, len(values), _VALUES_AT_ONCE):
+        counts += np.histogram(np.minimum(values[start : start + _VALUES_AT_ONCE], edges[-1]), edges)[0]
+    return counts
 
 
 def describe_categories(key: str, title: str, pool: Mapping[str, int], chosen: Mapping[str, int]) -> Distribution:

@@ -23,6 +23,8 @@ _FIRST_PICKS = 64
 """Picks of the first call, whose speed is not known yet."""
 _SECONDS_PER_CALL = 0.25
 """Compiled code cannot notice Ctrl+C or report progress, so each call makes as many picks as take about this long."""
+_MEASURED_AT_ONCE = 1 << 18
+"""Rows whose labels `measure_information` holds at once."""
 _EVENTS_AT_ONCE = 1 << 22
 """Changes of a label's information that `information_added` holds at once: 120 MB."""
 
@@ -183,9 +185,11 @@ def measure_information(
     Scores are added up per label and then spread once, where the search spreads row by row. The result can differ from
     that of the search in its last digits.
     """
-    offsets, ids = _take_labels(pool, rows)
     scores = np.zeros(propagation.num_labels)
-    np.add.at(scores, ids, np.repeat(pool.scores[rows], np.diff(offsets)))
+    for start in range(0, len(rows), _MEASURED_AT_ONCE):
+        block = rows[start : start + _MEASURED_AT_ONCE]
+        offsets, ids = _take_labels(pool, block)
+        np.add.at(scores, ids, np.repeat(pool.scores[block], np.diff(offsets)))
     information = np.zeros(propagation.num_labels)
     np.add.at(
         information,

@@ -216,6 +216,21 @@ def test_sources_are_concatenated_in_order(tmp_path):
     assert found.report.duplicates == 1
 
 
+@pytest.mark.parametrize("names", [("one.jsonl", "two.jsonl"), ("one.json", "two.json"), ("one.jsonl", "two.json")])
+def test_some_rows_can_be_read_again_or_all(tmp_path, names):
+    for name, first in zip(names, (0, 3), strict=True):
+        rows = [{"t": ["a"], "s": 1, "n": number} for number in range(first, first + 3)]
+        text = json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows))
+        (tmp_path / name).write_text(text)
+    found = read(*(tmp_path / name for name in names))
+    assert [row.record for row in found.rows(["n"])] == [{"n": number} for number in range(6)]
+    some = list(found.rows(["n"], np.array([1, 3, 5])))
+    assert [row.record["n"] for row in some] == [1, 3, 5]
+    assert [row.entry_index for row in some] == [0, 1, 1]
+    assert some[1].where == f"{names[1]}, row 1"
+    assert list(found.rows(["n"], np.array([], np.int64))) == []
+
+
 def test_every_byte_is_reported_to_the_progress_bar(tmp_path):
     path = tmp_path / "pool.jsonl"
     path.write_text(f"{A}\n" * 2_500 + "\n\n")

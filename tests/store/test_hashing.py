@@ -195,6 +195,16 @@ def test_a_large_file_is_hashed_by_blocks(tmp_path, monkeypatch, size):
     assert hashing.hash_file(tmp_path / "file") == wanted
 
 
+def test_only_a_file_whose_hash_takes_seconds_is_mentioned(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(hashing, "_BLOCK_BYTES", 10)
+    monkeypatch.setattr(hashing, "_LARGE_BYTES", 30)
+    for size in (30, 31, 32):
+        (tmp_path / f"{size}").write_bytes(bytes(size))
+        hashing.hash_file(tmp_path / f"{size}")
+    assert [record.args[0].name for record in caplog.records] == ["31", "32"]
+
+
 def test_the_hash_of_a_large_file_shows_in_any_of_its_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(hashing, "_BLOCK_BYTES", 10)
     path = tmp_path / "file"

@@ -240,6 +240,8 @@ def test_too_many_failures_stop_the_run(place):
     ):
         select(place, mig_label_min_similarity=0.8)
     assert sidecars(place.root)  # a higher mig_max_failed need not annotate again
+    with pytest.raises(PoolError, match=r"no row of the pool could be annotated \(no label of the vocabulary is near"):
+        select(place, mig_label_min_similarity=1.0, mig_max_failed=1)
 
 
 @pytest.mark.parametrize("layout", ["alpaca", "sharegpt"])
@@ -283,6 +285,21 @@ def test_ifd_as_a_scorer_is_computed_and_never_read(place):
 def test_clusters_and_a_vocabulary_exclude_each_other(place):
     with pytest.raises(ArgumentError, match="mig_tagger: clusters finds labels of its own"):
         select(place, mig_tagger="clusters")
+
+
+def test_tagging_again_needs_a_tagger(place):
+    with pytest.raises(ArgumentError, match="mig_retag: true, but nothing gives other labels; set mig_tagger or mig_"):
+        select(place, mig_tagger=None, mig_retag=True)
+
+
+def test_a_file_that_is_in_the_pool_twice_has_one_sidecar_with_the_rows_of_both(place, computed):
+    place.add("again", file_name="pool.jsonl", formatting="alpaca", columns={"prompt": "input", "response": "output"})
+    settings = place.settings(dataset="pool,again", mig_max_failed=1.0)
+    folder = annotate_pool(settings)
+    assert folder.suffix == ".parquet"
+    done = computed["rows"]
+    assert annotate_pool(settings) == folder
+    assert computed["rows"] == done
 
 
 def test_score_and_scorer_exclude_each_other(place):

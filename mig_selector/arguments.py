@@ -253,7 +253,7 @@ class MigArguments:
         return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
-_LISTS = {"mig_num_samples", "mig_pool"}
+_LISTS = {"mig_num_samples", "mig_pool", "mig_clusters"}
 
 
 @functools.cache

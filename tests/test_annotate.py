@@ -12,6 +12,7 @@ import pytest
 from annotation.test_taggers import naive_nearest
 from support import LABELS, make_raw_rows, write_lines
 
+from mig_selector import select as select_from
 from mig_selector.cli import main
 from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
 from mig_selector.pipeline.annotate_pool import annotate_pool
@@ -380,7 +381,7 @@ def test_values_that_a_sidecar_lacks_are_reasons(place):
 
 
 def test_clusters_of_a_pool_are_its_labels_and_their_centres_the_label_vectors(place, computed):
-    keys = {"mig_tagger": "clusters", "mig_clusters": "3", "mig_label_vocabulary": None, "mig_edge_threshold": 0.3}
+    keys = {"mig_tagger": "clusters", "mig_clusters": [3], "mig_label_vocabulary": None, "mig_edge_threshold": 0.3}
     outcome = select(place, **keys)
     assert {len(labels) for labels in table(outcome)["labels"]} == {1}
     assert manifest(outcome)["labels"] == 3
@@ -480,3 +481,10 @@ def test_a_dry_run_tries_every_model_that_reads_rows(place, word_encoder, tiny_l
     assert [line.partition(": ")[0] for line in lines[3:]] == [
         *("mig_tagger_model", "mig_tokenizer", "mig_row_embedding_model")
     ]
+
+
+def test_bare_rows_in_memory_are_selected_from(word_encoder):
+    rows = make_raw_rows(60)
+    subset = select_from(rows, num_samples=5, tagger="vocabulary", tagger_model=word_encoder, label_min_similarity=-1)
+    assert [subset.dataset[rank] for rank in range(5)] == [rows[index] for index in subset.indices]
+    assert subset.manifest["annotation"]["labels"]["per_row"] == 4

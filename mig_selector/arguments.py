@@ -322,7 +322,7 @@ class MigArguments:
         return absolute_path(self.mig_cache_dir, "mig_cache_dir") if self.mig_cache_dir else default_cache_dir()
 
 
-_LISTS = {"mig_num_samples", "mig_num_tokens", "mig_pool", "mig_labels", "mig_score", "mig_keep"}
+_LISTS = {"mig_num_samples", "mig_num_tokens", "mig_pool", "mig_labels", "mig_score", "mig_keep", "mig_clusters"}
 
 
 @functools.cache
@@ -505,6 +505,8 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
             "mig_tagger: clusters finds labels of its own, none of which is in mig_label_vocabulary; leave one of the "
             "two out, or set mig_tagger: vocabulary."
         )
+    if values.get("mig_retag") and "mig_tagger" not in values and "mig_sidecar" not in values:
+        faults.append("mig_retag: true, but nothing gives other labels; set mig_tagger or mig_sidecar too.")
     if "mig_score" in values and "mig_scorer" in values:
         faults.append("mig_score and mig_scorer both say what the score of a row is; leave one of the two out.")
     if "mig_num_tokens" in values and values.get("mig_val_from", "chosen") != "chosen":

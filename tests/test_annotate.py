@@ -12,6 +12,7 @@ import pytest
 from annotation.test_taggers import naive_nearest
 from support import LABELS, make_raw_rows, write_lines
 
+from mig_selector import select as select_from
 from mig_selector.cli import main
 from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
 from mig_selector.pipeline.annotate_pool import annotate_pool
@@ -240,6 +241,8 @@ def test_too_many_failures_stop_the_run(place):
     ):
         select(place, mig_label_min_similarity=0.8)
     assert sidecars(place.root)  # a higher mig_max_failed need not annotate again
+    with pytest.raises(PoolError, match=r"no row of the pool could be annotated \(no label of the vocabulary is near"):
+        select(place, mig_label_min_similarity=1.0, mig_max_failed=1)
 
 
 @pytest.mark.parametrize("layout", ["alpaca", "sharegpt"])
@@ -283,6 +286,21 @@ def test_ifd_as_a_scorer_is_computed_and_never_read(place):
 def test_clusters_and_a_vocabulary_exclude_each_other(place):
     with pytest.raises(ArgumentError, match="mig_tagger: clusters finds labels of its own"):
         select(place, mig_tagger="clusters")
+
+
+def test_tagging_again_needs_a_tagger(place):
+    with pytest.raises(ArgumentError, match="mig_retag: true, but nothing gives other labels; set mig_tagger or mig_"):
+        select(place, mig_tagger=None, mig_retag=True)
+
+
+def test_a_file_that_is_in_the_pool_twice_has_one_sidecar_with_the_rows_of_both(place, computed):
+    place.add("again", file_name="pool.jsonl", formatting="alpaca", columns={"prompt": "input", "response": "output"})
+    settings = place.settings(dataset="pool,again", mig_max_failed=1.0)
+    folder = annotate_pool(settings)
+    assert folder.suffix == ".parquet"
+    done = computed["rows"]
+    assert annotate_pool(settings) == folder
+    assert computed["rows"] == done
 
 
 def test_score_and_scorer_exclude_each_other(place):
@@ -363,7 +381,7 @@ def test_values_that_a_sidecar_lacks_are_reasons(place):
 
 
 def test_clusters_of_a_pool_are_its_labels_and_their_centres_the_label_vectors(place, computed):
-    keys = {"mig_tagger": "clusters", "mig_clusters": "3", "mig_label_vocabulary": None, "mig_edge_threshold": 0.3}
+    keys = {"mig_tagger": "clusters", "mig_clusters": [3], "mig_label_vocabulary": None, "mig_edge_threshold": 0.3}
     outcome = select(place, **keys)
     assert {len(labels) for labels in table(outcome)["labels"]} == {1}
     assert manifest(outcome)["labels"] == 3
@@ -463,3 +481,10 @@ def test_a_dry_run_tries_every_model_that_reads_rows(place, word_encoder, tiny_l
     assert [line.partition(": ")[0] for line in lines[3:]] == [
         *("mig_tagger_model", "mig_tokenizer", "mig_row_embedding_model")
     ]
+
+
+def test_bare_rows_in_memory_are_selected_from(word_encoder):
+    rows = make_raw_rows(60)
+    subset = select_from(rows, num_samples=5, tagger="vocabulary", tagger_model=word_encoder, label_min_similarity=-1)
+    assert [subset.dataset[rank] for rank in range(5)] == [rows[index] for index in subset.indices]
+    assert subset.manifest["annotation"]["labels"]["per_row"] == 4

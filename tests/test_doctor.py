@@ -79,16 +79,16 @@ def test_a_pool_on_a_hub_is_not_downloaded(write_config, pool_of_60):
     assert faults(check_config(write_config(dataset="hub"))) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"), [("a: [1", "cannot be read"), ("- 1", "must hold keys and values")]
-)
+@pytest.mark.parametrize(("text", "fault"), [("a: [1", "cannot be read"), ("- 1", "must hold keys and values")])
 def test_a_broken_configuration_is_a_fault(tmp_path, text, fault):
     (tmp_path / "c.yaml").write_text(text)
     assert fault in faults(check_config(tmp_path / "c.yaml"))[0]
     assert "none.yaml does not exist" in faults(check_config(tmp_path / "none.yaml"))[0]
 
 
-@pytest.mark.parametrize("more", [{"mig_enabled": False}, {"mig_num_samples": None, "mig_label_embeddings": None}])
+@pytest.mark.parametrize(
+    "more", [{"mig_enabled": False}, dict.fromkeys(("mig_num_samples", "mig_label_embeddings", "mig_report"))]
+)
 def test_without_a_selection_it_says_so(write_config, more):
     findings = list(check_config(write_config(**more)))
     assert faults(findings) == []

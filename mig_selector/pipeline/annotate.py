@@ -38,10 +38,12 @@ from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.health import describe_health, log_health
 from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.stages import LabelVectors, embed_questions, embed_texts
+from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.reading import Pool
 from mig_selector.store.files import locked, whole_file
@@ -53,9 +55,6 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 1
 """Raised when the same rows and settings would get other annotations than before."""
-_RARE_SHARE = 0.2
-"""Warn where more rows than this have rare labels only."""
-_NO_VECTORS: LabelVectors = {}
 _NO_QUESTION = "the question is empty"
 
 
@@ -86,16 +85,17 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     if not is_wanted.any():
         return Annotated(pool)
     rows = _Rows(request, needs, pool, lacks_labels, *_read_hashes(pool, request))
-    table, vectors, path = read_sidecars(needs.sidecar), _NO_VECTORS, _folder_of(needs.sidecar)
+    table, path = read_sidecars(needs.sidecar), _folder_of(needs.sidecar)
+    vectors: LabelVectors = {}
     is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
     if is_missing.any():
         _check_can_annotate(needs, is_missing, is_wanted)
         sidecars = Sidecars(rows, is_missing, crew)
         made, vectors = sidecars.complete()
         table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
-    pool, health = _apply(rows, is_wanted, table)
-    health["found_in_sidecar"] = int(np.count_nonzero(is_wanted & ~is_missing))
-    _log_health(health)
+    pool, failed = _apply(rows, is_wanted, table)
+    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed)
+    log_health(health)
     return Annotated(pool, vectors, health, path)
 
 
@@ -181,13 +181,13 @@ class Sidecars:
 
     @property
     def paths(self) -> list[Path]:
-        """The sidecar of each pool file."""
-        found = []
-        for source in self._rows.pool.sources:
-            name = os.path.realpath(source.files[0])
-            digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-            found.append(self.folder / f"{source.files[0].stem}-{digest}.parquet")
-        return found
+        """The sidecar of each pool file; a file that is in the pool twice has one."""
+        return list(dict.fromkeys(map(self._path_of, self._rows.pool.sources)))
+
+    def _path_of(self, source: RowSource) -> Path:
+        name = os.path.realpath(source.files[0])
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        return self.folder / f"{source.files[0].stem}-{digest}.parquet"
 
     def complete(self) -> tuple[pa.Table, LabelVectors]:
         """Annotate the wanted rows that no sidecar has yet, and keep them.
@@ -258,9 +258,11 @@ class Sidecars:
         if vectors:
             with whole_file(self._vectors_path, is_private=True) as stream:
                 np.savez(stream, labels=np.array(list(vectors)), embeddings=np.stack(list(vectors.values())))
-        source_of_row, _ = self._rows.pool.locate(np.arange(len(self._is_wanted)))
-        for index, (path, old) in enumerate(zip(self.paths, before, strict=True)):
-            hashes = self._rows.hashes.filter(pa.array(self._is_wanted & (source_of_row == index))).unique()
+        pool = self._rows.pool
+        source_of_row, _ = pool.locate(np.arange(len(self._is_wanted)))
+        for path, old in zip(self.paths, before, strict=True):
+            is_here = np.array([self._path_of(source) == path for source in pool.sources])[source_of_row]
+            hashes = self._rows.hashes.filter(pa.array(self._is_wanted & is_here)).unique()
             write_sidecar(path, merge(old, table.take(pa.array(look_up(table, hashes)))), self._made_by)
 
     @property
@@ -302,16 +304,16 @@ def _as_lists(labels: RowLabels, is_labelled: NDArray[np.bool_]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, names)
 
 
-def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[Pool, dict[str, Any]]:
+def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[Pool, Counter[str]]:
     """Put the annotations into the pool; drop the rows that failed.
 
     Returns:
-        The pool, and the health of the annotations.
+        The pool, and how many rows failed for each reason.
 
     Raises:
         PoolError: More rows failed than ``mig_max_failed`` allows.
     """
-    request, pool, needs = rows.request, rows.pool, rows.needs
+    pool, needs = rows.pool, rows.needs
     mine = table.take(pa.array(look_up(table, rows.hashes)[is_wanted]))
     reasons = np.full(len(is_wanted), OK, object)
     reasons[is_wanted] = mine["status"].to_pylist()
@@ -325,12 +327,13 @@ def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[
         labels = _with_labels(pool.labels, rows.lacks_labels, mine.filter(pa.array(rows.lacks_labels[is_wanted])))
         reasons[rows.lacks_labels & (labels.counts == 0) & (reasons == OK)] = "no labels in the sidecar"
     failed = Counter(reasons[reasons != OK].tolist())
-    _check_failures(failed, int(is_wanted.sum()), request.arguments["mig_max_failed"])
+    _check_failures(failed, int(is_wanted.sum()), rows.request.arguments["mig_max_failed"])
     pool = replace(pool, labels=labels, scores=scores)
     for reason in failed:
         pool, reasons = pool.without(reasons == reason, f"not annotated: {reason}"), reasons[reasons != reason]
-    health = _health(pool, int(is_wanted.sum()), failed, request)
-    return pool, health
+    if not len(pool.scores):
+        raise PoolError(f"no row of the pool could be annotated ({'; '.join(failed)}).")
+    return pool, failed
 
 
 def _with_labels(own: RowLabels, is_tagged: NDArray[np.bool_], annotations: pa.Table) -> RowLabels:
@@ -355,53 +358,3 @@ def _check_failures(failed: Counter[str], num_rows: int, limit: float) -> None:
             f"allows ({reasons}). For texts in other languages than English name a multilingual mig_tagger_model; "
             "else change what failed, or raise mig_max_failed to go on without these rows."
         )
-
-
-def _health(pool: Pool, num_rows: int, failed: Counter[str], request: Request) -> dict[str, Any]:
-    """Describe the annotations for log and manifest."""
-    labels, scores = pool.labels, pool.scores
-    health: dict[str, Any] = {"rows": num_rows, "failed": dict(failed)}
-    if request.needs.labels is not None:
-        counts = np.bincount(labels.ids, minlength=len(labels.names))
-        is_common = counts[labels.ids] >= request.arguments.mig_min_label_count
-        row_of_label = np.repeat(np.arange(len(labels)), labels.counts)
-        has_common = np.bincount(row_of_label, is_common, minlength=len(labels)) > 0
-        health["labels"] = {
-            "distinct": int(np.count_nonzero(counts)),
-            "per_row": round(float(np.mean(labels.counts)), 2),
-            "most_frequent": {
-                labels.names[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable")[:10]
-            },
-            "rows_with_rare_labels_only": int(np.count_nonzero(~has_common)),
-        }
-    if request.needs.score is not None:
-        health["scores"] = {
-            "from": request.needs.score.name,
-            "least": float(scores.min()),
-            "mean": float(scores.mean()),
-            "most": float(scores.max()),
-        }
-    return health
-
-
-def _log_health(health: dict[str, Any]) -> None:
-    """Log what became of the annotated rows, and warn of what makes a selection mean little."""
-    logger.info(
-        "annotated: %s of %s rows", f"{health['rows'] - sum(health['failed'].values()):,}", f"{health['rows']:,}"
-    )
-    labels, scores = health.get("labels"), health.get("scores")
-    if labels is not None:
-        frequent = ", ".join(f"{name} ({count:,})" for name, count in labels["most_frequent"].items())
-        logger.info(
-            "  %.2f labels a row, %s different ones; %s", labels["per_row"], f"{labels['distinct']:,}", frequent
-        )
-        if labels["rows_with_rare_labels_only"] > _RARE_SHARE * health["rows"]:
-            logger.warning(
-                "%s rows have only labels that fewer than mig_min_label_count rows have, so they bring no "
-                "information; for common labels set mig_tagger: vocabulary and mig_retag: true",
-                f"{labels['rows_with_rare_labels_only']:,}",
-            )
-    if scores is not None:
-        logger.info("  scores (%s): %g to %g, mean %.4g", *(scores[key] for key in ("from", "least", "most", "mean")))
-        if scores["from"] != "constant" and scores["least"] == scores["most"]:
-            logger.warning("every row has the score %g: whatever made the scores tells no rows apart", scores["least"])

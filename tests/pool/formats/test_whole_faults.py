@@ -46,7 +46,7 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path, encoding, name):
         (b"\n<!DOCTYPE html>\n<html>", "a web page and not .{ending} data; download the file itself, not the page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer and not .{ending} data; fetch the data"),
     ],
-    ids=["gzip", "zip", "xz", "zstd", "html", "lfs"],
+    ids=["gzip", "zip", "xz", "zstd", "Python", "HTML", "LFS"],
 )
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "arrow"])
 def test_a_file_that_is_something_else_is_refused(tmp_path, ending, content, fault):

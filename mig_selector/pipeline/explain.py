@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew
-from mig_selector.pipeline.recipe import Offered, offer
+from mig_selector.pipeline.recipe import offer
 from mig_selector.pipeline.request import Request
-from mig_selector.pipeline.stages import Clock, information_inputs
+from mig_selector.pipeline.stages import Clock, Offered, information_inputs
 from mig_selector.pipeline.stored import StoredSelection
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import ID_COLUMNS, read_row_id

@@ -7,13 +7,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
-from mig_selector.arrays import RowLabels
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
@@ -21,13 +20,12 @@ from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
-from mig_selector.pipeline.lengths import RowTokens, count_row_tokens
+from mig_selector.pipeline.lengths import count_row_tokens
 from mig_selector.pipeline.report import Selected, report_run
 from mig_selector.pipeline.request import Request, resolve, warn_of_models
 from mig_selector.pipeline.stages import (
     Clock,
-    LabelGraph,
-    Scores,
+    Offered,
     choose,
     compile_method,
     describe_reading,
@@ -42,7 +40,6 @@ from mig_selector.pipeline.stages import (
 )
 from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer_name
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
-from mig_selector.pool.reading import Pool
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
@@ -173,14 +170,14 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
         return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
-    pool, labels, scores, graph, tokens, health = offer(request, crew, clock)
+    offered = offer(request, crew, clock)
     with clock.stage("embedding rows"):
-        vectors = embed(pool, request, crew)
+        vectors = embed(offered.pool, request, crew)
     totals = TokenTotals(request)
     if request.needs.method.declaration.is_compiled:
         with clock.stage("compiling"):
-            compile_method(request, labels, scores, graph)
-    choices = choose(request, pool, tokens, labels, scores, graph, vectors, clock)
+            compile_method(request, offered)
+    choices = choose(request, offered, vectors, clock)
     finished = []
     for fingerprint, chosen in zip(request.fingerprints, choices, strict=True):
         folder = request.folder(fingerprint, chosen.budget)
@@ -190,45 +187,21 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
             if manifest is None:
                 with staging_folder(folder) as staging:
                     with clock.stage("writing"):
-                        written = write_files(request, pool, labels, scores, chosen, staging)
+                        written = write_files(request, offered, chosen, staging)
                         estimate = totals.of(written["subsets"], staging)
                     manifest = write_manifest(
-                        request,
-                        fingerprint,
-                        pool,
-                        health,
-                        labels,
-                        scores,
-                        graph,
-                        chosen,
-                        written,
-                        estimate,
-                        clock.seconds,
-                        staging,
+                        request, fingerprint, offered, chosen, written, estimate, clock.seconds, staging
                     )
                     publish(staging, folder)
         if request.arguments.mig_report == "html":
             with clock.stage("reporting"):
-                selected = Selected(request, pool, labels, scores, graph, chosen.selection, folder, manifest)
-                report_run(selected, processes)
+                report_run(Selected(request, offered, chosen.selection, folder, manifest), processes)
         summary = [
-            *summarise(request, pool, chosen, manifest.get("tokens"), clock.seconds),
+            *summarise(request, offered.pool, chosen, manifest.get("tokens"), clock.seconds),
             *_describe_evaluation(request, fingerprint, manifest, folder),
         ]
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
-
-
-class Offered(NamedTuple):
-    """What a method chooses from, and what is known of it."""
-
-    pool: Pool
-    labels: RowLabels | None
-    scores: Scores | None
-    graph: LabelGraph | None
-    tokens: RowTokens | None
-    health: dict[str, Any] | None
-    """The figures of the annotations that the run made; None where the pool has all of them."""
 
 
 def offer(request: Request, crew: Crew, clock: Clock) -> Offered:

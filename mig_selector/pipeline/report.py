@@ -17,20 +17,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mig_selector.arguments import all_keys
-from mig_selector.arrays import RowLabels, Selection
+from mig_selector.arrays import LabelledPool, Propagation, Selection
 from mig_selector.graph.layout import lay_out
 from mig_selector.pipeline.request import Request
-from mig_selector.pipeline.stages import LabelGraph, Scores, information_inputs, measure_rows
+from mig_selector.pipeline.stages import LabelGraph, Offered, information_inputs, measure_rows
 from mig_selector.pipeline.texts import Texts
 from mig_selector.pipeline.tokens import line_bounds, read_lines
 from mig_selector.pool.conversation import read_turns
 from mig_selector.pool.entry import PoolEntry
-from mig_selector.pool.reading import Pool
 from mig_selector.report.comparison import MethodFigures
 from mig_selector.report.figures import build_curve, describe_categories, describe_labels, describe_numbers
 from mig_selector.report.selection import ChosenRow, Curve, Distribution, Labels, SelectionReport, Training
 from mig_selector.report.writing import write_report
 from mig_selector.selection.greedy import information_added, select_rows
+from mig_selector.selection.objective import Objective
 from mig_selector.store.subsets import SELECTION_TABLE
 
 
@@ -71,10 +71,7 @@ class Selected:
     """A finished selection, and all that the run knows of its pool."""
 
     request: Request
-    pool: Pool
-    labels: RowLabels | None
-    scores: Scores | None
-    graph: LabelGraph | None
+    offered: Offered
     selection: Selection
     """The chosen rows, as kept indices."""
     folder: Path
@@ -86,9 +83,14 @@ class Selected:
         return self.selection.rows
 
     @property
+    def information_inputs(self) -> tuple[LabelledPool, Propagation, Objective] | None:
+        """What E is computed from; None where there is no label graph, or no scores."""
+        return information_inputs(self.request, self.offered.labels, self.offered.scores, self.offered.graph)
+
+    @property
     def num_kept(self) -> int:
         """N."""
-        return len(self.pool.pool_indices)
+        return len(self.offered.pool.pool_indices)
 
     def figures(self, name: str, rows: NDArray[np.int64], **known: Any) -> MethodFigures:
         """Measure some rows as a comparison does; `known` are the other figures."""
@@ -97,7 +99,7 @@ class Selected:
             rows=len(rows),
             seconds=None,
             memory_bytes=None,
-            **measure_rows(rows, self.request, self.labels, self.scores, self.graph),
+            **measure_rows(rows, self.request, self.offered.labels, self.offered.scores, self.offered.graph),
             sources=self.rows_by_dataset(rows),
             folder="",
             **{"tokens": None, **known},
@@ -108,7 +110,7 @@ class Selected:
         names = [entry.name for entry in self.request.entries]
         if len(names) == 1:
             return {names[0]: len(rows)}
-        entries = np.array(self.pool.source_entry_indices)[self.pool.locate(rows)[0]]
+        entries = np.array(self.offered.pool.source_entry_indices)[self.offered.pool.locate(rows)[0]]
         counts = np.bincount(entries, minlength=len(names)).tolist()
         return {name: count for name, count in zip(names, counts, strict=True) if count}
 
@@ -185,7 +187,9 @@ def _curve(selected: Selected, effort: Effort, pool_information: float | None) -
 
     What MIG would choose beyond the budget is found by choosing from the beginning: the choice is nested.
     """
-    known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
+    known = information_inputs(
+        selected.request, selected.offered.labels, selected.offered.scores, selected.offered.graph
+    )
     if known is None or pool_information is None:
         return None
     pool, propagation, objective = known
@@ -199,12 +203,12 @@ def _curve(selected: Selected, effort: Effort, pool_information: float | None) -
 
 def _texts(selected: Selected, effort: Effort) -> Texts | None:
     """Measure texts; None where reading single rows would take too long."""
-    sources = selected.pool.sources
+    sources = selected.offered.pool.sources
     if sum(source.size for source in sources if not source.can_seek) > effort.unordered_bytes:
         return None
     size = max(sum(source.size for source in sources), 1)
     most = min(effort.rows, max(_FEWEST_ROWS, effort.row_bytes * selected.num_kept // size))
-    return Texts.read(selected.request, selected.pool, selected.rows, most)
+    return Texts.read(selected.request, selected.offered.pool, selected.rows, most)
 
 
 def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFigures]:
@@ -212,8 +216,8 @@ def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFi
     budget, num_kept = len(selected.rows), selected.num_kept
     drawn = np.random.default_rng(_SEED).choice(num_kept, budget, replace=False)
     yield selected.figures("random", drawn)
-    if selected.scores is not None:
-        yield selected.figures("top score", _best(selected.scores.final, budget))
+    if selected.offered.scores is not None:
+        yield selected.figures("top score", _best(selected.offered.scores.final, budget))
     if texts is not None and len(texts.in_pool) == num_kept:
         yield selected.figures("longest replies", _best(texts.lengths, budget), note="by characters")
 
@@ -241,7 +245,7 @@ def _training(request: Request, rows: int, processes: int | None) -> Training | 
 
 def _labels(selected: Selected) -> Labels | None:
     """Describe the labels, and lay out the frequent ones if their vectors are known."""
-    labels, graph = selected.labels, selected.graph
+    labels, graph = selected.offered.labels, selected.offered.graph
     if labels is None:
         return None
     mapped = graph.frequent if graph else np.zeros(0, np.int64)
@@ -267,7 +271,7 @@ def _edges(graph: LabelGraph, mapped: NDArray[np.int64]) -> list[tuple[int, int]
 
 def _known_distributions(selected: Selected) -> Iterator[Distribution]:
     """Yield the distributions of what is known of all rows."""
-    rows, scores, labels = selected.rows, selected.scores, selected.labels
+    rows, scores, labels = selected.rows, selected.offered.scores, selected.offered.labels
     if scores is not None:
         yield describe_numbers("score", "score", scores.scaled, scores.scaled[rows])
     if labels is not None:
@@ -303,7 +307,9 @@ def _chosen_rows(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -
 
 def _receipts(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -> Iterator[dict[str, Any]]:
     """Yield what earned each of some chosen rows its place, and which row lost to it; nothing for other methods."""
-    known = information_inputs(selected.request, selected.labels, selected.scores, selected.graph)
+    known = information_inputs(
+        selected.request, selected.offered.labels, selected.offered.scores, selected.offered.graph
+    )
     if known is None or selected.manifest["method"] != "mig":
         yield from ({} for _ in ranks)
         return
@@ -315,7 +321,7 @@ def _receipts(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -> I
     for each in receipts(*known, selected.selection, ranks.tolist(), runner_ups=runner_ups):
         yield {
             "earned": [(names[part.label], part.share) for part in each.shares],
-            "runner_up": None if each.runner_up is None else int(selected.pool.pool_indices[each.runner_up]),
+            "runner_up": None if each.runner_up is None else int(selected.offered.pool.pool_indices[each.runner_up]),
             "runner_up_gain": each.runner_up_gain,
         }
 

@@ -43,7 +43,7 @@ def report_again(selection: StoredSelection, ranks: Ranks | None = None) -> list
         table = selection.table
         rows = np.searchsorted(offered.pool.pool_indices, table["row_index"].to_numpy())
         chosen = Selection(rows, table["gain"].to_numpy().astype(np.float64))
-        selected = Selected(request, *offered[:4], chosen, selection.folder, selection.manifest)
+        selected = Selected(request, offered, chosen, selection.folder, selection.manifest)
         made = replace(build_report(selected, ON_REQUEST), training=_known_training(selection))
         return [str(path) for path in (*write_report(selection.folder, made), *write_pictures(selection.folder, made))]
 

@@ -113,6 +113,20 @@ class LabelGraph:
 
 
 @dataclass(frozen=True)
+class Offered:
+    """What a method chooses from, and what is known of it. What it does not need is None."""
+
+    pool: Pool
+    labels: RowLabels | None
+    scores: Scores | None
+    graph: LabelGraph | None
+    tokens: RowTokens | None
+    """None where rows are counted."""
+    health: dict[str, Any] | None
+    """The figures of the annotations that the run made; None where the pool has all of them."""
+
+
+@dataclass(frozen=True)
 class Chosen:
     """Rows chosen for one budget, and what is known of the choice."""
 
@@ -396,14 +410,13 @@ def _copy_to_mapped_file(
     return kept
 
 
-def compile_method(
-    request: Request, labels: RowLabels | None, scores: Scores | None, graph: LabelGraph | None
-) -> None:
+def compile_method(request: Request, offered: Offered) -> None:
     """Let a compiled method choose one of a few rows, so that the time of the choice is that of the choice alone.
 
     numba compiles for the types of its arguments, or loads what it has kept for them; whether an array may be written
     to is part of its type.
     """
+    labels, scores, graph = offered.labels, offered.scores, offered.graph
     method = request.needs.method
     if not method.declaration.is_compiled:
         return
@@ -434,20 +447,15 @@ def _repeat_first_row(labels: RowLabels) -> RowLabels:
 
 
 def choose(
-    request: Request,
-    pool: Pool,
-    tokens: RowTokens | None,
-    labels: RowLabels | None,
-    scores: Scores | None,
-    graph: LabelGraph | None,
-    vectors: NDArray[np.floating[Any]] | None,
-    clock: Clock,
+    request: Request, offered: Offered, vectors: NDArray[np.floating[Any]] | None, clock: Clock
 ) -> list[Chosen]:
     """Choose rows for each budget.
 
     Raises:
         ArgumentError: The method cannot choose that many.
     """
+    pool, labels, scores, graph = offered.pool, offered.labels, offered.scores, offered.graph
+    tokens = offered.tokens
     needs, rows, budgets = request.needs, KeptRows(request, pool), resolve_budgets(request, pool)
     candidates = Candidates(
         len(rows),

@@ -107,9 +107,9 @@ def _changed_versions(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _changed_rows(selection: StoredSelection, request: Request, crew: Crew, folder: Path) -> list[str]:
     """Select again, and say what of the rows and files differs."""
     clock = Clock()
-    pool, labels, scores, graph, tokens, _ = offer(request, crew, clock)
-    [chosen] = choose(request, pool, tokens, labels, scores, graph, embed(pool, request, crew), clock)
-    written = write_files(request, pool, labels, scores, chosen, folder)
+    offered = offer(request, crew, clock)
+    [chosen] = choose(request, offered, embed(offered.pool, request, crew), clock)
+    written = write_files(request, offered, chosen, folder)
     changes = _changed_columns(selection.table, StoredSelection(folder, {}).table)
     for name, digest in selection.manifest["files"].items():
         # The table has been compared by its values: another version of pyarrow may write them as other bytes.

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import KEPT_COLUMNS
-from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.pipeline.evaluation import count_shared_rows
 from mig_selector.pipeline.names import pool_part
 from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
-from mig_selector.pipeline.stages import Chosen, LabelGraph, Scores
+from mig_selector.pipeline.stages import Chosen, Offered
 from mig_selector.pipeline.tokens import describe_tokens
 from mig_selector.pipeline.validation import draw_validation_rows
 from mig_selector.pool.reading import Pool
@@ -34,9 +33,7 @@ _PACKAGES = (
 )
 
 
-def write_files(
-    request: Request, pool: Pool, labels: RowLabels | None, scores: Scores | None, chosen: Chosen, folder: Path
-) -> dict[str, Any]:
+def write_files(request: Request, offered: Offered, chosen: Chosen, folder: Path) -> dict[str, Any]:
     """Write the subset files and selection.parquet.
 
     Returns:
@@ -46,7 +43,7 @@ def write_files(
     Raises:
         PoolError: A pool file was changed meanwhile.
     """
-    rows = chosen.selection.rows
+    pool, labels, scores, rows = offered.pool, offered.labels, offered.scores, chosen.selection.rows
     chosen_labels = None if labels is None else [labels.of_row(row) for row in rows]
     chosen_scores = None if scores is None else scores.scaled[rows]
     known = {"labels": chosen_labels, "score": None if chosen_scores is None else chosen_scores.tolist()}
@@ -128,11 +125,7 @@ def _write_subsets(
 def write_manifest(
     request: Request,
     fingerprint: str,
-    pool: Pool,
-    health: dict[str, Any] | None,
-    labels: RowLabels | None,
-    scores: Scores | None,
-    graph: LabelGraph | None,
+    offered: Offered,
     chosen: Chosen,
     written: dict[str, Any],
     tokens: dict[str, Any] | None,
@@ -144,6 +137,7 @@ def write_manifest(
     It is written last: a folder without it is not a subset.
     """
     models, rows = request.models, chosen.selection.rows
+    labels, scores, graph = offered.labels, offered.scores, offered.graph
     manifest = {
         "fingerprint": fingerprint,
         "dataset_name": request.entry_name(fingerprint, chosen.budget),
@@ -161,8 +155,8 @@ def write_manifest(
         "mean_score": None if scores is None else float(np.mean(scores.scaled[rows])),
         "pool_mean_score": None if scores is None else float(np.mean(scores.scaled)),
         "edges": None if graph is None else graph.num_edges,
-        "rows": vars(pool.report),
-        "annotation": health,
+        "rows": vars(offered.pool.report),
+        "annotation": offered.health,
         "tokens": tokens,
         "token_budget": _describe_token_budget(request, fingerprint, chosen),
         **written,

@@ -223,7 +223,7 @@ def test_rows_on_disk_need_no_more_space(path, monkeypatch):
     first.append(np.ones((20_000, 3), np.float32))
     with monkeypatch.context() as full:
         full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100_000))
-        with pytest.raises(ArgumentError, match="100000 bytes free"):
+        with pytest.raises(ArgumentError, match="100,000 bytes free, but 40,000 rows"):
             MatrixFile(path, 40_000).begin(3)
     first.append(np.ones((20_000, 3), np.float32))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))

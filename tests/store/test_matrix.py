@@ -3,6 +3,7 @@ import os
 import random
 import re
 import signal
+import stat
 import time
 from types import SimpleNamespace
 
@@ -57,6 +58,15 @@ def test_rows_on_disk_are_not_asked_for_again(path):
     assert state == {"rows": 8, "num_rows": 20, "width": 3, "checksums": [checksum]}
     assert fill(MatrixFile(path, 20), ROWS) == 8
     assert np.array_equal(np.load(path), ROWS)
+
+
+def test_only_this_user_may_write_to_a_matrix_whatever_the_umask(path):
+    before = os.umask(0)
+    try:
+        fill(MatrixFile(path, 20), ROWS)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_rows_that_the_state_does_not_count_are_written_again(path):
@@ -208,11 +218,16 @@ def test_a_disk_without_space_is_an_error_before_the_work(path, monkeypatch):
 
 
 def test_rows_on_disk_need_no_more_space(path, monkeypatch):
-    first = MatrixFile(path, 4_000)
+    first = MatrixFile(path, 40_000)
     first.begin(3)
-    first.append(np.zeros((4_000, 3), np.float32))
+    first.append(np.ones((20_000, 3), np.float32))
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100_000))
+        with pytest.raises(ArgumentError, match="100,000 bytes free, but 40,000 rows"):
+            MatrixFile(path, 40_000).begin(3)
+    first.append(np.ones((20_000, 3), np.float32))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
-    assert MatrixFile(path, 4_000).begin(3) == 4_000
+    assert MatrixFile(path, 40_000).begin(3) == 40_000
 
 
 def test_a_full_disk_names_the_file(path, monkeypatch):
@@ -235,6 +250,8 @@ def test_rows_that_do_not_fit_are_a_value_error(path):
         ValueError, match=r"float64 rows of shape \(20, 3\) cannot be appended to 0 of 20 rows of width 3"
     ):
         matrix.append(ROWS.astype(np.float64))
+    with pytest.raises(ValueError, match="int32 rows"):
+        matrix.append(ROWS.astype(np.int32))
     with pytest.raises(ValueError, match=r"shape \(20, 2\)"):
         matrix.append(ROWS[:, :2])
     matrix.append(ROWS[:16])

@@ -204,13 +204,15 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                         staging,
                     )
                     publish(staging, folder)
+        reported = []
         if request.arguments.mig_report == "html":
             with clock.stage("reporting"):
                 selected = Selected(request, pool, labels, scores, graph, chosen.selection, folder, manifest)
-                report_run(selected, processes)
+                reported = report_run(selected, processes)
         summary = [
             *summarise(request, pool, chosen, manifest.get("tokens"), clock.seconds),
             *_warn_of_eval(request, fingerprint, manifest, folder),
+            *reported,
         ]
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished

@@ -82,6 +82,7 @@ def bins_of(found, key, side):
 
 def test_the_figures_are_those_of_the_rows(place):
     outcome = select(place)
+    assert f"report: {outcome.folder}/report.html" in outcome.summary
     found, rows, matrix = report_of(outcome), place.rows, matrix_of(place)
     order = pq.read_table(Path(outcome.folder) / "selection.parquet")["row_index"].to_pylist()
     chosen = [rows[row] for row in order]
@@ -241,6 +242,7 @@ def test_a_report_that_fails_is_logged_and_nothing_else(place, monkeypatch, capl
         outcome = select(place)
     assert (Path(outcome.folder) / "selected.jsonl").exists()
     assert not (Path(outcome.folder) / "report.html").exists()
+    assert not any(line.startswith("report") for line in outcome.summary)
     assert [type(error).__name__ in record.message for record in caplog.records if "no report" in record.message]
 
 

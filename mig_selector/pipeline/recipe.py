@@ -193,12 +193,14 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                         request, fingerprint, offered, chosen, written, estimate, clock.seconds, staging
                     )
                     publish(staging, folder)
+        reported: list[str] = []
         if request.arguments.mig_report == "html":
             with clock.stage("reporting"):
-                report_run(Selected(request, offered, chosen.selection, folder, manifest), processes)
+                reported = report_run(Selected(request, offered, chosen.selection, folder, manifest), processes)
         summary = [
             *summarise(request, offered.pool, chosen, manifest.get("tokens"), clock.seconds),
             *_describe_evaluation(request, fingerprint, manifest, folder),
+            *reported,
         ]
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished

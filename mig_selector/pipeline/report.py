@@ -115,17 +115,22 @@ class Selected:
         return {name: count for name, count in zip(names, counts, strict=True) if count}
 
 
-def report_run(selected: Selected, processes: int | None) -> None:
+def report_run(selected: Selected, processes: int | None) -> list[str]:
     """Write the report of a selection that a run has just made; what goes wrong is logged and ends nothing.
 
     Args:
         selected: The selection.
         processes: Processes that train on it; None if no training follows.
+
+    Returns:
+        Where the report is, for the summary; nothing if it failed.
     """
     try:
-        write_report(selected.folder, build_report(selected, IN_RUN, processes))
+        *_, page = write_report(selected.folder, build_report(selected, IN_RUN, processes))
     except Exception as error:  # noqa: BLE001  the rows are selected: whatever it is, it must not end a training
         logger.warning("no report of %s was written (%s: %s)", selected.folder, type(error).__name__, error)
+        return []
+    return [f"report: {page}"]
 
 
 def build_report(selected: Selected, effort: Effort, processes: int | None = None) -> SelectionReport:

@@ -35,6 +35,9 @@ _QUESTION_COLUMNS = 160
 _LABEL_COLUMNS, _SHORT_LABEL_COLUMNS = 60, 24
 _SHOWN_SOURCES = 200
 """More are only counted: in some pools every row has a source of its own."""
+_SHOWN_LABELS = 20
+"""Of a chosen row."""
+_SHOWN_FILES = 100
 _NAMED_SOURCES = 3
 """Sources that the first sentence of a report names."""
 _COSTS = frozenset({"seconds", "memory_bytes"})
@@ -79,6 +82,7 @@ def build_report_page(report: SelectionReport) -> str:
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         report=report,
+        shown_labels=_SHOWN_LABELS,
         columns=[column for column in COLUMNS if column.key not in _COSTS and column.value(this) is not None],
         sources=list(_largest_sources(report)),
         information_share=curve and curve.at_shares["100%"].information / (curve.pool_information or 1),
@@ -90,7 +94,7 @@ def build_report_page(report: SelectionReport) -> str:
         annotation=list(_in_words(report.annotation or {})),
         settings=[
             *_pairs(report.settings),
-            *((f"{file['dataset']}: {file['file']}", f"sha256 {file['sha256']}") for file in report.files),
+            *_files(report),
             *_pairs(report.versions),
         ],
     )
@@ -133,6 +137,14 @@ def _on_one_line(text: str, width: int) -> str:
 def _pairs(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _files(report: SelectionReport) -> Iterator[tuple[str, str]]:
+    """Yield name and hash of each file of the pool, as far as there is room."""
+    for file in report.files[:_SHOWN_FILES]:
+        yield f"{file['dataset']}: {file['file']}", f"sha256 {file['sha256']}"
+    if others := len(report.files[_SHOWN_FILES:]):
+        yield f"{others:,} more files", "in manifest.json"
 
 
 def _in_words(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -146,11 +146,18 @@ def test_hostile_text_stays_text():
 
 
 def test_a_page_with_as_much_as_there_can_be_is_below_3_mb():
-    rows = [chosen_row(rank, question="&'\u202e" * 166, answer="\U0001f642" * 500) for rank in range(100)]
+    earned = [("'\u202e" * 10_000, 1e-3)] * 1_000
+    rows = [
+        chosen_row(rank, question="&'\u202e" * 166, answer="\U0001f642" * 500, earned=earned) for rank in range(100)
+    ]
     label = replace(REPORT.labels.map[0], count=replace(REPORT.labels.map[0].count, name="'\u202e" * 10_000))
     labels = replace(REPORT.labels, map=[label] * 400, edges=[(0, 1)] * 5_000)
-    html = build_report_page(replace(REPORT, first_rows=rows, sampled_rows=rows, labels=labels))
+    html = build_report_page(
+        replace(REPORT, first_rows=rows, sampled_rows=rows, labels=labels, files=REPORT.files * 9_999)
+    )
     assert 500_000 < len(html.encode()) < 3_000_000
+    assert "and 980 more" in html
+    assert "9,899 more files" in html
 
 
 def test_the_files_say_the_same_as_the_report_and_are_the_same_again(tmp_path):

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from annotation.test_taggers import naive_nearest
-from support import LABELS, make_raw_rows, write_lines
+from support import LABELS, ROOT, make_raw_rows, run_command, write_lines
 
 from mig_selector import select as select_from
+from mig_selector.annotation.sidecar import hash_row
 from mig_selector.cli import main
 from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
 from mig_selector.pipeline.annotate_pool import annotate_pool
@@ -488,3 +489,28 @@ def test_bare_rows_in_memory_are_selected_from(word_encoder):
     subset = select_from(rows, num_samples=5, tagger="vocabulary", tagger_model=word_encoder, label_min_similarity=-1)
     assert [subset.dataset[rank] for rank in range(5)] == [rows[index] for index in subset.indices]
     assert subset.manifest["annotation"]["labels"]["per_row"] == 4
+
+
+def test_the_manual_hashes_rows_as_we_do():
+    manual = (ROOT / "yaml_configs" / "README.md").read_text(encoding="utf-8")
+    [example] = [text for text in re.findall(r"```python\n(.*?)```", manual, re.DOTALL) if "def row_hash" in text]
+    names = {}
+    exec(example, names)
+    for row in [*make_raw_rows(5), {"instruction": "é \n", "input": None, "output": "b", "other": 1}]:
+        assert names["row_hash"](row) == hash_row(row, ["instruction", "input", "output"])
+
+
+def test_the_agreement_of_labels_with_a_column_is_measured(tmp_path):
+    kinds = ["code", "code", "code", "cook", "cook", "cook"]
+    labels = [["a", "x"], ["a", "x"], ["b", "x"], ["c", "x"], ["c", "x"], ["a"]]
+    rows = [{"source": [kind], "mig_labels": own} for kind, own in zip(kinds, labels, strict=True)]
+    write_lines(tmp_path / "annotated.jsonl", rows)
+    done = run_command("python", ROOT / "scripts" / "bench" / "labels.py", tmp_path / "annotated.jsonl")
+    assert done.returncode == 0, done.stderr
+    _, first, second = (line.split() for line in done.stdout.splitlines())
+    assert first[:3] == ["1", "6", "3"]
+    assert float(first[4]) == pytest.approx(5 / 6, abs=5e-4)  # a: 2 of 3, b: 1, c: 2
+    # H(kind) = 1 bit; given the label only a leaves a doubt, of H(2/3) bits in half of the rows.
+    doubt, of_labels = 0.918296 / 2, 1.459148
+    assert float(first[3]) == pytest.approx((1 - doubt) / ((1 + of_labels) / 2), abs=5e-4)
+    assert second[:5] == ["2", "5", "1", "0.000", "0.600"]

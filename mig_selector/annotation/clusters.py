@@ -103,7 +103,8 @@ class _Words:
         """Name each cluster by the terms that set it apart, so that all names differ.
 
         The weight of a term (class TF-IDF) is its share of the cluster's terms, times the logarithm of how much more
-        frequent it is there than among all questions: words that every cluster uses weigh nothing.
+        frequent it is there than among all questions, times the logarithm of how few of all questions have it: words
+        that every cluster or every question uses weigh nothing.
 
         Args:
             clusters: The cluster of each question. Shape (n,).
@@ -131,7 +132,8 @@ class _Words:
         everywhere = np.asarray(self._has_term.sum(axis=0)).ravel().astype(np.float64)
         known = np.flatnonzero(inside)
         share = inside[known] / inside.sum()
-        weights = share * np.log(share / (everywhere[known] / everywhere.sum()))
+        rarity = np.log(self._has_term.shape[0] / everywhere[known])
+        weights = share * np.log(share / (everywhere[known] / everywhere.sum())) * rarity
         # Of a pool that is one cluster all weights are 0; then the most frequent terms name it.
         order = np.lexsort((-inside[known], -np.round(weights, 12)))
         return [self._terms[term] for term in known[order[: 2 * _TERMS]].tolist()]

@@ -92,7 +92,9 @@ def test_the_terms_of_a_cluster_are_weighed_as_the_page_says():
         everywhere = {term: sum(term in terms for terms in has_term) for term in set().union(*has_term)}
         share = {term: number / sum(count.values()) for term, number in count.items()}
         weight = {
-            term: share[term] * np.log(share[term] * sum(everywhere.values()) / everywhere[term]) for term in share
+            term: share[term] * np.log(share[term] * sum(everywhere.values()) / number) * np.log(5 / number)
+            for term, number in everywhere.items()
+            if term in share
         }
         expected.append(
             " / ".join(sorted(weight, key=lambda term: (-round(weight[term], 12), -count[term], term))[:3])

@@ -67,7 +67,10 @@ _INPUTS_PER_CACHE = 50
 _COLUMNS = ("instruction", "output", "labels", "score", "meta", "annotation")
 _MEMORY = Path("/dev/shm")
 """The fastest folder for files; if it does not exist, the default folder of temporary files is used."""
-_NOTHING_KEPT = ("none of the ", "has JSON objects over several lines", "is one JSON object with the rows in")
+_NOTHING_KEPT = (
+    *("none of the ", " is in UTF-"),
+    *("has JSON objects over several lines", "is one JSON object with the rows in"),
+)
 _DAMAGED = "the metadata of a column are damaged"
 """The naive reader does not look at them."""
 _NO_ROWS = ("holds no rows", "is empty")

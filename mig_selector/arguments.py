@@ -335,7 +335,7 @@ def own_keys() -> dict[str, Key]:
 def all_keys() -> dict[str, Key]:
     """Return every key of the product by name: those above, those of annotation and scores, those of methods."""
     annotation = keys_of_fields(AnnotationSettings, {"mig_tagger": "Rows without labels or scores"})
-    scores = keys_of_fields(ScoreSettings, {"mig_deita_turns": "Scores"})
+    scores = keys_of_fields(ScoreSettings, {"mig_score_scale": "Scores"})
     return {**own_keys(), **annotation, **scores, **keys_of_methods()}
 
 

@@ -167,7 +167,8 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
     )
     annotation = _annotation(arguments, host, method, score, needs_labels=needs_labels)
     if annotation is not None and annotation.gives_scores:
-        score = Score(annotation.scorer.name if annotation.scorer else "sidecar")
+        name = annotation.scorer.name if annotation.scorer else "sidecar"
+        score = Score(name, scale=arguments["mig_score_scale"])
     embeds_labels = "propagation" in method.declaration.needs and arguments.mig_label_embeddings is None
     is_known = {"labels": needs_labels, "score": score is not None, "id": True}
     for each in arguments.kept:
@@ -236,6 +237,7 @@ def _annotation(
     scorer = None
     if gives_scores and (name is not None or given is None):
         scorer = find_score(name or "constant", settings, turns="mean", default_tokenizer=host.model_name_or_path)
+        scorer = replace(scorer, scale="none")  # scores are kept as they are, and scaled when rows are chosen
         if scorer.stored.paths:
             raise ArgumentError(
                 f"mig_scorer: {name} is computed by a language model; set mig_ifd_model (gpt2, for example)."

@@ -97,6 +97,12 @@ class Checks:
             entries = _read_json(file)
             if entries is None or not all(Path(entry["file_name"]).is_file() for entry in entries.values()):
                 yield f"{file} is not valid JSON, or names a file that does not exist"
+        elif name.name == "report.json":  # it and the page say when and where the run was made
+            if _read_json(file) is None:
+                yield f"{file} is not valid JSON"
+        elif name.name == "report.html":
+            if not file.read_bytes().rstrip().endswith(b"</html>"):
+                yield f"{file} is not a whole page"
         elif not (reference.folder / name).exists():
             yield f"{file} is not among the files of an undisturbed run"
         elif file.read_bytes() != (reference.folder / name).read_bytes():

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mig_selector.arguments import parse_arguments
 from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.integration.config import TOKENIZING_KEYS
 from mig_selector.integration.dataset_info import resolve_entry
 from mig_selector.pipeline.deliver import Outcome
 from mig_selector.pipeline.recipe import run_selection
@@ -25,7 +26,7 @@ from mig_selector.store.files import read_json, whole_file, write_json
 from mig_selector.store.subsets import MANIFEST
 
 
-_HOST_KEYS = frozenset({"model_name_or_path", "media_dir", "stage", "hf_hub_token", "ms_hub_token"})
+_HOST_KEYS = frozenset({"model_name_or_path", "media_dir", "stage", "hf_hub_token", "ms_hub_token", *TOKENIZING_KEYS})
 _ROLE_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -83,7 +84,7 @@ class Subset:
 def select(
     pool: str | Path | Iterable[Mapping[str, Any]],
     *,
-    num_samples: int | float,
+    num_samples: int | float | None = None,
     method: str | Callable[..., Any] = "mig",
     dataset_dir: str | Path | None = None,
     formatting: str | None = None,
@@ -96,7 +97,7 @@ def select(
     Args:
         pool: A file or a folder of files, a list of dictionaries, or a `datasets.Dataset`; or the name of a dataset in
             the ``dataset_info.json`` of `dataset_dir`.
-        num_samples: Rows to choose, or a share of the pool in (0, 1).
+        num_samples: Rows to choose, or a share of the pool in (0, 1); or set ``num_tokens``.
         method: A name as ``mig_method`` takes it, or a function with the decorator `mig_selector.method`.
         dataset_dir: The folder of ``dataset_info.json``, where `pool` is a name.
         formatting: As in dataset_info.json (alpaca, sharegpt, openai), where `pool` is not a name; guessed from the
@@ -104,7 +105,8 @@ def select(
         columns: As in dataset_info.json.
         tags: As in dataset_info.json.
         settings: Any other ``mig_*`` key, with or without its prefix: ``embedding_model=...``, ``score="rating"``; and
-            LLaMA-Factory's ``stage``, ``model_name_or_path``, ``media_dir`` and tokens.
+            LLaMA-Factory's ``stage``, ``model_name_or_path``, ``template``, ``cutoff_len``, ``media_dir`` and others
+            that decide how rows are tokenized.
 
     Returns:
         The chosen rows. A second call with the same pool and settings computes nothing.
@@ -112,9 +114,12 @@ def select(
     Raises:
         MigSelectorError: Something that the caller can fix; the message says what.
     """
-    keys: dict[str, Any] = {"mig_num_samples": num_samples, "mig_method": method}
+    keys: dict[str, Any] = {"mig_num_samples": _plain(num_samples), "mig_method": method}
     for name, value in settings.items():
-        keys[name if name in _HOST_KEYS or name.startswith(PREFIX) else f"{PREFIX}{name}"] = _plain(value)
+        key = name if name in _HOST_KEYS or name.startswith(PREFIX) else f"{PREFIX}{name}"
+        if key == "mig_num_samples" and num_samples is not None:
+            raise ArgumentError("num_samples and mig_num_samples are both given; leave one of the two out.")
+        keys[key] = _plain(value)
     arguments = parse_arguments({key: value for key, value in keys.items() if key.startswith(PREFIX)}, training=True)
     if dataset_dir is not None:
         if not isinstance(pool, str):
@@ -141,7 +146,8 @@ def select(
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    """Return a path as text, and a number of numpy as one of Python."""
+    return str(value) if isinstance(value, Path) else value.item() if isinstance(value, np.generic) else value
 
 
 def _name(file: Path) -> str:
@@ -151,6 +157,11 @@ def _name(file: Path) -> str:
 
 def _write_rows(rows: Any, folder: Path) -> Path:
     """Write rows that are in memory to a file that is named by its content, so that they are indexed once."""
+    if not (isinstance(rows, Sequence) or hasattr(rows, "_fingerprint")) or isinstance(rows, str | bytes):
+        raise ArgumentError(
+            f"pool: {type(rows).__name__} is not supported; give a path, a list of dictionaries or a datasets.Dataset "
+            "(datasets.Dataset.from_pandas makes one of a data frame)."
+        )
     if hasattr(rows, "to_parquet"):  # a datasets.Dataset keeps its own types
         file = folder / f"{hashlib.sha256(str(rows._fingerprint).encode()).hexdigest()[:32]}.parquet"
         if not file.exists():

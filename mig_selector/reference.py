@@ -76,7 +76,7 @@ def _by_group() -> list[tuple[str, list[Key]]]:
 
 def _default(key: Key, *, code: bool) -> str:
     if key.default == "":
-        return "required"
+        return "this or mig_num_tokens"
     if key.default is None:
         return "none"
     text = str(key.default).lower() if isinstance(key.default, bool) else str(key.default)

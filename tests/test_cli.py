@@ -114,7 +114,7 @@ def test_help_names_every_key(capsys):
         main(["select", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "mig_num_samples (required)" in text
+    assert "mig_num_samples (this or mig_num_tokens)" in text
     assert "mig_edge_threshold (default 0.9)" in text
 
 

@@ -76,7 +76,7 @@ class TestFaultsOnPurpose:
         assert any("the naive reader" in wrong for _, wrong in findings(fuzz, tmp_path))
 
     def test_a_bad_row_that_is_kept_is_found(self, fuzz, tmp_path, monkeypatch):
-        monkeypatch.setattr(judge, "_score_fault", lambda path, value, lowest: None)
+        monkeypatch.setattr(judge.RowJudge, "_number_fault", lambda self, path, value, lowest: None)
         assert findings(fuzz, tmp_path)
 
     def test_rows_that_do_not_add_up_are_found(self, fuzz, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.needs import DEFAULT_LABELS
-from mig_selector.pipeline.request import Request, resolve, warn_of_models
+from mig_selector.pipeline.request import Request, resolve, warn_of_settings
 from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.stages import read
 from mig_selector.pool.reading import Pool
@@ -73,7 +73,7 @@ def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str 
     copy = absolute_path(to, "--to") if to is not None else None
     if copy is not None and any(copy.resolve() == file.resolve() for file in _pool_files(request)):
         raise ArgumentError(f"--to: {copy} is a file of the pool, which is never changed; give another name.")
-    warn_of_models(request)
+    warn_of_settings(request)
     annotated = annotate(read(request), request, crew)
     if annotated.sidecar is None:
         raise ArgumentError(

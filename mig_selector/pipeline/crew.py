@@ -218,6 +218,6 @@ def in_plain_words(work: Callable[[], Result]) -> Result:
         return work()
     except OSError as error:
         raise RegistrationError(
-            f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. "
-            "Free some space or grant access, or set mig_output_dir or mig_cache_dir to another folder."
+            f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. Grant access to it; if it is in "
+            "the output folder or the cache, free some space, or give another one by mig_output_dir or mig_cache_dir."
         ) from error

@@ -22,7 +22,7 @@ from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_f
 from mig_selector.pipeline.evaluation import rows_in_eval
 from mig_selector.pipeline.lengths import count_row_tokens
 from mig_selector.pipeline.report import Selected, report_run
-from mig_selector.pipeline.request import Request, resolve, warn_of_models
+from mig_selector.pipeline.request import Request, resolve, warn_of_settings
 from mig_selector.pipeline.stages import (
     Clock,
     Offered,
@@ -208,7 +208,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
 
 def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
     """Read, score, label and link the rows: all that comes before their vectors and the choice."""
-    warn_of_models(request)
+    warn_of_settings(request)
     with clock.stage("reading"):
         pool = read(request)
     resolve_budgets(request, pool)  # a budget that is too large is known before a model runs

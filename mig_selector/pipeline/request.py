@@ -35,6 +35,8 @@ from mig_selector.store.subsets import FOLDER_DIGITS, find_subset, read_manifest
 ALGORITHM_VERSION = 2
 """Raised when the same settings would choose other rows than before, or when `_identity` changes."""
 
+_MEASURES = {"response_tokens": "the length of their responses", "ifd": "IFD"}
+"""What methods are named for that rank by these scores."""
 _FILES = ("mig_label_vocabulary", "mig_label_embeddings", "mig_row_embeddings")
 
 logger = logging.getLogger(__name__)
@@ -312,8 +314,16 @@ def _collecting(faults: list[MigSelectorError]) -> Iterator[None]:
         faults.append(error)
 
 
-def warn_of_models(request: Request) -> None:
-    """Say what is odd about models that may have to run, before the pool is read."""
+def warn_of_settings(request: Request) -> None:
+    """Say what is odd about scores, and about models that may have to run, before the pool is read."""
+    declared, score = request.needs.method.declaration.score, request.needs.score
+    if declared in _MEASURES and score is not None and score.name not in (declared, "constant"):
+        logger.warning(
+            "mig_score: %s ranks rows by %s and not by %s; leave mig_score out, or set mig_method: top_score",
+            request.needs.method.name,
+            score.name,
+            _MEASURES[declared],
+        )
     for key in ("mig_embedding_model", "mig_tagger_model"):
         encoder = request.models.get(key)
         if encoder is not None and (odd := describe_plain_model(encoder)):

@@ -420,7 +420,7 @@ def compile_method(request: Request, offered: Offered) -> None:
     method = request.needs.method
     if not method.declaration.is_compiled:
         return
-    logger.info("%s: compiling; later runs on this machine load what is compiled now", method.name)
+    logger.info("%s: compiling, or loading what an earlier run on this machine compiled", method.name)
     few = None if labels is None else _repeat_first_row(labels)
     values = None if scores is None else typed_like(scores.final, np.repeat(scores.final[:1], _TRIAL_ROWS))
     trial = Candidates(

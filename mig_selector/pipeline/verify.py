@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +23,10 @@ from mig_selector.pipeline.write import write_files
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import ContentHashes
 from mig_selector.store.subsets import SELECTION_TABLE
+
+
+_TOLERANCE = 1e-9
+"""Relative difference of numbers that count as equal."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +141,21 @@ def _changed_columns(then: pa.Table, now: pa.Table) -> list[str]:
 
 
 def _first_difference(then: pa.Table, now: pa.Table, column: str) -> int | None:
-    """Return the first rank at which two tables have another value; None if they are equal."""
+    """Return the first rank at which two tables have another value; None if they are equal.
+
+    An encoder's vectors depend in their last digits on the number of threads, and so do gains.
+    """
     if then[column].equals(now[column]):
         return None
+    is_float = pa.types.is_floating(then[column].type)
     pairs = zip(then[column].to_pylist(), now[column].to_pylist(), strict=False)
-    return next((rank for rank, (one, other) in enumerate(pairs) if one != other), min(len(then), len(now)))
+    are_equal = _are_close if is_float else operator.eq
+    rank = next((rank for rank, pair in enumerate(pairs) if not are_equal(*pair)), min(len(then), len(now)))
+    return None if rank == len(then) == len(now) else rank
+
+
+def _are_close(one: float | None, other: float | None) -> bool:
+    return one == other or (one is not None and other is not None and math.isclose(one, other, rel_tol=_TOLERANCE))
 
 
 def _at(table: pa.Table, rank: int) -> str:

@@ -211,7 +211,7 @@ def summarise(
         f"pool: {report.read:,} rows read, {lost}",
         f"chosen: {chosen.budget:,} of {report.kept:,} rows{by}{value}{without}{filled}",
         *_summarise_token_budget(chosen),
-        *([f"tokens: {describe_tokens(tokens, chosen.budget)}"] if tokens else []),
+        *([f"tokens: {describe_tokens(tokens, chosen.budget)}"] if tokens and chosen.tokens is None else []),
         f"seconds: {', '.join(f'{stage} {spent:.1f}' for stage, spent in seconds.items())}",
     ]
 

@@ -157,7 +157,8 @@ def read_pool(
         raise PoolError(
             f"none of the {report.read} rows of {', '.join(source.name for source in all_sources)} can be selected: "
             f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. "
-            "Check mig_labels, mig_score, and the columns and tags of the entry."
+            "Check mig_labels, mig_score, and the columns and tags of the entry; raw rows get labels by mig_tagger: "
+            "vocabulary."
         )
     return _assemble(all_sources, entry_indices, parts, report)
 

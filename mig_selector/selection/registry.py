@@ -184,9 +184,9 @@ def load_method(name: str | Callable[..., Any]) -> Method:
     module, _, attribute = path.rpartition(".")
     if not module:
         nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}" if nearest else f"known: {', '.join(METHODS)}"
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(METHODS)}."
         raise ArgumentError(
-            f"mig_method: {name!r} is not a method; {hint}. Name a custom one as package.module.function."
+            f"mig_method: {name!r} is not a method; {hint} Name a custom one as package.module.function."
         )
     try:
         choose = getattr(importlib.import_module(module), attribute, None)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, needs_root
 
 import mig_selector.selection
 
@@ -116,7 +116,10 @@ class Planted:
         return print, ("planted code ran",)
 
 
-@pytest.mark.parametrize("how", ["writable for all", "of another user", "below a folder that is writable for all"])
+@pytest.mark.parametrize(
+    "how",
+    ["writable for all", pytest.param("of another user", marks=needs_root), "below a folder that is writable for all"],
+)
 def test_code_is_neither_read_from_nor_kept_in_a_folder_that_others_may_write(tmp_path, how):
     cache = tmp_path / "cache"
     _, path, _, _ = run(MIG_SELECTOR_CACHE=cache)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support import needs_root
 
 from mig_selector.store.folders import has_private_path, is_believed, is_private
 
@@ -21,6 +22,7 @@ def test_a_file_that_only_this_user_may_write_is_believed(file, mode):
     assert is_believed(file)
 
 
+@needs_root
 @pytest.mark.parametrize("mode", [0o666, 0o602, 0o660])
 def test_a_file_that_others_may_write_is_not_believed_and_is_named_once(file, caplog, mode):
     os.chown(file, os.geteuid(), 4242)
@@ -30,6 +32,7 @@ def test_a_file_that_others_may_write_is_not_believed_and_is_named_once(file, ca
     assert caplog.text.count(f"{file} is not used") == 1
 
 
+@needs_root
 def test_a_group_that_may_only_read_does_no_harm(file):
     os.chown(file, os.geteuid(), 4242)
     file.chmod(0o640)
@@ -46,6 +49,7 @@ def test_the_group_that_is_this_user_alone_may_write(file):
     assert is_believed(file)
 
 
+@needs_root
 def test_a_file_of_another_user_is_not_believed(file):
     os.chown(file, 4242, -1)
     file.chmod(0o600)
@@ -57,6 +61,7 @@ def test_a_file_of_root_is_believed(monkeypatch):
     assert is_private(Path("/etc").stat())
 
 
+@needs_root
 def test_where_a_cache_is_shared_on_purpose_only_arrays_of_others_are_believed(file, monkeypatch):
     os.chown(file, 4242, -1)
     assert not is_believed(file, is_array=True)

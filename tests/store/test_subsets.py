@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+from support import needs_root
 
 from mig_selector.store.hashing import ContentHashes
 from mig_selector.store.subsets import (
@@ -166,7 +167,7 @@ def test_a_subset_that_others_may_write_is_not_found(tmp_path, hashes, caplog):
     assert "selected.jsonl is not used" in caplog.text
 
 
-@pytest.mark.parametrize("whose", ["another user's", "writable for all"])
+@pytest.mark.parametrize("whose", [pytest.param("another user's", marks=needs_root), "writable for all"])
 def test_a_planted_record_leads_nowhere(tmp_path, hashes, whose):
     folder = make_subset(tmp_path / "elsewhere" / "anything", hashes)
     remember_subset(FINGERPRINT, folder, tmp_path / "cache")

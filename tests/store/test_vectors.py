@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import needs_root
 
 from mig_selector.store.vectors import VectorCache
 
@@ -87,6 +88,7 @@ def test_vectors_of_another_encoder_do_not_become_this_ones(tmp_path):
     assert VectorCache(tmp_path, "b" * 64).read(["x"]) == {}
 
 
+@needs_root
 def test_vectors_of_another_user_are_not_believed(tmp_path, caplog):
     cache = VectorCache(tmp_path, "a" * 64)
     cache.write(["x"], VECTORS[:1])

@@ -53,6 +53,7 @@ def test_without_a_terminal_a_line_is_logged_after_ten_percent_or_ten_seconds(ca
     assert lines_of_progress(caplog, 0.01, [10] * 100) == ["1,000 rows"]  # quick work is one line
 
 
+@pytest.mark.slow
 def test_without_a_terminal_nothing_is_redrawn(pool_of_60, command):
     done = command("mig-selector", "select", settings=pool_of_60.settings())
     assert done.returncode == 0, done.stderr

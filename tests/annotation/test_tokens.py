@@ -25,6 +25,7 @@ def test_there_may_be_no_texts(minilm):
     assert count_tokens([], minilm, "mig_tokenizer").shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["no/such-model", "/nowhere/tokenizer"])
 def test_a_tokenizer_that_is_nowhere_is_named_with_its_key(model):
     with pytest.raises(ArgumentError, match=f"mig_tokenizer: '{model}' cannot be loaded"):

@@ -65,6 +65,7 @@ def labels_and_vectors(request, minilm, tmp_path):
         return file["labels"][:64].tolist(), file["embeddings"][:64].astype(np.float64)
 
 
+@pytest.mark.slow
 def test_vectors_are_those_that_others_made_of_the_same_labels(minilm, hashes, labels_and_vectors):
     labels, expected = labels_and_vectors
     assert len(labels) == 64

@@ -49,6 +49,7 @@ def token_vectors(folder, text, max_tokens=None):
         return model(**tokenizer(text, return_tensors="pt", **options)).last_hidden_state[0].numpy()
 
 
+@pytest.mark.slow
 def test_a_sentence_transformers_model_keeps_its_own_pooling(minilm, path):
     from sentence_transformers import SentenceTransformer
 
@@ -85,6 +86,7 @@ def test_longer_texts_are_truncated(tiny_llama, minilm, path):
     assert vectors[0] == pytest.approx(vectors[1], abs=1e-6), "the model's own limit of 256 tokens holds"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_where_it_stopped(minilm, path):
     whole = embed(minilm, path.with_name("whole.npy")).tobytes()
 

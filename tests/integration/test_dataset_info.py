@@ -433,6 +433,7 @@ def test_a_remote_dataset_dir_is_downloaded_and_has_no_file_to_write(info_file, 
     assert info.path is info.folder is None
 
 
+@pytest.mark.slow
 def test_a_remote_dataset_dir_that_cannot_be_downloaded_is_a_clear_error():
     with pytest.raises(PoolError, match=r"dataset_dir: dataset_info\.json of 'org/repo' cannot be downloaded"):
         read_dataset_info("REMOTE:org/repo", ["pool"])

@@ -53,7 +53,11 @@ def test_the_recipes_have_no_fault_but_models_that_are_not_here(monkeypatch):
         ({"finetuning_type": "loar"}, "finetuning_type: 'loar' is not allowed"),
         ({"template": "llama33"}, "template: 'llama33' is not a template of LLaMA-Factory; did you mean llama3?"),
         ({"model_name_or_path": "/no/model"}, "model_name_or_path: /no/model is not a folder on this machine."),
-        ({"model_name_or_path": "no-model"}, "model_name_or_path: 'no-model' is not a folder on this machine and was"),
+        pytest.param(
+            {"model_name_or_path": "no-model"},
+            "model_name_or_path: 'no-model' is not a folder on this machine and was",
+            marks=pytest.mark.slow,
+        ),
         ({"model_name_or_path": None}, "LLaMA-Factory: Please provide `model_name_or_path`."),
         ({"deepspeed": "/no/ds.json"}, "deepspeed: /no/ds.json is not a file."),
         ({"val_size": 0.1, "eval_dataset": "pool"}, "LLaMA-Factory: Cannot specify `val_size` if `eval_dataset`"),

@@ -282,6 +282,7 @@ def test_a_hub_entry_is_read_as_datasets_loads_it(tmp_path, write, name):
         read(entry_for(source), without)
 
 
+@pytest.mark.slow
 def test_a_hub_entry_that_cannot_be_loaded_is_a_clear_error(tmp_path):
     source = HubSource("hf", "organisation/nowhere", None, None, cache_dir=str(tmp_path / "cache"), token="hf_secret")
     with pytest.raises(PoolError, match="nowhere' cannot be loaded from its hub") as caught:

@@ -123,6 +123,7 @@ def same(left, right):
     return plain(*left) == plain(*right)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(
@@ -172,6 +173,7 @@ def test_several_labels_and_columns_with_dots_judged_together_are_judged_as_each
     assert same(found_in(path, judge), naive(rows, judge))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(

@@ -173,7 +173,7 @@ def test_a_node_without_space_ends_both_and_keeps_no_half_file(nodes):
     first, second = errors(run(nodes))
     assert first == second
     assert "cannot be used: File too large. " in first
-    assert "mig_output_dir or mig_cache_dir to another folder. (rank 1 on " in first
+    assert "give another one by mig_output_dir or mig_cache_dir. (rank 1 on " in first
     assert not [path for path in nodes[1].data.glob("mig_selections/**/*") if path.is_file()]
     nodes[1].options.clear()
     assert [code for code, _, _ in run(nodes)] == [0, 0]

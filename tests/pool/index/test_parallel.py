@@ -147,11 +147,21 @@ def state_of(process):
     return "(zombie)"
 
 
+_OTHERS = set()
+"""Processes that other tests have started, such as a browser."""
+
+
+@pytest.fixture(autouse=True)
+def know_others():
+    _OTHERS.clear()
+    _OTHERS.update(children())
+
+
 def children(parent=None):
-    """Processes that this one, or another, started and that have not ended."""
+    """Processes that this one, or another, started in this test and that have not ended."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, number = path.read_text().rpartition(")")[2].split()[:2]
             found |= {path.parent.name} if number == str(parent or os.getpid()) and state != "Z" else set()
-    return found
+    return found - _OTHERS

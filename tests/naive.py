@@ -105,22 +105,3 @@ def dense(matrix):
         span = slice(matrix.offsets[row], matrix.offsets[row + 1])
         full[row, matrix.columns[span]] = matrix.weights[span]
     return full
-
-
-def below(value, key):
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return [item.get(key) for item in value]
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def walk(row, *paths):
-    """What is at the first path that leads to something; the first keys of a path may be one column."""
-    for path in paths:
-        keys = path.split(".")
-        for level in range(1, len(keys) + 1):
-            value = row.get(".".join(keys[:level]))
-            for key in keys[level:]:
-                value = below(value, key)
-            if value is not None:
-                return value
-    return None

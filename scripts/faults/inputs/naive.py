@@ -67,7 +67,7 @@ def _verdict(record: Any, labels_path: str, score: str) -> Any:
     paths = [labels_path, *score_paths(score)]
     if not isinstance(record, dict):
         return _BAD
-    labels, *scores = [_walk(record, path) for path in paths]
+    labels, *scores = [walk(record, path) for path in paths]
     if _has_lone_surrogate([labels, *scores]):
         return _BAD
     labels = _labels_in(labels) if isinstance(labels, str) else labels
@@ -111,15 +111,16 @@ def score_paths(score: str) -> list[str]:
     return [] if score == "constant" else [score]
 
 
-def _walk(record: dict[str, Any], path: str) -> Any:
-    """Return what is at a path whose first keys may be the name of one column; None if nothing is."""
-    keys = path.split(".")
-    for level in range(1, len(keys) + 1):
-        value = record.get(".".join(keys[:level]))
-        for key in keys[level:]:
-            value = _below(value, key)
-        if value is not None:
-            return value
+def walk(record: dict[str, Any], *paths: str) -> Any:
+    """Return what is at the first path that leads to something; the first keys of a path may name one column."""
+    for path in paths:
+        keys = path.split(".")
+        for level in range(1, len(keys) + 1):
+            value = record.get(".".join(keys[:level]))
+            for key in keys[level:]:
+                value = _below(value, key)
+            if value is not None:
+                return value
     return None
 
 

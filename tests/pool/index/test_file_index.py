@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import walk
 from support import judge_of
 
+from faults.inputs.naive import walk
 from mig_selector.pool.formats import json_lines, row_source
 from mig_selector.pool.formats.json_lines import JsonLinesSource
 from mig_selector.pool.formats.parquet import ParquetSource

@@ -3,9 +3,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import walk
 from support import judge_of
 
+from faults.inputs.naive import walk
 from mig_selector.pool.entry import LocalSource, PoolEntry
 from mig_selector.pool.leaves.batch import holds_utf8
 from mig_selector.pool.leaves.decoder import LeafDecoder

@@ -60,6 +60,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(words)
     if hasattr(options, "settings"):
         options.settings = unknown
+        if not unknown and options.command != "train":  # LLaMA-Factory says what it needs
+            parser.error(f"{options.command}: give a YAML file, or --key value options")
     elif unknown:
         parser.error(f"{options.command}: unknown arguments: {' '.join(unknown)}")
     return options

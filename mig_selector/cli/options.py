@@ -1,12 +1,19 @@
-"""What several commands share: options, and how a result is printed."""
+"""What several commands share: options, the ranks that do the work, and how a result is printed."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mig_selector.errors import RegistrationError
+
+
+if TYPE_CHECKING:
+    from mig_selector.ranks.world import Ranks
 
 
 def add_dataset_dir(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +29,17 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         "selection", metavar="SELECTION", help="folder of a selection, or its name in dataset_info.json"
     )
     add_dataset_dir(parser)
+
+
+@contextlib.contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Log on rank 0, and yield all ranks; what the block prints goes to stderr, as stdout is for the result."""
+    from mig_selector.console import show_log
+    from mig_selector.ranks.world import connect
+
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
+    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+        yield ranks
 
 
 def print_result(*lines: str) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import sys
 from typing import Any
 
-from mig_selector.cli.options import add_selection
+from mig_selector.cli.options import add_selection, joined_ranks
 
 
 def add_commands(commands: Any) -> None:
@@ -23,14 +20,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from mig_selector.console import show_log
     from mig_selector.pipeline.report_again import report_again
     from mig_selector.pipeline.stored import find_selection
-    from mig_selector.ranks.world import connect
     from mig_selector.report.writing import PAGE
 
-    show_log(is_main=os.environ.get("RANK", "0") == "0")
-    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+    with joined_ranks() as ranks:
         selection = find_selection(options.selection, options.dataset_dir)
         files = report_again(selection, ranks)
     if ranks.is_main:

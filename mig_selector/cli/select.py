@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mig_selector.cli.options import print_result
+from mig_selector.cli.options import joined_ranks, print_result
 
 
 def add_commands(commands: Any) -> None:
@@ -32,7 +31,9 @@ def add_commands(commands: Any) -> None:
         "line of stdout is the folder, a dataset_dir with the subsets",
         " --methods NAME,NAME,... [--register]",
     )
-    compare.add_argument("--methods", metavar="NAME,NAME,...", help="methods to compare, as mig_method takes them")
+    compare.add_argument(
+        "--methods", required=True, metavar="NAME,NAME,...", help="methods to compare, as mig_method takes them"
+    )
     compare.add_argument("--register", action="store_true", help="name the subsets in your own dataset_info.json too")
 
     annotate = _add(
@@ -89,17 +90,11 @@ def _read_settings(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _select(options: argparse.Namespace) -> int:
-    from mig_selector.console import show_log
     from mig_selector.pipeline.recipe import run_selection
-    from mig_selector.ranks.world import connect
 
-    if not options.settings:
-        print("mig-selector select: give a YAML file, or --key value options", file=sys.stderr)
-        return 2
-    show_log(is_main=os.environ.get("RANK", "0") == "0")
     if options.dry_run:
         return _estimate(_read_settings(options.settings), selects=True)
-    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+    with joined_ranks() as ranks:
         outcomes = run_selection(_read_settings(options.settings), ranks)
     if ranks.is_local_main:
         print_result(*(outcome.folder for outcome in outcomes))
@@ -107,8 +102,10 @@ def _select(options: argparse.Namespace) -> int:
 
 
 def _estimate(settings: dict[str, Any], *, selects: bool) -> int:
+    from mig_selector.console import show_log
     from mig_selector.pipeline.dry_run import estimate
 
+    show_log(is_main=True)
     with contextlib.redirect_stdout(sys.stderr):
         lines = estimate(settings, selects=selects)
     print(*lines, sep="\n")
@@ -116,15 +113,9 @@ def _estimate(settings: dict[str, Any], *, selects: bool) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from mig_selector.console import show_log
     from mig_selector.pipeline.comparison import compare_methods
-    from mig_selector.ranks.world import connect
 
-    if options.methods is None or not options.settings:
-        print("mig-selector compare: give a YAML file and --methods mig,random,...", file=sys.stderr)
-        return 2
-    show_log(is_main=os.environ.get("RANK", "0") == "0")
-    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+    with joined_ranks() as ranks:
         names = [name.strip() for name in options.methods.split(",")]
         compared = compare_methods(_read_settings(options.settings), names, ranks, register=options.register)
     if ranks.is_main:
@@ -133,17 +124,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _annotate(options: argparse.Namespace) -> int:
-    from mig_selector.console import show_log
     from mig_selector.pipeline.annotate_pool import annotate_pool, settings_to_annotate
-    from mig_selector.ranks.world import connect
 
-    if not options.settings:
-        print("mig-selector annotate: give a YAML file, or --key value options", file=sys.stderr)
-        return 2
-    show_log(is_main=os.environ.get("RANK", "0") == "0")
     if options.dry_run:
         return _estimate(settings_to_annotate(_read_settings(options.settings)), selects=False)
-    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+    with joined_ranks() as ranks:
         sidecar = annotate_pool(_read_settings(options.settings), ranks, to=options.to)
     if ranks.is_main:
         print_result(str(sidecar))

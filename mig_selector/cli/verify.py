@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import sys
 from typing import Any
 
-from mig_selector.cli.options import add_selection
+from mig_selector.cli.options import add_selection, joined_ranks
 from mig_selector.console import printable
 
 
@@ -24,13 +21,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from mig_selector.console import show_log
     from mig_selector.pipeline.stored import find_selection
     from mig_selector.pipeline.verify import verify_selection
-    from mig_selector.ranks.world import connect
 
-    show_log(is_main=os.environ.get("RANK", "0") == "0")
-    with contextlib.redirect_stdout(sys.stderr), connect() as ranks:
+    with joined_ranks() as ranks:
         selection = find_selection(options.selection, options.dataset_dir)
         found = verify_selection(selection, ranks, use_cache=options.use_cache)
     if ranks.is_main:

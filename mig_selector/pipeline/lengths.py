@@ -46,7 +46,7 @@ def count_row_tokens(request: Request, pool: Pool) -> RowTokens | None:
         return None
     model = request.models["model_name_or_path"]
     rows = KeptRows(request, pool)
-    path = rows.cache_path("row_tokens", request.tokenizing, model)
+    path = rows.cache_path("row_tokens", request.identity["tokens"], model)
     path.parent.mkdir(parents=True, exist_ok=True)
     matrix = MatrixFile(path, len(rows))
     with matrix.locked():

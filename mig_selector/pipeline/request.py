@@ -209,11 +209,6 @@ class Request:
         """Return the budget of tokens of the selection with a fingerprint."""
         return int(self.arguments.budgets[self.fingerprints.index(fingerprint)])
 
-    @property
-    def tokenizing(self) -> dict[str, Any]:
-        """What decides the tokens of a row beside the row and the model."""
-        return {"stage": self.site.host.stage, **self.site.host.tokenizing}
-
     def _names_by_pool(self, name: str) -> list[str]:
         if len(self.entries) == 1:
             return [name]

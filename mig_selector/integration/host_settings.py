@@ -28,11 +28,12 @@ _ENTRY_KEYS = (
 )
 
 
-def find_host_faults(settings: Mapping[str, Any]) -> list[str]:
+def find_host_faults(settings: Mapping[str, Any], *, is_launched: bool = True) -> list[str]:
     """Find what the host would refuse after the selection, as far as that is cheap.
 
     Args:
         settings: The host's keys, typed (from YAML) or as strings (from the command line).
+        is_launched: Whether this process trains; if not, `llamafactory-cli train` may still start torchrun.
 
     Returns:
         One message for each fault, which names the key, its value and what is expected.
@@ -48,7 +49,7 @@ def find_host_faults(settings: Mapping[str, Any]) -> list[str]:
         *_faults_of_dataclasses(known),
         *_template_faults(known.get("template")),
         *_model_faults(known),
-        *_deepspeed_faults(known.get("deepspeed")),
+        *_deepspeed_faults(known.get("deepspeed"), is_launched=is_launched),
         *_dataset_faults(settings, str(known.get("stage", "sft"))),
     ]
 
@@ -165,7 +166,7 @@ def _model_faults(given: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _deepspeed_faults(value: Any) -> list[str]:
+def _deepspeed_faults(value: Any, *, is_launched: bool) -> list[str]:
     if not isinstance(value, str) or value.lstrip().startswith("{"):
         return []
     path = Path(value)
@@ -175,9 +176,17 @@ def _deepspeed_faults(value: Any) -> list[str]:
         json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return [f"deepspeed: {value} is not valid JSON: {error}"]
-    if "LOCAL_RANK" not in os.environ and not _is_enabled("USE_RAY"):
+    has_torchrun = "LOCAL_RANK" in os.environ if is_launched else _starts_torchrun()
+    if not has_torchrun and not _is_enabled("USE_RAY"):
         return ["deepspeed: LLaMA-Factory needs torchrun for it; set FORCE_TORCHRUN=1 in the environment."]
     return []
+
+
+def _starts_torchrun() -> bool:
+    """Whether `llamafactory-cli train` would start torchrun in this environment."""
+    from llamafactory.extras.misc import get_device_count
+
+    return _is_enabled("FORCE_TORCHRUN") or _is_enabled("USE_MCA") or get_device_count() > 1
 
 
 def _dataset_faults(settings: Mapping[str, Any], stage: str) -> list[str]:

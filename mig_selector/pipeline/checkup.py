@@ -232,4 +232,4 @@ def _training_faults(settings: dict[str, Any]) -> list[str]:
         faults.append(str(error))
     except Exception as error:  # noqa: BLE001  packages that do not fit each other raise anything when imported
         return [*faults, f"LLaMA-Factory cannot be imported: {type(error).__name__}: {error}"]
-    return [*faults, *find_host_faults(settings)]
+    return [*faults, *find_host_faults(settings, is_launched=False)]

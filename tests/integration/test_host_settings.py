@@ -86,14 +86,19 @@ def test_faults_of_entries_are_found(settings, pool_of_60, tmp_path):
 
 
 def test_a_deepspeed_file_is_read_and_needs_torchrun(settings, tmp_path, monkeypatch):
+    keys = {**settings, "deepspeed": str(tmp_path / "ds.json")}
     (tmp_path / "ds.json").write_text("{")
-    [found] = find_host_faults({**settings, "deepspeed": str(tmp_path / "ds.json")})
+    [found] = find_host_faults(keys)
     assert "ds.json is not valid JSON" in found
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 3}}))
-    [found] = find_host_faults({**settings, "deepspeed": str(tmp_path / "ds.json")})
+    [found] = find_host_faults(keys)
     assert "FORCE_TORCHRUN=1" in found
+    assert find_host_faults(keys, is_launched=False) == [found]
+    monkeypatch.setenv("FORCE_TORCHRUN", "1")  # the command starts torchrun then, which sets LOCAL_RANK
+    assert find_host_faults(keys) == [found]
+    assert find_host_faults(keys, is_launched=False) == []
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert find_host_faults({**settings, "deepspeed": str(tmp_path / "ds.json")}) == []
+    assert find_host_faults(keys) == []
 
 
 def test_a_folder_without_a_model_is_found(settings, tmp_path):

@@ -439,7 +439,7 @@ def test_several_pool_files_have_a_sidecar_each(place):
     ("keys", "to", "message"),
     [
         ({"mig_tagger": None}, None, "nothing says how rows are annotated; set mig_tagger"),
-        ({}, "pool.jsonl", "is a file of the pool, which is never changed"),
+        ({}, "pool.jsonl", "pool.jsonl exists, and is not overwritten"),
         ({"mig_score": "score", "mig_labels": "tags"}, None, "there is nothing to annotate. Set mig_retag: true"),
     ],
 )

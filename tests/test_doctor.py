@@ -74,6 +74,13 @@ def test_an_entry_that_does_not_fit_its_rows_is_found(write_config, pool_of_60):
     assert "LLaMA-Factory would train on none of the first 50 rows of pool.jsonl" in fault
 
 
+def test_the_pool_is_checked_beside_keys_that_are_wrong(write_config, pool_of_60):
+    pool_of_60.add("pool", columns={"prompt": "question", "response": "reply"})
+    found = faults(check_config(write_config(mig_labls="tags")))
+    assert [fault.split()[0] for fault in found] == ["mig_labls", "dataset"]
+    assert "train on none of the first 50 rows" in found[1]
+
+
 def test_a_pool_on_a_hub_is_not_downloaded(write_config, pool_of_60):
     pool_of_60.add("hub", hf_hub_url="no/where")
     assert faults(check_config(write_config(dataset="hub"))) == []

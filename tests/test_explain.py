@@ -55,6 +55,12 @@ def test_a_chosen_row_has_its_rank_its_gain_and_the_labels_that_earned_it(explai
     assert ask("--id", table["row_id"][3], code=1).count("selected from other files or settings") == 1
 
 
+def test_a_tie_is_said_to_be_one(explain, pool_of_60):
+    pool_of_60.add("pool", [make_row(number, [LABELS[0]], 1.0) for number in range(60)])
+    text = explain()("--row", 0)
+    assert "nearest row that lost to it: row 1, with the same gain; ties go to the earlier row" in text
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_row_that_was_not_chosen_would_have_entered_where_it_says(explain, pool_of_60, normalize):
     ask = explain(mig_normalize=normalize)

@@ -173,10 +173,10 @@ def test_an_output_folder_that_may_not_be_written_is_named(pool_of_60, tmp_path)
     output.mkdir()
     output.chmod(0o555)
     settings = pool_of_60.settings(mig_output_dir=str(output))
+    (pool_of_60.data / "pool.jsonl").write_text("not JSON, but not read either")
     code, out, text = finish(select(settings, preexec_fn=bound_by_permissions))
     assert (code, out) == (1, "")
-    assert f"error: {output}/.pool_mig_10-" in text
-    assert "cannot be used: Permission denied." in text
+    assert f"error: mig_output_dir: {output} cannot be written to" in text
 
 
 def test_a_dataset_dir_behind_a_link_is_written_where_it_is(pool_of_60, tmp_path):

@@ -446,6 +446,16 @@ def test_a_pool_none_of_whose_labels_counts_is_refused(workplace):
         select(workplace, mig_num_samples=1)
 
 
+def test_labels_that_look_like_several_in_one_text_are_warned_of(workplace, caplog):
+    rows = [make_row(number, [text], 1.0) for number, text in enumerate(["algebra; proofs", "cooking; algebra"] * 2)]
+    workplace.add("pool", rows)
+    select(workplace, mig_num_samples=1, mig_method="instag", mig_label_embeddings=None)
+    assert "such as 'algebra; proofs'; if each text holds several labels, set mig_label_separator: ';'" in caplog.text
+    caplog.clear()
+    select(workplace, mig_num_samples=1, mig_method="instag", mig_label_embeddings=None, mig_label_separator=";")
+    assert "mig_label_separator" not in caplog.text
+
+
 def test_a_dataset_dir_that_cannot_be_written_is_left_alone(pool_of_60, monkeypatch, tmp_path):
     # As root every folder of ours is writable.
     monkeypatch.setattr("os.access", lambda path, mode: not Path(path).is_relative_to(pool_of_60.data))

@@ -166,7 +166,10 @@ def test_other_versions_alone_are_no_change(pool_of_60, chosen, capsys):
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        ("nothing", "'nothing' is neither the folder of a selection nor the name of one in"),
+        (
+            "nothing",
+            "'nothing' is neither the folder of a selection nor the name of one. dataset: 'nothing' is not",
+        ),
         ("pool", "mig_selector did not write that entry"),
         (".", "is not a finished selection: manifest.json is missing or malformed"),
     ],

@@ -13,6 +13,7 @@ from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
 
 
+_SEPARATORS = (";", "|", ",")
 _BLOCK_ROWS = 1 << 18
 """Rows rewritten at a time, so that temporary arrays stay small beside the pool."""
 
@@ -40,6 +41,14 @@ def read_vocabulary(path: Path) -> list[str]:
             f"line (any other file), found {text.strip()[:60]!r}."
         )
     return labels
+
+
+def find_separator(named: RowLabels) -> str | None:
+    """Return what seems to separate labels: no row has more than one text, and most texts contain it."""
+    if not len(named) or named.counts.max() > 1:
+        return None
+    counts = {mark: sum(mark in name for name in named.names) for mark in _SEPARATORS}
+    return next((mark for mark, count in counts.items() if 2 * count > len(named.names)), None)
 
 
 def count_labels(named: RowLabels, *, vocabulary: Collection[str] | None, min_count: int) -> RowLabels:

@@ -71,8 +71,8 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str | None) -> str:
     request = resolve(arguments, host, is_registered=False)
     copy = absolute_path(to, "--to") if to is not None else None
-    if copy is not None and any(copy.resolve() == file.resolve() for file in _pool_files(request)):
-        raise ArgumentError(f"--to: {copy} is a file of the pool, which is never changed; give another name.")
+    if copy is not None and copy.exists():
+        raise ArgumentError(f"--to: {copy} exists, and is not overwritten; remove it, or give another name.")
     warn_of_settings(request)
     annotated = annotate(read(request), request, crew)
     if annotated.sidecar is None:
@@ -83,10 +83,6 @@ def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str 
     if copy is not None:
         _write_copy(request, annotated.pool, copy)
     return str(annotated.sidecar)
-
-
-def _pool_files(request: Request) -> list[Path]:
-    return [file for sources in request.sources for source in sources for file in source.files]
 
 
 def _write_copy(request: Request, pool: Pool, path: Path) -> None:

@@ -210,8 +210,10 @@ def _selection_faults(own_settings: dict[str, Any], host_settings: dict[str, Any
         arguments = parse_arguments(own_settings, training=host is not None and host.do_train)
     except MigSelectorError as error:
         faults.append(str(error))
-    if host is None or arguments is None:
+    if host is None:
         return faults
+    if arguments is None:  # the pool can still be checked, by a method that needs nothing of it
+        arguments = parse_arguments({"mig_method": "random", "mig_num_samples": 1}, training=False)
     try:
         request = resolve(arguments, host, hashes=_Unhashed(arguments.cache_dir), open_pool=_open_local)
         for entry, judge, sources in zip(request.entries, request.judges, request.sources, strict=True):

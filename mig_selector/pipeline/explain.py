@@ -141,8 +141,9 @@ def _explain_gain(
         yield f"{unit}: {receipt.gain:.6g}, earned by its labels:"
         yield from _shares(receipt.shares, labelled.labels.names)
         if receipt.runner_up is not None:
-            loser = f"row {pool_indices[receipt.runner_up]}, with a gain of {receipt.runner_up_gain:.6g}"
-            yield f"nearest row that lost to it: {loser}"
+            is_tied = receipt.runner_up_gain == receipt.gain
+            how = "the same gain; ties go to the earlier row" if is_tied else f"a gain of {receipt.runner_up_gain:.6g}"
+            yield f"nearest row that lost to it: row {pool_indices[receipt.runner_up]}, with {how}"
     elif tokens is None:
         absence = explain_absence(*known, selection, kept)
         last = f"{selection.gains[-1]:.6g}"

@@ -41,6 +41,7 @@ from mig_selector.pipeline.stages import (
 from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer_name
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
+from mig_selector.store.files import is_writable
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
 
@@ -74,8 +75,8 @@ def run_selection(
         among: Pool indices of the rows to choose from, ascending, all of which the method can use; every row that it
             can use if None. Only rank 0's count.
         register: Whether the user's dataset_info.json gets the entries of the subsets.
-        find_faults: Finds what is wrong with the host's keys. Called where rows would have to be read, or where there
-            is a fault to report anyway, so that all faults are reported at once.
+        find_faults: Finds what is wrong with the host's keys. Called where training follows, or where there is a fault
+            to report anyway, so that all faults are reported at once.
 
     Returns:
         One outcome per budget, in the order given; the same on every rank.
@@ -122,7 +123,7 @@ def _select_and_settle(
         request = resolve(arguments, host, among, is_registered=register)
     if training:
         is_found = request.find(request.fingerprints[0]) is not None
-        if not is_found and (faults := find_faults()):
+        if faults := find_faults():
             raise ArgumentError("\n".join(faults))
         check_output_is_free(host)
         check_origin_markers(host, request.fingerprints[0])
@@ -170,6 +171,10 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
         return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
+    if not is_writable(request.site.output_dir):  # known before the pool is read
+        raise RegistrationError(
+            f"mig_output_dir: {request.site.output_dir} cannot be written to; grant access to it, or give another."
+        )
     offered = offer(request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(offered.pool, request, crew)

@@ -32,7 +32,7 @@ from mig_selector.embedding.rows import check_given_rows, read_given_rows
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.graph.density import describe_density
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
-from mig_selector.graph.vocabulary import count_labels, read_vocabulary
+from mig_selector.graph.vocabulary import count_labels, find_separator, read_vocabulary
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.lengths import RowTokens
 from mig_selector.pipeline.request import Request
@@ -235,6 +235,14 @@ def label(pool: Pool, request: Request) -> RowLabels | None:
     vocabulary, min_count = request.arguments.mig_label_vocabulary, request.arguments.mig_min_label_count
     known = read_vocabulary(Path(vocabulary)) if vocabulary else None
     labels = count_labels(pool.labels, vocabulary=known, min_count=min_count)
+    if request.needs.labels.separator is None and (separator := find_separator(pool.labels)):
+        logger.warning(
+            "mig_labels: most labels contain %r, such as %r; if each text holds several labels, set "
+            "mig_label_separator: '%s'",
+            separator,
+            next(name for name in pool.labels.names if separator in name)[:60],
+            separator,
+        )
     if not labels.names:
         names = [repr(name[:60]) for name in pool.labels.names[:3]]
         raise PoolError(

@@ -125,8 +125,8 @@ def _folder_of_entry(name: str, dataset_dir: str) -> Path:
         entry = read_dataset_info(dataset_dir, [name]).entries[name]
     except MigSelectorError as error:
         raise ArgumentError(
-            f"{name!r} is neither the folder of a selection nor the name of one in {info} ({error}) Give the folder, "
-            "or --dataset-dir."
+            f"{name!r} is neither the folder of a selection nor the name of one. {error} Give the folder, or "
+            "--dataset-dir."
         ) from error
     file = read_local_paths(info).get(name) if OWN_KEY in entry else None
     if file is None:

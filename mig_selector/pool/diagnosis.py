@@ -20,6 +20,7 @@ from mig_selector.pool.training import Stage, judge_row
 
 LOOKED_AT = 50
 """Rows of a file that are looked at."""
+_MOST_PATHS = 20
 
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _CONTENT_KEYS = ("content", "value", "text", "message")
@@ -50,6 +51,24 @@ def explain_entry(entry: PoolEntry, source: RowSource, stage: Stage) -> str | No
         f"stage {stage}. The first row: {verdicts[0].reason if verdicts[0] else ''}. "
         f"{guess or f'Check the entry in dataset_info.json; the rows have the columns {columns}.'}"
     )
+
+
+def describe_paths(source: RowSource) -> str:
+    """Name the dotted paths at which the first rows of a file have values, the first twenty of them."""
+    rows = islice(_first_rows(source), LOOKED_AT)
+    paths = list(dict.fromkeys(path for row in rows for path in _paths(row)))
+    return ", ".join(paths[:_MOST_PATHS]) + (", ..." if len(paths) > _MOST_PATHS else "")
+
+
+def _paths(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths to all values but objects; of a list of objects, those into the first."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = value[0]
+    if not isinstance(value, dict):
+        yield path
+        return
+    for key, part in value.items():
+        yield from _paths(part, f"{path}.{key}" if path else str(key))
 
 
 def _without_values(reason: str) -> str:

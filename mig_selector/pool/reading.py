@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
-from mig_selector.pool.diagnosis import explain_entry
+from mig_selector.pool.diagnosis import describe_paths, explain_entry
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.cache import IndexCache, UnreadableRowError
@@ -156,9 +156,9 @@ def read_pool(
         lost = report.dropped + report.unreadable
         raise PoolError(
             f"none of the {report.read} rows of {', '.join(source.name for source in all_sources)} can be selected: "
-            f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. "
-            "Check mig_labels, mig_score, and the columns and tags of the entry; raw rows get labels by mig_tagger: "
-            "vocabulary."
+            f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. The first rows have values at "
+            f"{describe_paths(all_sources[0])}. Check mig_labels, mig_score, and the columns and tags of the entry; "
+            "raw rows get labels by mig_tagger: vocabulary."
         )
     return _assemble(all_sources, entry_indices, parts, report)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
-from mig_selector.graph.vocabulary import count_labels, read_vocabulary
+from mig_selector.graph.vocabulary import count_labels, find_separator, read_vocabulary
 
 
 def build(rows, *, vocabulary=None, min_count=1):
@@ -17,6 +17,23 @@ def build(rows, *, vocabulary=None, min_count=1):
 
 def rows_of(labels):
     return [labels.of_row(row) for row in range(len(labels.offsets) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "mark"),
+    [
+        ([["algebra; proofs"], ["cooking;history"], ["travel"]], ";"),
+        ([["a, b | c"], ["d | e"], []], "|"),
+        ([["red, green"], ["blue"]], None),  # half of them is not most
+        ([["red;green", "blue;white"]], None),  # rows have several labels already
+        ([[]], None),
+    ],
+)
+def test_a_separator_is_found_where_most_labels_hold_several(rows, mark):
+    names = list(dict.fromkeys(label for row in rows for label in row))
+    offsets = np.cumsum([0, *map(len, rows)])
+    ids = np.array([names.index(label) for row in rows for label in row], np.int32)
+    assert find_separator(RowLabels(names, offsets, ids)) == mark
 
 
 def test_labels_are_sorted_and_each_counts_once_per_row():

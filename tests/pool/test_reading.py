@@ -198,6 +198,15 @@ def test_a_pool_without_a_usable_row_is_an_error_that_says_why(pool):
     with pytest.raises(PoolError, match=r"none of the 3 rows of pool\.jsonl") as caught:
         pool('{"s":1}\n{"t":["a"]}\nx\n', on_bad_row="skip")
     assert "no labels at t: 1; no score at s: 1; is not valid JSON: 1" in str(caught.value)
+    assert "The first rows have values at s, t. Check mig_labels" in str(caught.value)
+
+
+def test_a_wrong_path_is_answered_with_those_that_rows_have(pool):
+    row = {"a": {"b": [{"c": 1, "d": {"e": None}}]}, "f": ["x"], **{f"g{number}": 0 for number in range(30)}}
+    with pytest.raises(PoolError) as caught:
+        pool(json.dumps(row))
+    listed = ", ".join(["a.b.c", "a.b.d.e", "f", *(f"g{number}" for number in range(17))])
+    assert f"have values at {listed}, .... Check" in str(caught.value)
 
 
 def test_num_labels_gives_no_score_yet(pool):

@@ -274,7 +274,13 @@ def test_steps_of_training_are_those_of_the_trainer(place):
     def training(**more):
         settings = place.settings(mig_num_samples=30, mig_overwrite=True, mig_report="html", **{**schedule, **more})
         outcome = run_selection(settings, training=True)[0]
-        return report_of(outcome)["training"]
+        lines = [line for line in outcome.summary if line.startswith("training: ")]
+        [again] = run_selection({**settings, "mig_overwrite": None}, training=True)
+        assert [line for line in again.summary if line.startswith("training: ")] == lines
+        made = report_of(outcome)["training"]
+        steps = made and f"training: {made['steps']} optimizer steps of up to {made['rows_per_step']} rows"
+        assert lines == ([steps] if made else [])
+        return made
 
     assert training() == {"steps": 12, "rows_per_step": 8, "processes": 1, "epochs": 3.0}
     assert training(max_steps=5) == {"steps": 5, "rows_per_step": 8, "processes": 1, "epochs": None}

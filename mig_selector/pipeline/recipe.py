@@ -21,7 +21,7 @@ from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
 from mig_selector.pipeline.lengths import count_row_tokens
-from mig_selector.pipeline.report import Selected, report_run
+from mig_selector.pipeline.report import Selected, plan_training, report_run
 from mig_selector.pipeline.request import Request, resolve, warn_of_settings
 from mig_selector.pipeline.stages import (
     Clock,
@@ -41,6 +41,7 @@ from mig_selector.pipeline.stages import (
 from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer_name
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
+from mig_selector.report.selection import Training
 from mig_selector.store.files import is_writable
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
@@ -170,7 +171,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
     with clock.stage("finding"):
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
     if all(found):
-        return [_reuse(request, *each) for each in zip(request.fingerprints, found, strict=True)]
+        return [_reuse(request, *each, processes) for each in zip(request.fingerprints, found, strict=True)]
     if not is_writable(request.site.output_dir):  # known before the pool is read
         raise RegistrationError(
             f"mig_output_dir: {request.site.output_dir} cannot be written to; grant access to it, or give another."
@@ -198,12 +199,14 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                         request, fingerprint, offered, chosen, written, estimate, clock.seconds, staging
                     )
                     publish(staging, folder)
+        training = plan_training(request, chosen.budget, processes)
         reported: list[str] = []
         if request.arguments.mig_report == "html":
             with clock.stage("reporting"):
-                reported = report_run(Selected(request, offered, chosen.selection, folder, manifest), processes)
+                reported = report_run(Selected(request, offered, chosen.selection, folder, manifest), training)
         summary = [
             *summarise(request, offered.pool, chosen, manifest.get("tokens"), clock.seconds),
+            *_describe_training(training),
             *_describe_evaluation(request, fingerprint, manifest, folder),
             *reported,
         ]
@@ -232,7 +235,7 @@ def offer(request: Request, crew: Crew, clock: Clock) -> Offered:
     return Offered(pool, labels, scores, graph, tokens, annotated.health)
 
 
-def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:
+def _reuse(request: Request, fingerprint: str, found: Any, processes: int | None) -> Finished:
     """Take a finished selection; copy it where another name or folder is wanted."""
     source, manifest = found
     folder = request.folder(fingerprint, manifest["budget"])
@@ -245,8 +248,15 @@ def _reuse(request: Request, fingerprint: str, found: Any) -> Finished:
     tokens, named = manifest.get("tokens"), tokenizer_name(request)
     if tokens and named and tokens["tokenizer"] == named[1]:
         summary.append(f"tokens: {describe_tokens(tokens, manifest['budget'])}")
+    summary += _describe_training(plan_training(request, manifest["budget"], processes))
     summary += _describe_evaluation(request, fingerprint, manifest, folder)
     return describe_finished(request, fingerprint, folder, manifest, summary, is_reused=True)
+
+
+def _describe_training(training: Training | None) -> list[str]:
+    if training is None:
+        return []
+    return [f"training: {training.steps:,} optimizer steps of up to {training.rows_per_step:,} rows"]
 
 
 def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:

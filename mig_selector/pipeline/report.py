@@ -115,31 +115,31 @@ class Selected:
         return {name: count for name, count in zip(names, counts, strict=True) if count}
 
 
-def report_run(selected: Selected, processes: int | None) -> list[str]:
+def report_run(selected: Selected, training: Training | None) -> list[str]:
     """Write the report of a selection that a run has just made; what goes wrong is logged and ends nothing.
 
     Args:
         selected: The selection.
-        processes: Processes that train on it; None if no training follows.
+        training: What training on it takes, if it is known.
 
     Returns:
         Where the report is, for the summary; nothing if it failed.
     """
     try:
-        *_, page = write_report(selected.folder, build_report(selected, IN_RUN, processes))
+        *_, page = write_report(selected.folder, build_report(selected, IN_RUN, training))
     except Exception as error:  # noqa: BLE001  the rows are selected: whatever it is, it must not end a training
         logger.warning("no report of %s was written (%s: %s)", selected.folder, type(error).__name__, error)
         return []
     return [f"report: {page}"]
 
 
-def build_report(selected: Selected, effort: Effort, processes: int | None = None) -> SelectionReport:
+def build_report(selected: Selected, effort: Effort, training: Training | None) -> SelectionReport:
     """Gather all figures of a selection.
 
     Args:
         selected: The selection.
         effort: What may take time.
-        processes: Processes that train on it; None if no training follows.
+        training: What training on it takes, if it is known.
 
     Raises:
         MigSelectorError: A file of the pool has changed.
@@ -165,7 +165,7 @@ def build_report(selected: Selected, effort: Effort, processes: int | None = Non
         others=list(_other_choices(selected, texts)),
         all_rows=all_rows,
         tokenizer=tokens.get("tokenizer"),
-        training=_training(request, len(rows), processes),
+        training=training,
         curve=curve,
         labels=_labels(selected),
         distributions=[*_known_distributions(selected), *(texts.distributions() if texts else ())],
@@ -234,8 +234,8 @@ def _best(values: NDArray[Any], count: int) -> NDArray[np.int64]:
     return np.concatenate((above, np.flatnonzero(values == least)[: count - len(above)]))
 
 
-def _training(request: Request, rows: int, processes: int | None) -> Training | None:
-    """Say what training on the rows takes; None where other rows are trained on too, or nothing is."""
+def plan_training(request: Request, rows: int, processes: int | None) -> Training | None:
+    """Say what training on so many rows takes; None where other rows are trained on too, or nothing is."""
     host = request.site.host
     if processes is None or host.schedule is None or len(host.dataset) != len(request.entries):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,7 @@ def report_again(selection: StoredSelection, ranks: Ranks | None = None) -> list
         rows = np.searchsorted(offered.pool.pool_indices, table["row_index"].to_numpy())
         chosen = Selection(rows, table["gain"].to_numpy().astype(np.float64))
         selected = Selected(request, offered, chosen, selection.folder, selection.manifest)
-        made = replace(build_report(selected, ON_REQUEST), training=_known_training(selection))
+        made = build_report(selected, ON_REQUEST, _known_training(selection))
         return [str(path) for path in (*write_report(selection.folder, made), *write_pictures(selection.folder, made))]
 
     return [Path(path) for path in crew.run(report)]

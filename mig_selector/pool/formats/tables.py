@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,18 +165,25 @@ def _shifted(read: WholeRows, offset: int) -> WholeRows:
     return lambda rows: read([offset + row for row in rows])
 
 
+_NOT_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+_NOT_NULL = {pa.null(): pa.bool_()}
+
+
 def _without_views(kind: pa.DataType) -> pa.DataType:
-    """Return a type with strings and bytes in place of views of them, at any depth of lists and structs."""
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_binary_view(kind):
-        return pa.binary()
+    """Return a type to cast to, with strings and bytes in place of views of them; if it has none, the type itself."""
+    plain = _replace(kind, _NOT_VIEWS)
+    # Arrow 25 casts a list of structs with a column of type null to a damaged array. As booleans the nulls stay null.
+    return kind if plain == kind else _replace(plain, _NOT_NULL)
+
+
+def _replace(kind: pa.DataType, others: Mapping[pa.DataType, pa.DataType]) -> pa.DataType:
+    """Replace types at any depth of lists and structs."""
     if is_list(kind):
-        item = kind.value_field.with_type(_without_views(kind.value_type))
+        item = kind.value_field.with_type(_replace(kind.value_type, others))
         return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
-    return kind
+        return pa.struct([field.with_type(_replace(field.type, others)) for field in kind])
+    return others.get(kind, kind)
 
 
 def text_dictionaries(array: pa.Array) -> Iterator[pa.DictionaryArray]:

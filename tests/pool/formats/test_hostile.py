@@ -284,22 +284,21 @@ def test_strings_of_a_table_that_are_not_utf8_are_an_error_with_their_rows(tmp_p
 def test_views_of_strings_are_read_as_strings(tmp_path, name):
     """pyarrow has such types, but cannot take rows of them."""
     view = pa.string_view()
-    kind = pa.struct([("text", pa.list_(view)), ("bytes", pa.binary_view()), ("number", pa.int64())])
+    nothing = pa.list_(pa.struct([("nothing", pa.null()), ("number", pa.int64())]))
+    kind = pa.struct([("text", pa.list_(view)), ("bytes", pa.binary_view()), ("empty", nothing)])
+    meta = {"text": ["x", None], "bytes": b"x", "empty": [{"nothing": None, "number": number} for number in range(9)]}
     columns = {
         "labels": pa.array([["a", "b"], None, ["longer than twelve bytes"]], pa.large_list(view)),
         "score": [1, 2, 3],
         "output": pa.array(["x", None, "longer than twelve bytes"], view),
-        "meta": pa.array([{"text": ["x", None], "bytes": b"x", "number": 1}] * 3, kind),
+        "meta": pa.array([meta] * 3, kind),
     }
     write_table(tmp_path / name, pa.table(columns))
     pool = read_file(tmp_path / name)
     assert pool.labels.names == ["a", "b", "longer than twelve bytes"]
     assert pool.report.dropped == {"no labels at labels": 1}
     rows = list(pool.sources[0].read([0, 2], [0, 0], ["output", "meta"]))
-    assert rows == [
-        {"output": text, "meta": {"text": ["x", None], "bytes": b"x", "number": 1}}
-        for text in ("x", "longer than twelve bytes")
-    ]
+    assert rows == [{"output": text, "meta": meta} for text in ("x", "longer than twelve bytes")]
 
 
 def test_rows_in_messages_count_from_the_beginning_of_the_file(tmp_path):

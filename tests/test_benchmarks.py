@@ -342,6 +342,15 @@ def test_the_benchmark_of_the_kernel_runs_and_its_picks_are_those_of_the_dense_a
     assert result["same_picks_as_float64"] is True
 
 
+def test_the_benchmark_of_token_budgets_spends_the_same_tokens_better(tmp_path):
+    words = ["--rows", 600, "--labels", 200, "--picks", 50, "--json", tmp_path / "result.json"]
+    run_script("bench/tokens.py", *words)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["chosen_by_rows"] == 50 < result["chosen_by_tokens"]
+    assert result["information_by_tokens"] > result["information_by_rows"]
+    assert result["ratio"] == pytest.approx(result["seconds_by_tokens"] / result["seconds_by_rows"])
+
+
 @pytest.mark.parametrize(
     ("script", "words", "equal"),
     [

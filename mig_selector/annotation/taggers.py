@@ -39,13 +39,28 @@ class AnnotationSettings:
         ),
     ] = None
     mig_scorer: Annotated[
-        Literal["constant", "response_tokens", "ifd"] | None,
+        Literal["constant", "response_tokens", "ifd", "deita", "reward"] | None,
         Setting(
-            "What scores all rows, in place of mig_score: constant (1), response_tokens, or ifd (by mig_ifd_model); "
-            "default constant if mig_tagger is used.",
+            "What scores all rows, in place of mig_score: constant (1), response_tokens, ifd (by mig_ifd_model), "
+            "deita (complexity times quality by DEITA's two models), or reward (by mig_reward_model; needs a "
+            "mig_score_scale); default constant if mig_tagger is used.",
             decides=True,
         ),
     ] = None
+    mig_deita_complexity_model: Annotated[
+        str, Setting("DEITA's scorer of questions, for mig_scorer: deita: hub id or folder.", decides=True)
+    ] = "hkust-nlp/deita-complexity-scorer"
+    mig_deita_quality_model: Annotated[
+        str, Setting("DEITA's scorer of answers, for mig_scorer: deita: hub id or folder.", decides=True)
+    ] = "hkust-nlp/deita-quality-scorer"
+    mig_reward_model: Annotated[
+        str,
+        Setting(
+            "Sequence classification model with one output and a chat template that scores whole conversations, for "
+            "mig_scorer: reward: hub id or folder.",
+            decides=True,
+        ),
+    ] = "Skywork/Skywork-Reward-V2-Qwen3-0.6B"
     mig_sidecar: Annotated[
         str | None,
         Setting(

@@ -63,6 +63,8 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
             "nothing says how rows are annotated; set mig_tagger (vocabulary or clusters) or mig_scorer."
         )
     needed = {**settings, "mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
+    if settings.get("mig_scorer") == "reward" and settings.get("mig_score_scale") is None:
+        needed["mig_score_scale"] = "rank"  # sidecars have the scores as they are
     if gives_labels:
         needed["mig_labels"] = settings.get("mig_labels") or DEFAULT_LABELS
     return needed

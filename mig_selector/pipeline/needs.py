@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mig_selector.annotation.scorers import find_scorer
 from mig_selector.annotation.scores import Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
 from mig_selector.annotation.tagger import Tagger
@@ -237,12 +238,9 @@ def _annotation(
         return None
     scorer = None
     if gives_scores and (name is not None or given is None):
-        scorer = find_score(name or "constant", settings, turns="mean", default_tokenizer=host.model_name_or_path)
-        scorer = replace(scorer, scale="none")  # scores are kept as they are, and scaled when rows are chosen
-        if scorer.stored.paths:
-            raise ArgumentError(
-                f"mig_scorer: {name} is computed by a language model; set mig_ifd_model (gpt2, for example)."
-            )
+        scorer = find_scorer(
+            name or "constant", settings, turns=declared.turns, default_tokenizer=host.model_name_or_path
+        )
     return AnnotationNeeds(
         tagger=find_tagger(settings, arguments.mig_label_vocabulary) if gives_labels else None,
         scorer=scorer,

@@ -14,6 +14,11 @@ from mig_selector.selection.registry import METHODS, load_method
 
 
 TAGGED = {"mig_tagger": "vocabulary", "mig_tagger_model": "@encoder"}
+DEITA = {
+    "mig_scorer": "deita",
+    "mig_deita_complexity_model": "@encoder",
+    "mig_deita_quality_model": "@encoder",
+}
 DECIDING = {
     "mig_num_samples": ({}, 11),
     "mig_num_tokens": (
@@ -45,10 +50,18 @@ DECIDING = {
     ),
     "mig_tagger": ({"mig_tagger_model": "@encoder"}, "vocabulary"),
     "mig_scorer": ({}, "constant"),
+    "mig_deita_complexity_model": (DEITA, "@other_encoder"),
+    "mig_deita_quality_model": (DEITA, "@other_encoder"),
+    "mig_reward_model": (
+        {"mig_scorer": "reward", "mig_reward_model": "@encoder", "mig_score_scale": "rank"},
+        "@other_encoder",
+    ),
     "mig_sidecar": ({"mig_sidecar": "@rows.npy"}, "@other_rows.npy"),
     "mig_retag": (TAGGED, True),
     "mig_tagger_model": (TAGGED, "@other_encoder"),
     "mig_tagger_max_tokens": (TAGGED, 64),
+    "mig_instagger_template": ({**TAGGED, "mig_tagger": "instagger"}, "Tag {query}"),
+    "mig_instagger_max_new_tokens": ({**TAGGED, "mig_tagger": "instagger"}, 64),
     "mig_labels_per_row": (TAGGED, 3),
     "mig_label_min_similarity": (TAGGED, 0.5),
     "mig_clusters": ({**TAGGED, "mig_tagger": "clusters"}, "4"),

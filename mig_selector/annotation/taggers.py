@@ -1,7 +1,7 @@
 """The keys of taggers, scorers and sidecars, and the tagger that they name.
 
-To add a tagger that works on vectors, write a class as `vocabulary.py` has and add a line to `find_tagger`;
-``mig_tagger`` then knows its name.
+To add a tagger, write a class of `tagger.Tagger` (of `vectors.VectorTagger` if it needs vectors of the questions only)
+and add a case to `find_tagger`; ``mig_tagger`` then knows its name.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mig_selector.annotation.clusters import ClusterTagger
-from mig_selector.annotation.scores import ModelName
-from mig_selector.annotation.vectors import Tagger
+from mig_selector.annotation.instagger import PROMPT, QUERY, InstaggerTagger
+from mig_selector.annotation.tagger import Tagger
+from mig_selector.annotation.tools import ModelName
 from mig_selector.annotation.vocabulary import VocabularyTagger, shipped_vocabulary
 from mig_selector.graph.vocabulary import read_vocabulary
 from mig_selector.settings import Range, Setting, at_least, between
@@ -23,6 +24,8 @@ _NUMBERS = Range(
     "one or several numbers of 1 or more, separated by commas",
     lambda value: all(part.strip().isdigit() and int(part) > 0 for part in value.split(",")),
 )
+_WITH_QUERY = Range(f"text with {QUERY} in it, once", lambda value: value.count(QUERY) == 1)
+_MINILM, _INSTAGGER = "sentence-transformers/all-MiniLM-L6-v2", "OFA-Sys/InsTagger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +33,37 @@ class AnnotationSettings:
     """The keys of taggers, of scorers, and of what they write."""
 
     mig_tagger: Annotated[
-        Literal["vocabulary", "clusters"] | None,
+        Literal["vocabulary", "clusters", "instagger"] | None,
         Setting(
             "What gives labels to rows that have none: vocabulary (the nearest of mig_label_vocabulary, or of 400 "
-            "labels that come with the package) or clusters (of similar questions of the pool, named by their "
-            "terms). Not set: such rows are dropped.",
+            "labels that come with the package), clusters (of similar questions of the pool, named by their "
+            "terms), or instagger (a language model that writes tags). Not set: such rows are dropped.",
             decides=True,
         ),
     ] = None
     mig_scorer: Annotated[
-        Literal["constant", "response_tokens", "ifd"] | None,
+        Literal["constant", "response_tokens", "ifd", "deita", "reward"] | None,
         Setting(
-            "What scores all rows, in place of mig_score: constant (1), response_tokens, or ifd (by mig_ifd_model); "
-            "default constant if mig_tagger is used.",
+            "What scores all rows, in place of mig_score: constant (1), response_tokens, ifd (by mig_ifd_model), "
+            "deita (complexity times quality by DEITA's two models), or reward (by mig_reward_model; needs a "
+            "mig_score_scale); default constant if mig_tagger is used.",
             decides=True,
         ),
     ] = None
+    mig_deita_complexity_model: Annotated[
+        str, Setting("DEITA's scorer of questions, for mig_scorer: deita: hub id or folder.", decides=True)
+    ] = "hkust-nlp/deita-complexity-scorer"
+    mig_deita_quality_model: Annotated[
+        str, Setting("DEITA's scorer of answers, for mig_scorer: deita: hub id or folder.", decides=True)
+    ] = "hkust-nlp/deita-quality-scorer"
+    mig_reward_model: Annotated[
+        str,
+        Setting(
+            "Sequence classification model with one output and a chat template that scores whole conversations, for "
+            "mig_scorer: reward: hub id or folder.",
+            decides=True,
+        ),
+    ] = "Skywork/Skywork-Reward-V2-Qwen3-0.6B"
     mig_sidecar: Annotated[
         str | None,
         Setting(
@@ -59,16 +77,37 @@ class AnnotationSettings:
         Setting("Give all rows labels of mig_tagger or mig_sidecar, also those that have some.", decides=True),
     ] = False
     mig_tagger_model: Annotated[
-        str,
+        str | None,
         Setting(
-            "Sentence-transformers model that embeds questions for mig_tagger, and labels unless mig_embedding_model "
-            "is set: hub id or folder.",
+            "Model of mig_tagger: hub id or folder. For vocabulary and clusters a sentence-transformers model "
+            "(default sentence-transformers/all-MiniLM-L6-v2), which also embeds labels unless mig_embedding_model is "
+            "set; for instagger a causal language model (default OFA-Sys/InsTagger).",
             decides=True,
         ),
-    ] = "sentence-transformers/all-MiniLM-L6-v2"
+    ] = None
     mig_tagger_max_tokens: Annotated[
-        int, Setting("Tokens of a question that mig_tagger_model reads.", at_least(1), decides=True)
+        int,
+        Setting(
+            "Tokens of a question that vocabulary and clusters read; the rest is cut off.", at_least(1), decides=True
+        ),
     ] = 128
+    mig_instagger_template: Annotated[
+        str | None,
+        Setting(
+            "Prompt of instagger, whole, as its model was trained with; the question takes the place of {query}. "
+            "Default is that of InsTagger, in the template of Vicuna.",
+            _WITH_QUERY,
+            decides=True,
+        ),
+    ] = None
+    mig_instagger_max_new_tokens: Annotated[
+        int,
+        Setting(
+            "Tokens that an answer of instagger may have; one that is cut off is asked for again with twice as many.",
+            at_least(1),
+            decides=True,
+        ),
+    ] = 512
     mig_labels_per_row: Annotated[
         int, Setting("Most labels that the tagger vocabulary gives a row.", at_least(1), decides=True)
     ] = 4
@@ -107,9 +146,14 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
     Raises:
         PoolError: The vocabulary cannot be read.
     """
-    model = ModelName("mig_tagger_model", settings["mig_tagger_model"])
+    default = _INSTAGGER if settings["mig_tagger"] == "instagger" else _MINILM
+    model = ModelName("mig_tagger_model", settings["mig_tagger_model"] or default)
     max_tokens = settings["mig_tagger_max_tokens"]
     match settings["mig_tagger"]:
+        case "instagger":
+            return InstaggerTagger(
+                model, settings["mig_instagger_template"] or PROMPT, settings["mig_instagger_max_new_tokens"]
+            )
         case "vocabulary":
             labels = dict.fromkeys(read_vocabulary(Path(vocabulary)), "") if vocabulary else shipped_vocabulary()
             per_row, least = settings["mig_labels_per_row"], settings["mig_label_min_similarity"]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mig_selector.annotation.scores import ModelName, Score, find_score, signed_score
+from mig_selector.annotation.scorers import find_scorer
+from mig_selector.annotation.scores import Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
+from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.taggers import find_tagger
-from mig_selector.annotation.vectors import Tagger
+from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
@@ -82,7 +84,7 @@ class Needs:
     @property
     def has_texts(self) -> bool:
         """Whether question and answer of each row are read."""
-        is_measured = any(score is not None and score.model is not None for score in (self.score, self._scorer))
+        is_measured = any(score is not None and score.reads_texts for score in (self.score, self._scorer))
         return self.embedding is not None or is_measured or self._tagger is not None or self.has("texts")
 
     @property
@@ -102,10 +104,10 @@ class Needs:
         if self.embedding is not None:
             names.append(ModelName("mig_row_embedding_model", self.embedding.model))
         if self._tagger is not None:
-            names.append(self._tagger.model)
+            names += self._tagger.models
         if self.training_model is not None:
             names.append(ModelName("model_name_or_path", self.training_model, needs_weights=False))
-        names += [score.model for score in (self.score, self._scorer) if score is not None and score.model is not None]
+        names += [model for score in (self.score, self._scorer) if score is not None for model in score.models]
         return names
 
     @property
@@ -236,12 +238,9 @@ def _annotation(
         return None
     scorer = None
     if gives_scores and (name is not None or given is None):
-        scorer = find_score(name or "constant", settings, turns="mean", default_tokenizer=host.model_name_or_path)
-        scorer = replace(scorer, scale="none")  # scores are kept as they are, and scaled when rows are chosen
-        if scorer.stored.paths:
-            raise ArgumentError(
-                f"mig_scorer: {name} is computed by a language model; set mig_ifd_model (gpt2, for example)."
-            )
+        scorer = find_scorer(
+            name or "constant", settings, turns=declared.turns, default_tokenizer=host.model_name_or_path
+        )
     return AnnotationNeeds(
         tagger=find_tagger(settings, arguments.mig_label_vocabulary) if gives_labels else None,
         scorer=scorer,
@@ -254,8 +253,9 @@ def _annotation(
 
 def _label_model(arguments: MigArguments, annotation: AnnotationNeeds | None) -> str | None:
     """Return the encoder of labels; None where the tagger's embeds them."""
-    has_tagger = annotation is not None and annotation.tagger is not None
-    return arguments.mig_embedding_model or (None if has_tagger else DEFAULT_LABEL_MODEL)
+    tagger = annotation.tagger if annotation else None
+    embeds_labels = tagger is not None and tagger.embeds_labels
+    return arguments.mig_embedding_model or (None if embeds_labels else DEFAULT_LABEL_MODEL)
 
 
 def _row_embedding(arguments: MigArguments, method: Method) -> RowEmbedding | None:

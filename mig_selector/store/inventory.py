@@ -31,6 +31,8 @@ _CACHED = {
     "embeddings": ("label vectors, by encoder", rf"{_HASH}/{_HASH}\.parquet"),
     "annotations": ("labels and scores that annotators gave to rows", rf"{_HASH}/.+\.parquet"),
     "row_embeddings": ("row vectors", _MATRIX),
+    "answers": ("what language models answered to prompts", _MATRIX),
+    "text_scores": ("scores that models gave texts", _MATRIX),
     "ifd": ("IFD of rows", _MATRIX),
     "row_tokens": ("tokens that training is fed for rows", _MATRIX),
     "response_tokens": ("lengths of responses in tokens", _MATRIX),

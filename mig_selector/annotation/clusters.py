@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.vectors import Tagger, Tags, unit_length
+from mig_selector.annotation.tagger import Tags
+from mig_selector.annotation.vectors import VectorTagger, unit_length
 from mig_selector.arrays import RowLabels
 from mig_selector.selection.clusters import cluster_by_batches
 
@@ -35,13 +36,12 @@ _BLOCK_ROWS = 8_192
 
 
 @dataclass(frozen=True)
-class ClusterTagger(Tagger):
+class ClusterTagger(VectorTagger):
     """Gives each question the cluster that it is in, at several granularities."""
 
     numbers: tuple[int, ...]
     """K of each granularity."""
 
-    no_label = ""  # every row is in a cluster
     depends_on_all_rows = True
 
     @property
@@ -49,13 +49,13 @@ class ClusterTagger(Tagger):
         """Granularities and the way in which clusters are found."""
         return {"kind": "clusters", "version": 1, "numbers": list(self.numbers), "max_tokens": self.max_tokens}
 
-    def tag(
+    def tag_vectors(
         self,
         vectors: NDArray[np.float32],
         questions: Callable[[], Iterator[str]],
         embed: Callable[[Sequence[str]], NDArray[np.floating[Any]]],
     ) -> Tags:
-        """Label rows; see `Tagger.tag`. The vector of a label is the mean of those of its rows, all of length 1."""
+        """Label rows; the vector of a label is the mean of those of its rows, all of length 1."""
         most = max(len(vectors) // _MIN_ROWS_PER_CLUSTER, 1)
         step = -(-len(vectors) // _NAMED_ROWS)
         words = _Words(list(itertools.islice(questions(), 0, None, step)))

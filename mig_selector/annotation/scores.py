@@ -3,8 +3,8 @@
 To add a kind, write a class here and add a line to `find_score`; ``mig_score`` then knows its name. A kind says
 
 - `stored`: the numbers that it reads from the rows of the pool;
-- `model`: the model that it runs, found before anything is read;
-- `measure`: what the model says of each kept row, NaN where it says nothing;
+- `models`: the models that it runs, found before anything is read;
+- `measure`: what they say of each kept row, or why they say nothing;
 - `finish`: the score of each kept row, from the stored numbers, the measured ones or the labels that count;
 - `scale`: the scale to which the finished scores are brought, once it is known which rows there are to choose from;
 - `identity`: what else decides the scores, for the fingerprint.
@@ -16,48 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.annotation.scales import Scale
 from mig_selector.annotation.tokens import count_tokens
+from mig_selector.annotation.tools import ModelName, Rows, Tools
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
-from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import ArgumentError
-from mig_selector.pool.conversation import Exchange
 from mig_selector.pool.index.numbers import StoredNumbers
 from mig_selector.settings import Setting, at_least
 from mig_selector.store.matrix import MatrixFile
-
-
-class Rows(Protocol):
-    """The kept rows of a pool, read again where a model needs their texts."""
-
-    def __len__(self) -> int:
-        """Return N."""
-        ...
-
-    def exchanges(self) -> Iterator[Exchange]:
-        """Read question and answer of each row."""
-        ...
-
-    def cache_path(self, kind: str, identity: Mapping[str, Any], model: Encoder) -> Path:
-        """Name the file for what a model makes of these rows, by all that decides it."""
-        ...
-
-
-class Crew(Protocol):
-    """All ranks, who run a model together."""
-
-    def measure_ifd(
-        self, exchanges: Callable[[], Iterator[Exchange]], count: int, model: Encoder, path: Path, max_tokens: int
-    ) -> NDArray[np.float64]:
-        """Return the IFD of each row, NaN where it has none; see `annotation.ifd`."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +75,13 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True)
-class ModelName:
-    """A model as the configuration names it."""
+class Measurement:
+    """What a model says of rows."""
 
-    key: str
-    """The key that names it, for messages."""
-    name: str
-    """Hub id or folder."""
-    needs_weights: bool = True
-    """A tokenizer is the same whatever the weights are."""
+    values: NDArray[np.float64]
+    """One number a row, NaN where there is none. Shape (N,)."""
+    failures: Mapping[int, str]
+    """Why a row has none, by its index in [0, N): each row whose number is NaN is in here."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +95,15 @@ class Score:
     scale: Scale = "none"
     """What `finish` returns is rescaled to it."""
 
-    no_score = ""
-    """Why a row that was measured may have no score; for the count of dropped rows."""
+    @property
+    def models(self) -> tuple[ModelName, ...]:
+        """The models that `measure` runs."""
+        return ()
 
     @property
-    def model(self) -> ModelName | None:
-        """The model that `measure` runs."""
-        return None
+    def reads_texts(self) -> bool:
+        """Whether `measure` reads the texts of rows."""
+        return bool(self.models)
 
     @property
     def needs_labels(self) -> bool:
@@ -140,16 +112,12 @@ class Score:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the scores, beside the model."""
+        """What decides the scores, beside the models."""
         return {"kind": type(self).__name__, "scale": self.scale, **self.stored.identity}
 
-    def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
-        """Run the model, if the kind has one; for rank 0 to call.
-
-        Returns:
-            One number a row, NaN where the model yields none. Shape (N,).
-        """
-        raise ValueError(f"{self.name} is not measured by a model")
+    def measure(self, rows: Rows, tools: Tools) -> Measurement | None:
+        """Run the models; None for kinds that measure nothing. For rank 0 to call."""
+        return None
 
     def finish(
         self, stored: NDArray[np.float64], measured: NDArray[np.float64] | None, labels: RowLabels | None
@@ -193,14 +161,9 @@ class LabelCountScore(Score):
 
 @dataclass(frozen=True)
 class MeasuredScore(Score):
-    """A score that a model computes from the texts of the rows."""
+    """A score that models compute from the texts of the rows."""
 
-    model_name: ModelName | None = None
-
-    @property
-    def model(self) -> ModelName | None:
-        """The model that the configuration names."""
-        return self.model_name
+    models: tuple[ModelName, ...] = ()
 
     def finish(
         self, stored: NDArray[np.float64], measured: NDArray[np.float64] | None, labels: RowLabels | None
@@ -214,19 +177,20 @@ class MeasuredScore(Score):
 class ResponseTokensScore(MeasuredScore):
     """Length of the response in tokens."""
 
-    def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
+    def measure(self, rows: Rows, tools: Tools) -> Measurement:
         """Count them on rank 0, whose tokenizer uses all cores, or take what an earlier run kept."""
-        key = self.model_name.key if self.model_name else ""
+        [name] = self.models
+        model = tools.find(name)
         kept = MatrixFile(rows.cache_path("response_tokens", {}, model), len(rows))
         with kept.locked():
             if not kept.is_complete():
                 with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
                     responses = _reported((exchange.response for exchange in rows.exchanges()), bar)
-                    counts = count_tokens(responses, model.model, key, model.revision)
+                    counts = count_tokens(responses, model.model, name.key, model.revision)
                 # As float32, which is exact up to 2**24 tokens.
                 kept.append(counts.astype(np.float32)[kept.begin(width=1) :, np.newaxis])
                 kept.finish()
-            return np.load(kept.path, allow_pickle=False).astype(np.float64).ravel()  # type: ignore[no-any-return]
+            return Measurement(np.load(kept.path, allow_pickle=False).astype(np.float64).ravel(), {})
 
 
 @dataclass(frozen=True)
@@ -235,19 +199,20 @@ class IfdScore(MeasuredScore):
 
     max_tokens: int = 1024
 
-    no_score = "no IFD: no answer, one of a single token, or none of it within mig_ifd_max_tokens"
-
     @property
     def identity(self) -> dict[str, Any]:
         """The limit too."""
         return {**super().identity, "max_tokens": self.max_tokens}
 
-    def measure(self, rows: Rows, crew: Crew, model: Encoder) -> NDArray[np.float64]:
+    def measure(self, rows: Rows, tools: Tools) -> Measurement:
         """Run the language model on all ranks, or take what an earlier run kept."""
+        model = tools.find(*self.models)
         path = rows.cache_path("ifd", {"max_tokens": self.max_tokens}, model)
-        return crew.measure_ifd(rows.exchanges, len(rows), model, path, self.max_tokens)
+        values = tools.crew.measure_ifd(rows.exchanges, len(rows), model, path, self.max_tokens)
+        return Measurement(values, dict.fromkeys(np.flatnonzero(np.isnan(values)).tolist(), _NO_IFD))
 
 
+_NO_IFD = "no IFD: no answer, one of a single token, or none of it within mig_ifd_max_tokens"
 _DEITA = ("annotation.deita.quality_scores", "annotation.deita.complexity_scores")
 _DEITA_PIPELINE = ("quality_scores", "complexity_scores")
 """Where DEITA's own `score_pipeline` writes them."""
@@ -279,10 +244,10 @@ def find_score(
             if settings["mig_ifd_model"] is None:
                 return Score(name, StoredNumbers(("ifd_score.content",), is_signed=scale != "none"), scale)
             model = ModelName("mig_ifd_model", settings["mig_ifd_model"])
-            return IfdScore(name, scale=scale, model_name=model, max_tokens=settings["mig_ifd_max_tokens"])
+            return IfdScore(name, scale=scale, models=(model,), max_tokens=settings["mig_ifd_max_tokens"])
         case ["response_tokens"]:
             tokenizer = _tokenizer(settings["mig_tokenizer"], default_tokenizer)
-            return ResponseTokensScore(name, scale=scale, model_name=tokenizer)
+            return ResponseTokensScore(name, scale=scale, models=(tokenizer,))
         case ["num_labels"]:
             return LabelCountScore(name, scale=scale)
         case ["constant"]:

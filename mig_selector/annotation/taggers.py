@@ -1,7 +1,7 @@
 """The keys of taggers, scorers and sidecars, and the tagger that they name.
 
-To add a tagger that works on vectors, write a class as `vocabulary.py` has and add a line to `find_tagger`;
-``mig_tagger`` then knows its name.
+To add a tagger, write a class of `tagger.Tagger` (of `vectors.VectorTagger` if it needs vectors of the questions only)
+and add a case to `find_tagger`; ``mig_tagger`` then knows its name.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mig_selector.annotation.clusters import ClusterTagger
-from mig_selector.annotation.scores import ModelName
-from mig_selector.annotation.vectors import Tagger
+from mig_selector.annotation.tagger import Tagger
+from mig_selector.annotation.tools import ModelName
 from mig_selector.annotation.vocabulary import VocabularyTagger, shipped_vocabulary
 from mig_selector.graph.vocabulary import read_vocabulary
 from mig_selector.settings import Range, Setting, at_least, between

@@ -1,53 +1,49 @@
-"""What taggers are that work on vectors of the questions, and need no language model.
+"""Taggers that work on vectors of the questions, and need no language model.
 
-Dimension letters: N rows that are tagged, L labels, D dimensions of a vector.
+Dimension letters: N rows that are tagged, D dimensions of a vector.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.scores import ModelName
-from mig_selector.arrays import RowLabels
+from mig_selector.annotation.tagger import Tagger, Tags
+from mig_selector.annotation.tools import ModelName, Rows, Tools
 
 
 @dataclass(frozen=True)
-class Tags:
-    """What a tagger found."""
-
-    labels: RowLabels
-    """Of each row, the best first; none where no label fits."""
-    vectors: NDArray[np.float32]
-    """A vector of each label in `labels.names`, for the label graph. Shape (L, D)."""
-
-
-@dataclass(frozen=True)
-class Tagger(ABC):
-    """A tagger that works on vectors of the questions."""
+class VectorTagger(Tagger):
+    """Embeds the questions, and labels rows by these vectors."""
 
     model: ModelName
     """Embeds the questions."""
     max_tokens: int
     """Tokens of a question that the model reads."""
 
-    no_label: ClassVar[str]
-    """Why a row may get no label."""
-    depends_on_all_rows: ClassVar[bool]
-    """Whether other rows beside it can change the labels of a row."""
+    embeds_labels = True
 
     @property
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What decides the labels, beside the model."""
+    def models(self) -> tuple[ModelName, ...]:
+        """The one that embeds the questions."""
+        return (self.model,)
+
+    def tag(self, rows: Rows, tools: Tools) -> Tags:
+        """Label rows; see `Tagger.tag`."""
+        vectors = tools.embed_questions(rows, self.model, self.max_tokens)
+        return self.tag_vectors(vectors, rows.questions, lambda texts: tools.embed_texts(texts, self.model))
+
+    def rehearse(self, rows: Rows, tools: Tools) -> None:
+        """Embed the questions; see `Tagger.rehearse`."""
+        tools.embed_questions(rows, self.model, self.max_tokens)
 
     @abstractmethod
-    def tag(
+    def tag_vectors(
         self,
         vectors: NDArray[np.float32],
         questions: Callable[[], Iterator[str]],

@@ -15,25 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.vectors import Tagger, Tags, unit_length
+from mig_selector.annotation.tagger import Tags
+from mig_selector.annotation.vectors import VectorTagger, unit_length
 from mig_selector.arrays import RowLabels
 from mig_selector.store.hashing import fingerprint_of
 
 
+_NO_LABEL = "no label of the vocabulary is near (mig_label_min_similarity)"
 _BLOCK_ROWS = 8_192
 
 
 @dataclass(frozen=True)
-class VocabularyTagger(Tagger):
+class VocabularyTagger(VectorTagger):
     """Gives each question the labels whose vectors are nearest to its own."""
 
     vocabulary: Mapping[str, str]
     """Labels, each with a typical request; all requests are empty where only labels are known."""
     per_row: int
     min_similarity: float
-
-    no_label = "no label of the vocabulary is near (mig_label_min_similarity)"
-    depends_on_all_rows = False
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -47,19 +46,20 @@ class VocabularyTagger(Tagger):
             "max_tokens": self.max_tokens,
         }
 
-    def tag(
+    def tag_vectors(
         self,
         vectors: NDArray[np.float32],
         questions: Callable[[], Iterator[str]],
         embed: Callable[[Sequence[str]], NDArray[np.floating[Any]]],
     ) -> Tags:
-        """Label rows; see `Tagger.tag`. The vector of a label is the mean of those of its name and its request."""
+        """Label rows; the vector of a label is the mean of those of its name and its request."""
         names, requests = list(self.vocabulary), [text for text in self.vocabulary.values() if text]
         label_vectors = unit_length(embed([*names, *requests]))
         if requests:
             label_vectors = unit_length(label_vectors[: len(names)] + label_vectors[len(names) :])
         labels = nearest_labels(vectors, label_vectors, names, self.per_row, self.min_similarity)
-        return Tags(labels, label_vectors)
+        failures = dict.fromkeys(np.flatnonzero(labels.counts == 0).tolist(), _NO_LABEL)
+        return Tags(labels, label_vectors, failures)
 
 
 def nearest_labels(

@@ -33,7 +33,7 @@ from mig_selector.annotation.sidecar import (
     read_sidecars,
     write_sidecar,
 )
-from mig_selector.annotation.vectors import Tagger, Tags
+from mig_selector.annotation.tagger import Tagger, Tags
 from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.errors import PoolError
@@ -42,7 +42,8 @@ from mig_selector.pipeline.health import describe_health, log_health
 from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
-from mig_selector.pipeline.stages import LabelVectors, embed_questions, embed_texts
+from mig_selector.pipeline.stages import LabelVectors
+from mig_selector.pipeline.tools import RunTools
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.reading import Pool
@@ -56,6 +57,8 @@ logger = logging.getLogger(__name__)
 _VERSION = 1
 """Raised when the same rows and settings would get other annotations than before."""
 _NO_QUESTION = "the question is empty"
+_TRIED_ROWS = 20
+"""Rows on which a tagger is tried; if it labels fewer than half of them, nothing more is spent on the others."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,12 @@ class Sidecars:
         """
         self._rows, self._is_wanted, self._crew = rows, is_wanted, crew
         self._needs, request = rows.needs, rows.request
-        names = [part.model for part in (self._needs.tagger, self._needs.scorer) if part is not None]
-        self._models = {name.key: request.models[name.key] for name in names if name is not None}
+        parts = [part for part in (self._needs.tagger, self._needs.scorer) if part is not None]
+        models = {name.key: request.models[name.key] for part in parts for name in part.models}
         identity = {
             "version": _VERSION,
             **{key: value for key, value in self._needs.identity.items() if key != "gives"},
-            "models": {key: {**model.identity, "dtype": model.resolve_dtype()} for key, model in self._models.items()},
+            "models": {key: {**model.identity, "dtype": model.resolve_dtype()} for key, model in models.items()},
             "turns": request.arguments.mig_turns,
         }
         if self._needs.tagger is not None and self._needs.tagger.depends_on_all_rows:
@@ -175,7 +178,7 @@ class Sidecars:
         self.folder = request.arguments.cache_dir / "annotations" / fingerprint_of(identity)[:32]
         self._made_by = {
             **identity,
-            "models": {key: asdict(model) for key, model in self._models.items()},
+            "models": {key: asdict(model) for key, model in models.items()},
             "mig_selector": version("mig_selector"),
         }
 
@@ -233,25 +236,33 @@ class Sidecars:
             status[to_make & rows.lacks_labels & ~rows.has_question] = _NO_QUESTION
         if needs.tagger is not None and is_tagged.any():
             tags = self._tag(needs.tagger, is_tagged)
-            status[np.flatnonzero(is_tagged)[tags.labels.counts == 0]] = needs.tagger.no_label
+            status[np.flatnonzero(is_tagged)[list(tags.failures)]] = list(tags.failures.values())
             labels = _as_lists(tags.labels, is_tagged[to_make])
-            vectors = dict(zip(tags.labels.names, tags.vectors, strict=True))
+            vectors = dict(zip(tags.labels.names, tags.vectors, strict=True)) if tags.vectors is not None else {}
         scores = np.full(int(to_make.sum()), np.nan)
         if needs.scorer is not None:
-            model = needs.scorer.model
-            kept = rows.take(to_make)
-            measured = needs.scorer.measure(kept, self._crew, self._models[model.key]) if model else None
-            scores = needs.scorer.finish(scores, measured, None)
-            status[np.flatnonzero(to_make)[np.isnan(scores)]] = needs.scorer.no_score
+            measured = needs.scorer.measure(rows.take(to_make), self._tools)
+            scores = needs.scorer.finish(scores, measured.values if measured else None, None)
+            if measured is not None:
+                status[np.flatnonzero(to_make)[list(measured.failures)]] = list(measured.failures.values())
         columns = [rows.hashes.filter(pa.array(to_make)), labels, pa.array(scores, from_pandas=True)]
         return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors
 
     def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_]) -> Tags:
-        request, kept = self._rows.request, self._rows.take(is_tagged)
-        vectors = embed_questions(kept, tagger, self._crew)
-        return tagger.tag(
-            vectors, kept.questions, lambda texts: embed_texts(texts, tagger.model.key, request, self._crew)
-        )
+        if tagger.advice is not None:
+            is_tried = is_tagged & (np.cumsum(is_tagged) <= _TRIED_ROWS)
+            failures = tagger.tag(self._rows.take(is_tried), self._tools).failures
+            if 2 * len(failures) > np.count_nonzero(is_tried):
+                reasons = "; ".join(f"{reason}: {count}" for reason, count in Counter(failures.values()).most_common())
+                raise PoolError(
+                    f"mig_tagger: {len(failures)} of the first {np.count_nonzero(is_tried)} rows got no labels "
+                    f"({reasons}). {tagger.advice}"
+                )
+        return tagger.tag(self._rows.take(is_tagged), self._tools)
+
+    @property
+    def _tools(self) -> RunTools:
+        return RunTools(self._rows.request, self._crew, self.folder / "work")
 
     def _write(self, table: pa.Table, before: list[pa.Table], vectors: LabelVectors) -> None:
         """Write the sidecar of each pool file: the wanted rows of the file, and what it had before."""
@@ -272,7 +283,7 @@ class Sidecars:
 
     def _read_vectors(self) -> LabelVectors | None:
         """Return the vectors of the tagger's labels; None where they are damaged or not there, though there is one."""
-        if self._needs.tagger is None:
+        if self._needs.tagger is None or not self._needs.tagger.embeds_labels:
             return {}
         if not self._vectors_path.exists() or not is_believed(self._vectors_path):
             return None

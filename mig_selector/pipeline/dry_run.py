@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.scores import Score
+from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import parse_arguments, split_keys
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.request import Request, resolve
 from mig_selector.pipeline.rows import KeptRows
-from mig_selector.pipeline.stages import embed_questions, embed_rows, read, resolve_budgets
+from mig_selector.pipeline.stages import embed_rows, read, resolve_budgets
 from mig_selector.pipeline.tokens import draw_sample
+from mig_selector.pipeline.tools import RunTools
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.ranks.world import Ranks
 
 
 _SAMPLED_ROWS = 64
 
-Compute = Callable[["_TimedRows"], NDArray[np.floating[Any]]]
+Compute = Callable[["_TimedRows"], object]
 
 
 @dataclass(frozen=True)
@@ -73,42 +74,44 @@ def _describe(request: Request, *, selects: bool) -> list[str]:
     return lines + [_measure(request, pool, *work) for work in _works(request, pool)]
 
 
-def _works(request: Request, pool: Pool) -> Iterator[tuple[str, NDArray[np.bool_], Compute]]:
-    """Yield for each model that reads rows the key that names it, which rows, and what it does with them."""
+def _works(request: Request, pool: Pool) -> Iterator[tuple[tuple[ModelName, ...], NDArray[np.bool_], Compute]]:
+    """Yield for what reads rows its models, which rows it reads, and what it does with them."""
     crew, needs, annotation = Crew(Ranks(), request.arguments), request.needs, request.needs.annotation
+    tools = RunTools(request, crew, request.arguments.cache_dir / "work")
     everything = np.ones(len(pool.scores), np.bool_)
     if annotation is not None and annotation.tagger is not None:
-        has_none = pool.labels.counts == 0
         tagger = annotation.tagger
-        yield tagger.model.key, has_none, lambda rows: embed_questions(rows, tagger, crew)
+        yield tagger.models, pool.labels.counts == 0, lambda rows: tagger.rehearse(rows, tools)
     for score in (needs.score, annotation.scorer if annotation else None):
-        if score is not None and score.model is not None:
-            yield score.model.key, everything, partial(_score, score, crew)
-    if needs.embedding is not None:
-        yield "mig_row_embedding_model", everything, lambda rows: embed_rows(rows, crew)
+        if score is not None and score.reads_texts:
+            yield score.models, everything, partial(score.measure, tools=tools)
+    if (how := needs.embedding) is not None:
+        yield (ModelName("mig_row_embedding_model", how.model),), everything, lambda rows: embed_rows(rows, crew)
 
 
-def _score(score: Score, crew: Crew, rows: KeptRows) -> NDArray[np.float64]:
-    if score.model is None:
-        raise ValueError(f"{score.name} is not measured by a model")
-    return score.measure(rows, crew, rows.request.models[score.model.key])
-
-
-def _measure(request: Request, pool: Pool, key: str, is_read: NDArray[np.bool_], compute: Compute) -> str:
-    """Have a model compute some of the rows that it has to read, and say what all of them take."""
+def _measure(
+    request: Request, pool: Pool, models: tuple[ModelName, ...], is_read: NDArray[np.bool_], compute: Compute
+) -> str:
+    """Have models compute some of the rows that they have to read, and say what all of them take."""
+    keys = " and ".join(model.key for model in models)
     to_read = np.flatnonzero(is_read)
     if not len(to_read):
-        return f"{key}: reads no rows"
+        return f"{keys}: reads no rows"
     is_sampled = np.zeros(len(is_read), np.bool_)
     is_sampled[to_read[draw_sample(len(to_read), most=_SAMPLED_ROWS)]] = True
-    rows = _TimedRows(request, pool.without(~is_sampled, ""))
-    values = compute(rows)
+    rows, size_before = _TimedRows(request, pool.without(~is_sampled, "")), _size_of_matrices(request)
+    compute(rows)
     seconds = (time.monotonic() - rows.starts[0]) * len(to_read) / len(rows)
-    megabytes = values.nbytes / len(rows) * len(to_read) / 2**20
+    megabytes = (_size_of_matrices(request) - size_before) / len(rows) * len(to_read) / 2**20
     return (
-        f"{key}: {request.models[key].model} reads {len(to_read):,} rows: about {_duration(seconds)} on this process "
-        f"alone ({len(rows)} rows were tried), {megabytes:,.1f} MB of disk"
+        f"{keys}: {' and '.join(request.models[model.key].model for model in models)} reads {len(to_read):,} rows: "
+        f"about {_duration(seconds)} on this process alone ({len(rows)} rows were tried), {megabytes:,.1f} MB of disk"
     )
+
+
+def _size_of_matrices(request: Request) -> int:
+    """Return the size of what models have computed, row by row."""
+    return sum(file.stat().st_size for file in request.arguments.cache_dir.rglob("*.npy"))
 
 
 def _duration(seconds: float) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mig_selector.annotation.scores import ModelName, Score, find_score, signed_score
+from mig_selector.annotation.scores import Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
+from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.taggers import find_tagger
-from mig_selector.annotation.vectors import Tagger
+from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
@@ -82,7 +83,7 @@ class Needs:
     @property
     def has_texts(self) -> bool:
         """Whether question and answer of each row are read."""
-        is_measured = any(score is not None and score.model is not None for score in (self.score, self._scorer))
+        is_measured = any(score is not None and score.reads_texts for score in (self.score, self._scorer))
         return self.embedding is not None or is_measured or self._tagger is not None or self.has("texts")
 
     @property
@@ -102,10 +103,10 @@ class Needs:
         if self.embedding is not None:
             names.append(ModelName("mig_row_embedding_model", self.embedding.model))
         if self._tagger is not None:
-            names.append(self._tagger.model)
+            names += self._tagger.models
         if self.training_model is not None:
             names.append(ModelName("model_name_or_path", self.training_model, needs_weights=False))
-        names += [score.model for score in (self.score, self._scorer) if score is not None and score.model is not None]
+        names += [model for score in (self.score, self._scorer) if score is not None for model in score.models]
         return names
 
     @property
@@ -254,8 +255,9 @@ def _annotation(
 
 def _label_model(arguments: MigArguments, annotation: AnnotationNeeds | None) -> str | None:
     """Return the encoder of labels; None where the tagger's embeds them."""
-    has_tagger = annotation is not None and annotation.tagger is not None
-    return arguments.mig_embedding_model or (None if has_tagger else DEFAULT_LABEL_MODEL)
+    tagger = annotation.tagger if annotation else None
+    embeds_labels = tagger is not None and tagger.embeds_labels
+    return arguments.mig_embedding_model or (None if embeds_labels else DEFAULT_LABEL_MODEL)
 
 
 def _row_embedding(arguments: MigArguments, method: Method) -> RowEmbedding | None:

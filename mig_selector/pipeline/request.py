@@ -82,12 +82,6 @@ class Request:
         return [fingerprint_of(identity) for identity in self.identities]
 
     @property
-    def score_model(self) -> Encoder | None:
-        """The model that the kind of score runs."""
-        name = self.needs.score.model if self.needs.score else None
-        return self.models[name.key] if name else None
-
-    @property
     def tokenizer(self) -> Encoder | None:
         """The model whose tokenizer counts response tokens."""
         return self.models.get("mig_tokenizer") or self.models.get("model_name_or_path")
@@ -319,7 +313,8 @@ def warn_of_settings(request: Request) -> None:
             score.name,
             _MEASURES[declared],
         )
-    for key in ("mig_embedding_model", "mig_tagger_model"):
+    tagger = request.needs.annotation.tagger if request.needs.annotation else None
+    for key in ("mig_embedding_model", *(["mig_tagger_model"] if tagger is not None and tagger.embeds_labels else [])):
         encoder = request.models.get(key)
         if encoder is not None and (odd := describe_plain_model(encoder)):
             logger.warning("%s: %s", key, odd)

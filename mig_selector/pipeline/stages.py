@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.annotation.scales import describe_scale, rescale
-from mig_selector.annotation.vectors import Tagger
 from mig_selector.arguments import MigArguments
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
 from mig_selector.console import progress
@@ -37,6 +36,7 @@ from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.lengths import RowTokens
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
+from mig_selector.pipeline.tools import RunTools, embed_texts
 from mig_selector.pipeline.validation import num_validation_rows
 from mig_selector.pool.index.cache import IndexCache
 from mig_selector.pool.reading import Pool, read_pool
@@ -47,8 +47,6 @@ from mig_selector.selection.budgets import choose_for_budgets
 from mig_selector.selection.greedy import information_added, measure_information
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.objective import Objective
-from mig_selector.store.hashing import fingerprint_of
-from mig_selector.store.vectors import VectorCache
 
 
 logger = logging.getLogger(__name__)
@@ -196,13 +194,16 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
 
 def measure(pool: Pool, request: Request, crew: Crew) -> Measured:
     """Have a model measure the rows, if the kind of score needs one; drop and count the rows that it cannot score."""
-    score, model = request.needs.score, request.score_model
-    if score is None or model is None:
+    score = request.needs.score
+    tools = RunTools(request, crew, request.arguments.cache_dir / "scores")
+    measured = score.measure(KeptRows(request, pool), tools) if score is not None else None
+    if measured is None:
         return Measured(pool, None)
-    values = score.measure(KeptRows(request, pool), crew, model)
-    has_none = np.isnan(values)
-    if has_none.any():
-        pool, values = pool.without(has_none, score.no_score), values[~has_none]
+    reasons = np.full(len(measured.values), "", object)
+    reasons[list(measured.failures)] = list(measured.failures.values())
+    values = measured.values[reasons == ""]
+    for reason in dict.fromkeys(measured.failures.values()):
+        pool, reasons = pool.without(reasons == reason, reason), reasons[reasons != reason]
     return Measured(pool, values)
 
 
@@ -312,28 +313,6 @@ def _label_vectors(
     return np.stack([known[name] if name in known else made[name] for name in names])
 
 
-def embed_texts(names: Sequence[str], key: str, request: Request, crew: Crew) -> NDArray[np.float32]:
-    """Return the vectors of labels, or texts as short, in their order: from the cache, or by the model of a key.
-
-    Returns:
-        Shape (number of texts, D).
-    """
-    encoder = request.models[key]
-    identity = {**encoder.identity, "dtype": encoder.resolve_dtype()}
-    cache = VectorCache(request.arguments.cache_dir, fingerprint_of(identity))
-    with cache.locked():  # another run may be embedding the same labels just now
-        vectors = cache.read(names)
-
-        def keep(labels: Sequence[str], made: NDArray[np.float32]) -> None:
-            vectors.update(zip(labels, made, strict=True))
-            cache.write(labels, made)
-
-        missing = [name for name in dict.fromkeys(names) if name not in vectors]
-        if missing:
-            crew.embed_labels(missing, encoder, request.arguments.mig_embedding_batch_size, keep, key=key)
-    return np.stack([vectors[name] for name in names])
-
-
 def embed(pool: Pool, request: Request, crew: Crew) -> NDArray[np.floating[Any]] | None:
     """Have the rows embedded, or take the vectors that the user gave; None where the method needs none.
 
@@ -368,25 +347,6 @@ def embed_rows(rows: KeptRows, crew: Crew) -> NDArray[np.float32]:
         key="mig_row_embedding_model",
         pooling=how.pooling,
         max_tokens=how.max_tokens,
-    )
-
-
-def embed_questions(rows: KeptRows, tagger: Tagger, crew: Crew) -> NDArray[np.float32]:
-    """Have the questions of rows embedded for a tagger.
-
-    Returns:
-        Mapped from a file. Shape (number of rows, D).
-    """
-    encoder = rows.request.models[tagger.model.key]
-    path = rows.cache_path("row_embeddings", {"text": "question", "max_tokens": tagger.max_tokens}, encoder)
-    return crew.embed_rows(
-        rows.questions,
-        len(rows),
-        encoder,
-        path,
-        key=tagger.model.key,
-        pooling="mean",
-        max_tokens=tagger.max_tokens,
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mig_selector.annotation.clusters import ClusterTagger, _Words
-from mig_selector.annotation.scores import ModelName
+from mig_selector.annotation.tools import ModelName
 
 
 TOPICS = {
@@ -33,7 +33,7 @@ def planted(rows_per_topic, seed=0):
 
 def tag(questions, vectors, numbers=(3,)):
     tagger = ClusterTagger(ModelName("mig_tagger_model", "none"), 128, numbers)
-    return tagger.tag(vectors, lambda: iter(questions), lambda texts: pytest.fail("no text is embedded"))
+    return tagger.tag_vectors(vectors, lambda: iter(questions), lambda texts: pytest.fail("no text is embedded"))
 
 
 def test_planted_topics_are_found_and_named_by_their_words():

@@ -43,13 +43,13 @@ def test_the_vector_of_a_label_is_the_mean_of_name_and_request(tmp_path):
     tagger = tagger_of()
     names = list(shipped_vocabulary())
     vectors = np.random.default_rng(0).normal(size=(800, 6))
-    tags = tagger.tag(vectors[:3].astype(np.float32), lambda: iter(()), lambda texts: vectors[: len(texts)])
+    tags = tagger.tag_vectors(vectors[:3].astype(np.float32), lambda: iter(()), lambda texts: vectors[: len(texts)])
     assert list(tags.labels.names) == names
     first = vectors[0] / np.linalg.norm(vectors[0]) + vectors[400] / np.linalg.norm(vectors[400])
     assert tags.vectors[0] == pytest.approx(first / np.linalg.norm(first), rel=1e-5)
 
     (tmp_path / "own.txt").write_text("algebra\nbiology\n")
-    tags = tagger_of(str(tmp_path / "own.txt")).tag(
+    tags = tagger_of(str(tmp_path / "own.txt")).tag_vectors(
         vectors[:3].astype(np.float32), lambda: iter(()), lambda texts: vectors[: len(texts)]
     )
     assert list(tags.labels.names) == ["algebra", "biology"]

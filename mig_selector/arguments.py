@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from mig_selector.annotation.asking import ChatSettings
 from mig_selector.annotation.scores import ScoreSettings
 from mig_selector.annotation.taggers import AnnotationSettings
 from mig_selector.errors import ArgumentError
@@ -336,7 +337,8 @@ def all_keys() -> dict[str, Key]:
     """Return every key of the product by name: those above, those of annotation and scores, those of methods."""
     annotation = keys_of_fields(AnnotationSettings, {"mig_tagger": "Rows without labels or scores"})
     scores = keys_of_fields(ScoreSettings, {"mig_score_scale": "Scores"})
-    return {**own_keys(), **annotation, **scores, **keys_of_methods()}
+    chat = keys_of_fields(ChatSettings, {"mig_annotator_url": "Chat model that labels or scores rows"})
+    return {**own_keys(), **annotation, **chat, **scores, **keys_of_methods()}
 
 
 def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,6 +13,7 @@ from mig_selector.reference import render_help, render_markdown
 from mig_selector.selection.registry import METHODS, load_method
 
 
+CHAT = {"mig_tagger_model": "@encoder", "mig_annotator_url": "http://h/v1", "mig_annotator_model": "one"}
 TAGGED = {"mig_tagger": "vocabulary", "mig_tagger_model": "@encoder"}
 DECIDING = {
     "mig_num_samples": ({}, 11),
@@ -52,6 +53,9 @@ DECIDING = {
     "mig_labels_per_row": (TAGGED, 3),
     "mig_label_min_similarity": (TAGGED, 0.5),
     "mig_clusters": ({**TAGGED, "mig_tagger": "clusters"}, "4"),
+    "mig_annotator_model": ({**CHAT, "mig_tagger": "llm"}, "another"),
+    "mig_annotator_max_tokens": ({**CHAT, "mig_tagger": "llm"}, 64),
+    "mig_annotator_max_chars": ({**CHAT, "mig_scorer": "llm"}, 100),
     "mig_deita_turns": ({}, "sum"),
     "mig_ifd_model": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, "@other_encoder"),
     "mig_ifd_max_tokens": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, 7),
@@ -78,6 +82,9 @@ DECIDING = {
 IDLE = {
     "mig_on_bad_row": "skip",
     "mig_max_failed": 0.5,
+    "mig_annotator_url": "http://elsewhere/v1",
+    "mig_annotator_requests": 7,
+    "mig_annotator_timeout": 7.5,
     "mig_embedding_batch_size": 7,
     "mig_dataset_name": "mine",
     "mig_output_dir": "@elsewhere",

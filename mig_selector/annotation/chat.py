@@ -31,12 +31,16 @@ logger = logging.getLogger(__name__)
 API_KEY = "MIG_ANNOTATOR_API_KEY"
 """Variable of the environment with the key of the API; it is never written or logged."""
 _TRIES = 6
+_FIRST_PAUSE_SECONDS = 1.0
+"""Before a request is sent again; doubled each time."""
 _LONGEST_PAUSE_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _LARGEST_BODY = 4 * 2**20
 _TEMPERATURES = (0.0, 0.7)
 """Of the first request and of the one after an answer that cannot be used: at 0 it would be the same again."""
 _MESSAGE_LENGTH = 300
+_WARNING_SECONDS = 60.0
+"""Faults that pass are logged once in this time."""
 
 Row = TypeVar("Row")
 Value = TypeVar("Value")
@@ -55,8 +59,6 @@ class ChatModel:
     """Of one request, from the last byte sent to the next one received."""
     max_tokens: int
     """Of an answer."""
-    first_pause_seconds: float = 1.0
-    """Before a request is sent again; doubled each time."""
 
 
 class _UnansweredError(Exception):
@@ -106,6 +108,7 @@ class _Session:
     ) -> None:
         self._chat, self._read, self._keep = chat, read, keep
         self._failed_since_answer = 0
+        self._next_warning = 0.0
         self._resume_at = 0.0
         """When the server wants to be asked again, by the monotonic clock."""
 
@@ -155,7 +158,7 @@ class _Session:
             "temperature": temperature,
             "max_tokens": self._chat.max_tokens,
         }
-        pause, tries = self._chat.first_pause_seconds, 0
+        pause, tries = _FIRST_PAUSE_SECONDS, 0
         while True:
             # A pause that the server asks for is for all: whoever asked sooner would only prolong it.
             while (wait := self._resume_at - time.monotonic()) > 0:
@@ -169,7 +172,6 @@ class _Session:
                     raise
                 if fault.pause is not None:
                     self._resume_at = max(self._resume_at, time.monotonic() + fault.pause)
-                    logger.info("%s asks to wait %.0f seconds", self._chat.url, fault.pause)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # not all at the same moment
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:
@@ -179,8 +181,10 @@ class _Session:
     def _count_failure(self, fault: _UnansweredError) -> None:
         """Stop the run if every worker has failed often enough and none has got an answer meanwhile."""
         self._failed_since_answer += 1
-        if self._failed_since_answer == 1:
-            logger.warning("%s: %s; asking again", self._chat.url, fault)
+        if time.monotonic() >= self._next_warning:
+            pause = f" after {fault.pause:.0f} seconds, as it wants" if fault.pause else ""
+            logger.warning("%s: %s; asking again%s", self._chat.url, fault, pause)
+            self._next_warning = time.monotonic() + _WARNING_SECONDS
         if self._failed_since_answer > _TRIES * self._chat.max_requests:
             raise AnnotatorError(
                 f"mig_annotator_url: {self._chat.url} answers no more: {fault}. The answers so far are kept; once the "

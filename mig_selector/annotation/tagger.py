@@ -33,8 +33,9 @@ class Tagger(ABC):
     """Base of all taggers; `annotation.taggers.find_tagger` gives them their names."""
 
     embeds_labels: ClassVar[bool]
-    """Whether tags come with vectors, and the model of ``mig_tagger_model`` embeds labels; else
-    ``mig_embedding_model`` does."""
+    """Whether the model of ``mig_tagger_model`` embeds labels; else ``mig_embedding_model`` does."""
+    brings_vectors: ClassVar[bool]
+    """Whether tags come with vectors."""
     depends_on_all_rows: ClassVar[bool] = False
     """Whether other rows beside it can change the labels of a row."""
     advice: ClassVar[str | None] = None
@@ -45,6 +46,11 @@ class Tagger(ABC):
     @abstractmethod
     def models(self) -> tuple[ModelName, ...]:
         """The models that it runs, found before anything is read."""
+
+    @property
+    def label_models(self) -> tuple[ModelName, ...]:
+        """The models that embed its labels but do not decide which a row has."""
+        return ()
 
     @property
     @abstractmethod

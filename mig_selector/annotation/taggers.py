@@ -7,14 +7,18 @@ and add a case to `find_tagger`; ``mig_tagger`` then knows its name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from mig_selector.annotation.asking import find_prompting
 from mig_selector.annotation.clusters import ClusterTagger
+from mig_selector.annotation.llm import SCORE_PROMPT, TAG_PROMPT, LlmScore, LlmTagger
+from mig_selector.annotation.scores import Score, find_score
 from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.annotation.vocabulary import VocabularyTagger, shipped_vocabulary
+from mig_selector.errors import ArgumentError
 from mig_selector.graph.vocabulary import read_vocabulary
 from mig_selector.settings import Range, Setting, at_least, between
 
@@ -30,19 +34,19 @@ class AnnotationSettings:
     """The keys of taggers, of scorers, and of what they write."""
 
     mig_tagger: Annotated[
-        Literal["vocabulary", "clusters"] | None,
+        Literal["vocabulary", "clusters", "llm"] | None,
         Setting(
             "What gives labels to rows that have none: vocabulary (the nearest of mig_label_vocabulary, or of 400 "
-            "labels that come with the package) or clusters (of similar questions of the pool, named by their "
-            "terms). Not set: such rows are dropped.",
+            "labels that come with the package), clusters (of similar questions of the pool, named by their "
+            "terms) or llm (the chat model of mig_annotator_url). Not set: such rows are dropped.",
             decides=True,
         ),
     ] = None
     mig_scorer: Annotated[
-        Literal["constant", "response_tokens", "ifd"] | None,
+        Literal["constant", "response_tokens", "ifd", "llm"] | None,
         Setting(
-            "What scores all rows, in place of mig_score: constant (1), response_tokens, or ifd (by mig_ifd_model); "
-            "default constant if mig_tagger is used.",
+            "What scores all rows, in place of mig_score: constant (1), response_tokens, ifd (by mig_ifd_model), or "
+            "llm (1 to 5 by the chat model of mig_annotator_url); default constant if mig_tagger is used.",
             decides=True,
         ),
     ] = None
@@ -101,10 +105,11 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
     """Return the tagger that ``mig_tagger`` names; None if it is not set.
 
     Args:
-        settings: Values of the keys of `AnnotationSettings`.
+        settings: Values of the keys of `AnnotationSettings` and `ChatSettings`.
         vocabulary: ``mig_label_vocabulary``.
 
     Raises:
+        ArgumentError: A key that it needs is not set.
         PoolError: The vocabulary cannot be read.
     """
     model = ModelName("mig_tagger_model", settings["mig_tagger_model"])
@@ -117,5 +122,28 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
         case "clusters":
             numbers = sorted({int(number) for number in settings["mig_clusters"].split(",")})
             return ClusterTagger(model, max_tokens, tuple(numbers))
+        case "llm":
+            return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT), model)
         case _:
             return None
+
+
+def find_scorer(name: str, settings: Mapping[str, Any], *, default_tokenizer: str | None) -> Score:
+    """Return the score that ``mig_scorer`` names.
+
+    Args:
+        name: The value of ``mig_scorer``.
+        settings: Values of the keys of `AnnotationSettings`, `ChatSettings` and `ScoreSettings`.
+        default_tokenizer: What counts response tokens where ``mig_tokenizer`` is not set.
+
+    Raises:
+        ArgumentError: A key that it needs is not set.
+    """
+    if name == "llm":
+        return LlmScore(name, prompting=find_prompting("mig_scorer", settings, SCORE_PROMPT))
+    score = find_score(name, settings, turns="mean", default_tokenizer=default_tokenizer)
+    if score.stored.paths:
+        raise ArgumentError(
+            f"mig_scorer: {name} is computed by a language model; set mig_ifd_model (gpt2, for example)."
+        )
+    return replace(score, scale="none")  # scores are kept as they are, and scaled when rows are chosen

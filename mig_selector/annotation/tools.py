@@ -72,6 +72,11 @@ class Tools(Protocol):
         """A folder for what must survive a kill, named by all that decides tags and scores; may not exist yet."""
         ...
 
+    @property
+    def most_failures(self) -> float:
+        """Rows that may fail; one more stops the run, so that no more need be done."""
+        ...
+
     def find(self, model: ModelName) -> Encoder:
         """Return one of the models that the tagger or scorer declares."""
         ...

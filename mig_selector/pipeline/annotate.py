@@ -121,6 +121,12 @@ class _Rows:
     has_question: NDArray[np.bool_]
     """Shape (N,)."""
 
+    @property
+    def most_failures(self) -> float:
+        """How many rows may fail."""
+        num_wanted = np.count_nonzero(self.lacks_labels | self.needs.gives_scores)
+        return float(self.request.arguments["mig_max_failed"]) * num_wanted
+
     def take(self, keep: NDArray[np.bool_]) -> KeptRows:
         """Return some of the rows, to be read."""
         return KeptRows(self.request, self.pool.without(~keep, ""))
@@ -262,7 +268,7 @@ class Sidecars:
 
     @property
     def _tools(self) -> RunTools:
-        return RunTools(self._rows.request, self._crew, self.folder / "work")
+        return RunTools(self._rows.request, self._crew, self.folder / "work", self._rows.most_failures)
 
     def _write(self, table: pa.Table, before: list[pa.Table], vectors: LabelVectors) -> None:
         """Write the sidecar of each pool file: the wanted rows of the file, and what it had before."""
@@ -275,6 +281,8 @@ class Sidecars:
             is_here = np.array([self._path_of(source) == path for source in pool.sources])[source_of_row]
             hashes = self._rows.hashes.filter(pa.array(self._is_wanted & is_here)).unique()
             write_sidecar(path, merge(old, table.take(pa.array(look_up(table, hashes)))), self._made_by)
+        for journal in self._tools.folder.glob("*.jsonl"):
+            journal.unlink()
 
     @property
     def _vectors_path(self) -> Path:
@@ -283,7 +291,7 @@ class Sidecars:
 
     def _read_vectors(self) -> LabelVectors | None:
         """Return the vectors of the tagger's labels; None where they are damaged or not there, though there is one."""
-        if self._needs.tagger is None or not self._needs.tagger.embeds_labels:
+        if self._needs.tagger is None or not self._needs.tagger.brings_vectors:
             return {}
         if not self._vectors_path.exists() or not is_believed(self._vectors_path):
             return None

@@ -10,7 +10,7 @@ from typing import Any
 from mig_selector.annotation.scores import Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
 from mig_selector.annotation.tagger import Tagger
-from mig_selector.annotation.taggers import find_tagger
+from mig_selector.annotation.taggers import find_scorer, find_tagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
@@ -103,7 +103,7 @@ class Needs:
         if self.embedding is not None:
             names.append(ModelName("mig_row_embedding_model", self.embedding.model))
         if self._tagger is not None:
-            names += self._tagger.models
+            names += [*self._tagger.models, *self._tagger.label_models]
         if self.training_model is not None:
             names.append(ModelName("model_name_or_path", self.training_model, needs_weights=False))
         names += [model for score in (self.score, self._scorer) if score is not None for model in score.models]
@@ -237,12 +237,7 @@ def _annotation(
         return None
     scorer = None
     if gives_scores and (name is not None or given is None):
-        scorer = find_score(name or "constant", settings, turns="mean", default_tokenizer=host.model_name_or_path)
-        scorer = replace(scorer, scale="none")  # scores are kept as they are, and scaled when rows are chosen
-        if scorer.stored.paths:
-            raise ArgumentError(
-                f"mig_scorer: {name} is computed by a language model; set mig_ifd_model (gpt2, for example)."
-            )
+        scorer = find_scorer(name or "constant", settings, default_tokenizer=host.model_name_or_path)
     return AnnotationNeeds(
         tagger=find_tagger(settings, arguments.mig_label_vocabulary) if gives_labels else None,
         scorer=scorer,

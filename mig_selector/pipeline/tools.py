@@ -5,6 +5,7 @@ Dimension letters: D dimensions of a vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class RunTools:
     request: Request
     crew: Crew
     folder: Path
+    most_failures: float = math.inf
 
     def find(self, model: ModelName) -> Encoder:
         """Return a model that the request has found."""

@@ -11,19 +11,21 @@ from email.utils import formatdate
 import pytest
 from chat_server import chat_server, completion, reply
 
+from mig_selector.annotation import chat
 from mig_selector.annotation.chat import ChatModel, ask
 from mig_selector.errors import AnnotatorError
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(chat, "_FIRST_PAUSE_SECONDS", 0.01)
 
 
 def model_at(url, **more):
     return ChatModel(**{"url": url, "name": "m", "max_requests": 8, "timeout_seconds": 1.0, "max_tokens": 9, **more})
 
 
-def quick(url, **more):
-    return model_at(url, **{"first_pause_seconds": 0.01, **more})
-
-
-def ask_all(chat, prompts, read=str):
+def ask_all(model, prompts, read=str):
     """Return the value or the reason of each row."""
     found = {}
 
@@ -32,7 +34,7 @@ def ask_all(chat, prompts, read=str):
         assert (value is None) is bool(reason)
         found[row] = reason if value is None else value
 
-    ask(chat, enumerate(prompts), read, keep)
+    ask(model, enumerate(prompts), read, keep)
     return found
 
 
@@ -41,7 +43,7 @@ def test_each_answer_comes_to_its_row_whatever_the_order_of_the_answers():
     with chat_server(
         lambda message, _: reply(f"answer to {message}", wait=random.Random(message).random() / 20)
     ) as at:
-        found = ask_all(quick(at.url), prompts)
+        found = ask_all(model_at(at.url), prompts)
         assert sorted(at.asked) == sorted(prompts)
         assert at.most == 8
     assert found == {number: f"answer to row {number}" for number in range(40)}
@@ -51,7 +53,7 @@ def test_each_answer_comes_to_its_row_whatever_the_order_of_the_answers():
 def test_a_request_says_what_servers_expect(monkeypatch):
     monkeypatch.setenv("MIG_ANNOTATOR_API_KEY", "secret")
     with chat_server(lambda *_: reply("yes")) as at:
-        ask_all(quick(at.url), ["naïve 🙂 \ud800"])
+        ask_all(model_at(at.url), ["naïve 🙂 \ud800"])
         [(_, _, body, headers)] = at.requests
     message = {"role": "user", "content": "naïve 🙂 \ud800"}
     assert body == {"model": "m", "messages": [message], "temperature": 0.0, "max_tokens": 9}
@@ -61,7 +63,7 @@ def test_a_request_says_what_servers_expect(monkeypatch):
 def test_without_a_key_none_is_sent(monkeypatch):
     monkeypatch.delenv("MIG_ANNOTATOR_API_KEY", raising=False)
     with chat_server(lambda *_: reply("yes")) as at:
-        ask_all(quick(at.url), ["row"])
+        ask_all(model_at(at.url), ["row"])
         assert "Authorization" not in at.requests[0][3]
 
 
@@ -86,7 +88,7 @@ def test_what_may_pass_is_asked_again(fault):
 
     prompts = [f"row {number}" for number in range(5)]
     with chat_server(behave) as at:
-        found = ask_all(quick(at.url, timeout_seconds=0.2), prompts)
+        found = ask_all(model_at(at.url, timeout_seconds=0.2), prompts)
         assert sorted(at.asked) == sorted(3 * prompts)
     assert found == {number: f"answer to row {number}" for number in range(5)}
 
@@ -100,7 +102,7 @@ def test_all_faults_together_lose_and_invent_nothing():
 
     prompts = [f"row {number}" for number in range(150)]
     with chat_server(behave) as at:
-        found = ask_all(quick(at.url, max_requests=16), prompts)
+        found = ask_all(model_at(at.url, max_requests=16), prompts)
         assert at.most <= 16
         never = {message for message in prompts if at.asked.count(message) == 6} - {
             message for message in prompts if found[int(message.split()[1])].startswith("answer")
@@ -115,7 +117,7 @@ def test_all_faults_together_lose_and_invent_nothing():
 
 def test_a_row_at_which_the_server_always_breaks_fails_with_its_reason():
     with chat_server(lambda message, _: reply(status=500) if message == "bad" else reply("fine")) as at:
-        assert ask_all(quick(at.url), ["good", "bad", "good too"]) == {
+        assert ask_all(model_at(at.url), ["good", "bad", "good too"]) == {
             0: "fine",
             1: "the server answered 500",
             2: "fine",
@@ -131,7 +133,7 @@ def test_nobody_asks_before_the_server_wants_to_be_asked(told):
         )
 
     with chat_server(behave) as at:
-        ask_all(quick(at.url, max_requests=1), ["first", "second"])
+        ask_all(model_at(at.url, max_requests=1), ["first", "second"])
         assert at.asked == ["first", "first", "second"]
         assert at.requests[1][0] - at.requests[0][0] >= 0.39  # a date has whole seconds
 
@@ -141,7 +143,7 @@ def test_a_full_server_is_no_fault_of_a_row():
         return reply("yes") if message == "other" or before == 9 else reply(status=429)
 
     with chat_server(behave) as at:
-        assert ask_all(quick(at.url, max_requests=2, first_pause_seconds=0.001), ["full", *["other"] * 3])[0] == "yes"
+        assert ask_all(model_at(at.url, max_requests=2), ["full", *["other"] * 3])[0] == "yes"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 301])
@@ -153,7 +155,7 @@ def test_what_will_not_pass_stops_at_once_with_what_the_server_says(status, monk
             rf"{at.url} with mig_annotator_model: m: the server answered {status}: The model `m` does \\x1b\[31m"
         )
         with pytest.raises(AnnotatorError, match=expected) as error:
-            ask_all(quick(at.url, max_requests=2), ["row"] * 100)
+            ask_all(model_at(at.url, max_requests=2), ["row"] * 100)
         assert len(at.requests) <= 2
     assert "secret" not in str(error.value)
 
@@ -162,7 +164,7 @@ def test_what_will_not_pass_stops_at_once_with_what_the_server_says(status, monk
 def test_a_request_that_is_refused_fails_alone(status, caplog):
     body = "maximum context length is 4096 tokens"
     with chat_server(lambda message, _: reply(status=status, body=body) if message == "long" else reply("yes")) as at:
-        found = ask_all(quick(at.url), ["short", "long"])
+        found = ask_all(model_at(at.url), ["short", "long"])
         assert at.asked.count("long") == 1
     assert found == {0: "yes", 1: f"the server answered {status}"}
     assert body in caplog.text
@@ -173,9 +175,9 @@ def test_a_server_that_is_gone_stops_the_run():
         chat_server(lambda *_: None) as at,
         pytest.raises(AnnotatorError, match=r"answers no more: no answer from th"),
     ):
-        ask_all(quick(at.url, max_requests=2), ["row"] * 100)
+        ask_all(model_at(at.url, max_requests=2), ["row"] * 100)
     with pytest.raises(AnnotatorError, match=r"answers no more: no answer from the server \(ConnectError\)"):
-        ask_all(quick(at.url, max_requests=2), ["row"] * 100)
+        ask_all(model_at(at.url, max_requests=2), ["row"] * 100)
 
 
 def test_an_answer_that_cannot_be_used_is_asked_for_once_more():
@@ -186,7 +188,7 @@ def test_an_answer_that_cannot_be_used_is_asked_for_once_more():
 
     answers = {"first": ["no", "7"], "never": ["no", "no"], "at once": ["8"]}
     with chat_server(lambda message, before: reply(answers[message][before])) as at:
-        assert ask_all(quick(at.url), list(answers), read) == {0: 7, 1: "not a number", 2: 8}
+        assert ask_all(model_at(at.url), list(answers), read) == {0: 7, 1: "not a number", 2: 8}
         assert sorted(at.asked) == sorted(["first"] * 2 + ["never"] * 2 + ["at once"])
         again = [body["temperature"] for _, message, body, _ in at.requests if message == "first"]
     assert again == [0.0, 0.7]
@@ -209,13 +211,13 @@ def test_an_answer_that_cannot_be_used_is_asked_for_once_more():
 )
 def test_what_is_no_whole_answer_is_none(body, reason):
     with chat_server(lambda *_: reply(body=body)) as at:
-        assert ask_all(quick(at.url), ["row"]) == {0: reason}
+        assert ask_all(model_at(at.url), ["row"]) == {0: reason}
 
 
 def test_an_endless_answer_is_not_read_to_its_end():
     body = completion("a" * 6 * 2**20)
     with chat_server(lambda *_: reply(body=body)) as at:
-        assert ask_all(quick(at.url), ["row"]) == {0: "an answer of more than 4 MiB"}
+        assert ask_all(model_at(at.url), ["row"]) == {0: "an answer of more than 4 MiB"}
 
 
 def test_an_interrupt_stops_at_once_and_asks_no_more(caplog):
@@ -248,7 +250,7 @@ def test_rows_are_taken_only_when_they_can_be_asked_for():
         return reply("yes")
 
     with chat_server(behave) as at:
-        ask(quick(at.url, max_requests=4), prompts(), str, lambda *_: None)
+        ask(model_at(at.url, max_requests=4), prompts(), str, lambda *_: None)
     assert len(taken) == 50
 
 
@@ -258,5 +260,5 @@ def test_an_error_of_the_caller_ends_all_requests():
 
     with chat_server(lambda *_: reply("yes")) as at:
         with pytest.raises(AnnotatorError, match="enough"):
-            ask(quick(at.url, max_requests=4), ((number, "row") for number in range(100)), str, keep)
+            ask(model_at(at.url, max_requests=4), ((number, "row") for number in range(100)), str, keep)
         assert len(at.requests) <= 8

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mig_selector.annotation.asking import ChatSettings
+from mig_selector.annotation.normalization import NormalizationSettings
 from mig_selector.annotation.scores import ScoreSettings
 from mig_selector.annotation.taggers import AnnotationSettings
 from mig_selector.errors import ArgumentError
@@ -338,7 +339,8 @@ def all_keys() -> dict[str, Key]:
     annotation = keys_of_fields(AnnotationSettings, {"mig_tagger": "Rows without labels or scores"})
     scores = keys_of_fields(ScoreSettings, {"mig_score_scale": "Scores"})
     chat = keys_of_fields(ChatSettings, {"mig_annotator_url": "Chat model that labels or scores rows"})
-    return {**own_keys(), **annotation, **chat, **scores, **keys_of_methods()}
+    tags = keys_of_fields(NormalizationSettings, {"mig_tag_normalization": "Tags that a language model invents"})
+    return {**own_keys(), **annotation, **chat, **tags, **scores, **keys_of_methods()}
 
 
 def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

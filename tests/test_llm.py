@@ -54,7 +54,7 @@ def manifest(outcome):
 
 
 def journals(root):
-    return sorted((root / "cache" / "annotations").rglob("*.jsonl"))
+    return sorted((root / "cache" / "answers").glob("*.jsonl"))
 
 
 def question_of(row):
@@ -99,7 +99,6 @@ def test_rows_are_labelled_and_scored_by_a_chat_model(place):
     assert chosen["score"] == [score_of(rows[row]["output"]) for row in chosen["row_index"]]
     health = manifest(outcome)["annotation"]
     assert (health["rows"], health["failed"], health["scores"]["from"]) == (60, {}, "llm")
-    assert not journals(place.root)
 
 
 def faulty(message, before):
@@ -144,7 +143,6 @@ def test_after_an_interruption_only_missing_rows_are_asked_for(place):
     with chat_server(always) as at:
         assert table(select(place, at.url, mig_overwrite=True)) == expected
         assert len(at.requests) == len(set(map(question_of, rows))) - kept + 1
-    assert not journals(place.root)
 
 
 def test_only_new_rows_are_asked_for_and_another_encoder_asks_for_none(place, tiny_llama):
@@ -221,6 +219,46 @@ def test_too_many_failures_stop_the_run_before_it_asks_on(place):
         with pytest.raises(AnnotatorError, match=r"more rows failed than mig_max_failed allows: 21 failed \(the"):
             select(place, at.url)
         assert len(at.requests) < 60 + 2 * 30
+
+
+def test_generated_tags_are_brought_together_and_the_sidecar_keeps_them(place):
+    rows = make_raw_rows(60)
+    forms = [str.upper, str.title, lambda tag: f"{tag}s", str]
+
+    def behave(message, before):
+        tags = tags_of(asked_about(message)[0])
+        return reply(json.dumps([random.Random(message).choice(forms)(tag) for tag in tags] + [message[-200:][:9]]))
+
+    def roots(labels):
+        return {label.removesuffix("s") for label in labels}
+
+    with chat_server(behave) as at:
+        outcome = select(place, at.url, mig_method="instag", mig_num_samples=5)
+        plain = select(place, at.url, mig_method="instag", mig_num_samples=5, mig_tag_normalization="none")
+        tagged = place.settings(at.url, mig_label_vocabulary=None)
+        num_requests = len(at.requests)
+        sidecar = annotate_pool(tagged)
+        assert len(at.requests) == num_requests
+    chosen = table(outcome)
+    for row, labels in zip(chosen["row_index"], chosen["labels"], strict=True):
+        own = set(tags_of(question_of(rows[row])))
+        assert roots(labels) - {"other"} <= own | roots(own)
+        assert len(labels) == len(roots(labels))
+    tags = manifest(outcome)["annotation"]["tags"]
+    assert tags["after"]["words"] < tags["after"]["frequency"] <= tags["tags"]
+    assert tags["largest_merges"]
+    assert "tags" not in manifest(plain)["annotation"]
+    assert outcome.fingerprint != plain.fingerprint
+    kept = {tag for tags in pq.read_table(sidecar)["labels"].to_pylist() for tag in tags}
+    assert any(f"{label}s" in kept for label in LABELS)
+
+
+def test_a_vocabulary_is_not_renamed(place):
+    (place.root / "labels.txt").write_text("\n".join(LABELS))
+    with chat_server(always) as at:
+        outcome = select(place, at.url, mig_label_vocabulary=str(place.root / "labels.txt"))
+    assert "tags" not in manifest(outcome)["annotation"]
+    assert {label for labels in table(outcome)["labels"] for label in labels} <= set(LABELS)
 
 
 def test_no_key_and_no_address_with_a_password_is_written_down(place, monkeypatch, caplog, capsys):

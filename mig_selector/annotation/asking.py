@@ -152,18 +152,18 @@ class Inquiry:
     """The questions of one tagger or scorer about some rows, and the answers as far as they are known."""
 
     def __init__(self, asking: Asking, tools: Tools, read: Callable[[str], Any], title: str) -> None:
-        """Find the answers of a run that was killed.
+        """Find the answers to earlier runs: none is asked for, and paid for, twice.
 
         Args:
             asking: Writes the prompts.
             tools: Say where answers are kept, and how many rows may fail.
             read: Checks an answer; see `chat.ask`.
-            title: What is asked for, and the name of the file with the answers.
+            title: What is asked for.
         """
         self._asking, self._read, self._title = asking, read, title
         self._chat = asking.prompting.chat
         self._most_failures = max(tools.most_failures, _TRIED_PROMPTS)
-        self._journal = Journal(tools.folder / f"{title}.jsonl")
+        self._journal = Journal(tools.answers_path(asking.prompting.identity))
         self._answers = self._journal.read()
         self._failures: dict[str, str] = {}
         self._num_shown = 0

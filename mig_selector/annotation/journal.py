@@ -1,4 +1,4 @@
-"""Answers on disk as they come, from which a run that was killed goes on: JSON Lines."""
+"""Answers on disk as they come, for later runs and for one that was killed: JSON Lines."""
 
 from __future__ import annotations
 

@@ -59,21 +59,15 @@ class LlmTagger(Tagger):
     """Asks for the tags of each question."""
 
     prompting: Prompting
-    model: ModelName
-    """Embeds the tags."""
 
     embeds_labels = True
     brings_vectors = False
+    invents_labels = True
 
     @property
     def models(self) -> tuple[ModelName, ...]:
         """None on this machine."""
         return ()
-
-    @property
-    def label_models(self) -> tuple[ModelName, ...]:
-        """The one that embeds the tags: with another one the same answers count, which may have cost money."""
-        return (self.model,)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mig_selector.arrays import RowLabels
 from mig_selector.graph.label_graph import build_adjacency
 from mig_selector.graph.vocabulary import count_labels
+from mig_selector.settings import Setting, above_and_at_most, at_least, between
 
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,38 @@ _LARGEST_MERGES = 10
 _NAMED_FORMS = 6
 _SPECIAL = re.compile(r"(?:[^\w+#]|_)+|(?<!\w)[+#]+")
 """All but letters and digits, and the signs behind them: "C++" is not "C"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizationSettings:
+    """The keys of the steps."""
+
+    mig_tag_normalization: Annotated[
+        Literal["instag", "none"],
+        Setting(
+            "instag brings together the tags of mig_tagger: llm that mean the same, and leaves out rare ones; none "
+            "takes them as they are, and so does a mig_label_vocabulary.",
+            decides=True,
+        ),
+    ] = "instag"
+    mig_tag_min_count: Annotated[
+        int,
+        Setting("Rows that a tag must have before tags are brought together (InsTag: 20).", at_least(1), decides=True),
+    ] = 2
+    mig_tag_max_distance: Annotated[
+        float, Setting("Cosine distance up to which two tags are one.", between(0, 0.5), decides=True)
+    ] = 0.05
+    mig_tag_min_support: Annotated[
+        int, Setting("Rows that two tags which imply each other must share to be one.", at_least(1), decides=True)
+    ] = 40
+    mig_tag_min_confidence: Annotated[
+        float,
+        Setting(
+            "Share of the rows of either tag that must have the other one, for the two to be one.",
+            above_and_at_most(0, 1),
+            decides=True,
+        ),
+    ] = 0.99
 
 
 @dataclass(frozen=True)
@@ -48,13 +81,15 @@ class Normalization:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the tags, beside the model that embeds them."""
-        return {
-            "version": 1,
-            "min_count": self.min_count,
-            "max_distance": self.max_distance,
-            "min_support": self.min_support,
-            "min_confidence": self.min_confidence,
-        }
+        return {"version": 1, **asdict(self)}
+
+
+def find_normalization(settings: Mapping[str, Any]) -> Normalization | None:
+    """Return the limits that the keys of `NormalizationSettings` set; None if tags are taken as they are."""
+    if settings["mig_tag_normalization"] == "none":
+        return None
+    limits = ("min_count", "max_distance", "min_support", "min_confidence")
+    return Normalization(**{limit: settings[f"mig_tag_{limit}"] for limit in limits})
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Tagger(ABC):
     """Whether the model of ``mig_tagger_model`` embeds labels; else ``mig_embedding_model`` does."""
     brings_vectors: ClassVar[bool]
     """Whether tags come with vectors."""
+    invents_labels: ClassVar[bool] = False
+    """Whether labels are whatever a language model writes, so that several of them may mean the same."""
     depends_on_all_rows: ClassVar[bool] = False
     """Whether other rows beside it can change the labels of a row."""
     advice: ClassVar[str | None] = None
@@ -46,11 +48,6 @@ class Tagger(ABC):
     @abstractmethod
     def models(self) -> tuple[ModelName, ...]:
         """The models that it runs, found before anything is read."""
-
-    @property
-    def label_models(self) -> tuple[ModelName, ...]:
-        """The models that embed its labels but do not decide which a row has."""
-        return ()
 
     @property
     @abstractmethod

@@ -123,7 +123,7 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
             numbers = sorted({int(number) for number in settings["mig_clusters"].split(",")})
             return ClusterTagger(model, max_tokens, tuple(numbers))
         case "llm":
-            return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT), model)
+            return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
         case _:
             return None
 

@@ -72,6 +72,10 @@ class Tools(Protocol):
         """A folder for what must survive a kill, named by all that decides tags and scores; may not exist yet."""
         ...
 
+    def answers_path(self, identity: Mapping[str, object]) -> Path:
+        """Name the file for the answers of a chat model, by all that decides them beside the prompts."""
+        ...
+
     @property
     def most_failures(self) -> float:
         """Rows that may fail; one more stops the run, so that no more need be done."""

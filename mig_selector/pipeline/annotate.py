@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mig_selector.annotation.normalization import normalize_tags
 from mig_selector.annotation.sidecar import (
     OK,
     SCHEMA,
@@ -43,7 +44,7 @@ from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.stages import LabelVectors
-from mig_selector.pipeline.tools import RunTools
+from mig_selector.pipeline.tools import RunTools, embed_texts
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.reading import Pool
@@ -97,7 +98,8 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
         made, vectors = sidecars.complete()
         table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
     pool, failed = _apply(rows, is_wanted, table)
-    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed)
+    pool, tags = _normalize(pool, request, crew)
+    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed, tags)
     log_health(health)
     return Annotated(pool, vectors, health, path)
 
@@ -172,9 +174,10 @@ class Sidecars:
         self._needs, request = rows.needs, rows.request
         parts = [part for part in (self._needs.tagger, self._needs.scorer) if part is not None]
         models = {name.key: request.models[name.key] for part in parts for name in part.models}
-        identity = {
+        identity: dict[str, Any] = {
             "version": _VERSION,
-            **{key: value for key, value in self._needs.identity.items() if key != "gives"},
+            "tagger": self._needs.tagger.identity if self._needs.tagger else None,
+            "scorer": self._needs.scorer.identity if self._needs.scorer else None,
             "models": {key: {**model.identity, "dtype": model.resolve_dtype()} for key, model in models.items()},
             "turns": request.arguments.mig_turns,
         }
@@ -281,8 +284,6 @@ class Sidecars:
             is_here = np.array([self._path_of(source) == path for source in pool.sources])[source_of_row]
             hashes = self._rows.hashes.filter(pa.array(self._is_wanted & is_here)).unique()
             write_sidecar(path, merge(old, table.take(pa.array(look_up(table, hashes)))), self._made_by)
-        for journal in self._tools.folder.glob("*.jsonl"):
-            journal.unlink()
 
     @property
     def _vectors_path(self) -> Path:
@@ -353,6 +354,15 @@ def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[
     if not len(pool.scores):
         raise PoolError(f"no row of the pool could be annotated ({'; '.join(failed)}).")
     return pool, failed
+
+
+def _normalize(pool: Pool, request: Request, crew: Crew) -> tuple[Pool, dict[str, Any] | None]:
+    """Bring together tags that mean the same, if the tagger invents them; return what became of them, too."""
+    needs, model = request.needs.annotation, request.needs.label_model
+    if needs is None or needs.normalization is None or model is None:
+        return pool, None
+    done = normalize_tags(pool.labels, needs.normalization, lambda names: embed_texts(names, model.key, request, crew))
+    return replace(pool, labels=done.labels), done.report
 
 
 def _with_labels(own: RowLabels, is_tagged: NDArray[np.bool_], annotations: pa.Table) -> RowLabels:

@@ -63,6 +63,7 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
             "nothing says how rows are annotated; set mig_tagger (vocabulary, clusters or llm) or mig_scorer."
         )
     needed = {**settings, "mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
+    needed["mig_tag_normalization"] = "none"  # sidecars keep tags as they were given
     if gives_labels:
         needed["mig_labels"] = settings.get("mig_labels") or DEFAULT_LABELS
     return needed

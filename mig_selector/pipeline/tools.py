@@ -6,7 +6,7 @@ Dimension letters: D dimensions of a vector.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,10 @@ class RunTools:
     def find(self, model: ModelName) -> Encoder:
         """Return a model that the request has found."""
         return self.request.models[model.key]
+
+    def answers_path(self, identity: Mapping[str, object]) -> Path:
+        """Name the file for the answers of a chat model; any later run finds them, whatever else has changed."""
+        return self.request.arguments.cache_dir / "answers" / f"{fingerprint_of(identity)[:32]}.jsonl"
 
     def embed_questions(self, rows: Rows, model: ModelName, max_tokens: int) -> NDArray[np.float32]:
         """Have the questions embedded on all ranks, or take what is kept.

@@ -504,6 +504,18 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
         faults.append(
             f"{unit}: {values[unit]!r} is a list; training takes one budget. Lists are for `mig-selector select`."
         )
+    if "mig_num_tokens" in values and values.get("mig_val_from", "chosen") != "chosen":
+        faults.append("mig_val_from: rest counts rows; set mig_num_samples in place of mig_num_tokens.")
+    if "mig_label_vocabulary" in values and values.get("mig_min_label_count", 1) != 1:
+        faults.append(
+            f"mig_min_label_count: {values['mig_min_label_count']} together with mig_label_vocabulary; "
+            "a vocabulary already says which labels count. Leave one of the two out."
+        )
+    return [*faults, *_annotation_faults(values), *_name_faults(values.get("mig_dataset_name"), many=many)]
+
+
+def _annotation_faults(values: Mapping[str, Any]) -> list[str]:
+    faults = []
     if "mig_label_vocabulary" in values and values.get("mig_tagger") == "clusters":
         faults.append(
             "mig_tagger: clusters finds labels of its own, none of which is in mig_label_vocabulary; leave one of the "
@@ -513,14 +525,12 @@ def _rule_faults(values: Mapping[str, Any], *, training: bool) -> list[str]:
         faults.append("mig_retag: true, but nothing gives other labels; set mig_tagger or mig_sidecar too.")
     if "mig_score" in values and "mig_scorer" in values:
         faults.append("mig_score and mig_scorer both say what the score of a row is; leave one of the two out.")
-    if "mig_num_tokens" in values and values.get("mig_val_from", "chosen") != "chosen":
-        faults.append("mig_val_from: rest counts rows; set mig_num_samples in place of mig_num_tokens.")
-    if "mig_label_vocabulary" in values and values.get("mig_min_label_count", 1) != 1:
+    if values.get("mig_scorer") == "reward" and values.get("mig_score_scale", "none") == "none":
         faults.append(
-            f"mig_min_label_count: {values['mig_min_label_count']} together with mig_label_vocabulary; "
-            "a vocabulary already says which labels count. Leave one of the two out."
+            "mig_scorer: reward gives scores of either sign, but a score must be 0 or more; set mig_score_scale: "
+            "rank, which suits any reward model, or sigmoid or minmax."
         )
-    return faults + _name_faults(values.get("mig_dataset_name"), many=many)
+    return faults
 
 
 def _name_faults(name: str | None, *, many: bool) -> list[str]:

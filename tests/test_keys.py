@@ -15,6 +15,11 @@ from mig_selector.selection.registry import METHODS, load_method
 
 CHAT = {"mig_tagger_model": "@encoder", "mig_annotator_url": "http://h/v1", "mig_annotator_model": "one"}
 TAGGED = {"mig_tagger": "vocabulary", "mig_tagger_model": "@encoder"}
+DEITA = {
+    "mig_scorer": "deita",
+    "mig_deita_complexity_model": "@encoder",
+    "mig_deita_quality_model": "@encoder",
+}
 DECIDING = {
     "mig_num_samples": ({}, 11),
     "mig_num_tokens": (
@@ -46,6 +51,12 @@ DECIDING = {
     ),
     "mig_tagger": ({"mig_tagger_model": "@encoder"}, "vocabulary"),
     "mig_scorer": ({}, "constant"),
+    "mig_deita_complexity_model": (DEITA, "@other_encoder"),
+    "mig_deita_quality_model": (DEITA, "@other_encoder"),
+    "mig_reward_model": (
+        {"mig_scorer": "reward", "mig_reward_model": "@encoder", "mig_score_scale": "rank"},
+        "@other_encoder",
+    ),
     "mig_sidecar": ({"mig_sidecar": "@rows.npy"}, "@other_rows.npy"),
     "mig_retag": (TAGGED, True),
     "mig_tagger_model": (TAGGED, "@other_encoder"),

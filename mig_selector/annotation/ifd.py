@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.networks import logits_at
 from mig_selector.annotation.tokens import encode, load_tokenizer
 from mig_selector.errors import ArgumentError
 from mig_selector.ranks.models import dtype_argument, loading
@@ -191,17 +192,8 @@ class _LossModel:
         positions = torch.arange(ids.shape[1], device=device)
         foretells = (positions >= first - 1) & (positions < end - 1)
         with torch.inference_mode():
-            logits = self._logits(ids, (positions < end).long(), foretells)
+            logits = logits_at(self._network, ids, (positions < end).long(), foretells)
             targets = ids[foretells.roll(1, dims=1)]
             parts = zip(logits.split(_LOSSES), targets.split(_LOSSES), strict=True)
             losses: Any = torch.cat([cross_entropy(some.float(), aim, reduction="none") for some, aim in parts])
             return torch.stack([some.mean() for some in losses.split((end - first).flatten().tolist())])
-
-    def _logits(self, ids: Any, mask: Any, foretells: Any) -> Any:
-        """Return the logits at the positions that foretell a token that counts: a row for each, in their order."""
-        head = self._network.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][foretells],))
-        try:
-            return self._network(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        finally:
-            hook.remove()

@@ -106,8 +106,9 @@ def normalize_tags(tags: RowLabels, limits: Normalization, embed: Embed) -> Norm
     """Leave out rare tags, and bring together tags that mean the same.
 
     1. Tags that fewer than `min_count` rows have are left out.
-    2. Tags with the same words are one: lower case, special characters as spaces, each word by its stem (Snowball's
-       English stemmer, which knows no parts of speech). ``+`` and ``#`` behind a letter stay, as in C++.
+    2. Tags with the same words are one: lower case, special characters as spaces, each word by its English lemma. The
+       paper speaks of stems, but published tags such as "problem solve" are lemmas; Snowball's stems would make one of
+       "optimization" and "optimism", or of "animal" and "animation". ``+`` and ``#`` behind a letter stay, as in C++.
     3. Tags whose vectors are near are one: cosine distance of at most `max_distance`, directly or by way of others.
        These are the clusters of DBSCAN with ``min_samples=1``.
     4. Tags that imply each other are one: at least `min_support` rows have both, and at least `min_confidence` of the
@@ -166,13 +167,12 @@ def _merge(labels: RowLabels, groups: NDArray[np.int64], members: dict[str, list
 
 
 def _by_words(labels: RowLabels, limits: Normalization, embed: Embed) -> NDArray[np.int64]:
-    from snowballstemmer import stemmer
+    from simplemma import lemmatize
 
-    stem = stemmer("english").stemWords
     numbers: dict[tuple[str, ...], int] = {}
     groups = []
     for name in labels.names:
-        words = tuple(stem(_SPECIAL.sub(" ", name.lower()).split())) or (name,)
+        words = tuple(lemmatize(word, lang="en") for word in _SPECIAL.sub(" ", name.lower()).split()) or (name,)
         groups.append(numbers.setdefault(words, len(numbers)))
     return np.array(groups, np.int64)
 

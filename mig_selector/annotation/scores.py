@@ -48,8 +48,8 @@ class ScoreSettings:
     mig_deita_turns: Annotated[
         Literal["mean", "sum"] | None,
         Setting(
-            "How deita, or the product of several paths, joins the turns of a row; default sum for the method deita, "
-            "mean for the others.",
+            "How deita, stored or by mig_scorer, or the product of several paths, joins the turns of a row; default "
+            "sum for the method deita, mean for the others.",
             decides=True,
         ),
     ] = None

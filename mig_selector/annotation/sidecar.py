@@ -106,13 +106,17 @@ def sidecar_files(path: Path) -> tuple[Path, ...]:
     return files
 
 
-def read_sidecars(files: Sequence[Path]) -> pa.Table:
+def read_sidecars(files: Sequence[Path], *, is_signed: bool = False) -> pa.Table:
     """Read and check sidecars that anybody may have made.
+
+    Args:
+        files: The sidecars.
+        is_signed: Whether scores may be negative.
 
     Raises:
         ArgumentError: A file is not a sidecar, or two rows have the same hash.
     """
-    table = pa.concat_tables([SCHEMA.empty_table(), *map(_read_given, files)])
+    table = pa.concat_tables([SCHEMA.empty_table(), *(_read_given(file, is_signed=is_signed) for file in files)])
     counts = pc.value_counts(table["row_hash"])
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
@@ -123,7 +127,7 @@ def read_sidecars(files: Sequence[Path]) -> pa.Table:
     return table
 
 
-def _read_given(file: Path) -> pa.Table:
+def _read_given(file: Path, *, is_signed: bool) -> pa.Table:
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
@@ -138,14 +142,14 @@ def _read_given(file: Path) -> pa.Table:
     except pa.ArrowException as error:
         types = ", ".join(f"{field.name} {field.type}" for field in SCHEMA)
         raise ArgumentError(f"mig_sidecar: {file}: expected the types {types}: {error}") from error
-    for fault, is_faulty in _faults(table):
+    for fault, is_faulty in _faults(table, is_signed=is_signed):
         rows = np.flatnonzero(is_faulty.fill_null(False).to_numpy(zero_copy_only=False))
         if len(rows):
             raise ArgumentError(f"mig_sidecar: {file}: row {rows[0]} (0-based) has {fault}; {len(rows):,} rows have.")
     return table
 
 
-def _faults(table: pa.Table) -> list[tuple[str, pa.Array]]:
+def _faults(table: pa.Table, *, is_signed: bool) -> list[tuple[str, pa.Array]]:
     """Return what may be wrong with a row, and for each row whether it is."""
     columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
     score, labels = columns["score"], columns["labels"]
@@ -159,7 +163,7 @@ def _faults(table: pa.Table) -> list[tuple[str, pa.Array]]:
         ("no status", pc.is_null(columns["status"])),
         ("null in its labels", has_null_label),
         (
-            "a score that is not a finite number of 0 or more",
-            pc.invert(pc.and_(pc.is_finite(score), pc.greater_equal(score, 0))),
+            "a score that is not a finite number" + ("" if is_signed else " of 0 or more (see mig_score_scale)"),
+            pc.invert(pc.and_(pc.is_finite(score), pc.or_(is_signed, pc.greater_equal(score, 0)))),
         ),
     ]

@@ -7,18 +7,16 @@ and add a case to `find_tagger`; ``mig_tagger`` then knows its name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mig_selector.annotation.asking import find_prompting
 from mig_selector.annotation.clusters import ClusterTagger
-from mig_selector.annotation.llm import SCORE_PROMPT, TAG_PROMPT, LlmScore, LlmTagger
-from mig_selector.annotation.scores import Score, find_score
+from mig_selector.annotation.llm import TAG_PROMPT, LlmTagger
 from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.annotation.vocabulary import VocabularyTagger, shipped_vocabulary
-from mig_selector.errors import ArgumentError
 from mig_selector.graph.vocabulary import read_vocabulary
 from mig_selector.settings import Range, Setting, at_least, between
 
@@ -43,13 +41,29 @@ class AnnotationSettings:
         ),
     ] = None
     mig_scorer: Annotated[
-        Literal["constant", "response_tokens", "ifd", "llm"] | None,
+        Literal["constant", "response_tokens", "ifd", "deita", "reward", "llm"] | None,
         Setting(
-            "What scores all rows, in place of mig_score: constant (1), response_tokens, ifd (by mig_ifd_model), or "
-            "llm (1 to 5 by the chat model of mig_annotator_url); default constant if mig_tagger is used.",
+            "What scores all rows, in place of mig_score: constant (1), response_tokens, ifd (by mig_ifd_model), "
+            "deita (complexity times quality by DEITA's two models), reward (by mig_reward_model; needs a "
+            "mig_score_scale), or llm (1 to 5 by the chat model of mig_annotator_url); default constant if mig_tagger "
+            "is used.",
             decides=True,
         ),
     ] = None
+    mig_deita_complexity_model: Annotated[
+        str, Setting("DEITA's scorer of questions, for mig_scorer: deita: hub id or folder.", decides=True)
+    ] = "hkust-nlp/deita-complexity-scorer"
+    mig_deita_quality_model: Annotated[
+        str, Setting("DEITA's scorer of answers, for mig_scorer: deita: hub id or folder.", decides=True)
+    ] = "hkust-nlp/deita-quality-scorer"
+    mig_reward_model: Annotated[
+        str,
+        Setting(
+            "Sequence classification model with one output and a chat template that scores whole conversations, for "
+            "mig_scorer: reward: hub id or folder.",
+            decides=True,
+        ),
+    ] = "Skywork/Skywork-Reward-V2-Qwen3-0.6B"
     mig_sidecar: Annotated[
         str | None,
         Setting(
@@ -126,24 +140,3 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
             return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
         case _:
             return None
-
-
-def find_scorer(name: str, settings: Mapping[str, Any], *, default_tokenizer: str | None) -> Score:
-    """Return the score that ``mig_scorer`` names.
-
-    Args:
-        name: The value of ``mig_scorer``.
-        settings: Values of the keys of `AnnotationSettings`, `ChatSettings` and `ScoreSettings`.
-        default_tokenizer: What counts response tokens where ``mig_tokenizer`` is not set.
-
-    Raises:
-        ArgumentError: A key that it needs is not set.
-    """
-    if name == "llm":
-        return LlmScore(name, prompting=find_prompting("mig_scorer", settings, SCORE_PROMPT))
-    score = find_score(name, settings, turns="mean", default_tokenizer=default_tokenizer)
-    if score.stored.paths:
-        raise ArgumentError(
-            f"mig_scorer: {name} is computed by a language model; set mig_ifd_model (gpt2, for example)."
-        )
-    return replace(score, scale="none")  # scores are kept as they are, and scaled when rows are chosen

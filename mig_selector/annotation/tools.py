@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.text_scores import TextScores
 from mig_selector.embedding.encoder import Encoder
-from mig_selector.pool.conversation import Exchange
+from mig_selector.pool.conversation import Exchange, Turn
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class Rows(Protocol):
         """Read the question of each row, with its input on a line of its own."""
         ...
 
+    def pairs(self) -> Iterator[list[Exchange]]:
+        """Read each turn of the user with its reply, of each row."""
+        ...
+
+    def conversations(self) -> Iterator[list[Turn]]:
+        """Read all turns of each row."""
+        ...
+
     def cache_path(self, kind: str, identity: Mapping[str, object], model: Encoder) -> Path:
         """Name the file for what a model makes of these rows, by all that decides it."""
         ...
@@ -56,6 +65,19 @@ class Crew(Protocol):
         self, exchanges: Callable[[], Iterator[Exchange]], count: int, model: Encoder, path: Path, max_tokens: int
     ) -> NDArray[np.float64]:
         """Return the IFD of each row, NaN where it has none; see `annotation.ifd`."""
+        ...
+
+    def score_texts(
+        self,
+        texts: Callable[[], Iterator[Any]],
+        count: int,
+        model: Encoder,
+        path: Path,
+        *,
+        key: str,
+        scorer: Literal["complexity", "quality", "reward"],
+    ) -> TextScores:
+        """Return the score of each text; see `annotation.text_scores`."""
         ...
 
 

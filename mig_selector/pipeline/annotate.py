@@ -89,7 +89,8 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     if not is_wanted.any():
         return Annotated(pool)
     rows = _Rows(request, needs, pool, lacks_labels, *_read_hashes(pool, request))
-    table, path = read_sidecars(needs.sidecar), _folder_of(needs.sidecar)
+    is_signed = request.arguments["mig_score_scale"] != "none"
+    table, path = read_sidecars(needs.sidecar, is_signed=is_signed), _folder_of(needs.sidecar)
     vectors: LabelVectors = {}
     is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
     if is_missing.any():

@@ -64,6 +64,8 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
         )
     needed = {**settings, "mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
     needed["mig_tag_normalization"] = "none"  # sidecars keep tags as they were given
+    if settings.get("mig_scorer") == "reward" and settings.get("mig_score_scale") is None:
+        needed["mig_score_scale"] = "rank"  # sidecars have the scores as they are
     if gives_labels:
         needed["mig_labels"] = settings.get("mig_labels") or DEFAULT_LABELS
     return needed

@@ -1,8 +1,9 @@
 """How all ranks run a model together, while rank 0 runs the recipe as ordinary code.
 
-Rank 0 calls `Crew.run` with its work; the others follow. Where the work calls `embed_labels`, `embed_rows` or
-`measure_ifd`, rank 0 tells the others what to do, does its share and goes on with the result. What goes wrong anywhere
-is raised as an exception on every rank, out of the call in which it happened: `with` blocks close as they always do.
+Rank 0 calls `Crew.run` with its work; the others follow. Where the work calls `embed_labels`, `embed_rows`,
+`measure_ifd` or `score_texts`, rank 0 tells the others what to do, does its share and goes on with the result. What
+goes wrong anywhere is raised as an exception on every rank, out of the call in which it happened: `with` blocks close
+as they always do.
 
 To add a model that all ranks run, add a task here: what is told of it must be what JSON can hold.
 """
@@ -17,7 +18,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.deita import DeitaModel
 from mig_selector.annotation.ifd import CausalModel, measure_losses, read_ifd
+from mig_selector.annotation.reward import RewardModel
+from mig_selector.annotation.text_scores import TextScorer, TextScores, read_scores, score_texts
 from mig_selector.arguments import MigArguments
 from mig_selector.console import progress
 from mig_selector.embedding.encoder import Encoder, embed_labels, find_same_encoder
@@ -92,7 +96,27 @@ class _IfdTask:
             measure_losses(rows, self.count, model, Path(self.path), ranks, bar)
 
 
-_TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in (_LabelTask, _RowTask, _IfdTask)}
+@dataclass(frozen=True)
+class _ScoreTask:
+    """Score texts by a model that needs one pass over each."""
+
+    key: str
+    encoder: Encoder
+    count: int
+    path: str
+    scorer: Literal["complexity", "quality", "reward"]
+
+    def run(self, encoder: Encoder, ranks: Ranks, texts: Callable[[], Iterable[Any]]) -> None:
+        def load(device: Any) -> TextScorer:
+            if self.scorer == "reward":
+                return RewardModel(encoder, self.key, device)
+            return DeitaModel(encoder, self.key, self.scorer, device)
+
+        with progress(f"scoring by {self.key}", self.count, "texts", is_main=ranks.is_main) as bar:
+            score_texts(texts, self.count, load, Path(self.path), ranks, bar)
+
+
+_TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in (_LabelTask, _RowTask, _IfdTask, _ScoreTask)}
 
 
 class Crew:
@@ -183,6 +207,20 @@ class Crew:
         """
         self._do(_IfdTask(model, count, str(path), max_tokens), exchanges)
         return read_ifd(path)
+
+    def score_texts(
+        self,
+        texts: Callable[[], Iterator[Any]],
+        count: int,
+        model: Encoder,
+        path: Path,
+        *,
+        key: str,
+        scorer: Literal["complexity", "quality", "reward"],
+    ) -> TextScores:
+        """Score texts on every rank, or take what is kept; see `annotation.text_scores.score_texts`."""
+        self._do(_ScoreTask(key, model, count, str(path), scorer), texts)
+        return read_scores(path)
 
     def _do(self, task: Any, given: Callable[..., Any]) -> None:
         """Have every rank do a task; `given` is what only rank 0 has: the texts, or where the results go."""

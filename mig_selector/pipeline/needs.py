@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.annotation.normalization import Normalization, find_normalization
+from mig_selector.annotation.scorers import find_scorer
 from mig_selector.annotation.scores import Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
 from mig_selector.annotation.tagger import Tagger
-from mig_selector.annotation.taggers import find_scorer, find_tagger
+from mig_selector.annotation.taggers import find_tagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
@@ -242,7 +243,9 @@ def _annotation(
         return None
     scorer = None
     if gives_scores and (name is not None or given is None):
-        scorer = find_scorer(name or "constant", settings, default_tokenizer=host.model_name_or_path)
+        scorer = find_scorer(
+            name or "constant", settings, turns=declared.turns, default_tokenizer=host.model_name_or_path
+        )
     tagger = find_tagger(settings, arguments.mig_label_vocabulary) if gives_labels else None
     # A vocabulary says which labels count: one must not be renamed to another that is not in it.
     normalizes = tagger is not None and tagger.invents_labels and arguments.mig_label_vocabulary is None

@@ -14,7 +14,16 @@ from mig_selector.annotation.tokens import load_tokenizer
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.request import Request
-from mig_selector.pool.conversation import Exchange, Turn, Which, as_exchange, read_turns, render, text_columns
+from mig_selector.pool.conversation import (
+    Exchange,
+    Turn,
+    Which,
+    as_exchange,
+    as_pairs,
+    read_turns,
+    render,
+    text_columns,
+)
 from mig_selector.pool.reading import Pool, PoolRow
 from mig_selector.store.hashing import fingerprint_of
 
@@ -67,6 +76,15 @@ class KeptRows:
     def questions(self) -> Iterator[str]:
         """Read the question of each row, with its input on a line of its own."""
         return (_question(each) for each in self.exchanges())
+
+    def pairs(self) -> Iterator[list[Exchange]]:
+        """Read each turn of the user with its reply, of each row; those that ``mig_turns`` names."""
+        which = self.request.arguments.mig_turns
+        return (as_pairs(self._exchange(row, which)[0], which) for row in self._rows())
+
+    def conversations(self) -> Iterator[list[Turn]]:
+        """Read all turns of each row."""
+        return (self._exchange(row, "all")[0] for row in self._rows())
 
     def hashed_questions(self) -> Iterator[tuple[str, str]]:
         """Read the hash by which sidecars know a row, and the question, of each row."""

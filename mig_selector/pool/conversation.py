@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal, TypeAlias
 
 from mig_selector.pool.entry import PoolEntry
@@ -105,6 +106,18 @@ def as_exchange(row: Mapping[str, Any], turns: Sequence[Turn], entry: PoolEntry,
         case "last":
             end = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
             return Exchange("\n".join(turn.content for turn in turns[:end]), "", "".join(answered[-1:]))
+
+
+def as_pairs(turns: Sequence[Turn], which: Which) -> list[Exchange]:
+    """Return each turn of the user with the reply to it, which is empty if there is none.
+
+    Args:
+        turns: The turns of a row, from `read_turns`; a system turn belongs to no pair.
+        which: ``all``, or the ``first`` or the ``last`` pair alone.
+    """
+    said = [turn.content for turn in turns if turn.role != "system"]
+    pairs = [Exchange(asked, "", answer) for asked, answer in zip_longest(said[::2], said[1::2], fillvalue="")]
+    return {"all": pairs, "first": pairs[:1], "last": pairs[-1:]}[which]
 
 
 def _alpaca_exchange(row: Mapping[str, Any], turns: Sequence[Turn], entry: PoolEntry, which: Which) -> Exchange:

@@ -32,6 +32,7 @@ _CACHED = {
     "annotations": ("labels and scores that annotators gave to rows", rf"{_HASH}/.+\.parquet"),
     "answers": ("answers of chat models", rf"{_HASH}\.jsonl"),
     "row_embeddings": ("row vectors", _MATRIX),
+    "text_scores": ("scores that models gave texts", _MATRIX),
     "ifd": ("IFD of rows", _MATRIX),
     "row_tokens": ("tokens that training is fed for rows", _MATRIX),
     "response_tokens": ("lengths of responses in tokens", _MATRIX),

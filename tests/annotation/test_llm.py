@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mig_selector.annotation.llm import LONGEST_TAG, LlmScore, LlmTagger, read_score, read_tags
-from mig_selector.annotation.taggers import find_scorer, find_tagger
+from mig_selector.annotation.scorers import find_scorer
+from mig_selector.annotation.taggers import find_tagger
 from mig_selector.arguments import parse_arguments
 from mig_selector.errors import ArgumentError
 
@@ -104,7 +105,7 @@ def settings(**keys):
 def test_what_decides_the_answers_is_the_identity(keys, is_same):
     for find in (
         lambda more: find_tagger({**more, "mig_tagger": "llm"}, None),
-        lambda more: find_scorer("llm", more, default_tokenizer=None),
+        lambda more: find_scorer("llm", more, turns="mean", default_tokenizer=None),
     ):
         assert (find(settings(**keys)).identity == find(settings()).identity) is is_same
 
@@ -151,6 +152,6 @@ def test_prompts_hold_the_texts_as_they_are_up_to_their_limit():
     more = settings(mig_annotator_max_chars=40)
     [prompt] = LlmTagger.prompts(find_tagger({**more, "mig_tagger": "llm"}, None), Rows())
     assert "\n[begin]\n{question} of 10 000 chars" + "x" * 14 + "\n[end]\n" in prompt
-    [prompt] = LlmScore.prompts(find_scorer("llm", more, default_tokenizer=None), Rows())
+    [prompt] = LlmScore.prompts(find_scorer("llm", more, turns="mean", default_tokenizer=None), Rows())
     assert "\n[request]\n{add}\n1 {0}\n[response]\n" + "y" * 40 + "\n[end]\n" in prompt
     assert prompt.endswith('for example {"score": 3}.')

@@ -1,0 +1,118 @@
+"""DEITA's scorers (arXiv 2312.15685): language models that were trained to write a score from 1 to 6 after a prompt.
+
+The score of a text is the mean of 1 to 6 by the probabilities with which the model writes each of them next, as the
+published code computes it (deita/selection/scorer). Each question and each answer is scored on its own, without what
+was said before. What differs: where the published code returns 3.0 because it finds no probability, there is no score.
+
+Dimension letters: N rows, n pairs of question and answer in all rows, m texts of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from mig_selector.annotation.networks import load_network, logits_at
+from mig_selector.annotation.scores import MeasuredScore, Measurement
+from mig_selector.annotation.text_scores import REASONS, TextScorer
+from mig_selector.annotation.tokens import encode, load_tokenizer
+from mig_selector.annotation.tools import Rows, Tools
+from mig_selector.embedding.encoder import Encoder
+from mig_selector.errors import ArgumentError
+
+
+Kind: TypeAlias = Literal["complexity", "quality"]
+
+PROMPTS: dict[Kind, str] = {
+    "complexity": (
+        "You are a helpful assistant. Please identify the complexity score of the following user query. \n"
+        "##Query: {question}  \n##Complexity: "
+    ),
+    "quality": (
+        "You are a helpful assistant. Please identify the quality score of the Response corresponding to the Question."
+        " \n #Question#:\n{question}\n#Response#:\n{answer} \n##Quality: "
+    ),
+}
+"""For `str.format`, blanks at the ends of lines included."""
+_SCORES = range(1, 7)
+
+
+@dataclass(frozen=True)
+class DeitaScorer(MeasuredScore):
+    """Complexity of each question times quality of its answer, joined over the turns of a row."""
+
+    turns: Literal["mean", "sum"] = "mean"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Prompts and join too."""
+        return {**super().identity, "version": 1, "turns": self.turns, "prompts": PROMPTS}
+
+    def measure(self, rows: Rows, tools: Tools) -> Measurement:
+        """Run both models on all ranks, or take what an earlier run kept."""
+        counts = np.fromiter(map(len, rows.pairs()), np.int64, len(rows))
+        row_of_pair = np.repeat(np.arange(len(rows)), counts)
+        product = np.ones(len(row_of_pair))
+        failures: dict[int, str] = {}
+        for kind, name in zip(PROMPTS, self.models, strict=True):
+            model = tools.find(name)
+            path = rows.cache_path("text_scores", {"prompt": PROMPTS[kind]}, model)
+            prompts = partial(_prompts, rows, kind)
+            scored = tools.crew.score_texts(prompts, len(row_of_pair), model, path, key=name.key, scorer=kind)
+            product *= scored.values
+            for pair in np.flatnonzero(scored.codes).tolist():
+                failures.setdefault(int(row_of_pair[pair]), f"{name.key}: {REASONS[scored.codes[pair]]}")
+        total = np.bincount(row_of_pair, product, len(rows)).astype(np.float64)
+        return Measurement(total / counts if self.turns == "mean" else total, failures)
+
+
+def _prompts(rows: Rows, kind: Kind) -> Iterator[str]:
+    """Yield the prompt of each pair."""
+    for pairs in rows.pairs():
+        for pair in pairs:
+            yield PROMPTS[kind].format(question=pair.instruction, answer=pair.response)
+
+
+class DeitaModel(TextScorer):
+    """One of the two models; its texts are prompts."""
+
+    def __init__(self, encoder: Encoder, key: str, kind: Kind, device: Any) -> None:
+        """Load the model.
+
+        Raises:
+            ArgumentError: It cannot be loaded, or does not write scores as single tokens.
+        """
+        from transformers import AutoModelForCausalLM
+
+        tokenizer = load_tokenizer(encoder.model, key, encoder.revision)
+        self._digits = _find_digits(tokenizer, PROMPTS[kind].format(question="", answer=""), encoder.model, key)
+        super().__init__(load_network(AutoModelForCausalLM, encoder, key, device), tokenizer)
+
+    def encode(self, items: Sequence[str]) -> list[list[int] | None]:
+        """Return the tokens of prompts, with those that the tokenizer adds to a text."""
+        return list(encode(list(items), self._tokenizer))
+
+    def score(self, ids: Any, mask: Any) -> Any:
+        """Return the mean of 1 to 6 by their probabilities after each prompt; see `TextScorer.score`."""
+        import torch
+
+        is_last = (mask == 1) & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
+        logits = logits_at(self._network, ids, mask, is_last)[:, self._digits]
+        scores = torch.tensor(_SCORES, dtype=torch.float32, device=ids.device)
+        return logits.float().softmax(dim=1) @ scores
+
+
+def _find_digits(tokenizer: Any, prompt: str, model: str, key: str) -> list[int]:
+    """Return the tokens that write 1 to 6 after a prompt."""
+    before, *after = encode([prompt, *(f"{prompt}{score}" for score in _SCORES)], tokenizer)
+    for score, ids in zip(_SCORES, after, strict=True):
+        if ids[:-1] != before:
+            raise ArgumentError(
+                f"{key}: the tokenizer of {model!r} does not write {score} after DEITA's prompt as a single token, so "
+                "the model is not one of DEITA's scorers; give one that was trained as they were."
+            )
+    return [ids[-1] for ids in after]

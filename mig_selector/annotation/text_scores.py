@@ -1,0 +1,130 @@
+"""Scores that a model gives a text in one forward pass: those of DEITA, and of reward models.
+
+A text is never cut off: a score of half a text would be the score of another one. A text without a score has a reason.
+
+Dimension letters: n texts, m of a batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.annotation.networks import longest_text, pad_right
+from mig_selector.ranks.share import fill_matrix, tokens_per_batch
+from mig_selector.ranks.world import Ranks
+from mig_selector.store.matrix import MatrixFile
+
+
+REASONS = (
+    "",
+    "a text is longer than the model reads",
+    "the chat template of the model does not take the conversation",
+    "the model computes a score that is not finite",
+)
+"""Why a text has no score, by code."""
+_TOO_LONG, _NOT_TAKEN, _NOT_FINITE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """The scores of texts."""
+
+    values: NDArray[np.float64]
+    """NaN where there is none. Shape (n,)."""
+    codes: NDArray[np.int64]
+    """Index into `REASONS`; 0 where there is a score. Shape (n,)."""
+
+
+def score_texts(
+    texts: Callable[[], Iterable[Any]],
+    count: int,
+    load: Callable[[Any], TextScorer],
+    path: Path,
+    ranks: Ranks,
+    on_texts: Callable[[int], object],
+) -> None:
+    """Score texts; every rank must call this. A run that was killed goes on where it was, with the same scores.
+
+    Args:
+        texts: Called on rank 0 only, which streams them.
+        count: n.
+        load: Loads the model onto a device.
+        path: Where the scores are kept, on rank 0: a name made from texts and model.
+        ranks: Who shares the work.
+        on_texts: Called with the number of texts scored since the last call, by all ranks if they keep step.
+
+    Raises:
+        ArgumentError: The model cannot be loaded, or the disk has no room for the scores.
+        RemoteError: Another rank failed.
+    """
+    fill_matrix(MatrixFile(path, count), texts, load, ranks, on_texts)
+
+
+def read_scores(path: Path) -> TextScores:
+    """Return what `score_texts` wrote."""
+    values, codes = np.load(path, allow_pickle=False).astype(np.float64).T
+    return TextScores(values, codes.astype(np.int64))
+
+
+class TextScorer(ABC):
+    """The `RowModel` of texts; it computes the score of a text, and the code of the reason why there is none."""
+
+    width = 2
+
+    def __init__(self, network: Any, tokenizer: Any) -> None:
+        """Take a model that has been loaded, and its tokenizer."""
+        self._network, self._tokenizer = network, tokenizer
+        self._longest = longest_text(network, tokenizer)
+        self.batch_tokens = tokens_per_batch(network.device)
+
+    def count_tokens(self, items: Sequence[Any]) -> NDArray[np.int64]:
+        """Count the tokens of each text; those that the model does not read have none. Shape (m,)."""
+        return np.array([len(ids) for ids in self._read(items)[0]], np.int64)
+
+    def compute(self, items: Sequence[Any]) -> Any:
+        """Return the score of each text, NaN where there is none, and the code of the reason; shape (m, 2)."""
+        import torch
+
+        texts, codes = self._read(items)
+        results = torch.full((len(items), 2), torch.nan, device=self._network.device)
+        results[:, 1] = torch.tensor(codes)
+        readable = [index for index, ids in enumerate(texts) if ids]
+        if readable:
+            with torch.inference_mode():
+                scores = self.score(*pad_right([texts[index] for index in readable], self._network.device))
+            is_finite = scores.isfinite()
+            results[readable, 0] = scores.where(is_finite, torch.nan)
+            results[readable, 1] = torch.where(is_finite, 0.0, float(_NOT_FINITE))
+        return results
+
+    def _read(self, items: Sequence[Any]) -> tuple[list[list[int]], list[int]]:
+        """Return the tokens of each text, none where the model does not read it, and the code of the reason."""
+        texts, codes = [], []
+        for ids in self.encode(items):
+            is_long = self._longest is not None and len(ids or ()) > self._longest
+            codes.append(_NOT_TAKEN if ids is None else _TOO_LONG if is_long else 0)
+            texts.append([] if ids is None or is_long else ids)
+        return texts, codes
+
+    @abstractmethod
+    def encode(self, items: Sequence[Any]) -> list[list[int] | None]:
+        """Return the tokens of each text, at least one; None where the model takes no such text."""
+
+    @abstractmethod
+    def score(self, ids: Any, mask: Any) -> Any:
+        """Score texts padded at the end.
+
+        Args:
+            ids: Tokens. Shape (m, T).
+            mask: 1 at tokens of a text. Shape (m, T).
+
+        Returns:
+            A tensor of float32, shape (m,).
+        """

@@ -67,6 +67,7 @@ DECIDING = {
     "mig_annotator_model": ({**CHAT, "mig_tagger": "llm"}, "another"),
     "mig_annotator_max_tokens": ({**CHAT, "mig_tagger": "llm"}, 64),
     "mig_annotator_max_chars": ({**CHAT, "mig_scorer": "llm"}, 100),
+    "mig_distill_rows": ({**CHAT, "mig_tagger": "distilled"}, 500),
     "mig_tag_normalization": ({**CHAT, "mig_tagger": "llm"}, "none"),
     "mig_tag_min_count": ({**CHAT, "mig_tagger": "llm"}, 3),
     "mig_tag_max_distance": ({**CHAT, "mig_tagger": "llm"}, 0.1),
@@ -98,6 +99,7 @@ DECIDING = {
 IDLE = {
     "mig_on_bad_row": "skip",
     "mig_max_failed": 0.5,
+    "mig_distill_min_f1": 0.5,
     "mig_annotator_url": "http://elsewhere/v1",
     "mig_annotator_requests": 7,
     "mig_annotator_timeout": 7.5,

@@ -253,6 +253,51 @@ def test_generated_tags_are_brought_together_and_the_sidecar_keeps_them(place):
     assert any(f"{label}s" in kept for label in LABELS)
 
 
+@pytest.mark.slow
+def test_a_classifier_learns_from_a_sample_and_labels_the_rest(place):
+    rows = make_raw_rows(320)
+    write_lines(place.data / "pool.jsonl", rows)
+    keys = {"mig_tagger": "distilled", "mig_distill_rows": 240, "mig_num_samples": 200}
+    keys |= {"mig_tag_normalization": "none", "mig_report": "none"}
+    with chat_server(always) as at:
+        outcome = select(place, at.url, **keys)
+        asked = {asked_about(message)[0] for message in at.asked}
+        assert len(at.requests) == len(asked) <= 240
+        figures = manifest(outcome)["annotation"]["distilled"]
+        assert (figures["rows"], figures["failed"], figures["held_out_rows"]) == (240, 0, 24)
+        assert figures["labels"] == len(LABELS) + 1
+        assert figures["micro_f1"] > 0.6
+
+        num_requests = len(at.requests)
+        with pytest.raises(PoolError, match=r"F1 on 24 held-out rows is 0\.\d\d, below mig_distill_min_f1: 1,"):
+            select(place, at.url, **keys, mig_distill_min_f1=1, mig_turns="first")
+        assert len(at.requests) == num_requests
+
+        lines = estimate(place.settings(at.url, **keys), selects=True)
+        assert any("judge: 240 requests for tags" in line for line in lines)
+        assert len(at.requests) == num_requests
+
+        write_lines(place.data / "pool.jsonl", [*rows, *make_raw_rows(6, seed=9)])
+        select(place, at.url, **keys)
+        assert len(at.requests) - num_requests <= 6  # nearly the same sample
+    chosen = table(outcome)
+    by_row = dict(zip(chosen["row_index"], chosen["labels"], strict=True))
+    taught = [row for row in by_row if question_of(rows[row]) in asked]
+    assert all(by_row[row] == sorted(tags_of(question_of(rows[row]))) for row in taught)
+    learnt = [row for row in by_row if row not in taught]
+    right = sum(len(set(by_row[row]) & set(tags_of(question_of(rows[row])))) for row in learnt)
+    total = sum(len(by_row[row]) + len(tags_of(question_of(rows[row]))) for row in learnt)
+    assert len(learnt) > 20
+    assert 2 * right / total > 0.6
+
+
+def test_a_pool_no_larger_than_the_sample_is_labelled_by_the_chat_model_alone(place):
+    with chat_server(always) as at:
+        outcome = select(place, at.url, mig_tagger="distilled", mig_min_label_count=1, mig_tag_normalization="none")
+    rows, chosen = make_raw_rows(60), table(outcome)
+    assert chosen["labels"] == [sorted(tags_of(question_of(rows[row]))) for row in chosen["row_index"]]
+
+
 def test_a_vocabulary_is_not_renamed(place):
     (place.root / "labels.txt").write_text("\n".join(LABELS))
     with chat_server(always) as at:

@@ -111,7 +111,7 @@ def find_prompting(key: str, settings: Mapping[str, Any], template: str) -> Prom
     url, name = settings["mig_annotator_url"], settings["mig_annotator_model"]
     if url is None or name is None:
         missing = " and ".join(each for each in ("mig_annotator_url", "mig_annotator_model") if not settings[each])
-        raise ArgumentError(f"{key}: llm asks a chat model behind an OpenAI-compatible address; set {missing}.")
+        raise ArgumentError(f"{key} asks a chat model behind an OpenAI-compatible address; set {missing}.")
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0

@@ -27,6 +27,8 @@ class Tags:
     """A vector of each label in `labels.names`, for the label graph; None if the tagger has none. Shape (L, D)."""
     failures: Mapping[int, str] = field(default_factory=dict)
     """Why a row has no labels, by its index in [0, N): each row has labels, or is in here."""
+    figures: Mapping[str, Any] | None = None
+    """How good the labels are, for the manifest; None where that was not measured."""
 
 
 class Tagger(ABC):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from mig_selector.annotation.asking import find_prompting
 from mig_selector.annotation.clusters import ClusterTagger
+from mig_selector.annotation.distilled import DistilledTagger
 from mig_selector.annotation.llm import TAG_PROMPT, LlmTagger
 from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.tools import ModelName
@@ -32,11 +33,12 @@ class AnnotationSettings:
     """The keys of taggers, of scorers, and of what they write."""
 
     mig_tagger: Annotated[
-        Literal["vocabulary", "clusters", "llm"] | None,
+        Literal["vocabulary", "clusters", "llm", "distilled"] | None,
         Setting(
             "What gives labels to rows that have none: vocabulary (the nearest of mig_label_vocabulary, or of 400 "
             "labels that come with the package), clusters (of similar questions of the pool, named by their "
-            "terms) or llm (the chat model of mig_annotator_url). Not set: such rows are dropped.",
+            "terms), llm (the chat model of mig_annotator_url) or distilled (a small classifier learns from llm's "
+            "labels of mig_distill_rows rows). Not set: such rows are dropped.",
             decides=True,
         ),
     ] = None
@@ -119,7 +121,7 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
     """Return the tagger that ``mig_tagger`` names; None if it is not set.
 
     Args:
-        settings: Values of the keys of `AnnotationSettings` and `ChatSettings`.
+        settings: Values of the keys of `AnnotationSettings`, `ChatSettings` and `DistillationSettings`.
         vocabulary: ``mig_label_vocabulary``.
 
     Raises:
@@ -138,5 +140,10 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
             return ClusterTagger(model, max_tokens, tuple(numbers))
         case "llm":
             return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
+        case "distilled":
+            teacher = LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
+            return DistilledTagger(
+                teacher, model, max_tokens, settings["mig_distill_rows"], settings["mig_distill_min_f1"]
+            )
         case _:
             return None

@@ -53,6 +53,10 @@ class Rows(Protocol):
         """Read all turns of each row."""
         ...
 
+    def take(self, keep: NDArray[np.bool_]) -> Rows:
+        """Return the rows where `keep`, shape (N,), is true."""
+        ...
+
     def cache_path(self, kind: str, identity: Mapping[str, object], model: Encoder) -> Path:
         """Name the file for what a model makes of these rows, by all that decides it."""
         ...

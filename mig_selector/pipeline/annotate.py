@@ -48,7 +48,7 @@ from mig_selector.pipeline.tools import RunTools, embed_texts
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.reading import Pool
-from mig_selector.store.files import locked, whole_file
+from mig_selector.store.files import locked, read_believed_json, whole_file, write_json
 from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import fingerprint_of
 
@@ -92,15 +92,18 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     is_signed = request.arguments["mig_score_scale"] != "none"
     table, path = read_sidecars(needs.sidecar, is_signed=is_signed), _folder_of(needs.sidecar)
     vectors: LabelVectors = {}
+    figures = None
     is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
     if is_missing.any():
         _check_can_annotate(needs, is_missing, is_wanted)
         sidecars = Sidecars(rows, is_missing, crew)
         made, vectors = sidecars.complete()
+        figures = sidecars.figures
         table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
     pool, failed = _apply(rows, is_wanted, table)
     pool, tags = _normalize(pool, request, crew)
-    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed, tags)
+    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed)
+    health |= {key: value for key, value in (("distilled", figures), ("tags", tags)) if value is not None}
     log_health(health)
     return Annotated(pool, vectors, health, path)
 
@@ -132,7 +135,7 @@ class _Rows:
 
     def take(self, keep: NDArray[np.bool_]) -> KeptRows:
         """Return some of the rows, to be read."""
-        return KeptRows(self.request, self.pool.without(~keep, ""))
+        return KeptRows(self.request, self.pool).take(keep)
 
 
 def _read_hashes(pool: Pool, request: Request) -> tuple[pa.Array, NDArray[np.bool_]]:
@@ -248,6 +251,8 @@ class Sidecars:
             tags = self._tag(needs.tagger, is_tagged)
             status[np.flatnonzero(is_tagged)[list(tags.failures)]] = list(tags.failures.values())
             labels = _as_lists(tags.labels, is_tagged[to_make])
+            if tags.figures is not None:
+                write_json(self._figures_path, tags.figures, is_private=True)
             vectors = dict(zip(tags.labels.names, tags.vectors, strict=True)) if tags.vectors is not None else {}
         scores = np.full(int(to_make.sum()), np.nan)
         if needs.scorer is not None:
@@ -285,6 +290,15 @@ class Sidecars:
             is_here = np.array([self._path_of(source) == path for source in pool.sources])[source_of_row]
             hashes = self._rows.hashes.filter(pa.array(self._is_wanted & is_here)).unique()
             write_sidecar(path, merge(old, table.take(pa.array(look_up(table, hashes)))), self._made_by)
+
+    @property
+    def figures(self) -> Any:
+        """How good the tagger's labels are; None where that was not measured."""
+        return read_believed_json(self._figures_path)
+
+    @property
+    def _figures_path(self) -> Path:
+        return self.folder / "figures.json"
 
     @property
     def _vectors_path(self) -> Path:

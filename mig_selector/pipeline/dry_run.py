@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.annotation.asking import Asking, estimate_tokens
+from mig_selector.annotation.distilled import DistilledTagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import parse_arguments, split_keys
 from mig_selector.integration.config import HostArguments
@@ -80,6 +81,9 @@ def _inquiries(request: Request, pool: Pool) -> Iterator[tuple[Asking, NDArray[n
     """Yield what asks a chat model, about which rows, and for what."""
     if (annotation := request.needs.annotation) is None:
         return
+    if isinstance(annotation.tagger, DistilledTagger) and isinstance(annotation.tagger.teacher, Asking):
+        is_tagged = pool.labels.counts == 0
+        yield annotation.tagger.teacher, is_tagged & (np.cumsum(is_tagged) <= annotation.tagger.num_rows), "tags"
     if isinstance(annotation.tagger, Asking):
         yield annotation.tagger, pool.labels.counts == 0, "tags"
     if isinstance(annotation.scorer, Asking):

@@ -20,12 +20,7 @@ _FREQUENT_LABELS = 10
 
 
 def describe_health(
-    pool: Pool,
-    request: Request,
-    num_rows: int,
-    num_made: int,
-    failed: Counter[str],
-    tags: dict[str, Any] | None,
+    pool: Pool, request: Request, num_rows: int, num_made: int, failed: Counter[str]
 ) -> dict[str, Any]:
     """Describe annotations, for the manifest.
 
@@ -35,7 +30,6 @@ def describe_health(
         num_rows: Rows that wanted annotations.
         num_made: Those of them that were not in a sidecar of the user.
         failed: How many got none, by reason.
-        tags: How tags were brought together; None where labels were taken as they were.
     """
     labels, scores = pool.labels, pool.scores
     health: dict[str, Any] = {
@@ -43,8 +37,6 @@ def describe_health(
         "found_in_sidecar": int(num_rows - num_made),
         "failed": dict(failed),
     }
-    if tags is not None:
-        health["tags"] = tags
     if request.needs.labels is not None:
         counts = np.bincount(labels.ids, minlength=len(labels.names))
         is_common = counts[labels.ids] >= request.arguments.mig_min_label_count

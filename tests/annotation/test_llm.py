@@ -113,7 +113,7 @@ def test_what_decides_the_answers_is_the_identity(keys, is_same):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"mig_annotator_url": None}, "mig_tagger: llm asks a chat model .* address; set mig_annotator_url."),
+        ({"mig_annotator_url": None}, "mig_tagger asks a chat model .* address; set mig_annotator_url."),
         (
             {"mig_annotator_url": None, "mig_annotator_model": None},
             "set mig_annotator_url and mig_annotator_model",

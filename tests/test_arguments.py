@@ -14,7 +14,7 @@ def test_defaults_are_those_of_the_paper():
     arguments = parse(num_samples=50_000)
     assert arguments.budgets == (50_000,)
     needs = resolve_needs(arguments, HostArguments.read({"dataset": "pool"}))
-    assert needs.label_model == "intfloat/e5-mistral-7b-instruct"
+    assert needs.label_model.name == "intfloat/e5-mistral-7b-instruct"
     assert (arguments.mig_edge_threshold, arguments.mig_propagation_weight) == (0.9, 1.0)
     assert (arguments["mig_phi"], arguments["mig_phi_exponent"], arguments["mig_phi_offset"]) == ("pow", 0.8, 1e-6)
     assert (arguments["mig_gain"], arguments.mig_normalize, arguments.mig_min_label_count) == ("gradient", False, 2)

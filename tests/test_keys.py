@@ -13,6 +13,9 @@ from mig_selector.reference import render_help, render_markdown
 from mig_selector.selection.registry import METHODS, load_method
 
 
+CHAT = {"mig_tagger_model": "@encoder", "mig_annotator_url": "http://h/v1", "mig_annotator_model": "one"}
+WRITTEN = {"mig_tagger": "llm", "mig_label_embeddings": None}
+"""Labels that a model writes, and vectors that a model makes of them: then tags are brought together."""
 TAGGED = {"mig_tagger": "vocabulary", "mig_tagger_model": "@encoder"}
 DEITA = {
     "mig_scorer": "deita",
@@ -65,6 +68,15 @@ DECIDING = {
     "mig_labels_per_row": (TAGGED, 3),
     "mig_label_min_similarity": (TAGGED, 0.5),
     "mig_clusters": ({**TAGGED, "mig_tagger": "clusters"}, "4"),
+    "mig_annotator_model": ({**CHAT, "mig_tagger": "llm"}, "another"),
+    "mig_annotator_max_tokens": ({**CHAT, "mig_tagger": "llm"}, 64),
+    "mig_annotator_max_chars": ({**CHAT, "mig_scorer": "llm"}, 100),
+    "mig_distill_rows": ({**CHAT, "mig_tagger": "distilled"}, 500),
+    "mig_tag_normalization": ({**CHAT, **WRITTEN}, "none"),
+    "mig_tag_min_count": ({**CHAT, **WRITTEN}, 3),
+    "mig_tag_max_distance": ({**CHAT, **WRITTEN}, 0.1),
+    "mig_tag_min_support": ({**CHAT, **WRITTEN}, 7),
+    "mig_tag_min_confidence": ({**CHAT, **WRITTEN}, 0.9),
     "mig_deita_turns": ({}, "sum"),
     "mig_ifd_model": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, "@other_encoder"),
     "mig_ifd_max_tokens": ({"mig_method": "ifd", "mig_ifd_model": "@encoder"}, 7),
@@ -91,6 +103,10 @@ DECIDING = {
 IDLE = {
     "mig_on_bad_row": "skip",
     "mig_max_failed": 0.5,
+    "mig_distill_min_f1": 0.5,
+    "mig_annotator_url": "http://elsewhere/v1",
+    "mig_annotator_requests": 7,
+    "mig_annotator_timeout": 7.5,
     "mig_embedding_batch_size": 7,
     "mig_dataset_name": "mine",
     "mig_output_dir": "@elsewhere",

@@ -46,6 +46,8 @@ class InstaggerTagger(Tagger):
     """Tokens that an answer may have; twice as many where these are too few."""
 
     embeds_labels = False
+    brings_vectors = False
+    invents_labels = True
     advice = (
         "A model answers in the expected form only to the prompt that it was trained with: set "
         "mig_instagger_template to that, or mig_tagger_model to another model."
@@ -96,7 +98,7 @@ class InstaggerTagger(Tagger):
         model = tools.find(self.model)
         turns = hashlib.sha256(np.flatnonzero(is_asked).tobytes()).hexdigest()
         identity = {"template": self.template, "max_new_tokens": limit, "turns": turns}
-        path = rows.cache_path("answers", identity, model)
+        path = rows.cache_path("written_tokens", identity, model)
 
         def prompts() -> Iterator[str]:
             return compress((prompt for _, prompt in self._prompts(rows)), is_asked)

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from mig_selector.annotation.asking import find_prompting
 from mig_selector.annotation.deita import DeitaScorer
+from mig_selector.annotation.llm import SCORE_PROMPT, LlmScore
 from mig_selector.annotation.reward import RewardScorer
 from mig_selector.annotation.scores import Score, find_score
 from mig_selector.annotation.tools import ModelName
@@ -23,12 +25,12 @@ def find_scorer(
 
     Args:
         name: As ``mig_scorer`` has it.
-        settings: Values of the keys of `AnnotationSettings` and `ScoreSettings`.
+        settings: Values of the keys of `AnnotationSettings`, `ChatSettings` and `ScoreSettings`.
         turns: How turns are joined where ``mig_deita_turns`` is not set.
         default_tokenizer: What counts response tokens where ``mig_tokenizer`` is not set.
 
     Raises:
-        ArgumentError: No model computes the score.
+        ArgumentError: No model computes the score, or a key that it needs is not set.
     """
     match name:
         case "deita":
@@ -37,6 +39,8 @@ def find_scorer(
             return DeitaScorer(name, models=models, turns=settings["mig_deita_turns"] or turns)
         case "reward":
             return RewardScorer(name, models=(ModelName("mig_reward_model", settings["mig_reward_model"]),))
+        case "llm":
+            return LlmScore(name, prompting=find_prompting("mig_scorer", settings, SCORE_PROMPT))
         case _:
             scorer = find_score(name, settings, turns=turns, default_tokenizer=default_tokenizer)
             if scorer.stored.paths:

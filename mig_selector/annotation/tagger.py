@@ -27,14 +27,19 @@ class Tags:
     """A vector of each label in `labels.names`, for the label graph; None if the tagger has none. Shape (L, D)."""
     failures: Mapping[int, str] = field(default_factory=dict)
     """Why a row has no labels, by its index in [0, N): each row has labels, or is in here."""
+    figures: Mapping[str, Any] | None = None
+    """How good the labels are, for the manifest; None where that was not measured."""
 
 
 class Tagger(ABC):
     """Base of all taggers; `annotation.taggers.find_tagger` gives them their names."""
 
     embeds_labels: ClassVar[bool]
-    """Whether tags come with vectors, and the model of ``mig_tagger_model`` embeds labels; else
-    ``mig_embedding_model`` does."""
+    """Whether the model of ``mig_tagger_model`` embeds labels; else ``mig_embedding_model`` does."""
+    brings_vectors: ClassVar[bool]
+    """Whether tags come with vectors."""
+    invents_labels: ClassVar[bool] = False
+    """Whether labels are whatever a language model writes, so that several of them may mean the same."""
     depends_on_all_rows: ClassVar[bool] = False
     """Whether other rows beside it can change the labels of a row."""
     advice: ClassVar[str | None] = None

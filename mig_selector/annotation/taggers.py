@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from mig_selector.annotation.asking import find_prompting
 from mig_selector.annotation.clusters import ClusterTagger
+from mig_selector.annotation.distilled import DistilledTagger
 from mig_selector.annotation.instagger import PROMPT, QUERY, InstaggerTagger
+from mig_selector.annotation.llm import TAG_PROMPT, LlmTagger
 from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.annotation.vocabulary import VocabularyTagger, shipped_vocabulary
@@ -33,20 +36,23 @@ class AnnotationSettings:
     """The keys of taggers, of scorers, and of what they write."""
 
     mig_tagger: Annotated[
-        Literal["vocabulary", "clusters", "instagger"] | None,
+        Literal["vocabulary", "clusters", "instagger", "llm", "distilled"] | None,
         Setting(
             "What gives labels to rows that have none: vocabulary (the nearest of mig_label_vocabulary, or of 400 "
             "labels that come with the package), clusters (of similar questions of the pool, named by their "
-            "terms), or instagger (a language model that writes tags). Not set: such rows are dropped.",
+            "terms), instagger (tags that a language model on your GPUs writes), llm (tags by the chat model of "
+            "mig_annotator_url) or distilled (a small classifier learns from llm's labels of mig_distill_rows rows). "
+            "Not set: such rows are dropped.",
             decides=True,
         ),
     ] = None
     mig_scorer: Annotated[
-        Literal["constant", "response_tokens", "ifd", "deita", "reward"] | None,
+        Literal["constant", "response_tokens", "ifd", "deita", "reward", "llm"] | None,
         Setting(
             "What scores all rows, in place of mig_score: constant (1), response_tokens, ifd (by mig_ifd_model), "
-            "deita (complexity times quality by DEITA's two models), or reward (by mig_reward_model; needs a "
-            "mig_score_scale); default constant if mig_tagger is used.",
+            "deita (complexity times quality by DEITA's two models), reward (by mig_reward_model; needs a "
+            "mig_score_scale), or llm (1 to 5 by the chat model of mig_annotator_url); default constant if mig_tagger "
+            "is used.",
             decides=True,
         ),
     ] = None
@@ -140,14 +146,14 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
     """Return the tagger that ``mig_tagger`` names; None if it is not set.
 
     Args:
-        settings: Values of the keys of `AnnotationSettings`.
+        settings: Values of the keys of `AnnotationSettings`, `ChatSettings` and `DistillationSettings`.
         vocabulary: ``mig_label_vocabulary``.
 
     Raises:
+        ArgumentError: A key that it needs is not set.
         PoolError: The vocabulary cannot be read.
     """
-    default = _INSTAGGER if settings["mig_tagger"] == "instagger" else _MINILM
-    model = ModelName("mig_tagger_model", settings["mig_tagger_model"] or default)
+    model = find_tagger_model(settings)
     max_tokens = settings["mig_tagger_max_tokens"]
     match settings["mig_tagger"]:
         case "instagger":
@@ -161,5 +167,18 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
         case "clusters":
             numbers = sorted({int(number) for number in settings["mig_clusters"].split(",")})
             return ClusterTagger(model, max_tokens, tuple(numbers))
+        case "llm":
+            return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
+        case "distilled":
+            teacher = LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
+            return DistilledTagger(
+                teacher, model, max_tokens, settings["mig_distill_rows"], settings["mig_distill_min_f1"]
+            )
         case _:
             return None
+
+
+def find_tagger_model(settings: Mapping[str, Any]) -> ModelName:
+    """Return the model that ``mig_tagger_model`` names, or the default of the tagger."""
+    default = _INSTAGGER if settings["mig_tagger"] == "instagger" else _MINILM
+    return ModelName("mig_tagger_model", settings["mig_tagger_model"] or default)

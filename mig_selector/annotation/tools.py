@@ -53,6 +53,10 @@ class Rows(Protocol):
         """Read all turns of each row."""
         ...
 
+    def take(self, keep: NDArray[np.bool_]) -> Rows:
+        """Return the rows where `keep`, shape (N,), is true."""
+        ...
+
     def cache_path(self, kind: str, identity: Mapping[str, object], model: Encoder) -> Path:
         """Name the file for what a model makes of these rows, by all that decides it."""
         ...
@@ -105,6 +109,15 @@ class Tools(Protocol):
     @property
     def folder(self) -> Path:
         """A folder for what must survive a kill, named by all that decides tags and scores; may not exist yet."""
+        ...
+
+    def answers_path(self, identity: Mapping[str, object]) -> Path:
+        """Name the file for the answers of a chat model, by all that decides them beside the prompts."""
+        ...
+
+    @property
+    def most_failures(self) -> float:
+        """Rows that may fail; one more stops the run, so that no more need be done."""
         ...
 
     def find(self, model: ModelName) -> Encoder:

@@ -27,6 +27,7 @@ class VectorTagger(Tagger):
     """Tokens of a question that the model reads."""
 
     embeds_labels = True
+    brings_vectors = True
 
     @property
     def models(self) -> tuple[ModelName, ...]:

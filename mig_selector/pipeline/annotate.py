@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mig_selector.annotation.normalization import normalize_tags
 from mig_selector.annotation.sidecar import (
     OK,
     SCHEMA,
@@ -43,11 +44,11 @@ from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.stages import LabelVectors
-from mig_selector.pipeline.tools import RunTools
+from mig_selector.pipeline.tools import RunTools, embed_texts
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.leaves.batch import Numbering
 from mig_selector.pool.reading import Pool
-from mig_selector.store.files import locked, whole_file
+from mig_selector.store.files import locked, read_believed_json, whole_file, write_json
 from mig_selector.store.folders import is_believed
 from mig_selector.store.hashing import fingerprint_of
 
@@ -91,14 +92,18 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     is_signed = request.arguments["mig_score_scale"] != "none"
     table, path = read_sidecars(needs.sidecar, is_signed=is_signed), _folder_of(needs.sidecar)
     vectors: LabelVectors = {}
+    figures = None
     is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
     if is_missing.any():
         _check_can_annotate(needs, is_missing, is_wanted)
         sidecars = Sidecars(rows, is_missing, crew)
         made, vectors = sidecars.complete()
+        figures = sidecars.figures
         table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
     pool, failed = _apply(rows, is_wanted, table)
+    pool, tags = _normalize(pool, request, crew)
     health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed)
+    health |= {key: value for key, value in (("distilled", figures), ("tags", tags)) if value is not None}
     log_health(health)
     return Annotated(pool, vectors, health, path)
 
@@ -122,9 +127,15 @@ class _Rows:
     has_question: NDArray[np.bool_]
     """Shape (N,)."""
 
+    @property
+    def most_failures(self) -> float:
+        """How many rows may fail."""
+        num_wanted = np.count_nonzero(self.lacks_labels | self.needs.gives_scores)
+        return float(self.request.arguments["mig_max_failed"]) * num_wanted
+
     def take(self, keep: NDArray[np.bool_]) -> KeptRows:
         """Return some of the rows, to be read."""
-        return KeptRows(self.request, self.pool.without(~keep, ""))
+        return KeptRows(self.request, self.pool).take(keep)
 
 
 def _read_hashes(pool: Pool, request: Request) -> tuple[pa.Array, NDArray[np.bool_]]:
@@ -167,9 +178,10 @@ class Sidecars:
         self._needs, request = rows.needs, rows.request
         parts = [part for part in (self._needs.tagger, self._needs.scorer) if part is not None]
         models = {name.key: request.models[name.key] for part in parts for name in part.models}
-        identity = {
+        identity: dict[str, Any] = {
             "version": _VERSION,
-            **{key: value for key, value in self._needs.identity.items() if key != "gives"},
+            "tagger": self._needs.tagger.identity if self._needs.tagger else None,
+            "scorer": self._needs.scorer.identity if self._needs.scorer else None,
             "models": {key: {**model.identity, "dtype": model.resolve_dtype()} for key, model in models.items()},
             "turns": request.arguments.mig_turns,
         }
@@ -239,6 +251,8 @@ class Sidecars:
             tags = self._tag(needs.tagger, is_tagged)
             status[np.flatnonzero(is_tagged)[list(tags.failures)]] = list(tags.failures.values())
             labels = _as_lists(tags.labels, is_tagged[to_make])
+            if tags.figures is not None:
+                write_json(self._figures_path, tags.figures, is_private=True)
             vectors = dict(zip(tags.labels.names, tags.vectors, strict=True)) if tags.vectors is not None else {}
         scores = np.full(int(to_make.sum()), np.nan)
         if needs.scorer is not None:
@@ -263,7 +277,7 @@ class Sidecars:
 
     @property
     def _tools(self) -> RunTools:
-        return RunTools(self._rows.request, self._crew, self.folder / "work")
+        return RunTools(self._rows.request, self._crew, self.folder / "work", self._rows.most_failures)
 
     def _write(self, table: pa.Table, before: list[pa.Table], vectors: LabelVectors) -> None:
         """Write the sidecar of each pool file: the wanted rows of the file, and what it had before."""
@@ -278,13 +292,22 @@ class Sidecars:
             write_sidecar(path, merge(old, table.take(pa.array(look_up(table, hashes)))), self._made_by)
 
     @property
+    def figures(self) -> Any:
+        """How good the tagger's labels are; None where that was not measured."""
+        return read_believed_json(self._figures_path)
+
+    @property
+    def _figures_path(self) -> Path:
+        return self.folder / "figures.json"
+
+    @property
     def _vectors_path(self) -> Path:
         """An .npz file as ``mig_label_embeddings`` takes it."""
         return self.folder / "label_vectors.npz"
 
     def _read_vectors(self) -> LabelVectors | None:
         """Return the vectors of the tagger's labels; None where they are damaged or not there, though there is one."""
-        if self._needs.tagger is None or not self._needs.tagger.embeds_labels:
+        if self._needs.tagger is None or not self._needs.tagger.brings_vectors:
             return {}
         if not self._vectors_path.exists() or not is_believed(self._vectors_path):
             return None
@@ -346,6 +369,15 @@ def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[
     if not len(pool.scores):
         raise PoolError(f"no row of the pool could be annotated ({'; '.join(failed)}).")
     return pool, failed
+
+
+def _normalize(pool: Pool, request: Request, crew: Crew) -> tuple[Pool, dict[str, Any] | None]:
+    """Bring together tags that mean the same, if the tagger invents them; return what became of them, too."""
+    needs, model = request.needs.annotation, request.needs.label_model
+    if needs is None or needs.normalization is None or model is None:
+        return pool, None
+    done = normalize_tags(pool.labels, needs.normalization, lambda names: embed_texts(names, model.key, request, crew))
+    return replace(pool, labels=done.labels), done.report
 
 
 def _with_labels(own: RowLabels, is_tagged: NDArray[np.bool_], annotations: pa.Table) -> RowLabels:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.asking import Asking, estimate_tokens
+from mig_selector.annotation.distilled import DistilledTagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import parse_arguments, split_keys
 from mig_selector.integration.config import HostArguments
@@ -71,7 +73,39 @@ def _describe(request: Request, *, selects: bool) -> list[str]:
     if needs.labels is not None:
         without = np.count_nonzero(pool.labels.counts == 0)
         lines.append(f"labels: {len(pool.labels.names):,} different ones; {without:,} rows have none")
+    lines += [_count_requests(request, pool, *inquiry) for inquiry in _inquiries(request, pool)]
     return lines + [_measure(request, pool, *work) for work in _works(request, pool)]
+
+
+def _inquiries(request: Request, pool: Pool) -> Iterator[tuple[Asking, NDArray[np.bool_], str]]:
+    """Yield what asks a chat model, about which rows, and for what."""
+    if (annotation := request.needs.annotation) is None:
+        return
+    if isinstance(annotation.tagger, DistilledTagger) and isinstance(annotation.tagger.teacher, Asking):
+        is_tagged = pool.labels.counts == 0
+        yield annotation.tagger.teacher, is_tagged & (np.cumsum(is_tagged) <= annotation.tagger.num_rows), "tags"
+    if isinstance(annotation.tagger, Asking):
+        yield annotation.tagger, pool.labels.counts == 0, "tags"
+    if isinstance(annotation.scorer, Asking):
+        yield annotation.scorer, np.ones(len(pool.scores), np.bool_), "scores"
+
+
+def _count_requests(request: Request, pool: Pool, asking: Asking, is_asked: NDArray[np.bool_], title: str) -> str:
+    """Say what a chat model would be asked; it is asked nothing."""
+    chat, count = asking.prompting.chat, np.count_nonzero(is_asked)
+    tokens = estimate_tokens(asking, _sample(request, pool, is_asked)) if count else 0.0
+    return (
+        f"mig_annotator_model: {chat.name}: {count:,} requests for {title}, about {tokens * count / 1e6:,.2f} million "
+        f"tokens to read ({tokens:,.0f} each) and at most {chat.max_tokens} to write for each"
+    )
+
+
+def _sample(request: Request, pool: Pool, is_read: NDArray[np.bool_]) -> _TimedRows:
+    """Return a few of the rows that are read, of which there is one."""
+    to_read = np.flatnonzero(is_read)
+    is_sampled = np.zeros(len(is_read), np.bool_)
+    is_sampled[to_read[draw_sample(len(to_read), most=_SAMPLED_ROWS)]] = True
+    return _TimedRows(request, pool.without(~is_sampled, ""))
 
 
 def _works(request: Request, pool: Pool) -> Iterator[tuple[tuple[ModelName, ...], NDArray[np.bool_], Compute]]:
@@ -79,11 +113,11 @@ def _works(request: Request, pool: Pool) -> Iterator[tuple[tuple[ModelName, ...]
     crew, needs, annotation = Crew(Ranks(), request.arguments), request.needs, request.needs.annotation
     tools = RunTools(request, crew, request.arguments.cache_dir / "work")
     everything = np.ones(len(pool.scores), np.bool_)
-    if annotation is not None and annotation.tagger is not None:
+    if annotation is not None and annotation.tagger is not None and annotation.tagger.models:
         tagger = annotation.tagger
         yield tagger.models, pool.labels.counts == 0, lambda rows: tagger.rehearse(rows, tools)
     for score in (needs.score, annotation.scorer if annotation else None):
-        if score is not None and score.reads_texts:
+        if score is not None and score.models:
             yield score.models, everything, partial(score.measure, tools=tools)
     if (how := needs.embedding) is not None:
         yield (ModelName("mig_row_embedding_model", how.model),), everything, lambda rows: embed_rows(rows, crew)
@@ -94,17 +128,15 @@ def _measure(
 ) -> str:
     """Have models compute some of the rows that they have to read, and say what all of them take."""
     keys = " and ".join(model.key for model in models)
-    to_read = np.flatnonzero(is_read)
-    if not len(to_read):
+    count = np.count_nonzero(is_read)
+    if not count:
         return f"{keys}: reads no rows"
-    is_sampled = np.zeros(len(is_read), np.bool_)
-    is_sampled[to_read[draw_sample(len(to_read), most=_SAMPLED_ROWS)]] = True
-    rows, size_before = _TimedRows(request, pool.without(~is_sampled, "")), _size_of_matrices(request)
+    rows, size_before = _sample(request, pool, is_read), _size_of_matrices(request)
     compute(rows)
-    seconds = (time.monotonic() - rows.starts[0]) * len(to_read) / len(rows)
-    megabytes = (_size_of_matrices(request) - size_before) / len(rows) * len(to_read) / 2**20
+    seconds = (time.monotonic() - rows.starts[0]) * count / len(rows)
+    megabytes = (_size_of_matrices(request) - size_before) / len(rows) * count / 2**20
     return (
-        f"{keys}: {' and '.join(request.models[model.key].model for model in models)} reads {len(to_read):,} rows: "
+        f"{keys}: {' and '.join(request.models[model.key].model for model in models)} reads {count:,} rows: "
         f"about {_duration(seconds)} on this process alone ({len(rows)} rows were tried), {megabytes:,.1f} MB of disk"
     )
 

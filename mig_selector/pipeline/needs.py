@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mig_selector.annotation.normalization import Normalization, find_normalization
 from mig_selector.annotation.scorers import find_scorer
 from mig_selector.annotation.scores import Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
 from mig_selector.annotation.tagger import Tagger
-from mig_selector.annotation.taggers import find_tagger
+from mig_selector.annotation.taggers import find_tagger, find_tagger_model
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
@@ -44,6 +45,8 @@ class AnnotationNeeds:
     gives_scores: bool
     replaces_labels: bool
     """Whether also rows that have labels get others."""
+    normalization: Normalization | None
+    """How tags are brought together that mean the same; None where labels are taken as they are."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class AnnotationNeeds:
             "tagger": self.tagger.identity if self.tagger else None,
             "scorer": self.scorer.identity if self.scorer else None,
             "gives": [self.gives_labels, self.gives_scores, self.replaces_labels],
+            "normalization": self.normalization.identity if self.normalization else None,
         }
 
 
@@ -70,8 +74,8 @@ class Needs:
     """Numbers that a row must also have: the user set ``mig_score``, but the method has its own score."""
     embedding: RowEmbedding | None
     """How rows are embedded; None where they are not, or where the user gives the vectors."""
-    label_model: str | None
-    """The encoder of the labels; None where none are embedded, or the tagger's embeds them."""
+    label_model: ModelName | None
+    """The encoder of the labels; None where none are embedded."""
     annotation: AnnotationNeeds | None
     """None where the pool stores all that is needed."""
     training_model: str | None
@@ -100,7 +104,7 @@ class Needs:
         """The models that have to be found, each under the key that names it."""
         names = []
         if self.label_model is not None:
-            names.append(ModelName("mig_embedding_model", self.label_model))
+            names.append(self.label_model)
         if self.embedding is not None:
             names.append(ModelName("mig_row_embedding_model", self.embedding.model))
         if self._tagger is not None:
@@ -171,6 +175,7 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
     if annotation is not None and annotation.gives_scores:
         name = annotation.scorer.name if annotation.scorer else "sidecar"
         score = Score(name, scale=arguments["mig_score_scale"])
+    normalizes = annotation is not None and annotation.normalization is not None
     embeds_labels = "propagation" in method.declaration.needs and arguments.mig_label_embeddings is None
     is_known = {"labels": needs_labels, "score": score is not None, "id": True}
     for each in arguments.kept:
@@ -186,7 +191,7 @@ def resolve_needs(arguments: MigArguments, host: HostArguments) -> Needs:
         score=score,
         required=asked.stored if asked else None,
         embedding=_row_embedding(arguments, method),
-        label_model=_label_model(arguments, annotation) if embeds_labels else None,
+        label_model=_label_model(arguments, annotation) if embeds_labels or normalizes else None,
         annotation=annotation,
         training_model=_training_model(arguments, host),
     )
@@ -241,21 +246,26 @@ def _annotation(
         scorer = find_scorer(
             name or "constant", settings, turns=declared.turns, default_tokenizer=host.model_name_or_path
         )
+    tagger = find_tagger(settings, arguments.mig_label_vocabulary) if gives_labels else None
+    # Where labels are given, one must not be renamed to another that is not among them.
+    are_given = arguments.mig_label_vocabulary is not None or arguments.mig_label_embeddings is not None
+    normalizes = tagger is not None and tagger.invents_labels and not are_given
     return AnnotationNeeds(
-        tagger=find_tagger(settings, arguments.mig_label_vocabulary) if gives_labels else None,
+        tagger=tagger,
         scorer=scorer,
         sidecar=sidecar_files(absolute_path(given, "mig_sidecar")) if given else (),
         gives_labels=gives_labels,
         gives_scores=gives_scores,
         replaces_labels=gives_labels and settings["mig_retag"],
+        normalization=find_normalization(settings) if normalizes else None,
     )
 
 
-def _label_model(arguments: MigArguments, annotation: AnnotationNeeds | None) -> str | None:
-    """Return the encoder of labels; None where the tagger's embeds them."""
+def _label_model(arguments: MigArguments, annotation: AnnotationNeeds | None) -> ModelName:
     tagger = annotation.tagger if annotation else None
-    embeds_labels = tagger is not None and tagger.embeds_labels
-    return arguments.mig_embedding_model or (None if embeds_labels else DEFAULT_LABEL_MODEL)
+    if arguments.mig_embedding_model is None and tagger is not None and tagger.embeds_labels:
+        return find_tagger_model(arguments.values)
+    return ModelName("mig_embedding_model", arguments.mig_embedding_model or DEFAULT_LABEL_MODEL)
 
 
 def _row_embedding(arguments: MigArguments, method: Method) -> RowEmbedding | None:

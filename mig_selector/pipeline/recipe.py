@@ -54,7 +54,7 @@ _LOCAL_TO_A_NODE = (
     *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_row_embeddings"),
     *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer", "mig_tagger_model"),
     *("mig_deita_complexity_model", "mig_deita_quality_model", "mig_reward_model"),
-    *("mig_embedding_batch_size", "mig_report", "mig_sidecar"),
+    *("mig_embedding_batch_size", "mig_report", "mig_sidecar", "mig_annotator_url"),
 )
 """Keys that may differ between nodes: paths, and what rank 0 tells the others anyway."""
 

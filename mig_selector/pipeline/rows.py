@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mig_selector.annotation.sidecar import hash_row
 from mig_selector.annotation.tokens import load_tokenizer
 from mig_selector.embedding.encoder import Encoder
@@ -41,6 +44,10 @@ class KeptRows:
     def __len__(self) -> int:
         """Return how many there are."""
         return self.pool.report.kept
+
+    def take(self, keep: NDArray[np.bool_]) -> KeptRows:
+        """Return the rows where `keep`, shape (N,), is true."""
+        return KeptRows(self.request, self.pool.without(~keep, ""))
 
     def exchanges(self, which: Which | None = None) -> Iterator[Exchange]:
         """Read question and answer of each row.

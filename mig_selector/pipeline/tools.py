@@ -5,7 +5,8 @@ Dimension letters: D dimensions of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,15 @@ class RunTools:
     request: Request
     crew: Crew
     folder: Path
+    most_failures: float = math.inf
 
     def find(self, model: ModelName) -> Encoder:
         """Return a model that the request has found."""
         return self.request.models[model.key]
+
+    def answers_path(self, identity: Mapping[str, object]) -> Path:
+        """Name the file for the answers of a chat model; any later run finds them, whatever else has changed."""
+        return self.request.arguments.cache_dir / "answers" / f"{fingerprint_of(identity)[:32]}.jsonl"
 
     def embed_questions(self, rows: Rows, model: ModelName, max_tokens: int) -> NDArray[np.float32]:
         """Have the questions embedded on all ranks, or take what is kept.

@@ -3,8 +3,8 @@
     python scripts/bench/tokens.py
     python scripts/bench/tokens.py --rows 939000 --picks 50000
 
-MIG chooses some rows; their tokens are the budget within which it then chooses by gain per token. Labels and scores are
-those of ``bench/make_pool.py``; tokens of a row are drawn log-normally (median 250, sigma 1, at most 4,096),
+MIG chooses some rows; their tokens are the budget within which it then chooses by gain per token. Labels and scores
+are those of ``bench/make_pool.py``; tokens of a row are drawn log-normally (median 250, sigma 1, at most 4,096),
 independent of its labels, so scores and lengths are unrelated here. Seconds are the best of three after compilation.
 """
 

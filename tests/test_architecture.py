@@ -15,6 +15,7 @@ LAYERS = [
     {"_autoload"},
     {"__main__"},
     {"cli", "hook", "notebook"},
+    {"study"},
     {"pipeline", "reference"},
     {"arguments"},
     {"integration", "report"},

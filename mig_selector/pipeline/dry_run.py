@@ -106,12 +106,13 @@ def _measure(request: Request, pool: Pool, key: str, is_read: NDArray[np.bool_],
     seconds = (time.monotonic() - rows.starts[0]) * len(to_read) / len(rows)
     megabytes = values.nbytes / len(rows) * len(to_read) / 2**20
     return (
-        f"{key}: {request.models[key].model} reads {len(to_read):,} rows: about {_duration(seconds)} on this process "
-        f"alone ({len(rows)} rows were tried), {megabytes:,.1f} MB of disk"
+        f"{key}: {request.models[key].model} reads {len(to_read):,} rows: about {describe_duration(seconds)} on this "
+        f"process alone ({len(rows)} rows were tried), {megabytes:,.1f} MB of disk"
     )
 
 
-def _duration(seconds: float) -> str:
+def describe_duration(seconds: float) -> str:
+    """Say how long something takes, in a unit that fits."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -67,7 +67,7 @@ def _resolved(command: str) -> list[str]:
     words = shlex.split(command)
     if not words:
         raise ArgumentError("--train-command is empty; the default is llamafactory-cli train.")
-    beside = Path(sys.executable).with_name(words[0])
+    beside = Path(sys.executable).parent / words[0]
     return [str(beside), *words[1:]] if shutil.which(words[0]) is None and beside.is_file() else words
 
 

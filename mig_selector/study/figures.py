@@ -175,9 +175,9 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
         planned, counted = result.manifest.get("planned_passes"), result.manifest.get("passes")
         if planned and counted and abs(counted / planned - 1) > _PASSES_OFF:
             yield (
-                f"{run.name} went through its rows {counted:.2f} times by the trainer's count, not {planned:.2f} times "
-                f"as planned for {plan.processes} process(es): tokens are not equal. Set NNODES and NPROC_PER_NODE as "
-                "for the training."
+                f"{run.name} went through its rows {counted:.2f} times by the trainer's count, not {planned:.2f} "
+                f"times as planned for {plan.processes} process(es): tokens are not equal. Set NNODES and "
+                "NPROC_PER_NODE as for the training."
             )
     passes = {each.arm: each.passes for each in arms if each.passes is not None}
     for arm, seen in passes.items():

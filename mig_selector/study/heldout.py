@@ -129,7 +129,7 @@ def split_pool(common: CommonRows, share: float | None, column: str) -> Split:
     shares = _measure_overlap(drawn, entries, pool, is_candidate, request)
     has_answer = np.array([row.supervised > 0 for row in tokenized], np.bool_)
     rows = [row for row in tokenized if row.supervised]
-    sources = _merge_small(asked.sources[has_answer])
+    sources = merge_small(asked.sources[has_answer])
     heldout = HeldOut(
         described,
         rows,
@@ -237,7 +237,7 @@ def _measure_overlap(
         return shared_shares(texts, offered())
 
 
-def _merge_small(sources: NDArray[np.object_]) -> NDArray[np.object_]:
+def merge_small(sources: NDArray[np.object_]) -> NDArray[np.object_]:
     """Take the sources with few answers together; with the smallest of the others, if even together they are few."""
     names, counts = np.unique(sources.astype(str), return_counts=True)
     ordered = sorted(zip(counts.tolist(), names.tolist(), strict=True))

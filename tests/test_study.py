@@ -1,6 +1,7 @@
 """`mig-selector study`: a whole study on a tiny model, cut off and continued."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -108,7 +109,13 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
         assert arms[arm]["effect"]["difference"] == pytest.approx(
             np.mean(arms[arm]["losses"]) - np.mean(arms["random"]["losses"])
         )
-    assert {file.name for file in folder.iterdir()} == {"runs", "study.json", "study.csv", "study.png", "study.html"}
+    assert {file.name for file in folder.iterdir() if not file.name.startswith(".")} == {
+        *("dataset_info.json", "runs", "study.json", "study.csv", "study.png", "study.html"),
+    }
+    entries = json.loads((folder / "dataset_info.json").read_text())
+    assert sorted(re.sub(r"_\d+(_tokens)?$", "", name) for name in entries) == [
+        *("pool_compared_mig", *(f"pool_compared_random{draw}" for draw in range(5)), "pool_compared_stratified0")
+    ]
     page = (folder / "study.html").read_text()
     assert "mig</bdi>: <strong>" in page
     assert "favours random by construction" in page
@@ -127,6 +134,11 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     ids, labels, row = tokenized_as_llamafactory_does(place, sorted(set(range(120)) - allowed)[3])
     loss = np.load(by_llamafactory / "losses.npy")[3]
     assert loss == pytest.approx(own_loss(by_llamafactory / "model", ids, labels), abs=1e-5), row
+
+    assert main(["list", "--dataset-dir", str(place.data)]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("study-")]
+    assert "of 96" in line
+    assert "random, stratified, mig" in line
 
     yaml_file = write_yaml(tmp_path, place.keys)
     words = ["study", str(yaml_file), "--methods", "mig", "--seeds", "1", "--holdout", "0.2"]

@@ -90,43 +90,34 @@ def find_budget(setup: Setup, tokens: RowTokens) -> Budget:
 
 def select_arms(setup: Setup, split: Split, tokens: RowTokens, budget: Budget) -> dict[str, list[Subset]]:
     """Select the rows of every arm: one subset, or one for each draw of an arm that draws."""
-    selected = {
-        RANDOM: [
-            _select(setup, split, tokens, RANDOM, split.candidates, mig_seed=_seed(setup) + draw, **budget.keys)
-            for draw in range(setup.planned[RANDOM])
-        ],
-        STRATIFIED: [],
-    }
-    for draw in range(setup.planned[STRATIFIED]):
-        rows = draw_by_source(split.sources, tokens.counted("supervised"), budget, _seed(setup) + draw)
-        selected[STRATIFIED].append(
-            _select(
-                setup, split, tokens, STRATIFIED, split.candidates[rows], mig_method=RANDOM, mig_num_samples=len(rows)
-            )
+    first_seed = int(setup.arguments(mig_num_samples=1)["mig_seed"])
+
+    def select(name: str, method: str, among: NDArray[np.int64], **keys: Any) -> Subset:
+        name = comparison_name(None, pool_names(setup.budget, setup.host), name)
+        named = {"mig_method": method, "mig_dataset_name": name, **keys}
+        [outcome] = run_selection(
+            {**setup.selecting_settings, **setup.own_settings, **named}, among=among, register=False
         )
-    for arm, method in setup.methods.items():
-        selected[arm] = [_select(setup, split, tokens, arm, split.candidates, mig_method=method, **budget.keys)]
-    return selected
+        return _describe(outcome, split, tokens)
+
+    randomly = [
+        select(f"{RANDOM}{draw}", RANDOM, split.candidates, mig_seed=first_seed + draw, **budget.keys)
+        for draw in range(setup.planned[RANDOM])
+    ]
+    by_source = []
+    for draw in range(setup.planned[STRATIFIED]):
+        rows = draw_by_source(split.sources, tokens.counted("supervised"), budget, first_seed + draw)
+        by_source.append(select(f"{STRATIFIED}{draw}", RANDOM, split.candidates[rows], mig_num_samples=len(rows)))
+    chosen = {arm: [select(arm, method, split.candidates, **budget.keys)] for arm, method in setup.methods.items()}
+    return {RANDOM: randomly, STRATIFIED: by_source, **chosen}
 
 
-def _seed(setup: Setup) -> int:
-    return int(setup.arguments(mig_num_samples=1)["mig_seed"])
-
-
-def _select(setup: Setup, split: Split, tokens: RowTokens, arm: str, among: NDArray[np.int64], **keys: Any) -> Subset:
-    name = comparison_name(None, pool_names(setup.budget, setup.host), arm)
-    settings = {**setup.selecting_settings, **setup.own_settings, "mig_method": arm, "mig_dataset_name": name, **keys}
-    [outcome] = run_selection(settings, among=among, register=False)
-    chosen = pq.read_table(Path(outcome.folder) / SELECTION_TABLE, columns=["row_index"])["row_index"].to_numpy()
-    rows = np.searchsorted(split.candidates, chosen)
+def _describe(outcome: Outcome, split: Split, tokens: RowTokens) -> Subset:
+    table = pq.read_table(Path(outcome.folder) / SELECTION_TABLE, columns=["row_index"])
+    rows = np.searchsorted(split.candidates, table["row_index"].to_numpy())
     mine = tokens.take(rows)
-    return Subset(
-        outcome,
-        len(rows),
-        int(mine.fed.sum()),
-        int(mine.supervised.sum()),
-        dict(Counter(split.sources[rows].tolist())),
-    )
+    sources = dict(Counter(split.sources[rows].tolist()))
+    return Subset(outcome, len(rows), int(mine.fed.sum()), int(mine.supervised.sum()), sources)
 
 
 def draw_by_source(

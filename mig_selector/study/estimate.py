@@ -67,13 +67,12 @@ def _describe(setup: Setup) -> list[str]:
     measuring = held_out * fed * per_token
     arms = ", ".join(f"{arm} {count}" for arm, count in setup.planned.items() if arm != BASE)
     from_eval = f"eval_dataset {', '.join(setup.host.eval_dataset)}"
-    unit = "supervised tokens" if setup.options.match == "tokens" else "tokens with a loss, about, and equal rows"
     return [
         f"pool: {num_rows:,} rows; {fed:,.0f} tokens a row, {supervised:,.0f} with a loss ({len(rows)} rows sampled)",
         f"held out: {f'about {held_out:,} rows' if held_out else from_eval}",
         f"arms: {BASE} (not trained), {arms}: {trainings} trainings",
-        f"each training: about {chosen:,.0f} rows (as many as {RANDOM} has), {chosen * supervised:,.0f} {unit}, "
-        f"{steps:,} steps, {passes:.3g} passes",
+        f"each training, as of {RANDOM}: about {chosen:,.0f} rows with {chosen * supervised:,.0f} supervised tokens, "
+        f"{steps:,} steps, {passes:.3g} passes; equal {setup.options.match}",
         f"time: about {describe_duration(training)} a training, {describe_duration(measuring)} a measurement, "
         f"{describe_duration(trainings * (training + measuring) + measuring)} in all, with this machine's speed on a "
         "few rows; annotating and selecting come on top",

@@ -57,7 +57,7 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
         groups.append(Group(kind, name, int(mine.sum()), means, effects))
     heldout = plan.split.heldout
     return Study(
-        pool="+".join(plan.setup.host.dataset),
+        pool=record["plan"]["pool"],
         primary=PRIMARY,
         budget=plan.budget.described,
         match=plan.setup.options.match,

@@ -10,8 +10,10 @@ from typing import Any
 
 from mig_selector.embedding.encoder import identify_encoder
 from mig_selector.integration.training import num_processes, training_settings
+from mig_selector.pipeline.deliver import write_own_dataset_info
 from mig_selector.store.files import read_json, write_json
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
+from mig_selector.store.inventory import STUDY
 from mig_selector.study.arms import Budget, Subset
 from mig_selector.study.heldout import Split
 from mig_selector.study.schedule import Lesson, equal_rows, equal_tokens
@@ -19,8 +21,6 @@ from mig_selector.study.setup import BASE, RANDOM, Setup
 from mig_selector.study.statistics import ERROR_RATE, POWER
 
 
-STUDY = "study.json"
-"""The file by which the folder of a study is known: the plan, then the figures too."""
 PRIMARY = (
     "loss a token of each held-out answer (nats), averaged over the answers of each source, then over sources and "
     "learning rates; lower is better"
@@ -140,6 +140,7 @@ class Plan:
         """The plan for study.json."""
         heldout, split, judged = self.split.heldout, self.split, len(self.subsets) - 1
         return {
+            "pool": "+".join(self.setup.host.dataset),
             "primary": PRIMARY,
             "comparison": f"each method against {RANDOM}, by a paired hierarchical bootstrap of answers and runs",
             "error_rate": ERROR_RATE,
@@ -195,7 +196,11 @@ def make_plan(setup: Setup, split: Split, budget: Budget, subsets: Mapping[str, 
 
 
 def record_plan(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Write the plan before the first training, and return it; a plan that is there stays as it is."""
+    """Write the plan before the first training, and return it; a plan that is there stays as it is.
+
+    The folder is also a `dataset_dir` with the subsets.
+    """
+    write_own_dataset_info(folder, [subset.outcome for made in plan.subsets.values() for subset in made])
     known = read_json(folder / STUDY)
     if isinstance(known, dict) and known.get("fingerprint") == plan.fingerprint:
         return known

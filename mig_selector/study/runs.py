@@ -96,6 +96,7 @@ def _train(plan: Plan, staging: Path, run: Run) -> Path:
     finished, unfinished = staging / MODEL, staging / _TRAINING
     if finished.exists():
         return finished
+    keep_resumable(unfinished)
     settings = plan.training_settings(run, unfinished)
     logger.info("%s: training, %s steps; the log is %s", run.name, f"{settings['max_steps']:,}", staging / "train.log")
     start = time.monotonic()
@@ -105,6 +106,22 @@ def _train(plan: Plan, staging: Path, run: Run) -> Path:
     write_json(unfinished / "mig_training.json", {"seconds": time.monotonic() - start})
     unfinished.rename(finished)
     return finished
+
+
+def keep_resumable(unfinished: Path) -> None:
+    """Remove what a training that was cut off has left, but for whole checkpoints with the optimizer's state.
+
+    Without that state the host would go on all the same, with an optimizer that has forgotten what it knew.
+    """
+    is_resumable = False
+    for checkpoint in unfinished.glob("checkpoint-*"):
+        has_optimizer = any(checkpoint.glob("optimizer*")) or any(checkpoint.glob("global_step*"))
+        if has_optimizer and (checkpoint / "trainer_state.json").is_file():
+            is_resumable = True
+        else:
+            shutil.rmtree(checkpoint)
+    if not is_resumable:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _describe_training(plan: Plan, trained: Path, run: Run) -> dict[str, Any]:

@@ -131,9 +131,9 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     tokens = [part["supervised_tokens"] for made in plan["plan"]["arms"].values() for part in made]
     assert all(budget - 25 < count <= budget for count in tokens)
     assert {part["steps"] for made in plan["plan"]["arms"].values() for part in made} == {2}
-    ids, labels, row = tokenized_as_llamafactory_does(place, sorted(set(range(120)) - allowed)[3])
+    ids, labels = tokenized_as_llamafactory_does(place, sorted(set(range(120)) - allowed)[3])
     loss = np.load(by_llamafactory / "losses.npy")[3]
-    assert loss == pytest.approx(own_loss(by_llamafactory / "model", ids, labels), abs=1e-5), row
+    assert loss == pytest.approx(own_loss(by_llamafactory / "model", ids, labels), abs=1e-5)
 
     assert main(["list", "--dataset-dir", str(place.data)]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("study-")]
@@ -163,4 +163,5 @@ def tokenized_as_llamafactory_does(place, row):
     head = "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     prompt = tokenizer.encode(tokenizer.bos_token + head.format(question), add_special_tokens=False)
     reply = tokenizer.encode(answer + "<|eot_id|>", add_special_tokens=False)
-    return prompt + reply, [-100] * len(prompt) + reply, place.rows[row]
+    ids, labels = prompt + reply, [-100] * len(prompt) + reply
+    return ids[: place.keys["cutoff_len"]], labels[: place.keys["cutoff_len"]]

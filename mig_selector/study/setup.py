@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments, Schedule
+from mig_selector.integration.dataset_info import read_dataset_info
 from mig_selector.integration.host_settings import find_host_faults
 from mig_selector.integration.training import COMMAND
 from mig_selector.pipeline.common_rows import measuring_keys, resolve_methods
@@ -167,6 +168,10 @@ def _host_faults(host: HostArguments, budget: MigArguments) -> list[str]:
         )
     if host.tokenized_path is not None:
         faults.append("tokenized_path: each arm trains on other rows; remove it.")
+    names = (*host.dataset, *host.eval_dataset)
+    for name, entry in read_dataset_info(host.dataset_dir, host.dataset, host.eval_dataset).entries.items():
+        if name in names and (media := [role for role in _MEDIA if role in (entry.get("columns") or {})]):
+            faults.append(f"dataset {name!r} has {' and '.join(media)}; a study measures text alone.")
     others = [name for name in host.dataset if name not in pool_names(budget, host)]
     if others:
         faults.append(

@@ -1,6 +1,7 @@
 """What a study refuses before it reads anything."""
 
 import pytest
+from support import SHAREGPT, make_row
 from training import host_settings
 
 from mig_selector.errors import ArgumentError
@@ -54,6 +55,14 @@ def test_arms_are_those_that_every_study_has_and_the_methods(keys):
 def test_what_cannot_be_studied_is_an_error_that_names_the_key_or_option(keys, changes, options, message):
     with pytest.raises(ArgumentError, match=message):
         set_up({**keys, **changes}, Options(**options))
+
+
+def test_rows_with_images_are_not_measured(keys, pool_of_60):
+    pool_of_60.add(
+        "seen", [make_row(1, [], 1.0)], **{**SHAREGPT, "columns": {"messages": "dialogs", "images": "pictures"}}
+    )
+    with pytest.raises(ArgumentError, match="dataset 'seen' has images; a study measures text alone"):
+        set_up({**keys, "dataset": "pool,seen"}, Options())
 
 
 def test_it_is_not_started_by_torchrun_nor_for_arms_that_it_does_not_have(keys, monkeypatch):

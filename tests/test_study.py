@@ -126,12 +126,13 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     allowed = set(pq.read_table(f"{arms_folder(plan, 'mig')}/candidates.parquet")["row_index"].to_pylist())
     assert seen <= allowed
     assert (len(allowed), plan["plan"]["held_out"]["answers"]) == (96, 24)
+    assert plan["plan"]["held_out"]["rows"] == [row for row in range(120) if row not in allowed]
     assert plan["plan"]["held_out"]["sources"] == {"alpaca": 12, "flan": 12}
     budget = int(plan["plan"]["budget"].split()[0].replace(",", ""))
     tokens = [part["supervised_tokens"] for made in plan["plan"]["arms"].values() for part in made]
     assert all(budget - 25 < count <= budget for count in tokens)
     assert {part["steps"] for made in plan["plan"]["arms"].values() for part in made} == {2}
-    ids, labels = tokenized_as_llamafactory_does(place, sorted(set(range(120)) - allowed)[3])
+    ids, labels = tokenized_as_llamafactory_does(place, plan["plan"]["held_out"]["rows"][3])
     loss = np.load(by_llamafactory / "losses.npy")[3]
     assert loss == pytest.approx(own_loss(by_llamafactory / "model", ids, labels), abs=1e-5)
 

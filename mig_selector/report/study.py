@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mig_selector.report.comparison import MISSING, shorten
@@ -105,17 +105,11 @@ class Study:
     groups: Sequence[Group]
     warnings: Sequence[str]
     settings: Mapping[str, Any]
-    plan: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def compared(self) -> list[ArmFigures]:
         """The arms that are compared with random."""
         return [each for each in self.arms if each.effect is not None]
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of groups, in order."""
-        return list(dict.fromkeys(group.kind for group in self.groups))
 
 
 @dataclass(frozen=True)

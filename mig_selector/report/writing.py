@@ -61,7 +61,7 @@ def write_study(folder: Path, study: Study, record: Mapping[str, Any]) -> list[P
         The files: ``study.csv`` (one row per arm), ``study.json`` (the plan, then everything), ``study.png``,
         ``study.html``.
     """
-    figures = {key: value for key, value in asdict(study).items() if key not in ("settings", "plan")}
+    figures = {key: value for key, value in asdict(study).items() if key != "settings"}
     write_json(folder / "study.json", _finite({**record, "figures": figures}))
     write_text(folder / "study.csv", _csv(_arms(study)), follow_link=False)
     with whole_file(folder / "study.png") as stream:

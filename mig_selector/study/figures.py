@@ -67,7 +67,6 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
         groups=groups,
         warnings=list(_warnings(plan, results, arms)),
         settings=record["settings"],
-        plan=record["plan"],
     )
 
 

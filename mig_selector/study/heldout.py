@@ -48,6 +48,8 @@ class HeldOut:
 
     described: str
     """Where they are from."""
+    indices: NDArray[np.int64]
+    """0-based index of each among all rows of the pool, or of `eval_dataset`. Shape (N,)."""
     rows: Sequence[TokenizedRow]
     """What the model is given of each, and the tokens that have a loss."""
     sources: NDArray[np.object_]
@@ -132,6 +134,7 @@ def split_pool(common: CommonRows, share: float | None, column: str) -> Split:
     sources = merge_small(asked.sources[has_answer])
     heldout = HeldOut(
         described,
+        drawn.pool_indices[has_answer],
         rows,
         sources,
         [each for each, keep in zip(labels, has_answer, strict=True) if keep],

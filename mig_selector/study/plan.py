@@ -151,6 +151,7 @@ class Plan:
                 "answers": len(heldout.rows),
                 "tokens": int(heldout.tokens.sum()),
                 "sources": {name: int((heldout.sources == name).sum()) for name in sorted(set(heldout.sources))},
+                "rows": heldout.indices.tolist(),
                 "flagged": int(heldout.is_flagged.sum()),
                 "overlaps": [round(float(share), 4) for share in heldout.shares],
                 "left_out": split.left_out,

@@ -45,7 +45,7 @@ def _draw(study: Study, top: float) -> Figure:
     figure = Figure(figsize=(_WIDTH, height))
     box = (0.5 / height, _LINE * len(arms) / height)
     losses = figure.add_axes((0.14, box[0], 0.36, box[1]), title="loss a token of each run")
-    effects = figure.add_axes((0.56, box[0], 0.36, box[1]), title="less random, with interval")
+    effects = figure.add_axes((0.56, box[0], 0.36, box[1]), title="difference from random (left of 0 is better)")
     for axes in (losses, effects):
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.tick_params(axis="x", labelcolor=INK)

@@ -114,7 +114,7 @@ def set_up(settings: Mapping[str, Any], options: Options) -> Setup:
     needs = resolve_methods({**shared, "mig_num_samples": 1}, host, [RANDOM, *methods])
     faults = [
         *_option_faults(options, host, needs),
-        *_host_faults(host, budget),
+        *_host_faults(host_settings, host, budget),
         *find_host_faults(host_settings, is_launched=False),
     ]
     if faults or host.schedule is None:
@@ -132,8 +132,10 @@ def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs]
     faults = []
     names = [each.method.short_name for each in needs]
     if len(set(names)) != len(names) or {BASE, STRATIFIED} & set(names):
-        faults.append(f"--methods: {', '.join(names[1:])} do not all have names of their own beside {BASE}, {RANDOM} "
-                      f"and {STRATIFIED}, which every study has.")  # fmt: skip
+        faults.append(
+            f"--methods: {', '.join(names[1:])}: the last parts of the names must differ from each other, and from "
+            f"{BASE}, {RANDOM} and {STRATIFIED}, which every study has."
+        )
     if options.seeds < 1:
         faults.append(f"--seeds: {options.seeds} is not allowed; expected an integer of at least 1.")
     if any(not rate > 0 for rate in options.learning_rates) or len(set(options.learning_rates)) < len(
@@ -147,7 +149,7 @@ def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs]
     return faults
 
 
-def _host_faults(host: HostArguments, budget: MigArguments) -> list[str]:
+def _host_faults(host_settings: Mapping[str, Any], host: HostArguments, budget: MigArguments) -> list[str]:
     """Find what in the configuration keeps arms from being trained alike or measured."""
     faults = []
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -165,6 +167,11 @@ def _host_faults(host: HostArguments, budget: MigArguments) -> list[str]:
         faults.append(
             "packing, neat_packing, val_size, max_samples, interleave_probs and streaming change which rows a step "
             "takes, so steps cannot be held equal; remove those that are set."
+        )
+    if host_settings.get("adapter_name_or_path"):
+        faults.append(
+            "adapter_name_or_path: a study trains from a model; merge the adapter into it (`llamafactory-cli export`), "
+            "and name the result in model_name_or_path."
         )
     if host.tokenized_path is not None:
         faults.append("tokenized_path: each arm trains on other rows; remove it.")

@@ -40,6 +40,7 @@ def test_arms_are_those_that_every_study_has_and_the_methods(keys):
         ({"stage": "pt"}, {}, "stage: pt; a study measures the loss of answers"),
         ({"template": None}, {}, "template: a study trains and tokenizes with it"),
         ({"packing": True}, {}, "packing, neat_packing, .* steps cannot be held equal"),
+        ({"adapter_name_or_path": "x"}, {}, "adapter_name_or_path: a study trains from a model; merge the adapter"),
         ({"tokenized_path": "x"}, {}, "tokenized_path: each arm trains on other rows; remove it"),
         ({"learning_rat": 1}, {}, "learning_rat is not a key of LLaMA-Factory; did you mean learning_rate"),
         ({"mig_num_sample": 1}, {}, "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,37 +151,49 @@ def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs]
 
 def _host_faults(host_settings: Mapping[str, Any], host: HostArguments, budget: MigArguments) -> list[str]:
     """Find what in the configuration keeps arms from being trained alike or measured."""
-    faults = []
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        faults.append("a study starts the trainings itself; start it without torchrun.")
-    if host.stage != "sft":
-        faults.append(f"stage: {host.stage}; a study measures the loss of answers, so stage must be sft.")
-    for key, value in (
-        ("model_name_or_path", host.model_name_or_path),
-        ("template", host.tokenizing.get("template")),
-        ("do_train", host.do_train),
-    ):
-        if not value:
-            faults.append(f"{key}: a study trains and tokenizes with it; set it.")
-    if host.do_train and host.schedule is None:
-        faults.append(
-            "packing, neat_packing, val_size, max_samples, interleave_probs and streaming change which rows a step "
-            "takes, so steps cannot be held equal; remove those that are set."
-        )
-    if host_settings.get("adapter_name_or_path"):
-        faults.append(
-            "adapter_name_or_path: a study trains from a model; merge the adapter into it (`llamafactory-cli export`), "
-            "and name the result in model_name_or_path."
-        )
-    if host.tokenized_path is not None:
-        faults.append("tokenized_path: each arm trains on other rows; remove it.")
-    names = (*host.dataset, *host.eval_dataset)
-    for name, entry in read_dataset_info(host.dataset_dir, host.dataset, host.eval_dataset).entries.items():
-        if name in names and (media := [role for role in _MEDIA if role in (entry.get("columns") or {})]):
-            faults.append(f"dataset {name!r} has {' and '.join(media)}; a study measures text alone.")
+    needed = {
+        "model_name_or_path": host.model_name_or_path,
+        "template": host.tokenizing.get("template"),
+        "do_train": host.do_train,
+    }
     others = [name for name in host.dataset if name not in pool_names(budget, host)]
-    if others:
-        faults.append(
-            f"mig_pool: {', '.join(others)} would be trained on whole in every arm; leave it out of dataset."
-        )
-    return faults
+    rules = (
+        (
+            int(os.environ.get("WORLD_SIZE", "1")) > 1,
+            "a study starts the trainings itself; start it without torchrun.",
+        ),
+        (
+            host.stage != "sft",
+            f"stage: {host.stage}; a study measures the loss of answers, so stage must be sft.",
+        ),
+        (
+            host.do_train and host.schedule is None,
+            "packing, neat_packing, val_size, max_samples, interleave_probs and streaming change which rows a step "
+            "takes, so steps cannot be held equal; remove those that are set.",
+        ),
+        (
+            host_settings.get("adapter_name_or_path"),
+            "adapter_name_or_path: a study trains from a model; merge the adapter into it (llamafactory-cli export), "
+            "and name the result in model_name_or_path.",
+        ),
+        (
+            host.tokenized_path,
+            "tokenized_path: each arm trains on other rows; remove it.",
+        ),
+        (
+            others,
+            f"mig_pool: {', '.join(others)} would be trained on whole in every arm; leave it out of dataset.",
+        ),
+    )
+    return [
+        *(f"{key}: a study trains and tokenizes with it; set it." for key, value in needed.items() if not value),
+        *(message for is_wrong, message in rules if is_wrong),
+        *_media_faults(host),
+    ]
+
+
+def _media_faults(host: HostArguments) -> Iterator[str]:
+    entries = read_dataset_info(host.dataset_dir, host.dataset, host.eval_dataset).entries
+    for name in (*host.dataset, *host.eval_dataset):
+        if media := [role for role in _MEDIA if role in (entries[name].get("columns") or {})]:
+            yield f"dataset {name!r} has {' and '.join(media)}; a study measures text alone."

@@ -82,6 +82,15 @@ class MigArguments:
             decides=True,
         ),
     ] = None
+    mig_count_tokens: Annotated[
+        Literal["all", "supervised"],
+        Setting(
+            "Which tokens of a row mig_num_tokens counts: all that training is fed, or only the supervised ones, "
+            "which have a loss (a row without any counts as one).",
+            decides=True,
+            part="tokens",
+        ),
+    ] = "all"
     mig_method: Annotated[
         str,
         Setting(

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 PREFIX = "mig_"
 
-Part = Literal["labels", "graph", "row vectors", "texts", "models", "filling"]
+Part = Literal["labels", "graph", "row vectors", "texts", "models", "filling", "tokens"]
 """What of a selection a setting belongs to; a run without that part does not depend on the setting."""
 
 

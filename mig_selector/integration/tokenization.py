@@ -24,9 +24,49 @@ from mig_selector.pool.entry import Layout
 from mig_selector.ranks.workers import Workers
 
 
+WITHOUT_LOSS = -100
+"""Label of a token that has no loss, LLaMA-Factory's IGNORE_INDEX."""
 _TASK_ROWS = 512
 _PARALLEL_ROWS = 8 * _TASK_ROWS
 """Fewer rows are tokenized here before workers would have imported LLaMA-Factory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedRow:
+    """What training is given for a row."""
+
+    ids: list[int]
+    """Empty if the host drops the row."""
+    labels: list[int]
+    """The tokens to predict, `WITHOUT_LOSS` where none is. As long as `ids`."""
+
+    @property
+    def supervised(self) -> int:
+        """Number of tokens that have a loss: the first token is predicted from nothing."""
+        return sum(label != WITHOUT_LOSS for label in self.labels[1:])
+
+
+def tokenize_rows(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], layouts: Sequence[Layout], host: HostArguments
+) -> Iterator[TokenizedRow]:
+    """Tokenize rows for supervised fine-tuning, as the host does.
+
+    Args:
+        rows: For each row the index of its layout, and the columns that training reads. Streamed.
+        layouts: How the host reads the rows of each entry.
+        host: The host's keys.
+
+    Raises:
+        ArgumentError: The tokenizer cannot be loaded, or the host cannot tokenize a row.
+    """
+    tokenizer = _Host(_settings_of(host, None), host.stage)
+    converters = [tokenizer.converter(layout) for layout in layouts]
+    for index, record in rows:
+        made = tokenizer.preprocess(converters[index](record))
+        yield TokenizedRow(
+            [token for row in made.get("input_ids", []) for token in row],
+            [label for row in made.get("labels", []) for label in row],
+        )
 
 
 def count_tokens_of_rows(
@@ -52,18 +92,8 @@ def count_tokens_of_rows(
     Raises:
         ArgumentError: The tokenizer cannot be loaded, or the host cannot tokenize a row.
     """
-    settings = {
-        **host.tokenizing,
-        "model_name_or_path": host.model_name_or_path,
-        "model_revision": revision or "main",
-        "trust_remote_code": host.trust_remote_code,
-        "cache_dir": host.cache_dir,
-        "hf_hub_token": host.hf_hub_token,
-        "dataset_dir": host.dataset_dir,
-        "media_dir": host.media_dir,
-    }
     task = {
-        "settings": json.dumps(settings),
+        "settings": json.dumps(_settings_of(host, revision)),
         "stage": host.stage,
         "layouts": [layout.identity for layout in layouts],
     }
@@ -75,6 +105,20 @@ def count_tokens_of_rows(
         return
     with Workers(__name__, cores, ArgumentError) as workers:
         yield from map(_unpack, workers.map(tasks, "tokenized rows"))
+
+
+def _settings_of(host: HostArguments, revision: str | None) -> dict[str, Any]:
+    """Return the host's keys that decide the tokens of a row, and where its model and media are."""
+    return {
+        **host.tokenizing,
+        "model_name_or_path": host.model_name_or_path,
+        "model_revision": revision or "main",
+        "trust_remote_code": host.trust_remote_code,
+        "cache_dir": host.cache_dir,
+        "hf_hub_token": host.hf_hub_token,
+        "dataset_dir": host.dataset_dir,
+        "media_dir": host.media_dir,
+    }
 
 
 def _blocks(rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
@@ -105,7 +149,6 @@ class _Host:
     def __init__(self, settings: Mapping[str, Any], stage: str) -> None:
         from llamafactory.data import get_template_and_fix_tokenizer
         from llamafactory.data.loader import _get_dataset_processor
-        from llamafactory.extras.constants import IGNORE_INDEX
         from llamafactory.hparams import DataArguments, ModelArguments
         from llamafactory.model import load_tokenizer
 
@@ -119,7 +162,6 @@ class _Host:
             raise ArgumentError(f"model_name_or_path: the tokenizer of {model!r} cannot be used ({error}).") from error
         stage = "rm" if stage == "dpo" else stage
         self._processor = _get_dataset_processor(self._data_args, stage, template, **tokens)
-        self._without_loss = IGNORE_INDEX
 
     def converter(self, layout: Layout) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Return a function that makes the host's example of a row."""
@@ -132,17 +174,22 @@ class _Host:
         absent = dict.fromkeys(layout.columns.values())
         return lambda record: convert({**absent, **record})
 
-    def count(self, example: Mapping[str, Any]) -> tuple[int, int]:
-        """Return the tokens of a row, and how many of them have a loss."""
+    def preprocess(self, example: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Return the host's features of an example; lists of one row, or of none if the host drops it."""
         try:
             made = self._processor.preprocess_dataset({key: [value] for key, value in example.items()})
         except Exception as error:  # the host raises anything
             raise ArgumentError(f"LLaMA-Factory cannot tokenize a row of the pool ({error}).") from error
+        return dict(made)
+
+    def count(self, example: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the tokens of a row, and how many of them have a loss."""
+        made = self.preprocess(example)
         # In KTO rows, kl_* is the row before it.
         own = {key: rows for key, rows in made.items() if not key.startswith("kl_")}
         ids = sum(len(row) for key, rows in own.items() if key.endswith("input_ids") for row in rows)
         labels = [label for key, rows in own.items() if key.endswith("labels") for row in rows for label in row]
-        return ids, sum(label != self._without_loss for label in labels) if labels else ids
+        return ids, sum(label != WITHOUT_LOSS for label in labels) if labels else ids
 
 
 def _make(kind: type, settings: Mapping[str, Any]) -> Any:

@@ -137,7 +137,8 @@ def _measure(
     megabytes = (_size_of_matrices(request) - size_before) / len(rows) * count / 2**20
     return (
         f"{keys}: {' and '.join(request.models[model.key].model for model in models)} reads {count:,} rows: "
-        f"about {_duration(seconds)} on this process alone ({len(rows)} rows were tried), {megabytes:,.1f} MB of disk"
+        f"about {describe_duration(seconds)} on this process alone ({len(rows)} rows were tried), "
+        f"{megabytes:,.1f} MB of disk"
     )
 
 
@@ -146,7 +147,8 @@ def _size_of_matrices(request: Request) -> int:
     return sum(file.stat().st_size for file in request.arguments.cache_dir.rglob("*.npy"))
 
 
-def _duration(seconds: float) -> str:
+def describe_duration(seconds: float) -> str:
+    """Say how long something takes, in a unit that fits."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

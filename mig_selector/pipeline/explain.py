@@ -133,8 +133,9 @@ def _explain_gain(
     loss = find_takers(*known, selection, kept, _LISTED)
     tokens = offered.tokens
     if tokens is not None:
-        left = request.token_budget(request.fingerprints[0]) - int(tokens.fed[selection.rows].sum())
-        yield f"tokens: {tokens.fed[kept]:,}; {left:,} of the budget were left in the end"
+        counted = tokens.counted(request.arguments.mig_count_tokens)
+        left = request.token_budget(request.fingerprints[0]) - int(counted[selection.rows].sum())
+        yield f"tokens: {counted[kept]:,}; {left:,} of the budget were left in the end"
     if rank is not None:
         receipt = receipts(*known, selection, [rank], runner_ups=tokens is None)[0]
         unit = "gain" if tokens is None else "gain per token"

@@ -42,7 +42,7 @@ class Inventory:
 
     cache_dir: Path
     folders: list[StoredFolder]
-    """Subsets and comparisons, the newest first."""
+    """Subsets, comparisons and studies, the newest first."""
     cached: list[CachedKind]
     entries: dict[Path, list[Entry]]
     """Entries by the path of the subset that they read."""
@@ -63,17 +63,17 @@ class Pruned:
 
 
 def take_inventory(dataset_dir: Path, output_dirs: Iterable[Path], cache_dir: Path) -> Inventory:
-    """Find subsets, comparisons and cached files, and the entries that name them.
+    """Find subsets, comparisons, studies and cached files, and the entries that name them.
 
     Looks into ``mig_selections`` in `dataset_dir`, `output_dirs`, and every folder to which a run with this cache has
     written; for entries into the dataset_info.json in `dataset_dir`, above each of these folders, and of each
-    comparison. Those that selections from Python write into the cache do not count: no user reads them.
+    comparison or study. Those that selections from Python write into the cache do not count: no user reads them.
     """
     homes = [dataset_dir / "mig_selections", *output_dirs, *recorded_output_dirs(cache_dir)]
     homes = list(dict.fromkeys(home.absolute() for home in homes))
     folders = find_folders(homes)
-    comparisons = [folder.path for folder in folders if folder.kind == "comparison"]
-    infos = [folder / FILE_NAME for folder in (dataset_dir.absolute(), *(home.parent for home in homes), *comparisons)]
+    several = [folder.path for folder in folders if folder.kind != "subset"]
+    infos = [folder / FILE_NAME for folder in (dataset_dir.absolute(), *(home.parent for home in homes), *several)]
     by_path = {_real(folder.path): folder.path for folder in folders}
     entries: dict[Path, list[Entry]] = {folder.path: [] for folder in folders}
     unreadable = []
@@ -117,9 +117,9 @@ def prune(
         raise PoolError("\n".join([*inventory.unreadable, "Fix it, so that it is known what its entries name."]))
     folders, kinds = _find_named(inventory, names) if names else (inventory.folders, inventory.cached)
     limit = math.inf if written_before is None else written_before
-    # The entries of a comparison name its subsets. Where the comparison goes, they protect nothing.
+    # The entries of a comparison or a study name its subsets. Where it goes, they protect nothing.
     doomed = sorted((each for each in folders if each.written < limit), key=lambda each: each.kind == "subset")
-    ignored = {folder.path / FILE_NAME for folder in doomed if folder.kind == "comparison"}
+    ignored = {folder.path / FILE_NAME for folder in doomed if folder.kind != "subset"}
     try:
         if is_selecting(inventory.cache_dir):
             raise RegistrationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,10 @@ class RowTokens:
     supervised: NDArray[np.int64]
     """Those of them that have a loss. Shape (N,)."""
 
+    def counted(self, which: Literal["all", "supervised"]) -> NDArray[np.int64]:
+        """Return what a budget counts of each row, as ``mig_count_tokens`` says: 1 or more. Shape (N,)."""
+        return self.fed if which == "all" else np.maximum(self.supervised, 1)
+
     def take(self, rows: NDArray[np.int64]) -> RowTokens:
         """Return the tokens of some rows."""
         return RowTokens(self.fed[rows], self.supervised[rows])
@@ -44,6 +49,18 @@ def count_row_tokens(request: Request, pool: Pool) -> RowTokens | None:
     """
     if not request.arguments.counts_tokens:
         return None
+    tokens = read_row_tokens(request, pool)
+    _check_budgets(request, tokens)
+    return tokens
+
+
+def read_row_tokens(request: Request, pool: Pool) -> RowTokens:
+    """Count the tokens of each row, or take what is kept, for a request whose budget is in tokens.
+
+    Raises:
+        ArgumentError: The tokenizer cannot be loaded.
+        PoolError: LLaMA-Factory makes no tokens of a row.
+    """
     model = request.models["model_name_or_path"]
     rows = KeptRows(request, pool)
     path = rows.cache_path("row_tokens", request.identity["tokens"], model)
@@ -56,18 +73,17 @@ def count_row_tokens(request: Request, pool: Pool) -> RowTokens | None:
     if not counts[:, 0].all():
         row = int(pool.pool_indices[np.argmin(counts[:, 0])])
         raise PoolError(f"row {row} of the pool (0-based): LLaMA-Factory makes no tokens of it; remove it.")
-    tokens = RowTokens(counts[:, 0], counts[:, 1])
-    _check_budgets(request, tokens)
-    return tokens
+    return RowTokens(counts[:, 0], counts[:, 1])
 
 
 def _check_budgets(request: Request, tokens: RowTokens) -> None:
-    total, shortest = int(tokens.fed.sum()), int(tokens.fed.min())
+    counted = tokens.counted(request.arguments.mig_count_tokens)
+    total, shortest = int(counted.sum()), int(counted.min())
     for budget in request.arguments.budgets:
         if not shortest <= budget <= total:
             raise ArgumentError(
                 f"mig_num_tokens: {int(budget)} tokens are asked for, but the pool has {total} tokens in "
-                f"{len(tokens.fed)} rows, and its shortest row {shortest}."
+                f"{len(counted)} rows, and its shortest row {shortest}."
             )
 
 

@@ -124,6 +124,7 @@ class Needs:
             "texts": self.has_texts,
             "models": any(model.needs_weights for model in self.models),
             "filling": self.method.declaration.may_fall_short,
+            "tokens": self.training_model is not None,
         }
         return frozenset(part for part, is_there in has_part.items() if is_there)
 

@@ -433,7 +433,7 @@ def choose(
         embeddings=vectors,
         records=rows.records,
         texts=rows.questions_and_answers,
-        tokens=tokens.fed if tokens else None,
+        tokens=tokens.counted(request.arguments.mig_count_tokens) if tokens else None,
     )
     with (
         measured_peak() as peak,

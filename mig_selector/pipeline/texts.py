@@ -20,9 +20,13 @@ from mig_selector.report.figures import describe_categories, describe_numbers
 from mig_selector.report.selection import Distribution
 
 
-def source_of(record: Mapping[str, Any], entry: PoolEntry) -> str:
-    """Say where a row is from: its own `source`, as the published pools name it, else the dataset."""
-    source = record.get("source")
+SOURCE = "source"
+"""Column that says where a row is from, in the published pools."""
+
+
+def source_of(record: Mapping[str, Any], entry: PoolEntry, column: str = SOURCE) -> str:
+    """Say where a row is from: what it says itself in a column, else the dataset."""
+    source = record.get(column)
     names = source if isinstance(source, list) else [source]
     return "+".join(name for name in names if isinstance(name, str) and name) or entry.name
 

@@ -24,6 +24,7 @@ from mig_selector.report.comparison import (
 )
 from mig_selector.report.picture import FAINT, INK, MOSTLY_BLUE, PAPER
 from mig_selector.report.selection import SelectionReport
+from mig_selector.report.study import STUDY_COLUMNS, Study
 
 
 if TYPE_CHECKING:
@@ -97,6 +98,19 @@ def build_report_page(report: SelectionReport) -> str:
             *_files(report),
             *_pairs(report.versions),
         ],
+    )
+
+
+def build_study_page(study: Study, svg: str) -> str:
+    """Build the page of a study. Texts of the study may contain anything; `svg` must be safe markup."""
+    from markupsafe import Markup
+
+    return _render(
+        "study.html.jinja",
+        study=study,
+        columns=STUDY_COLUMNS,
+        picture=Markup(svg),
+        settings=list(_pairs(study.settings)),
     )
 
 

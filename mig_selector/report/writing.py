@@ -6,17 +6,19 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mig_selector.console import printable
 from mig_selector.report.comparison import COLUMNS, Comparison, MethodFigures
-from mig_selector.report.page import build_comparison_page, build_report_page
+from mig_selector.report.page import build_comparison_page, build_report_page, build_study_page
 from mig_selector.report.picture import draw_png, draw_svg
 from mig_selector.report.selection import SelectionReport
 from mig_selector.report.selection_picture import draw_pictures
+from mig_selector.report.study import STUDY_COLUMNS, Study
+from mig_selector.report.study_picture import draw_study_png, draw_study_svg
 from mig_selector.store.files import whole_file, write_json, write_text
 
 
@@ -45,6 +47,37 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
         stream.write(draw_png(comparison))
     write_text(folder / "comparison.html", build_comparison_page(comparison, draw_svg(comparison)), follow_link=False)
     return [folder / name for name in (*tables, "comparison.json", "comparison.png", "comparison.html")]
+
+
+def write_study(folder: Path, study: Study, record: Mapping[str, Any]) -> list[Path]:
+    """Write a study; the same study gives the same bytes.
+
+    Args:
+        folder: Existing files of the names below are replaced.
+        study: What to write.
+        record: What study.json has of the plan; it stays as it is.
+
+    Returns:
+        The files: ``study.csv`` (one row per arm), ``study.json`` (the plan, then everything), ``study.png``,
+        ``study.html``.
+    """
+    figures = {key: value for key, value in asdict(study).items() if key != "settings"}
+    write_json(folder / "study.json", _finite({**record, "figures": figures}))
+    write_text(folder / "study.csv", _csv(_arms(study)), follow_link=False)
+    with whole_file(folder / "study.png") as stream:
+        stream.write(draw_study_png(study))
+    write_text(folder / "study.html", build_study_page(study, draw_study_svg(study)), follow_link=False)
+    return [folder / f"study.{kind}" for kind in ("csv", "json", "png", "html")]
+
+
+def _arms(study: Study) -> Iterator[list[Any]]:
+    yield ["arm", *(column.key for column in STUDY_COLUMNS), "low", "high"]
+    for each in study.arms:
+        effect = each.effect
+        values = {column.key: column.value(each) for column in STUDY_COLUMNS} | {
+            "difference": effect.difference if effect else None
+        }
+        yield [each.arm, *values.values(), *((effect.low, effect.high) if effect else (None, None))]
 
 
 def write_report(folder: Path, report: SelectionReport) -> list[Path]:

@@ -21,8 +21,8 @@ from mig_selector.store.files import locked_if_free, read_believed_json, read_js
 from mig_selector.store.subsets import MANIFEST, read_description
 
 
-COMPARISON = "comparison.json"
-"""The file by which the folder of a comparison is known."""
+COMPARISON, STUDY = "comparison.json", "study.json"
+"""The files by which the folders of comparisons and studies are known."""
 
 _HASH = "[0-9a-f]{32}"
 _MATRIX = rf"{_HASH}\.npy(\.partial(\.json)?)?"
@@ -47,9 +47,9 @@ _CACHED = {
 
 @dataclass(frozen=True)
 class StoredFolder:
-    """A finished subset, or a comparison of several."""
+    """A finished subset, or a comparison or study of several."""
 
-    kind: Literal["subset", "comparison"]
+    kind: Literal["subset", "comparison", "study"]
     path: Path
     name: str
     """Of a subset as it was when it was made; entries may have been renamed since."""
@@ -57,7 +57,7 @@ class StoredFolder:
     pool: str
     """Names of the pools, joined by ``+``."""
     rows: int
-    """Rows chosen; by each method in a comparison."""
+    """Rows chosen; by each method in a comparison, at random in a study."""
     kept_rows: int
     """Rows to choose from."""
     num_bytes: int
@@ -92,7 +92,7 @@ class CachedKind:
 
 
 def find_folders(output_dirs: Iterable[Path]) -> list[StoredFolder]:
-    """Find the finished subsets and the comparisons in some output folders, the newest first.
+    """Find the finished subsets, the comparisons and the studies in some output folders, the newest first.
 
     Args:
         output_dirs: Folders such as ``data/mig_selections``; one that does not exist holds none.
@@ -107,13 +107,15 @@ def find_folders(output_dirs: Iterable[Path]) -> list[StoredFolder]:
 
 
 def _describe(path: Path) -> StoredFolder | None:
-    """Describe a subset or a comparison; None for any other folder."""
+    """Describe a subset, a comparison or a study; None for any other folder."""
     if manifest := read_description(path):
         name = str(manifest.get("dataset_name") or path.name.rpartition("-")[0])
         pool = "+".join(dict.fromkeys(subset["dataset"] for subset in manifest["subsets"]))
         rows = (manifest["budget"], manifest["rows"]["kept"])
         written = (path / MANIFEST).stat().st_mtime
         return StoredFolder("subset", path, name, manifest["method"], pool, *rows, _size(path), written)
+    if path.name.startswith("study-"):
+        return _describe_study(path)
     file = path / COMPARISON
     comparison: Any = read_json(file) if path.name.startswith("comparison-") and not file.is_symlink() else None
     try:
@@ -123,6 +125,18 @@ def _describe(path: Path) -> StoredFolder | None:
     except (TypeError, KeyError, ValueError):
         return None
     return StoredFolder("comparison", path, path.name, methods, pool, *rows, _size(path), file.stat().st_mtime)
+
+
+def _describe_study(path: Path) -> StoredFolder | None:
+    file = path / STUDY
+    study: Any = None if file.is_symlink() else read_json(file)
+    try:
+        plan = study["plan"]
+        methods, pool = ", ".join(plan["arms"]), str(plan["pool"])
+        rows = (int(plan["arms"]["random"][0]["rows"]), int(plan["candidates"]["rows"]))
+    except (TypeError, KeyError, ValueError, IndexError):
+        return None
+    return StoredFolder("study", path, path.name, methods, pool, *rows, _size(path), file.stat().st_mtime)
 
 
 def recorded_output_dirs(cache_dir: Path) -> list[Path]:
@@ -177,9 +191,10 @@ def is_selecting(cache_dir: Path) -> bool:
 
 
 def remove_folder(folder: StoredFolder) -> bool:
-    """Remove a subset or a comparison; return whether it is gone. It stays while another process holds its lock.
+    """Remove a subset, a comparison or a study; return whether it is gone.
 
-    It vanishes with one rename, so what an interrupt leaves behind is not taken for a subset.
+    It stays while another process holds its lock. It vanishes with one rename, so what an interrupt leaves behind is
+    not taken for a subset.
 
     Raises:
         OSError: It cannot be removed.

@@ -1,0 +1,201 @@
+"""Finished runs in, the figures of the study out."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mig_selector.report.study import ArmFigures, Difference, Group, Study
+from mig_selector.study.heldout import FEWEST_ANSWERS
+from mig_selector.study.overlap import GRAM
+from mig_selector.study.plan import PRIMARY, Plan, Run
+from mig_selector.study.runs import Result
+from mig_selector.study.setup import BASE, RANDOM
+from mig_selector.study.statistics import ERROR_RATE, Effect, Losses, compare, macro_average
+
+
+_MOST_LABELS = 12
+_LENGTHS = 4
+"""Parts of about equal size into which answers are divided by length."""
+_EXPECTED_ROWS = 5
+"""A source of which a random choice has fewer rows may be missing by chance."""
+_PASSES_APART = 0.05
+"""Relative difference in passes from which readers are told."""
+_PASSES_OFF = 0.25
+"""The same against the trainer's count, which takes the last batch of a pass for a whole one."""
+
+
+def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any]) -> Study:
+    """Compute all figures of a study, as far as its runs are finished.
+
+    Args:
+        plan: The study.
+        results: The finished runs.
+        record: What study.json says of the plan.
+    """
+    sources = np.unique(plan.split.heldout.sources.astype(str), return_inverse=True)[1].astype(np.int64)
+    losses = {arm: _losses(plan, results, arm) for arm in plan.setup.planned}
+    error_rate = ERROR_RATE / (len(plan.subsets) - 1)
+
+    def effect(arm: str, of: Mapping[str, Losses], groups: NDArray[np.int64]) -> Effect | None:
+        if arm == RANDOM or not len(of[arm]) or len(of[RANDOM]) < 2:
+            return None
+        return compare(of[arm], of[RANDOM], groups, error_rate=error_rate, is_trained=arm != BASE)
+
+    arms = [_figures(plan, results, arm, losses, sources, effect(arm, losses, sources)) for arm in losses]
+    groups = []
+    for kind, name, mine, only in _groups(plan, results, losses, sources):
+        members = sources[mine] if kind == "learning rate" else np.zeros(int(mine.sum()), np.int64)
+        cut = {arm: each[:, mine] for arm, each in only.items()}
+        effects = {arm: _as_difference(found) for arm in cut if (found := effect(arm, cut, members))}
+        means = {arm: float(macro_average(each, members).mean()) for arm, each in cut.items() if len(each)}
+        groups.append(Group(kind, name, int(mine.sum()), means, effects))
+    heldout = plan.split.heldout
+    return Study(
+        pool=record["plan"]["pool"],
+        primary=PRIMARY,
+        budget=plan.budget.described,
+        match=plan.setup.options.match,
+        held_out=f"held out: {len(heldout.rows):,} answers, {int(heldout.tokens.sum()):,} tokens; {heldout.described}",
+        confidence=1 - error_rate,
+        arms=arms,
+        groups=groups,
+        warnings=list(_warnings(plan, results, arms)),
+        settings=record["settings"],
+    )
+
+
+def _losses(plan: Plan, results: Mapping[Run, Result], arm: str, rate: float | None = None) -> Losses:
+    """Return the losses of each seed of an arm, averaged over learning rates, or with one of them."""
+    by_seed: dict[int | None, list[NDArray[np.float64]]] = {}
+    rates = 1 if arm == BASE or rate is not None else len(plan.setup.options.learning_rates) or 1
+    for run, result in results.items():
+        if run.arm == arm and rate in (None, run.learning_rate):
+            by_seed.setdefault(run.seed, []).append(result.losses)
+    complete = [np.mean(each, axis=0) for each in by_seed.values() if len(each) == rates]
+    return np.stack(complete) if complete else np.zeros((0, len(plan.split.heldout.rows)))
+
+
+def _figures(
+    plan: Plan,
+    results: Mapping[Run, Result],
+    arm: str,
+    losses: Mapping[str, Losses],
+    sources: NDArray[np.int64],
+    effect: Effect | None,
+) -> ArmFigures:
+    planned = Counter(run.arm for run in plan.runs)
+    finished = Counter(run.arm for run in results)
+    is_complete = all(finished[each] == planned[each] for each in (arm, RANDOM))
+    figures = ArmFigures(
+        arm,
+        finished[arm],
+        planned[arm],
+        macro_average(losses[arm], sources).tolist(),
+        effect=_as_difference(effect) if effect else None,
+        smallest=effect.smallest if effect else None,
+        verdict=effect.verdict if effect and is_complete and arm != BASE else None,
+    )
+    if arm == BASE:
+        return figures
+    subsets, manifests = plan.subsets[arm], [each.manifest for run, each in results.items() if run.arm == arm]
+    seconds = [each["training_seconds"] for each in manifests if each.get("training_seconds") is not None]
+    return ArmFigures(
+        **{
+            **vars(figures),
+            "rows": float(np.mean([each.rows for each in subsets])),
+            "supervised_tokens": float(np.mean([each.supervised for each in subsets])),
+            "tokens": float(np.mean([each.fed for each in subsets])),
+            "steps": plan.lessons[arm][0].steps,
+            "passes": float(np.mean([each.passes for each in plan.lessons[arm]])),
+            "training_seconds": sum(seconds) if seconds else None,
+        }
+    )
+
+
+def _as_difference(effect: Effect) -> Difference:
+    return Difference(effect.difference, effect.low, effect.high)
+
+
+def _groups(
+    plan: Plan, results: Mapping[Run, Result], losses: Mapping[str, Losses], sources: NDArray[np.int64]
+) -> Iterator[tuple[str, str, NDArray[np.bool_], Mapping[str, Losses]]]:
+    """Yield kind and name of each group of answers, which of the answers are in it, and the losses to take."""
+    heldout = plan.split.heldout
+    everything = np.ones(len(sources), np.bool_)
+    yield "all", "every answer alike", everything, losses
+    for name in sorted(set(heldout.sources)):
+        yield "source", name, heldout.sources == name, losses
+    counts = Counter(label for labels in heldout.labels for label in labels)
+    for label, count in counts.most_common(_MOST_LABELS):
+        if count >= FEWEST_ANSWERS:
+            yield "label", label, np.array([label in labels for labels in heldout.labels]), losses
+    tokens = heldout.tokens
+    bounds = np.unique(np.quantile(tokens, np.linspace(0, 1, _LENGTHS + 1)).astype(int))
+    for low, high in itertools.pairwise(bounds):
+        is_last = high == bounds[-1]
+        mine = (tokens >= low) & ((tokens <= high) if is_last else (tokens < high))
+        if mine.sum() >= 2:
+            yield "length", f"{low:,} to {high if is_last else high - 1:,} tokens", mine, losses
+    if heldout.is_flagged.any() and (~heldout.is_flagged).sum() >= 2:
+        yield "overlap", "without flagged answers", ~heldout.is_flagged, losses
+    rates = plan.setup.options.learning_rates
+    for rate in rates if len(rates) > 1 else ():
+        of_rate = {arm: losses[arm] if arm == BASE else _losses(plan, results, arm, rate) for arm in losses}
+        yield "learning rate", f"{rate:g}", everything, of_rate
+
+
+def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigures]) -> Iterator[str]:
+    heldout = plan.split.heldout
+    if missing := [run.name for run in plan.runs if run not in results]:
+        yield f"not finished: {len(missing)} of {len(plan.runs)} runs; an arm has no verdict before its last."
+    if plan.setup.holdout is not None:
+        yield (
+            "the held-out rows are a random part of the pool: they resemble random choices, which favours random by "
+            "construction. Rows of the task that the model is for, as eval_dataset, do not."
+        )
+    for arm, lacking in _uncovered(plan).items():
+        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        yield (
+            f"{arm} has no row of {shown}: on answers from there coverage decides, and not the quality of the chosen "
+            "rows. See the figures by source."
+        )
+    if flagged := int(heldout.is_flagged.sum()):
+        yield (
+            f"{flagged:,} of {len(heldout.rows):,} held-out rows share at least half of their runs of {GRAM} words "
+            "with rows to choose from; see the figures without them."
+        )
+    for run, result in results.items():
+        planned, counted = result.manifest.get("planned_passes"), result.manifest.get("passes")
+        if planned and counted and abs(counted / planned - 1) > _PASSES_OFF:
+            yield (
+                f"{run.name} went through its rows {counted:.2f} times by the trainer's count, not {planned:.2f} "
+                f"times as planned for {plan.processes} process(es): tokens are not equal. Set NNODES and "
+                "NPROC_PER_NODE as for the training."
+            )
+    passes = {each.arm: each.passes for each in arms if each.passes is not None}
+    for arm, seen in passes.items():
+        if RANDOM in passes and abs(seen / passes[RANDOM] - 1) > _PASSES_APART:
+            yield (
+                f"{arm} went through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: batches of whole "
+                "rows come no nearer."
+            )
+
+
+def _uncovered(plan: Plan) -> dict[str, list[str]]:
+    """Return for each arm the sources of which a subset of it has no row, although a random choice has some."""
+    random = plan.subsets[RANDOM]
+    expected: Counter[str] = Counter()
+    for subset in random:
+        expected.update(subset.sources)
+    usual = sorted(source for source, rows in expected.items() if rows >= _EXPECTED_ROWS * len(random))
+    lacking = {
+        arm: [source for source in usual if any(not subset.sources.get(source) for subset in subsets)]
+        for arm, subsets in plan.subsets.items()
+    }
+    return {arm: sources for arm, sources in lacking.items() if sources}

@@ -1,0 +1,223 @@
+"""What is fixed before the first training: arms, runs, batches, and what is measured and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mig_selector.embedding.encoder import identify_encoder
+from mig_selector.integration.training import num_processes, training_settings
+from mig_selector.pipeline.deliver import write_own_dataset_info
+from mig_selector.store.files import read_json, write_json
+from mig_selector.store.hashing import ContentHashes, fingerprint_of
+from mig_selector.store.inventory import STUDY
+from mig_selector.study.arms import Budget, Subset
+from mig_selector.study.heldout import Split
+from mig_selector.study.schedule import Lesson, equal_rows, equal_tokens
+from mig_selector.study.setup import BASE, RANDOM, Setup
+from mig_selector.study.statistics import ERROR_RATE, POWER
+
+
+PRIMARY = (
+    "loss a token of each held-out answer (nats), averaged over the answers of each source, then over sources and "
+    "learning rates; lower is better"
+)
+_VERSION = 1
+"""Raised when the same settings would give other figures."""
+_NOT_DECIDING = (
+    *(
+        "output_dir",
+        "dataset",
+        "dataset_dir",
+        "media_dir",
+        "cache_dir",
+        "model_name_or_path",
+        "logging_dir",
+        "run_name",
+    ),
+    *("logging_steps", "save_steps", "save_strategy", "save_total_limit", "save_only_model", "plot_loss", "report_to"),
+    *("preprocessing_num_workers", "dataloader_num_workers", "overwrite_cache", "hf_hub_token", "ms_hub_token"),
+)
+"""Keys of the host that are about paths, logs and speed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, or the model before any."""
+
+    arm: str
+    seed: int | None
+    """0-based; None for the model before training."""
+    learning_rate: float | None
+    """None if it is the configuration's, or nothing is trained."""
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        rate = "" if self.learning_rate is None else f"-lr{self.learning_rate:g}"
+        return self.arm if self.seed is None else f"{self.arm}{rate}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, ready to be trained."""
+
+    setup: Setup
+    split: Split
+    budget: Budget
+    subsets: Mapping[str, Sequence[Subset]]
+    """By arm: one, or one for each draw."""
+    lessons: Mapping[str, Sequence[Lesson]]
+    """How each subset is trained on."""
+    processes: int
+    model: str
+    """Fingerprint of the model that training starts from."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed: a study that is cut off has trained its arms equally often."""
+        rates = self.setup.options.learning_rates or (None,)
+        planned = self.setup.planned
+        return [
+            Run(BASE, None, None),
+            *(
+                Run(arm, seed, rate)
+                for seed in range(max(planned.values()))
+                for rate in rates
+                for arm, count in planned.items()
+                if seed < count
+            ),
+        ]
+
+    def subset(self, run: Run) -> tuple[Subset, Lesson]:
+        """Return what a training trains on, and how."""
+        subsets = self.subsets[run.arm]
+        index = (run.seed or 0) % len(subsets)
+        return subsets[index], self.lessons[run.arm][index]
+
+    def training_settings(self, run: Run, output_dir: Path) -> dict[str, Any]:
+        """Return the host's keys for a training."""
+        subset, lesson = self.subset(run)
+        rate = {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
+        return training_settings(
+            self.setup.host_settings,
+            {
+                **subset.outcome.settings,
+                **rate,
+                "output_dir": str(output_dir),
+                "seed": self.setup.host.seed + (run.seed or 0),
+                "max_steps": lesson.steps,
+                "per_device_train_batch_size": lesson.batch.rows_per_batch,
+                "gradient_accumulation_steps": lesson.batch.batches_per_step,
+            },
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the figures; no path is in it, so that machines can share a study."""
+        training = training_settings(self.setup.host_settings, {})
+        return {
+            "version": _VERSION,
+            "training": {key: value for key, value in sorted(training.items()) if key not in _NOT_DECIDING},
+            "model": self.model,
+            "held out": self.split.heldout.digest,
+            "arms": {arm: [each.outcome.fingerprint for each in made] for arm, made in self.subsets.items()},
+            "lessons": {arm: [asdict(each) for each in made] for arm, made in self.lessons.items()},
+            "processes": self.processes,
+            "runs": [run.name for run in self.runs],
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the study."""
+        return fingerprint_of(self.identity)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The plan for study.json."""
+        heldout, split, judged = self.split.heldout, self.split, len(self.subsets) - 1
+        return {
+            "pool": "+".join(self.setup.host.dataset),
+            "primary": PRIMARY,
+            "comparison": f"each method against {RANDOM}, by a paired hierarchical bootstrap of answers and runs",
+            "error_rate": ERROR_RATE,
+            "error_rate_of_each_interval": ERROR_RATE / judged,
+            "power": POWER,
+            "held_out": {
+                "from": heldout.described,
+                "answers": len(heldout.rows),
+                "tokens": int(heldout.tokens.sum()),
+                "sources": {name: int((heldout.sources == name).sum()) for name in sorted(set(heldout.sources))},
+                "rows": heldout.indices.tolist(),
+                "flagged": int(heldout.is_flagged.sum()),
+                "overlaps": [round(float(share), 4) for share in heldout.shares],
+                "left_out": split.left_out,
+            },
+            "candidates": {"rows": len(split.candidates), "left_out_for_their_question": split.same_question},
+            "match": self.setup.options.match,
+            "budget": self.budget.described,
+            "arms": {
+                arm: [
+                    {
+                        "folder": subset.outcome.folder,
+                        "rows": subset.rows,
+                        "tokens": subset.fed,
+                        "supervised_tokens": subset.supervised,
+                        "sources": dict(subset.sources),
+                        **asdict(lesson),
+                    }
+                    for subset, lesson in zip(self.subsets[arm], self.lessons[arm], strict=True)
+                ]
+                for arm in self.subsets
+            },
+            "runs": [run.name for run in self.runs],
+        }
+
+
+def make_plan(setup: Setup, split: Split, budget: Budget, subsets: Mapping[str, Sequence[Subset]]) -> Plan:
+    """Fix how each subset is trained on."""
+    everything = [(arm, each) for arm, made in subsets.items() for each in made]  # random comes first
+    equal = equal_tokens if budget.counts_tokens else equal_rows
+    processes = num_processes()
+    lessons = iter(equal([each.rows for _, each in everything], setup.schedule, processes))
+    hashes = ContentHashes(setup.budget.cache_dir)
+    model = identify_encoder(str(setup.host.model_name_or_path), "auto", hashes, "model_name_or_path")
+    return Plan(
+        setup,
+        split,
+        budget,
+        subsets,
+        {arm: [next(lessons) for _ in made] for arm, made in subsets.items()},
+        processes,
+        fingerprint_of(model.identity),
+    )
+
+
+def record_plan(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Write the plan before the first training, and return it; a plan that is there stays as it is.
+
+    The folder is also a `dataset_dir` with the subsets.
+    """
+    write_own_dataset_info(folder, [subset.outcome for made in plan.subsets.values() for subset in made])
+    known = read_json(folder / STUDY)
+    if isinstance(known, dict) and known.get("fingerprint") == plan.fingerprint:
+        return known
+    record = {
+        "fingerprint": plan.fingerprint,
+        "fixed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "plan": plan.described,
+        "settings": dict(_shown_settings(plan)),
+        "figures": None,
+    }
+    write_json(folder / STUDY, record)
+    return record
+
+
+def _shown_settings(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that arms share, for readers; tokens of hubs are left out."""
+    for key, value in {**plan.setup.host_settings, **plan.setup.own_settings}.items():
+        if not key.endswith("_token"):
+            yield key, value if isinstance(value, str | int | float | bool | list | None) else str(value)

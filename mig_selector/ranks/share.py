@@ -192,9 +192,14 @@ class _Rounds:
         self._ahead = self._read()
         self._failure: BaseException | None = None
 
-    def _read(self) -> Future[list[Any]]:
-        size = CHUNK_ITEMS * self._state.num_processes
-        return self._reader.submit(lambda: list(islice(self._items, size)) if self._state.is_main_process else [])
+    def _read(self) -> Future[tuple[list[Any], bytes]]:
+        return self._reader.submit(self._take)
+
+    def _take(self) -> tuple[list[Any], bytes]:
+        """Return the next items and, if there are others to send them to, their JSON."""
+        size = self._state.num_processes
+        items = list(islice(self._items, CHUNK_ITEMS * size)) if self._state.is_main_process else []
+        return items, json.dumps(items).encode("ascii") if size > 1 else b""
 
     def next(self) -> list[Any]:
         """Return the next round; empty after the last one.
@@ -202,10 +207,12 @@ class _Rounds:
         If reading fails, the round before it is still computed and stored: then comes the end, and `raise_failure`.
         """
         self._failure = self._ahead.exception()
-        round_ = [] if self._failure is not None else self._ahead.result()
+        items, data = ([], b"[]") if self._failure is not None else self._ahead.result()
         if self._failure is None:
             self._ahead = self._read()
-        return _broadcast_items(round_, self._state)
+        if self._state.num_processes > 1:
+            data = _broadcast_bytes(data, self._state)
+        return items if self._state.is_main_process else list(json.loads(data))
 
     def raise_failure(self) -> None:
         """Raise what ended the rounds early, if anything did."""
@@ -234,19 +241,18 @@ def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDAr
     return batches
 
 
-def _broadcast_items(items: list[Any], state: Any) -> list[Any]:
-    """Return rank 0's items on every rank."""
-    if state.num_processes == 1:
-        return items
+def _broadcast_bytes(data: bytes, state: Any) -> bytes:
+    """Return rank 0's bytes on every rank."""
     import torch
     from accelerate.utils import broadcast
 
-    data = torch.frombuffer(bytearray(json.dumps(items).encode("ascii")), dtype=torch.uint8).to(state.device)
     # The size goes first: a broadcast needs a tensor of the right size on the receivers.
     size = broadcast(torch.tensor([len(data)], device=state.device))
-    if not state.is_main_process:
-        data = torch.empty(int(size), dtype=torch.uint8, device=state.device)
-    return list(json.loads(broadcast(data).cpu().numpy().tobytes()))
+    if state.is_main_process:
+        tensor = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(state.device)
+    else:
+        tensor = torch.empty(int(size), dtype=torch.uint8, device=state.device)
+    return bytes(broadcast(tensor).cpu().numpy())
 
 
 def _count_own_tokens(round_: Sequence[Any], model: RowModel, state: Any) -> NDArray[np.int64]:

@@ -69,8 +69,9 @@ class RewardModel(TextScorer):
     def encode(self, items: Sequence[Sequence[tuple[str, str]]]) -> list[list[int] | None]:
         """Return the tokens of conversations in the chat template; None where the template refuses one."""
         texts = [self._render(turns) for turns in items]
+        taken = [text for text in texts if text]
         # The template writes the first token of a text itself.
-        ids = iter(encode([text for text in texts if text], self._tokenizer, add_special_tokens=False))
+        ids = iter(encode(taken, self._tokenizer, add_special_tokens=False) if taken else [])
         return [next(ids) if text else None for text in texts]
 
     def _render(self, turns: Sequence[tuple[str, str]]) -> str | None:

@@ -166,7 +166,7 @@ class MigArguments:
         str | None,
         Setting(
             "Sentence-transformers model that embeds the labels: hub id or folder; default "
-            "intfloat/e5-mistral-7b-instruct, with mig_tagger its model.",
+            "intfloat/e5-mistral-7b-instruct, with mig_tagger: vocabulary or clusters its model.",
             decides=True,
             part="graph",
         ),

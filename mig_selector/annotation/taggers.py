@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from mig_selector.annotation.asking import find_prompting
 from mig_selector.annotation.clusters import ClusterTagger
 from mig_selector.annotation.distilled import DistilledTagger
+from mig_selector.annotation.instagger import PROMPT, QUERY, InstaggerTagger
 from mig_selector.annotation.llm import TAG_PROMPT, LlmTagger
 from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.tools import ModelName
@@ -26,6 +27,9 @@ _NUMBERS = Range(
     "one or several numbers of 1 or more, separated by commas",
     lambda value: all(part.strip().isdigit() and int(part) > 0 for part in value.split(",")),
 )
+_WITH_QUERY = Range(f"text with {QUERY} in it, once", lambda value: value.count(QUERY) == 1)
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_INSTAGGER = "OFA-Sys/InsTagger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +37,13 @@ class AnnotationSettings:
     """The keys of taggers, of scorers, and of what they write."""
 
     mig_tagger: Annotated[
-        Literal["vocabulary", "clusters", "llm", "distilled"] | None,
+        Literal["vocabulary", "clusters", "instagger", "llm", "distilled"] | None,
         Setting(
             "What gives labels to rows that have none: vocabulary (the nearest of mig_label_vocabulary, or of 400 "
             "labels that come with the package), clusters (of similar questions of the pool, named by their "
-            "terms), llm (the chat model of mig_annotator_url) or distilled (a small classifier learns from llm's "
-            "labels of mig_distill_rows rows). Not set: such rows are dropped.",
+            "terms), instagger (a language model that writes tags), llm (the chat model of mig_annotator_url), or "
+            "distilled (a small classifier learns from llm's labels of mig_distill_rows rows). Not set: such rows are "
+            "dropped.",
             decides=True,
         ),
     ] = None
@@ -79,16 +84,37 @@ class AnnotationSettings:
         Setting("Give all rows labels of mig_tagger or mig_sidecar, also those that have some.", decides=True),
     ] = False
     mig_tagger_model: Annotated[
-        str,
+        str | None,
         Setting(
-            "Sentence-transformers model that embeds questions for mig_tagger, and labels unless mig_embedding_model "
-            "is set: hub id or folder.",
+            "Model of mig_tagger: hub id or folder. For vocabulary and clusters a sentence-transformers model "
+            "(default sentence-transformers/all-MiniLM-L6-v2), which also embeds labels unless mig_embedding_model is "
+            "set; for instagger a causal language model (default OFA-Sys/InsTagger).",
             decides=True,
         ),
-    ] = "sentence-transformers/all-MiniLM-L6-v2"
+    ] = None
     mig_tagger_max_tokens: Annotated[
-        int, Setting("Tokens of a question that mig_tagger_model reads.", at_least(1), decides=True)
+        int,
+        Setting(
+            "Tokens of a question that vocabulary and clusters read; the rest is cut off.", at_least(1), decides=True
+        ),
     ] = 128
+    mig_instagger_template: Annotated[
+        str | None,
+        Setting(
+            "Prompt of instagger, whole, as its model was trained with; the question takes the place of {query}. "
+            "Default is that of InsTagger, in the template of Vicuna.",
+            _WITH_QUERY,
+            decides=True,
+        ),
+    ] = None
+    mig_instagger_max_new_tokens: Annotated[
+        int,
+        Setting(
+            "Tokens that an answer of instagger may have; one that is cut off is asked for again with twice as many.",
+            at_least(1),
+            decides=True,
+        ),
+    ] = 512
     mig_labels_per_row: Annotated[
         int, Setting("Most labels that the tagger vocabulary gives a row.", at_least(1), decides=True)
     ] = 4
@@ -128,9 +154,14 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
         ArgumentError: A key that it needs is not set.
         PoolError: The vocabulary cannot be read.
     """
-    model = ModelName("mig_tagger_model", settings["mig_tagger_model"])
+    default = _INSTAGGER if settings["mig_tagger"] == "instagger" else MINILM
+    model = ModelName("mig_tagger_model", settings["mig_tagger_model"] or default)
     max_tokens = settings["mig_tagger_max_tokens"]
     match settings["mig_tagger"]:
+        case "instagger":
+            return InstaggerTagger(
+                model, settings["mig_instagger_template"] or PROMPT, settings["mig_instagger_max_new_tokens"]
+            )
         case "vocabulary":
             labels = dict.fromkeys(read_vocabulary(Path(vocabulary)), "") if vocabulary else shipped_vocabulary()
             per_row, least = settings["mig_labels_per_row"], settings["mig_label_min_similarity"]

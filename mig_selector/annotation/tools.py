@@ -84,6 +84,19 @@ class Crew(Protocol):
         """Return the score of each text; see `annotation.text_scores`."""
         ...
 
+    def write_answers(
+        self,
+        prompts: Callable[[], Iterator[str]],
+        count: int,
+        model: Encoder,
+        path: Path,
+        *,
+        key: str,
+        max_new_tokens: int,
+    ) -> None:
+        """Have a language model answer prompts; see `annotation.generation`."""
+        ...
+
 
 class Tools(Protocol):
     """What a tagger or a scorer may use beside the rows."""

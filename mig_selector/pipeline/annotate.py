@@ -399,6 +399,6 @@ def _check_failures(failed: Counter[str], num_rows: int, limit: float) -> None:
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
         raise PoolError(
             f"{failed.total():,} of {num_rows:,} rows could not be annotated, more than mig_max_failed: {limit:g} "
-            f"allows ({reasons}). For texts in other languages than English name a multilingual mig_tagger_model; "
-            "else change what failed, or raise mig_max_failed to go on without these rows."
+            f"allows ({reasons}). Change what failed (mig_tagger: vocabulary needs a multilingual mig_tagger_model "
+            "for texts in other languages than English), or raise mig_max_failed to go on without these rows."
         )

@@ -1,9 +1,9 @@
 """How all ranks run a model together, while rank 0 runs the recipe as ordinary code.
 
 Rank 0 calls `Crew.run` with its work; the others follow. Where the work calls `embed_labels`, `embed_rows`,
-`measure_ifd` or `score_texts`, rank 0 tells the others what to do, does its share and goes on with the result. What
-goes wrong anywhere is raised as an exception on every rank, out of the call in which it happened: `with` blocks close
-as they always do.
+`measure_ifd`, `score_texts` or `write_answers`, rank 0 tells the others what to do, does its share and goes on with
+the result. What goes wrong anywhere is raised as an exception on every rank, out of the call in which it happened:
+`with` blocks close as they always do.
 
 To add a model that all ranks run, add a task here: what is told of it must be what JSON can hold.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.annotation.deita import DeitaModel
+from mig_selector.annotation.generation import write_answers
 from mig_selector.annotation.ifd import CausalModel, measure_losses, read_ifd
 from mig_selector.annotation.reward import RewardModel
 from mig_selector.annotation.text_scores import TextScorer, TextScores, read_scores, score_texts
@@ -116,7 +117,27 @@ class _ScoreTask:
             score_texts(texts, self.count, load, Path(self.path), ranks, bar)
 
 
-_TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in (_LabelTask, _RowTask, _IfdTask, _ScoreTask)}
+@dataclass(frozen=True)
+class _AnswerTask:
+    """Have a language model answer prompts."""
+
+    key: str
+    encoder: Encoder
+    count: int
+    path: str
+    max_new_tokens: int
+
+    def run(self, encoder: Encoder, ranks: Ranks, prompts: Callable[[], Iterable[str]]) -> None:
+        limit = self.max_new_tokens
+        with progress(f"writing answers by {self.key}", self.count, "answers", is_main=ranks.is_main) as bar:
+            write_answers(
+                prompts, self.count, encoder, Path(self.path), ranks, bar, key=self.key, max_new_tokens=limit
+            )
+
+
+_TASKS: dict[str, Callable[..., Any]] = {
+    task.__name__: task for task in (_LabelTask, _RowTask, _IfdTask, _ScoreTask, _AnswerTask)
+}
 
 
 class Crew:
@@ -221,6 +242,19 @@ class Crew:
         """Score texts on every rank, or take what is kept; see `annotation.text_scores.score_texts`."""
         self._do(_ScoreTask(key, model, count, str(path), scorer), texts)
         return read_scores(path)
+
+    def write_answers(
+        self,
+        prompts: Callable[[], Iterator[str]],
+        count: int,
+        model: Encoder,
+        path: Path,
+        *,
+        key: str,
+        max_new_tokens: int,
+    ) -> None:
+        """Have a language model answer prompts on every rank; see `annotation.generation.write_answers`."""
+        self._do(_AnswerTask(key, model, count, str(path), max_new_tokens), prompts)
 
     def _do(self, task: Any, given: Callable[..., Any]) -> None:
         """Have every rank do a task; `given` is what only rank 0 has: the texts, or where the results go."""

@@ -12,7 +12,7 @@ from mig_selector.annotation.scorers import find_scorer
 from mig_selector.annotation.scores import Score, find_score, signed_score
 from mig_selector.annotation.sidecar import sidecar_files
 from mig_selector.annotation.tagger import Tagger
-from mig_selector.annotation.taggers import find_tagger
+from mig_selector.annotation.taggers import MINILM, find_tagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments
 from mig_selector.errors import ArgumentError
@@ -263,7 +263,7 @@ def _annotation(
 def _label_model(arguments: MigArguments, annotation: AnnotationNeeds | None) -> ModelName:
     tagger = annotation.tagger if annotation else None
     if arguments.mig_embedding_model is None and tagger is not None and tagger.embeds_labels:
-        return ModelName("mig_tagger_model", arguments["mig_tagger_model"])
+        return ModelName("mig_tagger_model", arguments["mig_tagger_model"] or MINILM)
     return ModelName("mig_embedding_model", arguments.mig_embedding_model or DEFAULT_LABEL_MODEL)
 
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import operator
 import os
+import re
 import shutil
 import sys
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import ROOT, run_command
+from support import ROOT, make_rows, run_command, write_lines
 
 
 pytestmark = pytest.mark.slow
@@ -388,3 +389,13 @@ def test_the_benchmark_of_ifd_runs_and_finds_the_same_scores(tmp_path):
     [size] = json.loads((tmp_path / "result.json").read_text())["results"]
     assert size["ratio"] > 0
     assert size["largest_difference"] < 1e-3
+
+
+def test_the_share_of_time_that_a_model_waits_is_measured(bench, tiny_llama, tmp_path, monkeypatch, capsys):
+    write_lines(tmp_path / "pool.jsonl", make_rows(50))
+    monkeypatch.setattr(sys, "argv", ["waiting.py", tiny_llama, str(tmp_path / "pool.jsonl")])
+    bench("bench.waiting").main()
+    first, second = capsys.readouterr().out.splitlines()
+    share = re.fullmatch(r"rank 0 of 1: the model waits ([\d.]+)% of the time", first)
+    assert 0 < float(share[1]) < 100
+    assert second.startswith("50 rows in ")

@@ -59,6 +59,11 @@ def place(workplace, models):
     return workplace
 
 
+def compute(model, text):
+    """Score and code of one text, as lists."""
+    return model.compute(model.prepare([text])).tolist()
+
+
 def pairs_of(row):
     said = [turn["content"] for turn in row["dialogs"] if turn["role"] != "system"]
     return list(zip(said[::2], said[1::2], strict=True))
@@ -70,7 +75,7 @@ def test_rows_are_scored_by_deita_turn_by_turn(place, models, turns, join):
     loaded = {kind: DeitaModel(encoder_of(models / kind), "key", kind, "cpu") for kind in PROMPTS}
 
     def one_by_one(kind, question, answer):
-        [[value, _]] = loaded[kind].compute([PROMPTS[kind].format(question=question, answer=answer)]).tolist()
+        [[value, _]] = compute(loaded[kind], PROMPTS[kind].format(question=question, answer=answer))
         return value
 
     expected = [
@@ -98,7 +103,7 @@ def test_rewards_are_kept_as_they_are_and_ranked_when_rows_are_chosen(place, mod
     rows = make_conversations()
     model = RewardModel(encoder_of(models / "reward"), "key", "cpu")
     texts = [[(turn["role"], turn["content"]) for turn in row["dialogs"]] for row in rows]
-    rewards = [model.compute([turns]).tolist()[0][0] for turns in texts]
+    rewards = [compute(model, turns)[0][0] for turns in texts]
     [outcome] = run_selection(place.with_scorer("reward"))
     chosen = pq.read_table(Path(outcome.folder) / "selection.parquet").to_pydict()
     order = sorted((row for row in range(12) if np.isfinite(rewards[row])), key=lambda row: -rewards[row])

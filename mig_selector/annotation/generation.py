@@ -117,18 +117,21 @@ class _Writer:
 
     def count_tokens(self, items: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of prompts and answers together; of prompts that are not read, none. Shape (m,)."""
-        lengths = (len(ids) for ids in encode(list(items), self._tokenizer))
+        lengths = map(len, self.prepare(items))
         return np.array([length + self._max_new_tokens if self._fits(length) else 0 for length in lengths], np.int64)
 
     def _fits(self, length: int) -> bool:
         return self._longest_prompt is None or length <= self._longest_prompt
 
-    def compute(self, items: Sequence[str]) -> Any:
+    def prepare(self, items: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each prompt."""
+        return encode(list(items), self._tokenizer)
+
+    def compute(self, texts: Sequence[Sequence[int]]) -> Any:
         """Return the code of the status of each answer, and its tokens; shape (m, 1 + G)."""
         import torch
 
-        texts = encode(list(items), self._tokenizer)
-        results = torch.full((len(items), self.width), float(_NO_TOKEN), device=self._network.device)
+        results = torch.full((len(texts), self.width), float(_NO_TOKEN), device=self._network.device)
         results[:, 0] = _STATUSES.index("too long")
         readable = [index for index, ids in enumerate(texts) if self._fits(len(ids))]
         if readable:

@@ -150,12 +150,11 @@ class _LossModel:
         texts = [prompt + answer if has_prompt else answer for has_prompt, prompt, answer in items]
         return np.array([len(ids) for ids in self._encode(texts)], np.int64)
 
-    def compute(self, items: Sequence[tuple[bool, str, str]]) -> Any:
+    def compute(self, tokens: Sequence[_Tokens]) -> Any:
         """Return the losses, NaN where no token counts; shape (m, 1)."""
         import torch
 
-        losses = torch.full((len(items), 1), torch.nan, device=self._network.device)
-        tokens = self._tokens(items)
+        losses = torch.full((len(tokens), 1), torch.nan, device=self._network.device)
         scored = [index for index, text in enumerate(tokens) if text.are_scored]
         if scored:
             losses[scored, 0] = self._losses([tokens[index] for index in scored])
@@ -164,7 +163,8 @@ class _LossModel:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return encode(texts, self._tokenizer, truncation=True, max_length=self._max_tokens)
 
-    def _tokens(self, items: Sequence[tuple[bool, str, str]]) -> list[_Tokens]:
+    def prepare(self, items: Sequence[tuple[bool, str, str]]) -> list[_Tokens]:
+        """Return the tokens of each text, and which of them count."""
         prompts = [len(ids) for ids in self._encode([prompt for _, prompt, _ in items])]
         texts = self._encode([prompt + answer if has_prompt else answer for has_prompt, prompt, answer in items])
         return [

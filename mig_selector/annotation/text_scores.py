@@ -86,14 +86,23 @@ class TextScorer(ABC):
 
     def count_tokens(self, items: Sequence[Any]) -> NDArray[np.int64]:
         """Count the tokens of each text; those that the model does not read have none. Shape (m,)."""
-        return np.array([len(ids) for ids in self._read(items)[0]], np.int64)
+        return np.array([len(ids) for ids in self.prepare(items)[0]], np.int64)
 
-    def compute(self, items: Sequence[Any]) -> Any:
+    def prepare(self, items: Sequence[Any]) -> tuple[list[list[int]], list[int]]:
+        """Return the tokens of each text, none where the model does not read it, and the code of the reason."""
+        texts, codes = [], []
+        for ids in self.encode(items):
+            is_long = self._longest is not None and len(ids or ()) > self._longest
+            codes.append(_NOT_TAKEN if ids is None else _TOO_LONG if is_long else 0)
+            texts.append([] if ids is None or is_long else ids)
+        return texts, codes
+
+    def compute(self, batch: tuple[list[list[int]], list[int]]) -> Any:
         """Return the score of each text, NaN where there is none, and the code of the reason; shape (m, 2)."""
         import torch
 
-        texts, codes = self._read(items)
-        results = torch.full((len(items), 2), torch.nan, device=self._network.device)
+        texts, codes = batch
+        results = torch.full((len(texts), 2), torch.nan, device=self._network.device)
         results[:, 1] = torch.tensor(codes)
         readable = [index for index, ids in enumerate(texts) if ids]
         if readable:
@@ -103,15 +112,6 @@ class TextScorer(ABC):
             results[readable, 0] = scores.where(is_finite, torch.nan)
             results[readable, 1] = torch.where(is_finite, 0.0, float(_NOT_FINITE))
         return results
-
-    def _read(self, items: Sequence[Any]) -> tuple[list[list[int]], list[int]]:
-        """Return the tokens of each text, none where the model does not read it, and the code of the reason."""
-        texts, codes = [], []
-        for ids in self.encode(items):
-            is_long = self._longest is not None and len(ids or ()) > self._longest
-            codes.append(_NOT_TAKEN if ids is None else _TOO_LONG if is_long else 0)
-            texts.append([] if ids is None or is_long else ids)
-        return texts, codes
 
     @abstractmethod
     def encode(self, items: Sequence[Any]) -> list[list[int] | None]:

@@ -97,30 +97,43 @@ class _RowEmbedder:
 
     def __init__(self, model: Any, name: str, key: str) -> None:
         """Try the model on texts of two lengths, so that one that cannot pad fails before the work begins."""
-        self._model, self._name, self._key = model, name, key
+        self._model, self._name, self._key = model.eval(), name, key
         self.batch_tokens = tokens_per_batch(model.device)
-        self.width = int(self._encode(["one", "one and two"]).shape[1])
+        self.width = int(self._embed(self._tokenize(["one", "one and two"])).shape[1])
 
-    def _encode(self, texts: list[str]) -> Any:
+    def _tokenize(self, texts: list[str]) -> Any:
+        """Return what the model reads of one batch of texts."""
+        return self._model.preprocess(texts, prompt="")
+
+    def _embed(self, features: Any) -> Any:
         """Return the vectors of one batch of texts, a float32 tensor of shape (m, D)."""
-        return self._model.encode(
-            texts, prompt="", batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False
-        ).float()
+        import torch
+        from sentence_transformers.util import batch_to_device
+
+        # What the model's `encode` does with a batch; it would also tokenize it, which other threads do ahead.
+        with torch.inference_mode():
+            vectors = self._model(batch_to_device(features, self._model.device))["sentence_embedding"]
+        return vectors[:, : self._model.truncate_dim].float()
 
     def count_tokens(self, items: Sequence[tuple[int, str]]) -> NDArray[np.int64]:
         """Return the length of each text in tokens, shape (m,), after truncation; all 0 for models that never pad."""
         counts = np.zeros(len(items), np.int64)
         for start in range(0, len(items), _COUNTED_TEXTS):
             span = slice(start, start + _COUNTED_TEXTS)
-            features = self._model.preprocess([text for _, text in items[span]])
+            features = self._tokenize([text for _, text in items[span]])
             if "attention_mask" in features:
                 counts[span] = features["attention_mask"].sum(dim=1).cpu().numpy()
                 self._raise_if_any(counts[span] == 0, items[span], "finds no token in")
         return counts
 
-    def compute(self, items: Sequence[tuple[int, str]]) -> Any:
+    def prepare(self, items: Sequence[tuple[int, str]]) -> tuple[Sequence[tuple[int, str]], Any]:
+        """Return the items, and what the model reads of their texts."""
+        return items, self._tokenize([text for _, text in items])
+
+    def compute(self, batch: tuple[Sequence[tuple[int, str]], Any]) -> Any:
         """Return the vectors, a float32 tensor of shape (m, D); EmbeddingError if one is zero or not finite."""
-        vectors = self._encode([text for _, text in items])
+        items, features = batch
+        vectors = self._embed(features)
         is_bad = ~vectors.isfinite().all(dim=1) | ~vectors.any(dim=1)
         self._raise_if_any(is_bad.cpu().numpy(), items, "computes a vector that is zero or not finite for")
         return vectors

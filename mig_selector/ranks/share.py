@@ -2,18 +2,24 @@
 
 The batches that the model sees depend on the rows alone, not on the number of ranks nor on where an earlier run
 stopped. Rows are taken in chunks of a fixed size; each chunk is sorted by length and cut into batches of about the
-same number of tokens, so that there is little padding. (On a CPU the last bit of a result can still depend on the
-number of threads per rank, because numerical libraries then sum in another order.) Ranks exchange tensors through the
-process group; nothing is pickled.
+same number of tokens, so that there is little padding. The ranks share a round, as many chunks as there are ranks.
+(The last bit of a result can still depend on the number of threads per rank on a CPU, because numerical libraries then
+sum in another order, and on the memory of a GPU, where a batch that is too large is halved.) Ranks exchange tensors
+through the process group; nothing is pickled.
 
-Dimension letters: m items of a chunk, W numbers for each item.
+While the model computes a round, threads read the next round, count its tokens and tokenize the next batches. Only one
+thread of a rank uses the tokenizer: it must not be used by two at once. Only the main thread uses the process group.
+
+Dimension letters: m items of a batch or a round, W numbers for each item.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, Protocol
@@ -21,13 +27,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.errors import ArgumentError
 from mig_selector.ranks.group import all_threads, process_group
 from mig_selector.ranks.models import free_memory
 from mig_selector.ranks.world import Ranks
 
 
+logger = logging.getLogger(__name__)
+
 CHUNK_ITEMS = 1_024
-"""Items sorted together and stored together; at most this much work is lost when a run is killed."""
+"""Items sorted together; at most this much work for each rank is lost when a run is killed."""
 GPU_TOKENS, CPU_TOKENS = 16_384, 1_024
 """Tokens per batch, padding included: enough to keep a GPU busy; few enough to stay in the caches of a CPU."""
 
@@ -44,8 +53,12 @@ class RowModel(Protocol):
         """Return the length in tokens, or a close bound, of each of m items. Shape (m,)."""
         ...
 
-    def compute(self, items: Sequence[Any]) -> Any:
-        """Return a float32 tensor of shape (m, W), one row per item of a batch."""
+    def prepare(self, items: Sequence[Any]) -> Any:
+        """Return what `compute` needs of the m items of a batch. Called in the thread that counts tokens."""
+        ...
+
+    def compute(self, batch: Any) -> Any:
+        """Return a float32 tensor of shape (m, W), one row per item of a batch that `prepare` returned."""
         ...
 
 
@@ -137,16 +150,67 @@ def shared_results(
         on_items: Called with the number of items finished since the last call, assuming equally fast ranks.
 
     Yields:
-        On rank 0, for each chunk: the index of its first item, and the results, shape (m, W), in the items' order.
+        On rank 0, for each round: the index of its first item, and the results, shape (m, W), in the items' order.
     """
     first_index = 0
-    while chunk := _broadcast_items(list(islice(items, CHUNK_ITEMS)), state):
-        batches = cut_batches(_count_tokens(chunk, model, state), model.batch_tokens)
-        results = _compute_own_batches(chunk, batches, model, state, on_items)
-        rows = _gather_rows(results, batches, state)
-        if state.is_main_process:
-            yield first_index, rows
-        first_index += len(chunk)
+    with _thread() as reader, _thread() as tokenizer:
+        rounds = _Rounds(items, state, reader)
+        round_ = rounds.next()
+        counts = tokenizer.submit(_count_own_tokens, round_, model, state)
+        while round_:
+            batches = _batches_of_round(_gather_counts(counts.result(), len(round_), state), model.batch_tokens)
+            mine = [
+                [round_[index] for index in batch] for batch in batches[state.process_index :: state.num_processes]
+            ]
+            prepared = [tokenizer.submit(model.prepare, batch) for batch in mine]
+            following = rounds.next()
+            counts = tokenizer.submit(_count_own_tokens, following, model, state)
+            results = _compute_batches(mine, prepared, batches, model, state, tokenizer, on_items)
+            rows = _gather_rows(results, batches, state)
+            if state.is_main_process:
+                yield first_index, rows
+            first_index += len(round_)
+            round_ = following
+        rounds.raise_failure()
+
+
+@contextlib.contextmanager
+def _thread() -> Iterator[Executor]:
+    """Run one thread; what it has not begun when the block ends is left undone."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+class _Rounds:
+    """The items of rank 0, round by round, on every rank; the next round is read ahead."""
+
+    def __init__(self, items: Iterator[Any], state: Any, reader: Executor) -> None:
+        self._items, self._state, self._reader = items, state, reader
+        self._ahead = self._read()
+        self._failure: BaseException | None = None
+
+    def _read(self) -> Future[list[Any]]:
+        size = CHUNK_ITEMS * self._state.num_processes
+        return self._reader.submit(lambda: list(islice(self._items, size)) if self._state.is_main_process else [])
+
+    def next(self) -> list[Any]:
+        """Return the next round; empty after the last one.
+
+        If reading fails, the round before it is still computed and stored: then comes the end, and `raise_failure`.
+        """
+        self._failure = self._ahead.exception()
+        round_ = [] if self._failure is not None else self._ahead.result()
+        if self._failure is None:
+            self._ahead = self._read()
+        return _broadcast_items(round_, self._state)
+
+    def raise_failure(self) -> None:
+        """Raise what ended the rounds early, if anything did."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
@@ -170,14 +234,14 @@ def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDAr
     return batches
 
 
-def _broadcast_items(chunk: list[Any], state: Any) -> list[Any]:
-    """Return rank 0's chunk on every rank."""
+def _broadcast_items(items: list[Any], state: Any) -> list[Any]:
+    """Return rank 0's items on every rank."""
     if state.num_processes == 1:
-        return chunk
+        return items
     import torch
     from accelerate.utils import broadcast
 
-    data = torch.frombuffer(bytearray(json.dumps(chunk).encode("ascii")), dtype=torch.uint8).to(state.device)
+    data = torch.frombuffer(bytearray(json.dumps(items).encode("ascii")), dtype=torch.uint8).to(state.device)
     # The size goes first: a broadcast needs a tensor of the right size on the receivers.
     size = broadcast(torch.tensor([len(data)], device=state.device))
     if not state.is_main_process:
@@ -185,25 +249,42 @@ def _broadcast_items(chunk: list[Any], state: Any) -> list[Any]:
     return list(json.loads(broadcast(data).cpu().numpy().tobytes()))
 
 
-def _count_tokens(chunk: Sequence[Any], model: RowModel, state: Any) -> NDArray[np.int64]:
-    """Count the tokens of each item, each rank every num_processes-th item; the counts of all, shape (m,)."""
+def _count_own_tokens(round_: Sequence[Any], model: RowModel, state: Any) -> NDArray[np.int64]:
+    """Count the tokens of every num_processes-th item, those that are this rank's to count."""
+    mine = round_[state.process_index :: state.num_processes]
+    return model.count_tokens(mine) if mine else np.zeros(0, np.int64)
+
+
+def _gather_counts(mine: NDArray[np.int64], num_items: int, state: Any) -> NDArray[np.int64]:
+    """Return the tokens of all items of a round, as the ranks have counted them. Shape (m,)."""
     import torch
     from accelerate.utils import gather
 
-    mine = chunk[state.process_index :: state.num_processes]
     # gather needs the same shape on every rank, so the last ranks pad with a zero, which is cut off again below.
-    counts = np.zeros(-(-len(chunk) // state.num_processes), np.int64)
-    if mine:
-        counts[: len(mine)] = model.count_tokens(mine)
+    counts = np.zeros(-(-num_items // state.num_processes), np.int64)
+    counts[: len(mine)] = mine
     gathered = gather(torch.from_numpy(counts).to(state.device)).cpu().numpy()
-    return gathered.reshape(state.num_processes, -1).T.ravel()[: len(chunk)]  # type: ignore[no-any-return]
+    return gathered.reshape(state.num_processes, -1).T.ravel()[:num_items]  # type: ignore[no-any-return]
 
 
-def _compute_own_batches(
-    chunk: Sequence[Any],
+def _batches_of_round(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
+    """Cut each chunk of a round into batches; return those of all chunks, those with the longest items first.
+
+    Ranks get them by turns, so that each has about the same to do.
+    """
+    starts = range(0, len(token_counts), CHUNK_ITEMS)
+    chunks = (cut_batches(token_counts[start : start + CHUNK_ITEMS], batch_tokens) for start in starts)
+    batches = [batch + start for start, chunk in zip(starts, chunks, strict=True) for batch in chunk]
+    return sorted(batches, key=lambda batch: -token_counts[batch[0]])
+
+
+def _compute_batches(
+    mine: Sequence[Sequence[Any]],
+    prepared: Sequence[Future[Any]],
     batches: Sequence[NDArray[np.int64]],
     model: RowModel,
     state: Any,
+    tokenizer: Executor,
     on_items: Callable[[int], object],
 ) -> Any:
     """Compute this rank's share of the batches; a tensor of shape (rows, W), in the order of its batches."""
@@ -212,10 +293,37 @@ def _compute_own_batches(
     size = state.num_processes
     # A rank without a batch still has to take part in the gather, with a tensor of the right width.
     results = [torch.empty((0, model.width), dtype=torch.float32, device=state.device)]
-    for step, batch in enumerate(batches[state.process_index :: size]):
-        results.append(model.compute([chunk[index] for index in batch]))
+    for step, (items, batch) in enumerate(zip(mine, prepared, strict=True)):
+        results += _compute_halving(items, batch.result(), model, tokenizer)
         on_items(sum(map(len, batches[step * size : (step + 1) * size])))
     return torch.cat(results)
+
+
+def _compute_halving(items: Sequence[Any], batch: Any, model: RowModel, tokenizer: Executor) -> list[Any]:
+    """Compute a batch, in halves where the GPU has too little memory for it.
+
+    Raises:
+        ArgumentError: It has too little for a single item.
+    """
+    import torch
+
+    try:
+        return [model.compute(batch)]
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            raise ArgumentError(
+                "the GPU has too little memory for a single text of the pool; use a smaller model, "
+                "mig_embedding_dtype: bfloat16, or a GPU with more memory."
+            ) from error
+    # Not in the except clause: there the traceback keeps the tensors of the failed attempt.
+    logger.warning("the GPU has too little memory for %s texts at once; they are computed in halves", len(items))
+    free_memory()
+    middle = len(items) // 2
+    return [
+        result
+        for half in (items[:middle], items[middle:])
+        for result in _compute_halving(half, tokenizer.submit(model.prepare, half).result(), model, tokenizer)
+    ]
 
 
 def _gather_rows(results: Any, batches: Sequence[NDArray[np.int64]], state: Any) -> NDArray[np.float32]:

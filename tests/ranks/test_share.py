@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mig_selector.errors import ArgumentError
 from mig_selector.ranks import share
 from mig_selector.ranks.share import cut_batches, fill_matrix
 from mig_selector.ranks.world import Ranks
@@ -57,11 +59,16 @@ class Widths:
     width, batch_tokens = 3, BUDGET
 
     def __init__(self):
-        self.computed, self.counted, self.batches = [], [], []
+        self.computed, self.counted, self.batches, self.threads = [], [], [], set()
 
     def count_tokens(self, items):
         self.counted += [index for index, _ in items]
+        self.threads.add(threading.current_thread().name)
         return np.array([len(text) for _, text in items])
+
+    def prepare(self, items):
+        self.threads.add(threading.current_thread().name)
+        return items
 
     def compute(self, items):
         import torch
@@ -144,6 +151,53 @@ def test_an_interrupted_run_resumes_with_the_same_batches(tmp_path, chunks):
     assert np.array_equal(found, naive(70))
     assert sorted(model.computed) == list(range(chunks * CHUNK, 70))
     assert (reported[0], sum(reported)) == (chunks * CHUNK, 70)
+
+
+def test_one_thread_reads_the_items_and_one_other_prepares_them(tmp_path):
+    model, readers = Widths(), set()
+
+    def read(count):
+        for item in all_items(count):
+            readers.add(threading.current_thread().name)
+            yield item
+
+    fill(tmp_path / "m.npy", 70, model, items=read)
+    assert (len(readers), len(model.threads)) == (1, 1)
+    assert not {threading.current_thread().name} & (readers | model.threads)
+    assert not readers & model.threads
+    assert all(not thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate())
+
+
+class Small(Widths):
+    """Has no memory for more than a number of texts at once."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def compute(self, items):
+        import torch
+
+        if len(items) > self.most:
+            raise torch.OutOfMemoryError("no memory")
+        return super().compute(items)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_batch_that_is_too_large_for_the_memory_is_halved(tmp_path, caplog, most):
+    model, whole = Small(most), Widths()
+    found = fill(tmp_path / "m.npy", 70, model)
+    assert np.array_equal(found[:, 0], naive(70)[:, 0])
+    assert found[:, 1].max() == most
+    assert sorted(model.computed) == list(range(70))
+    fill(tmp_path / "whole.npy", 70, whole)
+    assert any(len(batch) > 3 for batch in whole.batches)
+    assert "texts at once; they are computed in halves" in caplog.text
+
+
+def test_a_single_text_that_is_too_large_for_the_memory_is_an_error(tmp_path):
+    with pytest.raises(ArgumentError, match="the GPU has too little memory for a single text of the pool; use"):
+        fill(tmp_path / "m.npy", 70, Small(0))
 
 
 @pytest.mark.parametrize(("given", "words"), [(19, "has 19 of 20 rows"), (21, "cannot be appended to 16 of 20 rows")])

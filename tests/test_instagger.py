@@ -113,6 +113,7 @@ def place(workplace, tagger):
 
     def settings(**more):
         own = {"mig_tagger": "instagger", "mig_tagger_model": str(tagger), "mig_instagger_template": "Tag {query}"}
+        own["mig_tag_normalization"] = "none"
         own |= {"mig_instagger_max_new_tokens": LIMIT, "mig_max_failed": 0.3, "mig_min_label_count": 1}
         return {**workplace.settings(), "mig_embedding_dtype": "float32", **own, **more}
 

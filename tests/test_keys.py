@@ -67,8 +67,11 @@ DECIDING = {
     "mig_retag": (TAGGED, True),
     "mig_tagger_model": (TAGGED, "@other_encoder"),
     "mig_tagger_max_tokens": (TAGGED, 64),
-    "mig_instagger_template": ({**TAGGED, "mig_tagger": "instagger"}, "Tag {query}"),
-    "mig_instagger_max_new_tokens": ({**TAGGED, "mig_tagger": "instagger"}, 64),
+    "mig_instagger_template": ({**TAGGED, "mig_tagger": "instagger", "mig_tag_normalization": "none"}, "Tag {query}"),
+    "mig_instagger_max_new_tokens": (
+        {**TAGGED, "mig_tagger": "instagger", "mig_tag_normalization": "none"},
+        64,
+    ),
     "mig_labels_per_row": (TAGGED, 3),
     "mig_label_min_similarity": (TAGGED, 0.5),
     "mig_clusters": ({**TAGGED, "mig_tagger": "clusters"}, "4"),

@@ -54,7 +54,7 @@ def manifest(outcome):
 
 
 def journals(root):
-    return sorted((root / "cache" / "answers").glob("*.jsonl"))
+    return sorted((root / "cache" / "chat_answers").glob("*.jsonl"))
 
 
 def question_of(row):

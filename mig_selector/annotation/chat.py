@@ -167,11 +167,11 @@ class _Session:
                 completion = await self._post(body)
             except _UnansweredError as fault:
                 self._count_failure(fault)
+                if fault.pause is not None:
+                    self._resume_at = max(self._resume_at, time.monotonic() + fault.pause)
                 tries += not fault.is_told_to_wait  # a full server is not the fault of a row
                 if tries == _TRIES:
                     raise
-                if fault.pause is not None:
-                    self._resume_at = max(self._resume_at, time.monotonic() + fault.pause)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # not all at the same moment
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:

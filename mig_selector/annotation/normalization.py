@@ -40,8 +40,8 @@ class NormalizationSettings:
     mig_tag_normalization: Annotated[
         Literal["instag", "none"],
         Setting(
-            "instag brings together the tags of mig_tagger: llm or distilled that mean the same, and leaves out rare "
-            "ones; none takes them as they are, and so does a mig_label_vocabulary.",
+            "instag brings together tags of mig_tagger: instagger, llm or distilled that mean the same, and leaves "
+            "out rare ones; none takes them as they are, and so do mig_label_vocabulary and mig_label_embeddings.",
             decides=True,
         ),
     ] = "instag"

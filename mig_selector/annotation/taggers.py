@@ -28,7 +28,8 @@ _NUMBERS = Range(
     lambda value: all(part.strip().isdigit() and int(part) > 0 for part in value.split(",")),
 )
 _WITH_QUERY = Range(f"text with {QUERY} in it, once", lambda value: value.count(QUERY) == 1)
-_MINILM, _INSTAGGER = "sentence-transformers/all-MiniLM-L6-v2", "OFA-Sys/InsTagger"
+_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_INSTAGGER = "OFA-Sys/InsTagger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,9 @@ class AnnotationSettings:
         Setting(
             "What gives labels to rows that have none: vocabulary (the nearest of mig_label_vocabulary, or of 400 "
             "labels that come with the package), clusters (of similar questions of the pool, named by their "
-            "terms), instagger (tags that a language model on your GPUs writes), llm (tags by the chat model of "
-            "mig_annotator_url) or distilled (a small classifier learns from llm's labels of mig_distill_rows rows). "
-            "Not set: such rows are dropped.",
+            "terms), instagger (a language model that writes tags), llm (the chat model of mig_annotator_url), or "
+            "distilled (a small classifier learns from llm's labels of mig_distill_rows rows). Not set: such rows are "
+            "dropped.",
             decides=True,
         ),
     ] = None

@@ -59,9 +59,7 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     gives_labels = any(settings.get(key) is not None for key in ("mig_tagger", "mig_sidecar"))
     if not gives_labels and settings.get("mig_scorer") is None:
-        raise ArgumentError(
-            "nothing says how rows are annotated; set mig_tagger (vocabulary, for example) or mig_scorer."
-        )
+        raise ArgumentError("nothing says how rows are annotated; set mig_tagger or mig_scorer.")
     needed = {**settings, "mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
     needed["mig_tag_normalization"] = "none"  # sidecars keep tags as they were given
     if settings.get("mig_scorer") == "reward" and settings.get("mig_score_scale") is None:

@@ -90,13 +90,12 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """Every ``mig_*`` key with its value, defaults that depend on others filled in; for the manifest."""
         needs, score = self.needs, self.needs.score
-        labels_by = needs.label_model if "mig_embedding_model" in self.models else None
         sums = score is not None and score.stored.join == "sum of products"
         scorer = needs.annotation.scorer if needs.annotation else None
         names = {model.key: model.name for model in needs.models}
         filled = {
             "mig_scorer": scorer.name if scorer else None,
-            "mig_embedding_model": labels_by.name if labels_by else None,
+            "mig_embedding_model": names.get("mig_embedding_model"),
             "mig_tagger_model": names.get("mig_tagger_model", self.arguments["mig_tagger_model"]),
             "mig_labels": ",".join(needs.labels.paths) if needs.labels else None,
             "mig_score": score.name if score else None,

@@ -36,7 +36,7 @@ class RunTools:
 
     def answers_path(self, identity: Mapping[str, object]) -> Path:
         """Name the file for the answers of a chat model; any later run finds them, whatever else has changed."""
-        return self.request.arguments.cache_dir / "answers" / f"{fingerprint_of(identity)[:32]}.jsonl"
+        return self.request.arguments.cache_dir / "chat_answers" / f"{fingerprint_of(identity)[:32]}.jsonl"
 
     def embed_questions(self, rows: Rows, model: ModelName, max_tokens: int) -> NDArray[np.float32]:
         """Have the questions embedded on all ranks, or take what is kept.

@@ -30,7 +30,7 @@ _CACHED = {
     "pools": ("pool index: labels, scores and row offsets of pool files", rf"{_HASH}\.parquet"),
     "embeddings": ("label vectors, by encoder", rf"{_HASH}/{_HASH}\.parquet"),
     "annotations": ("labels and scores that annotators gave to rows", rf"{_HASH}/.+\.(parquet|json)"),
-    "answers": ("answers of chat models", rf"{_HASH}\.jsonl"),
+    "chat_answers": ("answers of chat models", rf"{_HASH}\.jsonl"),
     "row_embeddings": ("row vectors", _MATRIX),
     "written_tokens": ("tokens that language models wrote", _MATRIX),
     "text_scores": ("scores that models gave texts", _MATRIX),

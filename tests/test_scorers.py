@@ -1,7 +1,10 @@
 """Rows scored by models inside a selection: DEITA's two scorers and a reward model, tiny and random."""
 
 import json
+import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +13,7 @@ from annotation.test_text_scores import TEMPLATE, encoder_of, make_llama_tokeniz
 from support import TAGS
 
 from mig_selector.annotation.deita import PROMPTS, DeitaModel
+from mig_selector.annotation.networks import load_network
 from mig_selector.annotation.reward import RewardModel
 from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.annotate_pool import annotate_pool
@@ -132,7 +136,17 @@ def test_rewards_need_a_scale(place):
     ("scorer", "keys"),
     [("deita", "mig_deita_complexity_model and mig_deita_quality_model"), ("reward", "mig_reward_model")],
 )
-def test_a_dry_run_tries_the_models_of_a_scorer(place, scorer, keys):
+def test_a_dry_run_tries_the_models_of_a_scorer_and_does_not_count_their_loading(place, scorer, keys, monkeypatch):
+    loading = []
+
+    def load_slowly(*arguments):
+        loading.append(1000)
+        return load_network(*arguments)
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(loading))
+    monkeypatch.setattr("mig_selector.pipeline.dry_run.time", clock)
+    for module in ("deita", "reward"):
+        monkeypatch.setattr(f"mig_selector.annotation.{module}.load_network", load_slowly)
     lines = estimate(place.with_scorer(scorer), selects=True)
     assert [line.partition(": ")[0] for line in lines[2:]] == [keys]
-    assert "(12 rows were tried)" in lines[2]
+    assert float(re.search(r"about ([\d.]+) seconds on this process alone \(12 rows were tried\)", lines[2])[1]) < 1000

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mig_selector.annotation.asking import Asking, estimate_tokens
 from mig_selector.annotation.distilled import DistilledTagger
 from mig_selector.annotation.tools import ModelName
-from mig_selector.arguments import parse_arguments, split_keys
+from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.request import Request, resolve
@@ -34,13 +34,36 @@ Compute = Callable[["_TimedRows"], object]
 
 @dataclass(frozen=True)
 class _TimedRows(KeptRows):
-    """Rows that know when the first of them was read: by then the model has been loaded."""
+    """Rows that know when the first of them was read."""
 
     starts: list[float] = field(default_factory=list)
 
     def _rows(self, columns: set[str] | None = None) -> Iterator[PoolRow]:
         self.starts.append(time.monotonic())
         return super()._rows(columns)
+
+
+class _TimedCrew(Crew):
+    """A crew that knows how long it took to load models, each from being asked to reading the first row for it."""
+
+    def __init__(self, ranks: Ranks, arguments: MigArguments) -> None:
+        super().__init__(ranks, arguments)
+        self._loads: list[tuple[float, float]] = []
+
+    def loading_since(self, start: float) -> float:
+        """Return the seconds that models took that were loaded after a time."""
+        return sum(end - begin for begin, end in self._loads if begin > start)
+
+    def _do(self, task: Any, given: Callable[..., Any]) -> None:
+        asked = time.monotonic()
+        ready: list[float] = []
+
+        def timed(*arguments: Any) -> Any:
+            ready.append(time.monotonic())
+            return given(*arguments)
+
+        super()._do(task, timed)
+        self._loads += [(asked, end) for end in ready[:1]]
 
 
 def estimate(settings: Mapping[str, Any], *, selects: bool) -> list[str]:
@@ -74,7 +97,8 @@ def _describe(request: Request, *, selects: bool) -> list[str]:
         without = np.count_nonzero(pool.labels.counts == 0)
         lines.append(f"labels: {len(pool.labels.names):,} different ones; {without:,} rows have none")
     lines += [_count_requests(request, pool, *inquiry) for inquiry in _inquiries(request, pool)]
-    return lines + [_measure(request, pool, *work) for work in _works(request, pool)]
+    crew = _TimedCrew(Ranks(), request.arguments)
+    return lines + [_measure(request, pool, crew, *work) for work in _works(request, pool, crew)]
 
 
 def _inquiries(request: Request, pool: Pool) -> Iterator[tuple[Asking, NDArray[np.bool_], str]]:
@@ -108,9 +132,11 @@ def _sample(request: Request, pool: Pool, is_read: NDArray[np.bool_]) -> _TimedR
     return _TimedRows(request, pool.without(~is_sampled, ""))
 
 
-def _works(request: Request, pool: Pool) -> Iterator[tuple[tuple[ModelName, ...], NDArray[np.bool_], Compute]]:
+def _works(
+    request: Request, pool: Pool, crew: Crew
+) -> Iterator[tuple[tuple[ModelName, ...], NDArray[np.bool_], Compute]]:
     """Yield for what reads rows its models, which rows it reads, and what it does with them."""
-    crew, needs, annotation = Crew(Ranks(), request.arguments), request.needs, request.needs.annotation
+    needs, annotation = request.needs, request.needs.annotation
     tools = RunTools(request, crew, request.arguments.cache_dir / "work")
     everything = np.ones(len(pool.scores), np.bool_)
     if annotation is not None and annotation.tagger is not None and annotation.tagger.models:
@@ -124,7 +150,12 @@ def _works(request: Request, pool: Pool) -> Iterator[tuple[tuple[ModelName, ...]
 
 
 def _measure(
-    request: Request, pool: Pool, models: tuple[ModelName, ...], is_read: NDArray[np.bool_], compute: Compute
+    request: Request,
+    pool: Pool,
+    crew: _TimedCrew,
+    models: tuple[ModelName, ...],
+    is_read: NDArray[np.bool_],
+    compute: Compute,
 ) -> str:
     """Have models compute some of the rows that they have to read, and say what all of them take."""
     keys = " and ".join(model.key for model in models)
@@ -133,7 +164,8 @@ def _measure(
         return f"{keys}: reads no rows"
     rows, size_before = _sample(request, pool, is_read), _size_of_matrices(request)
     compute(rows)
-    seconds = (time.monotonic() - rows.starts[0]) * count / len(rows)
+    seconds = time.monotonic() - rows.starts[0] - crew.loading_since(rows.starts[0])
+    seconds *= count / len(rows)
     megabytes = (_size_of_matrices(request) - size_before) / len(rows) * count / 2**20
     return (
         f"{keys}: {' and '.join(request.models[model.key].model for model in models)} reads {count:,} rows: "

@@ -37,7 +37,7 @@ def training_settings(host_settings: Mapping[str, Any], changes: Mapping[str, An
     return {**kept, "do_train": True, "push_to_hub": False, **changes}
 
 
-def run_training(settings: Mapping[str, Any], command: str, folder: Path, name: str) -> None:
+def run_training(settings: Mapping[str, Any], command: str, folder: Path, name: str, lock: int) -> None:
     """Train in a process of its own, as a user would.
 
     Args:
@@ -45,6 +45,7 @@ def run_training(settings: Mapping[str, Any], command: str, folder: Path, name: 
         command: The command, to which the configuration is appended.
         folder: Gets ``train.yaml`` and ``train.log``.
         name: What is trained, for messages.
+        lock: File descriptor of a lock that the process is to hold as well.
 
     Raises:
         HostError: The command cannot be started, or fails.
@@ -54,12 +55,14 @@ def run_training(settings: Mapping[str, Any], command: str, folder: Path, name: 
     words = [*_resolved(command), str(config)]
     with log.open("wb") as stream:
         try:
-            code = subprocess.run(words, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+            done = subprocess.run(words, stdout=stream, stderr=subprocess.STDOUT, pass_fds=(lock,), check=False)
         except OSError as error:
             raise HostError(f"--train-command: {words[0]!r} cannot be started ({error.strerror}).") from error
-    if code:
+    if done.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-        raise HostError("\n".join([f"the training of {name} failed with exit code {code}; the end of {log}:", *lines]))
+        raise HostError(
+            "\n".join([f"the training of {name} failed with exit code {done.returncode}; the end of {log}:", *lines])
+        )
 
 
 def _resolved(command: str) -> list[str]:

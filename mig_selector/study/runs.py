@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from mig_selector.annotation.answers import measure_answers, release_memory
 from mig_selector.console import progress
 from mig_selector.integration.tokenization import WITHOUT_LOSS, TokenizedRow
 from mig_selector.integration.training import load_for_prediction, run_training
-from mig_selector.store.files import locked_if_free, read_json, write_json
+from mig_selector.store.files import read_json, write_json
 from mig_selector.store.subsets import MANIFEST
 from mig_selector.study.plan import Plan, Run
 
@@ -65,8 +68,8 @@ def do_run(plan: Plan, folder: Path, run: Run) -> None:
         return
     final = folder / run.name
     folder.mkdir(parents=True, exist_ok=True)
-    with locked_if_free(final) as is_held:
-        if not is_held:
+    with claimed(folder / f".{run.name}.lock") as lock:
+        if lock is None:
             logger.info("%s: another process is at it", run.name)
             return
         staging = folder / f".{run.name}.unfinished"
@@ -74,7 +77,7 @@ def do_run(plan: Plan, folder: Path, run: Run) -> None:
             shutil.rmtree(staging, ignore_errors=True)
             shutil.rmtree(final, ignore_errors=True)
         staging.mkdir(exist_ok=True)
-        trained = _train(plan, staging, run) if run.seed is not None else None
+        trained = _train(plan, staging, run, lock) if run.seed is not None else None
         start = time.monotonic()
         losses = _measure(plan, trained, run)
         with (staging / _LOSSES).open("wb") as stream:
@@ -91,7 +94,27 @@ def do_run(plan: Plan, folder: Path, run: Run) -> None:
         staging.rename(final)
 
 
-def _train(plan: Plan, staging: Path, run: Run) -> Path:
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[int | None]:
+    """Hold a lock, unless another process does; yield its file descriptor, or None.
+
+    A process that is started with the descriptor holds the lock too: a training whose study was killed goes on, and
+    nobody else may write to its folder before it ends.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _train(plan: Plan, staging: Path, run: Run, lock: int) -> Path:
     """Train in a folder that is renamed when the training has ended; return where the model is."""
     finished, unfinished = staging / MODEL, staging / _TRAINING
     if finished.exists():
@@ -100,7 +123,7 @@ def _train(plan: Plan, staging: Path, run: Run) -> Path:
     settings = plan.training_settings(run, unfinished)
     logger.info("%s: training, %s steps; the log is %s", run.name, f"{settings['max_steps']:,}", staging / "train.log")
     start = time.monotonic()
-    run_training(settings, plan.setup.options.train_command, staging, run.name)
+    run_training(settings, plan.setup.options.train_command, staging, run.name, lock)
     for checkpoint in unfinished.glob("checkpoint-*"):  # the final model is beside them
         shutil.rmtree(checkpoint, ignore_errors=True)
     write_json(unfinished / "mig_training.json", {"seconds": time.monotonic() - start})

@@ -22,6 +22,8 @@ ERROR_RATE = 0.05
 POWER = 0.8
 """Chance of seeing a difference of the size that is given as the smallest one."""
 REPLICATES = 5_000
+_FEWEST_RUNS = 3
+"""Fewer runs do not tell how much an arm varies between runs."""
 _SEED = 0
 
 
@@ -67,7 +69,7 @@ def compare(
     percentiles of replicates of three runs are far too narrow.
 
     Args:
-        method: Losses of the runs of a method. If there is one run, its spread is taken to be random's.
+        method: Losses of the runs of a method. Of one or two runs the spread is taken to be random's.
         random: Losses of at least two runs on random rows.
         sources: Source of each answer. Shape (N,).
         error_rate: Chance that the interval of equal arms excludes 0.
@@ -86,12 +88,13 @@ def compare(
     for losses in (method, random):
         averages = losses @ weights
         mean = averages.mean(axis=0)
-        if len(losses) > 1:
+        if len(losses) >= _FEWEST_RUNS:
             mean = mean + _draw_runs(averages - mean, rng)
         elif is_trained:
             of_random = random @ weights
             spread = (of_random - of_random.mean(axis=0)) * math.sqrt(len(random) / (len(random) - 1))
-            mean = mean + spread[rng.integers(len(random), size=REPLICATES), np.arange(REPLICATES)]
+            drawn = rng.integers(len(random), size=(len(losses), REPLICATES))
+            mean = mean + np.take_along_axis(spread, drawn, axis=0).mean(axis=0)
         replicates.append(mean)
     error = float(np.std(replicates[0] - replicates[1], ddof=1))
     freedom = _degrees_of_freedom(
@@ -130,9 +133,9 @@ def _degrees_of_freedom(
 ) -> float:
     """Return Welch's degrees of freedom: runs are few, answers are not counted as few."""
     parts = [(float(random.var(ddof=1)) / len(random), len(random) - 1)]
-    if len(method) > 1:
+    if len(method) >= _FEWEST_RUNS:
         parts.append((float(method.var(ddof=1)) / len(method), len(method) - 1))
     elif is_trained:
-        parts.append((float(random.var(ddof=1)), len(random) - 1))
+        parts.append((float(random.var(ddof=1)) / len(method), len(random) - 1))
     of_runs = sum(variance**2 / freedom for variance, freedom in parts)
     return error**4 / of_runs if of_runs > 0 else math.inf

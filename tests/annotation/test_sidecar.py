@@ -91,7 +91,7 @@ def test_the_files_of_a_folder_are_read_together(tmp_path):
         ),
         ({"tags": [1, 2]}, "has the columns row_hash, labels, score, status, tags; expected exactly"),
         ({"score": ["good", "bad"]}, r"expected the types row_hash string, labels list<.*string>, score double"),
-        ({"row_hash": HASHES[:1] * 2}, f"1 values of row_hash are in .*more than once, {HASHES[0]} for example"),
+        ({"row_hash": HASHES[:1] * 2}, f"row_hash {HASHES[0]} is in .*more than once, with different annotations"),
         ({"row_hash": [HASHES[0].upper(), HASHES[1]]}, r"row 0 \(0-based\) has a row_hash that is not 64 lower-case"),
         ({"row_hash": [HASHES[0], None]}, r"row 1 \(0-based\) has a row_hash that is not"),
         ({"status": ["ok", None]}, r"row 1 \(0-based\) has no status; 1 rows have"),
@@ -103,6 +103,11 @@ def test_the_files_of_a_folder_are_read_together(tmp_path):
 def test_what_is_not_a_sidecar_is_refused(tmp_path, columns, message):
     with pytest.raises(ArgumentError, match=message):
         read_sidecars([write(tmp_path, **columns)])
+
+
+def test_a_row_that_is_annotated_twice_alike_counts_once(tmp_path):
+    files = [write(tmp_path, name) for name in ("a.parquet", "b.parquet")]
+    assert read_sidecars(files).to_pylist() == table().to_pylist()
 
 
 def test_a_file_that_is_not_parquet_and_a_folder_without_files_are_refused(tmp_path):

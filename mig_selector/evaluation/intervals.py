@@ -22,7 +22,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def bootstrap(subsets: Sequence[NDArray[np.float64]], seed: int = 0) -> NDArray[np.float64]:
+def bootstrap(subsets: Sequence[NDArray[np.float64]], seed: int) -> NDArray[np.float64]:
     """Return draws of the mean of the subsets' means, the items of each subset drawn with replacement.
 
     Args:

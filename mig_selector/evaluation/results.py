@@ -67,7 +67,8 @@ def _summarize(column: str, items: Sequence[Mapping[str, Any]]) -> Result:
         np.array([item["score"] for item in members], dtype=np.float64)
         for _, members in groupby(items, lambda item: item["subset"])
     ]
-    draws = bootstrap(subsets)
+    # Columns must vary independently of each other, or averages would seem to vary more than they do.
+    draws = bootstrap(subsets, seed=list(BY_NAME).index(column))
     low, high = wilson(int(subsets[0].sum()), subsets[0].size) if len(subsets) == 1 else percentile_interval(draws)
     score = float(np.mean([subset.mean() for subset in subsets]))
     return Result(column, 100 * score, 100 * low, 100 * high, len(items), 100 * draws)

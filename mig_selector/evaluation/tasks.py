@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -34,6 +35,8 @@ class Benchmark:
     """Questions, those of a subset together."""
     examples: list[Row]
     """Questions and answers for few-shot turns; of the same subsets."""
+    limit: int | None = None
+    """Number of questions of each subset that were kept; None for all."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -70,9 +73,17 @@ def read_benchmark(name: str, data_dir: Path | None, limit: int | None) -> Bench
     docs.sort(key=lambda doc: str(doc.get("subset", "")))
     kept = Benchmark(name, config, docs, examples)
     if limit is not None:
-        kept = Benchmark(name, config, [doc for _, subset in kept.subsets() for doc in subset[:limit]], examples)
-    if not kept.docs:
+        docs = [doc for _, subset in kept.subsets() for doc in subset[:limit]]
+        kept = Benchmark(name, config, docs, examples, limit)
+    if not docs:
         raise EvaluationError(f"{name}: {source} has no rows that the benchmark uses.")
+    counts = Counter(doc["subset"] for doc in examples)
+    for subset, _ in kept.subsets():
+        if counts[subset] < config["num_fewshot"]:
+            raise EvaluationError(
+                f"{name}: split {config['fewshot_split']} of {source} has {counts[subset]} examples of {subset}, but "
+                f"{config['num_fewshot']} are needed."
+            )
     return kept
 
 

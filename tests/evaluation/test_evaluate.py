@@ -139,7 +139,7 @@ def test_a_served_model_gets_its_row_and_is_not_asked_twice(data_dir, tmp_path, 
         assert run(capsys, *words, "--limit", 3, "--allow-code")[:2] == (0, table)
         assert len(server.requests) == asked
         # Without a result its answers are still there; without some answers those alone are asked for.
-        result = next(out.glob("some-*/gsm8k.json"))
+        result = next(out.glob("some-*/gsm8k-first-3.json"))
         record = json.loads(result.read_text())
         assert [(item["id"], item["answer"], item["score"]) for item in record["items"]] == [
             (0, "So \\boxed{1,400}.", 0.0),
@@ -181,9 +181,13 @@ def test_a_folder_of_models_is_evaluated_in_process(data_dir, tiny_llama, tmp_pa
     code, table, err = run(capsys, *words)
     assert code == 0, err
     assert re.match(r"model-[0-9a-f]{8} +\d+\.\d\d\*$", table.splitlines()[1])
-    record = json.loads(next(out.glob("model-*/mmlu.json")).read_text())
+    record = json.loads(next(out.glob("model-*/mmlu-first-1.json")).read_text())
     assert set(record["identity"]) == {"model", "task", "data", "lm_eval", "mig_selector"}
     assert [item["subset"] for item in record["items"]] == ["astronomy", "high_school_physics"]
+    # lm_eval hands answers over as they come, and the journal has each once.
+    [journal] = out.rglob("*.answers.jsonl")
+    answers = [json.loads(line)[1] for line in journal.read_bytes().splitlines() if line]
+    assert sorted(answers) == sorted(item["answer"] for item in record["items"])
 
 
 def test_the_cost_is_said_and_nothing_is_asked(data_dir, tmp_path, capsys):
@@ -201,6 +205,7 @@ def test_the_cost_is_said_and_nothing_is_asked(data_dir, tmp_path, capsys):
         (["--tasks", "arc,arcc"], "--tasks: there is no 'arcc'. The benchmarks are arc, bbh, gsm8k, humaneval"),
         (["--tasks", "humaneval"], "humaneval runs programs that the model writes. Allow that with --allow-code."),
         (["--limit", "0"], "--limit must be 1 or more, but is 0."),
+        (["--batch-size", "-1"], "--batch-size must be 1 or more, but is -1."),
         (["--model-url", "http://x/v1"], "--model-url and --model-name belong together"),
         (["nowhere"], "nowhere is not a folder"),
         (["."], "has no model in it"),
@@ -225,6 +230,12 @@ def test_data_that_is_missing_or_of_another_format_is_named(data_dir, tmp_path, 
     (folder / "main" / "test.jsonl").write_text('{"question": "?", "answer": "no mark"}\n')
     err = run(capsys, *served, "--tasks", "gsm8k")[2]
     assert "gsm8k: row 0 of split test of openai/gsm8k is not in the published format (IndexError" in err
+    shutil.copytree(data_dir / "cais", tmp_path / "cais")
+    (tmp_path / "cais" / "mmlu" / "all" / "dev.jsonl").write_text(
+        (data_dir / "cais" / "mmlu" / "all" / "test.jsonl").read_text()
+    )
+    err = run(capsys, *served, "--tasks", "mmlu")[2]
+    assert "mmlu: split dev of cais/mmlu has 2 examples of astronomy, but 5 are needed" in err
     assert "ifeval counts sentences with NLTK's punkt_tab" in run(capsys, *served, "--tasks", "ifeval")[2]
 
 

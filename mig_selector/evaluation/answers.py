@@ -34,13 +34,10 @@ class LocalModel:
     """A folder with weights and a tokenizer, or with a LoRA adapter, as training leaves it."""
 
     path: Path
+    name: str
+    """What it is called in the table."""
     device: str | None = None
     batch_size: int = 8
-
-    @property
-    def name(self) -> str:
-        """What it is called in the table."""
-        return self.path.name
 
     def identity(self, hashes: ContentHashes) -> dict[str, Any]:
         """What decides its answers: the content of its files."""
@@ -109,26 +106,30 @@ class ServedModel:
 Model = LocalModel | ServedModel
 
 
-def find_models(path: Path) -> list[Path]:
-    """Return the model folders that a path stands for: itself, or those below it; checkpoints of a run are left out.
+def find_models(path: Path) -> dict[Path, str]:
+    """Return the model folders that a path stands for, with a name each: itself, or those below it.
+
+    Checkpoints of a run are left out, and what is in hidden folders: a study trains there. A study keeps its models in
+    folders called ``model``; those have the name of the folder above.
 
     Raises:
         EvaluationError: There is none.
     """
     if not path.is_dir():
         raise EvaluationError(f"{path} is not a folder. Name a model folder, or a folder with model folders in it.")
+    path = path.resolve()
     if _is_model(path):
-        return [path]
-    found = sorted(
-        config.parent
-        for config in path.rglob("*config.json")
-        if _is_model(config.parent) and not config.parent.name.startswith("checkpoint-")
-    )
-    if not found:
+        return {path: path.name}
+    models = {}
+    for folder in sorted({config.parent for config in path.rglob("*config.json")}):
+        parts = folder.relative_to(path).parts
+        if _is_model(folder) and not any(part.startswith((".", "checkpoint-")) for part in parts):
+            models[folder] = "_".join(parts[:-1] if len(parts) > 1 and parts[-1] == "model" else parts)
+    if not models:
         raise EvaluationError(
             f"{path} has no model in it: no folder with weights and config.json, or adapter_config.json."
         )
-    return list(dict.fromkeys(found))
+    return models
 
 
 def _is_model(folder: Path) -> bool:

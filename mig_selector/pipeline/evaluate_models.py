@@ -73,8 +73,8 @@ def plan_evaluation(
         if value is not None and value < 1:
             raise EvaluationError(f"{option} must be 1 or more, but is {value}.")
     wanted = _wanted_tasks(tasks, allow_code=allow_code)
-    folders = list(dict.fromkeys(model.resolve() for path in paths for model in find_models(path)))
-    local = [LocalModel(folder, device, batch_size) for folder in folders]
+    folders = {folder: name for path in paths for folder, name in find_models(path).items()}
+    local = [LocalModel(folder, name, device, batch_size) for folder, name in folders.items()]
     for model in local:
         model.check()
     models: list[Model] = [*local, *([] if served is None else [served])]

@@ -177,11 +177,12 @@ def test_a_folder_of_models_is_evaluated_in_process(data_dir, tiny_llama, tmp_pa
     shutil.copytree(tiny_llama, study / "arm" / "model")
     (study / "arm" / "model" / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
     shutil.copytree(tiny_llama, study / "arm" / "checkpoint-5")
+    shutil.copytree(tiny_llama, study / ".arm.unfinished" / "model")
     words = [study, "--data-dir", data_dir, "--output-dir", out, "--tasks", "mmlu", "--limit", 1]
     code, table, err = run(capsys, *words)
     assert code == 0, err
-    assert re.match(r"model-[0-9a-f]{8} +\d+\.\d\d\*$", table.splitlines()[1])
-    record = json.loads(next(out.glob("model-*/mmlu-first-1.json")).read_text())
+    assert re.match(r"arm-[0-9a-f]{8} +\d+\.\d\d\*$", table.splitlines()[1])
+    record = json.loads(next(out.glob("arm-*/mmlu-first-1.json")).read_text())
     assert set(record["identity"]) == {"model", "task", "data", "lm_eval", "mig_selector"}
     assert [item["subset"] for item in record["items"]] == ["astronomy", "high_school_physics"]
     # lm_eval hands answers over as they come, and the journal has each once.

@@ -2,7 +2,7 @@
 
 Layers (a module imports only from layers to its right; neighbours do not import each other)::
 
-    cli, hook, notebook > study > pipeline, reference > arguments > integration, report > annotation
+    cli, hook, notebook > study > pipeline, reference > arguments > integration, report, evaluation > annotation
         > pool, embedding, graph, selection > store, ranks, console > settings, arrays > errors
 
 `_autoload` is above them all: Python imports it at every start, and it imports nothing.

@@ -6,6 +6,7 @@ MigSelectorError
 ├── PoolError          dataset_info.json or a pool file
 ├── EmbeddingError     the encoder, or vectors from a file
 ├── AnnotatorError     the server of the model that labels or scores rows
+├── EvaluationError    a model to evaluate, the data of a benchmark, or a judge
 ├── RegistrationError  writing the subset or its entry
 ├── HandoverError      training would read other rows than those selected
 └── RemoteError        another rank failed; carries its message
@@ -34,6 +35,10 @@ class EmbeddingError(MigSelectorError):
 
 class AnnotatorError(MigSelectorError):
     """The server of the model that labels or scores rows cannot be used."""
+
+
+class EvaluationError(MigSelectorError):
+    """A model cannot be evaluated, or a benchmark's data or its judge cannot be used."""
 
 
 class RegistrationError(MigSelectorError):

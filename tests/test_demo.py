@@ -66,7 +66,9 @@ def demo(checkout):
 
 def test_the_demo_selects_trains_and_says_where_everything_is(demo, checkout):
     assert demo.returncode == 0, demo.stderr[-4000:]
-    assert "llamafactory-cli train yaml_configs/demo.yaml\n" in (checkout / "scripts" / "demo.sh").read_text()
+    script = (checkout / "scripts" / "demo.sh").read_text()
+    assert 'llamafactory-cli train yaml_configs/demo.yaml "${model_keys[@]}"\n' in script
+    assert "tiny-llama) model_keys=() ;;" in script
     assert "read 3,000 rows of demo_pool.jsonl, kept 3,000" in demo.stderr
     assert "Num examples = 200" in demo.stderr
     assert (checkout / "demo" / "output" / "training_loss.png").stat().st_size > 5_000

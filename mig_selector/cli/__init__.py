@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from mig_selector.cli import doctor, explain, inventory, report, select, study, verify
+from mig_selector.cli import doctor, evaluate, explain, inventory, report, select, study, verify
 from mig_selector.cli.options import discard_stdout
 from mig_selector.console import print_error, print_line
 from mig_selector.errors import MigSelectorError
@@ -55,7 +55,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (select, study, report, explain, verify, inventory, doctor):
+    for module in (select, study, report, explain, verify, evaluate, inventory, doctor):
         module.add_commands(commands)
     options, unknown = parser.parse_known_args(words)
     if hasattr(options, "settings"):

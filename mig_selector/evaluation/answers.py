@@ -1,0 +1,222 @@
+"""Ask a model the questions of a benchmark, through lm_eval; answers are kept as they come."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mig_selector.annotation.journal import Journal
+from mig_selector.errors import EvaluationError
+from mig_selector.evaluation.tasks import Benchmark
+from mig_selector.store.files import read_json
+from mig_selector.store.hashing import ContentHashes, fingerprint_of
+
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+_DECIDING = (*_WEIGHTS, "*config.json", "tokenizer*", "*tokens*.json", "vocab*", "merges.txt", "*.model", "*.jinja")
+"""Files of a model folder that decide what the model answers; what training leaves beside them does not."""
+_NOT_OF_THE_MODEL = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin"})
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A folder with weights and a tokenizer, or with a LoRA adapter, as training leaves it."""
+
+    path: Path
+    name: str
+    """What it is called in the table."""
+    device: str | None = None
+    batch_size: int = 8
+
+    def identity(self, hashes: ContentHashes) -> dict[str, Any]:
+        """What decides its answers: the content of its files."""
+        files = {file for pattern in _DECIDING for file in self.path.glob(pattern)}
+        content = {file.name: hashes.file(file) for file in files if file.name not in _NOT_OF_THE_MODEL}
+        return {"files": fingerprint_of(content)}
+
+    def check(self) -> None:
+        """Make sure that it can be asked as a chat.
+
+        Raises:
+            EvaluationError: Its tokenizer has no chat template.
+        """
+        config = read_json(self.path / "tokenizer_config.json") or {}
+        if not (config.get("chat_template") or any(self.path.glob("chat_template.*"))):
+            raise EvaluationError(
+                f"{self.path}: its tokenizer has no chat template, and benchmarks are asked as chats. Serve it with "
+                "the template that it was trained with (llamafactory-cli api), and give its address as --model-url."
+            )
+
+    def load(self) -> LM:
+        """Load it; its own chat template is applied."""
+        import torch
+        from lm_eval.models.huggingface import HFLM
+
+        adapter = self.path / "adapter_config.json"
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.exists() else None
+        try:
+            return HFLM(
+                pretrained=base or str(self.path),
+                peft=str(self.path) if base else None,
+                tokenizer=str(self.path),
+                device=self.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                batch_size=self.batch_size,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise EvaluationError(f"{self.path}: the model cannot be loaded: {error}") from error
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model behind an OpenAI-compatible address, which applies the chat template."""
+
+    url: str
+    """Up to ``/chat/completions``: ``http://localhost:8000/v1``."""
+    name: str
+    max_requests: int = 4
+
+    def identity(self, hashes: ContentHashes) -> dict[str, Any]:
+        """What is known of it: its address and its name."""
+        return {"url": self.url, "name": self.name}
+
+    def load(self) -> LM:
+        """Return the client; nothing is sent yet."""
+        from lm_eval.models.openai_completions import LocalChatCompletion
+
+        return LocalChatCompletion(
+            base_url=f"{self.url}/chat/completions",
+            model=self.name,
+            num_concurrent=self.max_requests,
+            max_retries=_TRIES,
+            batch_size=1,
+        )
+
+
+Model = LocalModel | ServedModel
+
+
+def find_models(path: Path) -> dict[Path, str]:
+    """Return the model folders that a path stands for, with a name each: itself, or those below it.
+
+    Checkpoints of a run are left out, and what is in hidden folders: a study trains there. A study keeps its models in
+    folders called ``model``; those have the name of the folder above.
+
+    Raises:
+        EvaluationError: There is none.
+    """
+    if not path.is_dir():
+        raise EvaluationError(f"{path} is not a folder. Name a model folder, or a folder with model folders in it.")
+    path = path.resolve()
+    if _is_model(path):
+        return {path: path.name}
+    models = {}
+    for folder in sorted({config.parent for config in path.rglob("*config.json")}):
+        parts = folder.relative_to(path).parts
+        if _is_model(folder) and not any(part.startswith((".", "checkpoint-")) for part in parts):
+            models[folder] = "_".join(parts[:-1] if len(parts) > 1 and parts[-1] == "model" else parts)
+    if not models:
+        raise EvaluationError(
+            f"{path} has no model in it: no folder with weights and config.json, or adapter_config.json."
+        )
+    return models
+
+
+def _is_model(folder: Path) -> bool:
+    has_config = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return has_config and any(
+        file.name not in _NOT_OF_THE_MODEL for pattern in _WEIGHTS for file in folder.glob(pattern)
+    )
+
+
+class _KeptAnswers:
+    """The answers in a journal; lm_eval hands over each new one as it comes, as to its own cache."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self.by_request = journal, journal.read()
+
+    def add_partial(self, _kind: str, request: Any, answer: str) -> None:
+        key = _key(request)
+        if answer and key not in self.by_request:  # without text is also what a server that failed returns
+            self.by_request[key] = answer
+            self._journal.add(key, answer)
+
+
+def _key(request: Any) -> str:
+    return fingerprint_of({"request": list(request)})
+
+
+def ask(model: LM, benchmark: Benchmark, journal: Journal) -> list[str]:
+    """Return the answer to each question, in the order of the benchmark's questions.
+
+    Args:
+        model: Of lm_eval.
+        benchmark: The questions.
+        journal: Answers of earlier runs are taken from here, new ones added.
+
+    Raises:
+        EvaluationError: A server did not answer.
+    """
+    import aiohttp
+    import requests as http
+
+    kept = _KeptAnswers(journal)
+    model.set_cache_hook(kept)
+    requests = build_requests(benchmark, model.apply_chat_template)
+    missing = [request for request in requests if _key(request.args) not in kept.by_request]
+    if missing:
+        try:
+            answers = model.generate_until(missing)
+        except (http.RequestException, aiohttp.ClientError, TimeoutError) as error:
+            raise EvaluationError(
+                f"the server of the model does not answer: {error}. Answers so far are kept; run the command again."
+            ) from error
+        for request, answer in zip(missing, answers, strict=True):
+            kept.add_partial("generate_until", request.args, answer)
+        if num_empty := answers.count(""):
+            counts = f"{num_empty} of {len(answers)}"
+            logger.warning("%s: %s answers have no text; they count as wrong", benchmark.name, counts)
+    return [kept.by_request.get(_key(request.args), "") for request in requests]
+
+
+def build_requests(benchmark: Benchmark, chat_template: Callable[..., Any]) -> list[Any]:
+    """Return one request of lm_eval for each question."""
+    from datasets import Dataset
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import ConfigurableTask
+
+    # It would say the same of each of 57 subjects, and of every try of a request; the last error is raised.
+    for name in ("lm_eval", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    test, few_shot = benchmark.config["test_split"], benchmark.config.get("fewshot_split")
+    requests = []
+    for subset, docs in benchmark.subsets():
+        examples = [doc for doc in benchmark.examples if doc.get("subset", "") == subset]
+        splits = {test: Dataset.from_list(docs), few_shot: Dataset.from_list(examples)}
+        task = ConfigurableTask(
+            config={
+                **benchmark.config,
+                "custom_dataset": lambda splits=splits, **_: splits,
+                "metric_list": [{"metric": "bypass"}],  # answers are graded here
+            }
+        )
+        for doc in docs:
+            prompt = task.fewshot_context(
+                doc,
+                task.config.num_fewshot,
+                apply_chat_template=True,
+                fewshot_as_multiturn=True,
+                chat_template=chat_template,
+            )
+            requests.append(Instance("generate_until", doc, (prompt, dict(task.config.generation_kwargs)), idx=0))
+    return requests

@@ -462,16 +462,21 @@ def test_a_dry_run_says_what_an_annotation_would_take_and_writes_nothing(place, 
     write_lines(place.data / "pool.jsonl", labelled(make_raw_rows(90), every=3))
     words = [f"--{key}={value}" for key, value in place.settings(mig_labels="tags").items()]
     before = {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
-    for command in ("select", "annotate"):
+    for command in ("select", "train", "annotate"):
         assert main([command, *words, "--dry-run"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "pool: 90 rows read, 90 kept"
-        assert ("to choose: 20 rows" in lines) is (command == "select")
+        assert ("to choose: 20 rows" in lines) is (command != "annotate")
         assert "labels: 2 different ones; 60 rows have none" in lines
         [model] = [line for line in lines if line.startswith("mig_tagger_model: ")]
         assert re.search(
             r" reads 60 rows: about [\d.]+ \w+ on this process alone \(60 rows were tried\), 0.0 MB", model
         )
+    assert main(["compare", *words, "--methods=mig,random", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith(("==", "to choose"))] == [
+        *("== mig", "to choose: 20 rows", "== random", "to choose: 20 rows")
+    ]
     assert {path: path.stat().st_mtime_ns for path in place.root.rglob("*")} == before
 
 

@@ -20,19 +20,23 @@ def add_commands(commands: Any) -> None:
         " [--dry-run]",
     )
     _add_dry_run(select)
-    add_configuration(commands, "train", _train, "the same as `llamafactory-cli train`: select, then train")
+    train = add_configuration(
+        commands, "train", _train, "the same as `llamafactory-cli train`: select, then train", " [--dry-run]"
+    )
+    _add_dry_run(train)
     compare = add_configuration(
         commands,
         "compare",
         _compare,
         "select with several methods and write what they chose side by side: tables, a picture and a page; the last "
         "line of stdout is the folder, a dataset_dir with the subsets",
-        " --methods NAME,NAME,... [--register]",
+        " --methods NAME,NAME,... [--register] [--dry-run]",
     )
     compare.add_argument(
         "--methods", required=True, metavar="NAME,NAME,...", help="methods to compare, as mig_method takes them"
     )
     compare.add_argument("--register", action="store_true", help="name the subsets in your own dataset_info.json too")
+    _add_dry_run(compare)
 
     annotate = add_configuration(
         commands,
@@ -77,8 +81,14 @@ def _estimate(settings: dict[str, Any], *, selects: bool) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from mig_selector.pipeline.comparison import compare_methods
 
+    names = [name.strip() for name in options.methods.split(",")]
+    if options.dry_run:
+        settings = read_settings(options.settings)
+        for name in names:
+            print(f"== {name}")
+            _estimate({**settings, "mig_method": name}, selects=True)
+        return 0
     with joined_ranks() as ranks:
-        names = [name.strip() for name in options.methods.split(",")]
         compared = compare_methods(read_settings(options.settings), names, ranks, register=options.register)
     if ranks.is_main:
         print_result(compared.table, compared.folder)
@@ -98,6 +108,8 @@ def _annotate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        return _estimate(read_settings(options.settings), selects=True)
     from mig_selector import _autoload
 
     _autoload.start()

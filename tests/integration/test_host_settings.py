@@ -6,7 +6,7 @@ import pytest
 from support import make_rows
 from training import host_settings
 
-from mig_selector.errors import MigSelectorError
+from mig_selector.errors import ArgumentError, MigSelectorError
 from mig_selector.integration.host_settings import find_host_faults
 from mig_selector.pipeline.recipe import run_selection
 
@@ -130,14 +130,11 @@ def test_all_faults_are_reported_at_once_and_before_anything_is_read(pool_of_60,
     assert "reading the pool" not in caplog.text
 
 
-def test_a_finished_selection_is_taken_without_asking_the_host(pool_of_60):
-    settings = pool_of_60.settings(learning_rat=1)
-    [first] = run_selection(settings)
-
-    def fail():
-        raise ValueError("asked")
-
-    assert run_selection(settings, training=True, find_faults=fail)[0].folder == first.folder
+def test_faults_of_the_host_are_found_also_where_the_selection_is_finished(pool_of_60):
+    settings = pool_of_60.settings()
+    run_selection(settings)
+    with pytest.raises(ArgumentError, match="learning_rat is not a key"):
+        run_selection(settings, training=True, find_faults=lambda: ["learning_rat is not a key"])
 
 
 def test_several_files_and_models_that_are_missing_are_one_error(pool_of_60):

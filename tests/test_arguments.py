@@ -78,7 +78,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, nearest):
 
 
 def test_a_key_like_no_other_is_refused_with_the_list_of_keys():
-    with pytest.raises(ArgumentError, match="known keys: mig_num_samples, mig_num_tokens, mig_count_tokens, mig_method"):
+    with pytest.raises(ArgumentError, match="known keys: mig_num_samples, mig_num_tokens, mig_count"):
         parse_arguments({"mig_qqqqqqqqqqqq": 1}, training=False)
 
 

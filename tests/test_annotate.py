@@ -440,6 +440,7 @@ def test_several_pool_files_have_a_sidecar_each(place):
     [
         ({"mig_tagger": None}, None, "nothing says how rows are annotated; set mig_tagger"),
         ({}, "pool.jsonl", "pool.jsonl exists, and is not overwritten"),
+        ({}, "copy.parquet", "copy.parquet must end with .jsonl: JSON Lines are written"),
         ({"mig_score": "score", "mig_labels": "tags"}, None, "there is nothing to annotate. Set mig_retag: true"),
     ],
 )

@@ -190,14 +190,35 @@ def test_rows_that_cannot_be_answered_are_left_out_with_the_reason(place):
         "the answer is not valid JSON": 1,
         "the answer has a tag that is empty, longer than 64 characters, or unprintable": 3,
         "the answer was cut off (mig_annotator_max_tokens)": 1,
-        "the answer has no text": 2,
+        "the answer has no text (choices[0].message.content)": 2,
         "the answer has a tag that is not a string": 1,
         "the server answered 400": 1,
     }
     with chat_server(behave) as at:
         with pytest.raises(PoolError, match=r"9 of 60 rows could not be annotated, more than mig_max_failed: 0\.05"):
             select(place, at.url, mig_overwrite=True)
-        assert not at.requests
+        assert {asked_about(message)[0] for message in at.asked} == set(bad)
+    with chat_server(always) as at:
+        assert manifest(select(place, at.url, mig_overwrite=True))["annotation"]["failed"] == {}
+        assert {asked_about(message)[0] for message in at.asked} == set(bad)
+
+
+def test_a_server_that_fails_is_not_taken_for_a_poor_model(place):
+    with (
+        chat_server(lambda *_: reply(body='{"response": "[]"}')) as at,
+        pytest.raises(AnnotatorError, match=r"The 0 good answers so far are kept\. Check that mig_annotator_url"),
+    ):
+        select(place, at.url)
+    with (
+        chat_server(lambda *_: reply('["a"]', finish="length")) as at,
+        pytest.raises(AnnotatorError, match=r"Where answers are cut off, raise mig_annotator_max_tokens\. "),
+    ):
+        select(place, at.url)
+
+
+def test_tags_that_are_all_too_rare_are_refused_with_the_key(place):
+    with chat_server(always) as at, pytest.raises(PoolError, match=r"no label is left: mig_tag_min_count .* than 99"):
+        select(place, at.url, mig_label_vocabulary=None, mig_tag_min_count=99)
 
 
 def test_a_model_that_does_not_keep_to_the_format_is_stopped_after_a_few_rows(place, caplog):

@@ -36,6 +36,9 @@ _ADVICE = (
     "Look at what the model answers: small models seldom keep to a format. Serve a larger or better one, check that "
     "the server uses the model's chat template, or choose a mig_tagger or mig_scorer that needs no such model."
 )
+_SERVER_ADVICE = (
+    "Check that mig_annotator_url is an OpenAI-compatible server that is running, and that it serves this model."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +169,7 @@ class Inquiry:
         self._journal = Journal(tools.answers_path(asking.prompting.identity))
         self._answers = self._journal.read()
         self._failures: dict[str, str] = {}
-        self._num_shown = 0
+        self._num_shown, self._num_unusable = 0, 0
 
     def ask_rows(self, rows: Rows) -> tuple[list[Any], dict[int, str]]:
         """Ask about rows; of equal prompts once.
@@ -216,6 +219,7 @@ class Inquiry:
         try:
             return self._read(text)
         except ValueError as error:
+            self._num_unusable += 1
             if self._num_shown < _SHOWN_ANSWERS:  # so that people see what the model does
                 self._num_shown += 1
                 logger.warning("%s: %s: %r", self._chat.name, error, text[:_SHOWN_CHARS])
@@ -232,9 +236,12 @@ class Inquiry:
 
     def _error(self, what: str) -> AnnotatorError:
         reasons = "; ".join(f"{reason}: {n:,}" for reason, n in Counter(self._failures.values()).most_common())
+        advice = _ADVICE if self._num_unusable else _SERVER_ADVICE
+        if "mig_annotator_max_tokens" in reasons:
+            advice = f"Where answers are cut off, raise mig_annotator_max_tokens. {advice}"
         return AnnotatorError(
             f"mig_annotator_model: {self._chat.name}: asked for {self._title}, {what} {len(self._failures):,} failed "
-            f"({reasons}). Good answers are kept. {_ADVICE}"
+            f"({reasons}). The {len(self._answers):,} good answers so far are kept. {advice}"
         )
 
 

@@ -242,7 +242,7 @@ def _text_of(completion: Any) -> str:
     if finish == "content_filter":
         raise ValueError("the answer was withheld by a content filter")
     if not isinstance(text, str):
-        raise ValueError("the answer has no text")  # noqa: TRY004  it is data, and not an argument
+        raise ValueError("the answer has no text (choices[0].message.content)")  # noqa: TRY004  it is data, and not an argument
     return text
 
 

@@ -57,6 +57,8 @@ class ClusterTagger(VectorTagger):
     ) -> Tags:
         """Label rows; the vector of a label is the mean of those of its rows, all of length 1."""
         most = max(len(vectors) // _MIN_ROWS_PER_CLUSTER, 1)
+        if most < max(self.numbers):
+            logger.warning("mig_clusters: %s clusters at most, one per 20 rows of %s", most, len(vectors))
         step = -(-len(vectors) // _NAMED_ROWS)
         words = _Words(list(itertools.islice(questions(), 0, None, step)))
         names: list[str] = []

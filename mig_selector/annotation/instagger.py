@@ -50,7 +50,8 @@ class InstaggerTagger(Tagger):
     invents_labels = True
     advice = (
         "A model answers in the expected form only to the prompt that it was trained with: set "
-        "mig_instagger_template to that, or mig_tagger_model to another model."
+        "mig_instagger_template to that, or mig_tagger_model to another model. Where answers are cut off, raise "
+        "mig_instagger_max_new_tokens."
     )
 
     @property

@@ -63,6 +63,7 @@ class LlmTagger(Tagger):
     embeds_labels = True
     brings_vectors = False
     invents_labels = True
+    may_succeed_later = True
 
     @property
     def models(self) -> tuple[ModelName, ...]:
@@ -93,6 +94,8 @@ class LlmScore(MeasuredScore):
     """Asks how good the answer of each row is: 1 to 5."""
 
     prompting: Prompting = field(kw_only=True)
+
+    may_succeed_later = True
 
     @property
     def reads_texts(self) -> bool:

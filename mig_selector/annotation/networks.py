@@ -36,7 +36,7 @@ def load_network(auto_class: Any, encoder: Encoder, key: str, device: Any) -> An
     if info["missing_keys"]:
         raise ArgumentError(
             f"{key}: {encoder.model!r} lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}, so it was not "
-            f"trained as a {auto_class.__name__}; give a model that was."
+            f"trained as {auto_class.__name__}; give a model that was."
         )
     return network.to(device).eval()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,9 @@ class Score:
     """Rows that lack one of these are dropped."""
     scale: Scale = "none"
     """What `finish` returns is rescaled to it."""
+
+    may_succeed_later: ClassVar[bool] = False
+    """Whether a row that failed may get a score in a later run, and so is tried again."""
 
     @property
     def models(self) -> tuple[ModelName, ...]:

@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 _VERSION = 1
 """Raised when the same rows and settings would get other annotations than before."""
 _NO_QUESTION = "the question is empty"
+_LISTED_ROWS = 5
+"""Rows that an error names."""
 _TRIED_ROWS = 20
 """Rows on which a tagger is tried; if it labels fewer than half of them, nothing more is spent on the others."""
 
@@ -219,6 +221,8 @@ class Sidecars:
             found = look_up(table, rows.hashes)
             has_labels = np.append(_has_labels(table), False)[found]  # found is -1 where nothing is
             is_made = (found >= 0) & (has_labels | ~rows.lacks_labels)
+            if any(part is not None and part.may_succeed_later for part in (self._needs.tagger, self._needs.scorer)):
+                is_made &= ~np.append(_has_failed(table), False)[found]
             to_make = self._first_of_equal_rows(self._is_wanted & ~is_made)
             logger.info(
                 "annotations: %s rows are in %s, %s are made", f"{is_made.sum():,}", self.folder, f"{to_make.sum():,}"
@@ -324,10 +328,15 @@ def _unique(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.unique(codes, return_index=True)[1]))
 
 
+def _has_failed(table: pa.Table) -> NDArray[np.bool_]:
+    """Say of each annotation whether it failed. Shape (number of rows,)."""
+    failed = pc.not_equal(table["status"], OK).to_numpy()
+    return np.asarray(failed, np.bool_)
+
+
 def _has_labels(table: pa.Table) -> NDArray[np.bool_]:
     """Say of each annotation whether it has labels, or failed to get some. Shape (number of rows,)."""
-    has_some = pc.or_(pc.is_valid(table["labels"]), pc.not_equal(table["status"], OK))
-    return has_some.to_numpy(zero_copy_only=False) if len(table) else np.zeros(0, np.bool_)
+    return np.asarray(pc.is_valid(table["labels"]).to_numpy(), np.bool_) | _has_failed(table)
 
 
 def _as_lists(labels: RowLabels, is_labelled: NDArray[np.bool_]) -> pa.Array:
@@ -362,7 +371,10 @@ def _apply(rows: _Rows, is_wanted: NDArray[np.bool_], table: pa.Table) -> tuple[
         labels = _with_labels(pool.labels, rows.lacks_labels, mine.filter(pa.array(rows.lacks_labels[is_wanted])))
         reasons[rows.lacks_labels & (labels.counts == 0) & (reasons == OK)] = "no labels in the sidecar"
     failed = Counter(reasons[reasons != OK].tolist())
-    _check_failures(failed, int(is_wanted.sum()), rows.request.arguments["mig_max_failed"])
+    limit, num_wanted = rows.request.arguments["mig_max_failed"], int(is_wanted.sum())
+    if failed.total() > limit * num_wanted:
+        listed = ", ".join(map(str, pool.pool_indices[reasons != OK][:_LISTED_ROWS]))
+        raise _failure(failed, num_wanted, listed, limit)
     pool = replace(pool, labels=labels, scores=scores)
     for reason in failed:
         pool, reasons = pool.without(reasons == reason, f"not annotated: {reason}"), reasons[reasons != reason]
@@ -394,11 +406,10 @@ def _with_labels(own: RowLabels, is_tagged: NDArray[np.bool_], annotations: pa.T
     return RowLabels(list(numbering), np.concatenate((np.zeros(1, np.int64), np.cumsum(counts))), ids)
 
 
-def _check_failures(failed: Counter[str], num_rows: int, limit: float) -> None:
-    if failed.total() > limit * num_rows:
-        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
-        raise PoolError(
-            f"{failed.total():,} of {num_rows:,} rows could not be annotated, more than mig_max_failed: {limit:g} "
-            f"allows ({reasons}). Change what failed (mig_tagger: vocabulary needs a multilingual mig_tagger_model "
-            "for texts in other languages than English), or raise mig_max_failed to go on without these rows."
-        )
+def _failure(failed: Counter[str], num_rows: int, listed: str, limit: float) -> PoolError:
+    reasons = "; ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
+    return PoolError(
+        f"{failed.total():,} of {num_rows:,} rows could not be annotated, more than mig_max_failed: {limit:g} allows "
+        f"({reasons}); rows of the pool (0-based): {listed}, ... Change what failed, or raise mig_max_failed to go on "
+        "without these rows."
+    )

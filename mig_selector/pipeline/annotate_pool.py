@@ -72,6 +72,8 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str | None) -> str:
     request = resolve(arguments, host, is_registered=False)
     copy = absolute_path(to, "--to") if to is not None else None
+    if copy is not None and copy.suffix != ".jsonl":
+        raise ArgumentError(f"--to: {copy} must end with .jsonl: JSON Lines are written.")
     if copy is not None and copy.exists():
         raise ArgumentError(f"--to: {copy} exists, and is not overwritten; remove it, or give another name.")
     warn_of_settings(request)
@@ -81,6 +83,8 @@ def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str 
             "every row of the pool has labels, and its score is read by mig_score: there is nothing to annotate. "
             "Set mig_retag: true to label the rows again."
         )
+    for reason, count in (annotated.health or {}).get("failed", {}).items():
+        logger.info("  not annotated, %s: %s rows", reason, f"{count:,}")
     if copy is not None:
         _write_copy(request, annotated.pool, copy)
     return str(annotated.sidecar)

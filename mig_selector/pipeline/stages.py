@@ -244,6 +244,11 @@ def label(pool: Pool, request: Request) -> RowLabels | None:
             next(name for name in pool.labels.names if separator in name)[:60],
             separator,
         )
+    if not pool.labels.names:
+        raise PoolError(
+            "no label is left: mig_tag_min_count leaves out the tags of fewer rows than "
+            f"{request.arguments['mig_tag_min_count']}; lower it."
+        )
     if not labels.names:
         names = [repr(name[:60]) for name in pool.labels.names[:3]]
         raise PoolError(

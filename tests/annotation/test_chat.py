@@ -199,14 +199,14 @@ def test_an_answer_that_cannot_be_used_is_asked_for_once_more():
     [
         (completion("[1", "length"), "the answer was cut off (mig_annotator_max_tokens)"),
         (completion("", "content_filter"), "the answer was withheld by a content filter"),
-        (completion(None), "the answer has no text"),
-        (completion([{"type": "text", "text": "a"}]), "the answer has no text"),
-        ('{"choices": []}', "the answer has no text"),
-        ('{"choices": "abc"}', "the answer has no text"),
-        ('{"choices": [[1]]}', "the answer has no text"),
-        ("[]", "the answer has no text"),
-        ("null", "the answer has no text"),
-        ("1" * 4000, "the answer has no text"),
+        (completion(None), "the answer has no text (choices[0].message.content)"),
+        (completion([{"type": "text", "text": "a"}]), "the answer has no text (choices[0].message.content)"),
+        ('{"choices": []}', "the answer has no text (choices[0].message.content)"),
+        ('{"choices": "abc"}', "the answer has no text (choices[0].message.content)"),
+        ('{"choices": [[1]]}', "the answer has no text (choices[0].message.content)"),
+        ("[]", "the answer has no text (choices[0].message.content)"),
+        ("null", "the answer has no text (choices[0].message.content)"),
+        ("1" * 4000, "the answer has no text (choices[0].message.content)"),
     ],
 )
 def test_what_is_no_whole_answer_is_none(body, reason):

@@ -299,6 +299,8 @@ def test_a_budget_of_tokens_counts_what_the_host_feeds(host, model, tmp_path, sh
     spent = sum(counts) // 2 - left
     supervised = sum(label != -100 for row in chosen for label in labels[row]) if any(labels) else spent
     assert known == {"budget": sum(counts) // 2, "fed": spent, "supervised": supervised}
+    [again] = run_selection({**settings, **tokenizing, **budget})
+    assert f"training is fed {spent:,} tokens, {supervised:,} of them with a loss" in again.summary
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -67,6 +67,19 @@ def own_loss(model, ids, labels):
 
 @pytest.mark.slow
 @pytest.mark.llamafactory
+def test_the_longest_answers_are_chosen_by_their_length_whatever_mig_score_is(place):
+    settings = {"mig_score": "annotation.deita.quality_scores"}
+    planned = study(place, methods=["longest", "top_score"], trains=False, settings=settings, match="rows")
+    folders = {}
+    for file in Path(planned.folder).parent.glob("*/manifest.json"):
+        manifest = json.loads(file.read_text())
+        folders[manifest["method"]] = (manifest["settings"]["mig_score"], file.parent)
+    assert folders["longest"][0] == "response_tokens"
+    assert folders["top_score"][0] == settings["mig_score"]
+
+
+@pytest.mark.slow
+@pytest.mark.llamafactory
 def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, tmp_path, capsys):
     # One arm is trained by LLaMA-Factory itself; a stand-in saves the time of the others.
     started = study(place, only=["mig", "base"], train_command="llamafactory-cli train")
@@ -88,7 +101,7 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     done = {file: file.stat().st_mtime_ns for file in (folder / "runs").glob("*/manifest.json")}
     assert {file.parent.name for file in done} == {"base", "mig-seed0", "random-seed0", "stratified-seed0"}
     part = study(place, trains=False)
-    assert "not finished: 4 of 8 runs" in part.table
+    assert "4 of 8 runs are missing" in part.table
     (folder / "runs" / "fail_after").unlink()
     (folder / "runs" / ".random-seed1.unfinished" / "training").mkdir(exist_ok=True)
 

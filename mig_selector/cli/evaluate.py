@@ -11,7 +11,7 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
-    text = "evaluate models on the benchmarks of the paper's table; stdout is the table, with a 95 %% interval a cell"
+    text = "evaluate models on the benchmarks of the paper's table; stdout is the table, with an interval in each cell"
     parser = commands.add_parser("evaluate", help=text, description=text, allow_abbrev=False)
     parser.add_argument(
         "models", nargs="*", type=Path, metavar="MODEL", help="model folder, or a folder with model folders in it"
@@ -39,11 +39,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     show_log(is_main=True)
     if (options.model_url is None) != (options.model_name is None):
         raise EvaluationError("--model-url and --model-name belong together: give both, or none")
+    if options.model_url is not None and "@" in options.model_url:
+        raise EvaluationError("--model-url: no user or password; the key of an API goes into OPENAI_API_KEY")
     with redirect_stdout(sys.stderr):  # the libraries print
         from mig_selector.evaluation.answers import ServedModel
         from mig_selector.pipeline.evaluate_models import describe_cost, evaluate, plan_evaluation
 
-        url = options.model_url and options.model_url.rstrip("/")
+        url = options.model_url and options.model_url.rstrip("/").removesuffix("/chat/completions")
         plan = plan_evaluation(
             options.models,
             output_dir=options.output_dir,

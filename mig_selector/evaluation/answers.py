@@ -177,10 +177,13 @@ def ask(model: LM, benchmark: Benchmark, journal: Journal) -> list[str]:
     if missing:
         try:
             answers = model.generate_until(missing)
-        except (http.RequestException, aiohttp.ClientError, TimeoutError) as error:
+        except (http.RequestException, aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
             raise EvaluationError(
-                f"the server of the model does not answer: {error}. Answers so far are kept; run the command again."
+                f"the server of the model does not answer as OpenAI's: {error}. Check --model-url, --model-name and "
+                "the key in OPENAI_API_KEY. Answers so far are kept; the same command goes on."
             ) from error
+        except AssertionError as error:  # of lm_eval: an answer leaves no room for the question
+            raise EvaluationError(f"{benchmark.name}: the model reads too few tokens: {error}") from error
         for request, answer in zip(missing, answers, strict=True):
             kept.add_partial("generate_until", request.args, answer)
         if num_empty := answers.count(""):

@@ -246,8 +246,10 @@ def _reuse(request: Request, fingerprint: str, found: Any, processes: int | None
         _copy(request, fingerprint, source, folder)
     kept = manifest["rows"]["kept"]
     summary = [f"already selected: {manifest['budget']:,} of {kept:,} rows; nothing is computed"]
-    tokens, named = manifest.get("tokens"), tokenizer_name(request)
-    if tokens and named and tokens["tokenizer"] == named[1]:
+    tokens, named, within = manifest.get("tokens"), tokenizer_name(request), manifest.get("token_budget")
+    if within:
+        summary.append(f"training is fed {within['fed']:,} tokens, {within['supervised']:,} of them with a loss")
+    elif tokens and named and tokens["tokenizer"] == named[1]:
         summary.append(f"tokens: {describe_tokens(tokens, manifest['budget'])}")
     summary += _describe_training(plan_training(request, manifest["budget"], processes))
     summary += _describe_evaluation(request, fingerprint, manifest, folder)

@@ -153,7 +153,7 @@ def _groups(
 def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigures]) -> Iterator[str]:
     heldout = plan.split.heldout
     if missing := [run.name for run in plan.runs if run not in results]:
-        yield f"not finished: {len(missing)} of {len(plan.runs)} runs; an arm has no verdict before its last."
+        yield f"{len(missing)} of {len(plan.runs)} runs are missing; an arm has no verdict before its last run."
     if plan.setup.holdout is not None:
         yield (
             "the held-out rows are a random part of the pool: they resemble random choices, which favours random by "

@@ -23,7 +23,7 @@ from mig_selector.integration.dataset_info import resolve_entry
 from mig_selector.integration.tokenization import TokenizedRow, tokenize_rows
 from mig_selector.pipeline.common_rows import CommonRows
 from mig_selector.pipeline.request import Request
-from mig_selector.pipeline.texts import source_of
+from mig_selector.pipeline.texts import SOURCE, source_of
 from mig_selector.pipeline.tokens import text_of
 from mig_selector.pool.conversation import as_exchange, read_turns
 from mig_selector.pool.entry import PoolEntry
@@ -94,6 +94,8 @@ class _Rows:
     keys: NDArray[np.bytes_]
     """Hash of each question."""
     sources: NDArray[np.object_]
+    has_column: bool
+    """Whether any of them has the column of sources."""
 
 
 def split_pool(common: CommonRows, share: float | None, column: str) -> Split:
@@ -110,6 +112,8 @@ def split_pool(common: CommonRows, share: float | None, column: str) -> Split:
     """
     request, pool = common.request, common.pool
     known = _read(pool, request.entries, column)
+    if not known.has_column and column != SOURCE:
+        raise ArgumentError(f"--source: no row of the pool has a column {column!r}.")
     if share is None:
         entries, drawn = _read_eval(request)
         described = f"eval_dataset {', '.join(entry.name for entry in entries)}"
@@ -122,7 +126,7 @@ def split_pool(common: CommonRows, share: float | None, column: str) -> Split:
         is_drawn = np.zeros(len(known.keys), np.bool_)
         is_drawn[indices] = True
         entries, drawn = request.entries, pool.without(~is_drawn, "")
-        asked = _Rows(known.keys[indices], known.sources[indices])
+        asked = _Rows(known.keys[indices], known.sources[indices], known.has_column)
         is_candidate = ~is_drawn
         labels = [frozenset(drawn.labels.of_row(row)) for row in range(len(indices))]
     repeats = is_candidate & np.isin(known.keys, asked.keys)
@@ -172,13 +176,14 @@ def describe_split(split: Split) -> list[str]:
 
 def _read(pool: Pool, entries: Sequence[PoolEntry], column: str) -> _Rows:
     """Read the question and the source of each row."""
-    keys, sources = [], []
+    keys, sources, has_column = [], [], False
     with progress("reading questions", len(pool.pool_indices), "rows", is_main=True) as bar:
         for row in _rows(pool, entries, column):
             keys.append(question_key(_question(row, entries)))
             sources.append(source_of(row.record, entries[row.entry_index], column))
+            has_column |= column in row.record
             bar(1)
-    return _Rows(np.array(keys, "V16"), np.array(sources, np.object_))
+    return _Rows(np.array(keys, "V16"), np.array(sources, np.object_), has_column)
 
 
 def _rows(pool: Pool, entries: Sequence[PoolEntry], *more: str) -> Iterator[PoolRow]:

@@ -168,7 +168,24 @@ def test_a_server_that_is_not_there_is_an_error(data_dir, tmp_path, capsys):
     words = ["--model-url", "http://127.0.0.1:9/v1", "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]
     code, _, err = run(capsys, *words, "--output-dir", tmp_path / "results")
     assert code == 1
-    assert "the server of the model does not answer" in err
+    assert "the server of the model does not answer as OpenAI's" in err
+
+
+def test_a_password_in_an_address_is_refused(capsys):
+    code, _, err = run(capsys, "--model-url", "http://user:word@127.0.0.1:9/v1", "--model-name", "m")
+    assert code == 1
+    assert "--model-url: no user or password; the key of an API goes into OPENAI_API_KEY" in err
+    assert "word@" not in err
+
+
+@pytest.mark.slow
+def test_a_server_that_answers_with_a_page_is_an_error(data_dir, tmp_path, capsys):
+    with chat_server(lambda *_: reply(body="<html>")) as server:
+        words = ["--model-url", server.url, "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]
+        code, _, err = run(capsys, *words, "--output-dir", tmp_path / "results")
+    assert code == 1
+    assert "the server of the model does not answer as OpenAI's" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

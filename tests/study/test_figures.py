@@ -103,7 +103,7 @@ def test_readers_are_warned():
     study = study_of(plan, results)
     assert next(each for each in study.arms if each.arm == "mig").verdict is None
     for message in (
-        "not finished: 1 of 12 runs",
+        "1 of 12 runs are missing",
         "favours random by construction",
         "longest has no row of b",
         "1 of 60 held-out rows share at least half",

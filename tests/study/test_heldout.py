@@ -76,6 +76,12 @@ def test_eval_dataset_is_held_out_flagged_by_its_overlap_and_taken_out_of_the_po
 
 
 @pytest.mark.llamafactory
+def test_a_column_of_sources_that_no_row_has_is_an_error(split):
+    with pytest.raises(ArgumentError, match=r"--source: no row of the pool has a column 'colour'\."):
+        split(rows_of(30), source="colour", holdout=0.5)
+
+
+@pytest.mark.llamafactory
 def test_too_few_answers_or_candidates_are_an_error(split):
     with pytest.raises(ArgumentError, match="--holdout: only 4 answers are held out, and a study needs 10"):
         split(rows_of(20), holdout=0.2)

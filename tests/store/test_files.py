@@ -9,7 +9,15 @@ import pytest
 from support import ROOT
 
 from mig_selector.store import files
-from mig_selector.store.files import locked, locked_if_free, read_json, whole_file, write_json, write_text
+from mig_selector.store.files import (
+    is_writable,
+    locked,
+    locked_if_free,
+    read_json,
+    whole_file,
+    write_json,
+    write_text,
+)
 
 
 def names_in(folder):
@@ -208,3 +216,7 @@ def test_a_lock_that_another_holds_is_not_waited_for(tmp_path):
         assert is_held
         with locked_if_free(tmp_path / "file") as is_held_twice:
             assert not is_held_twice
+
+
+def test_a_folder_can_be_written_to_if_it_can_be_created(tmp_path):
+    assert is_writable(tmp_path / "not" / "there")

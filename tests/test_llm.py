@@ -203,6 +203,20 @@ def test_rows_that_cannot_be_answered_are_left_out_with_the_reason(place):
         assert {asked_about(message)[0] for message in at.asked} == set(bad)
 
 
+def test_rows_of_a_small_pool_that_the_teacher_failed_are_asked_about_again(place):
+    bad = {question_of(row) for row in make_raw_rows(60)[25:27]}
+
+    def behave(message, before):
+        return reply("no") if asked_about(message)[0] in bad else always(message, before)
+
+    keys = {"mig_tagger": "distilled", "mig_overwrite": True}
+    for answers, failed in ((behave, 2), (always, 0)):
+        with chat_server(answers) as at:
+            health = manifest(select(place, at.url, **keys))["annotation"]
+            assert sum(health["failed"].values()) == failed
+            assert bad <= {asked_about(message)[0] for message in at.asked}
+
+
 def test_a_server_that_fails_is_not_taken_for_a_poor_model(place):
     with (
         chat_server(lambda *_: reply(body='{"response": "[]"}')) as at,

@@ -72,6 +72,7 @@ class DistilledTagger(Tagger):
     embeds_labels = True
     brings_vectors = False
     invents_labels = True
+    may_succeed_later = True
     depends_on_all_rows = True
 
     @property
@@ -105,8 +106,8 @@ class DistilledTagger(Tagger):
             raise PoolError(
                 f"mig_tagger: distilled: F1 on {figures['held_out_rows']:,} held-out rows is "
                 f"{figures['micro_f1']:.2f}, below mig_distill_min_f1: {self.min_f1:g}, so the labels of the other "
-                "rows would be poor. Set a larger mig_distill_rows (rows that are labelled already are not asked for "
-                "again), another mig_tagger_model, or mig_tagger: llm to have all rows labelled."
+                "rows would be poor. Set a larger mig_distill_rows (rows that are labelled already are not asked "
+                "about again), another mig_tagger_model, or mig_tagger: llm to have all rows labelled."
             )
         labels = _join(taught.labels, learnt_from, has_labels, classifier, vectors)
         figures = {"rows": int(is_taught.sum()), "failed": len(taught.failures), **figures}

@@ -39,6 +39,7 @@ def test_the_last_whole_checkpoint_stays(tmp_path):
 
 def test_nothing_is_no_error(tmp_path):
     keep_resumable(tmp_path / "training")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_training_holds_the_lock_of_its_run_also_when_the_study_is_gone(tmp_path):

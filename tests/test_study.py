@@ -67,15 +67,15 @@ def own_loss(model, ids, labels):
 
 @pytest.mark.slow
 @pytest.mark.llamafactory
-def test_the_longest_answers_are_chosen_by_their_length_whatever_mig_score_is(place):
-    settings = {"mig_score": "annotation.deita.quality_scores"}
-    planned = study(place, methods=["longest", "top_score"], trains=False, settings=settings, match="rows")
-    folders = {}
-    for file in Path(planned.folder).parent.glob("*/manifest.json"):
-        manifest = json.loads(file.read_text())
-        folders[manifest["method"]] = (manifest["settings"]["mig_score"], file.parent)
-    assert folders["longest"][0] == "response_tokens"
-    assert folders["top_score"][0] == settings["mig_score"]
+@pytest.mark.parametrize(
+    ("key", "score"), [("mig_score", "annotation.deita.quality_scores"), ("mig_scorer", "constant")]
+)
+def test_the_longest_answers_are_chosen_by_their_length_whatever_the_score_of_the_others(place, key, score):
+    planned = study(place, methods=["longest", "top_score"], trains=False, settings={key: score}, match="rows")
+    manifests = [json.loads(file.read_text()) for file in Path(planned.folder).parent.glob("*/manifest.json")]
+    scores = {manifest["method"]: manifest["settings"]["mig_score"] for manifest in manifests}
+    assert scores["longest"] == "response_tokens"
+    assert scores["top_score"] == score
 
 
 @pytest.mark.slow

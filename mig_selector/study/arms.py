@@ -108,8 +108,8 @@ def select_arms(setup: Setup, split: Split, tokens: RowTokens, budget: Budget) -
     for draw in range(setup.planned[STRATIFIED]):
         rows = draw_by_source(split.sources, tokens.counted("supervised"), budget, first_seed + draw)
         by_source.append(select(f"{STRATIFIED}{draw}", RANDOM, split.candidates[rows], mig_num_samples=len(rows)))
-    # With mig_score, longest would rank by that, as top_score does.
-    own = {"longest": {"mig_score": None}}
+    # With a score of the user's, longest would rank by that, as top_score does.
+    own = {"longest": {"mig_score": None, "mig_scorer": None}}
     chosen = {
         arm: [select(arm, method, split.candidates, **own.get(method, {}), **budget.keys)]
         for arm, method in setup.methods.items()

@@ -52,6 +52,20 @@ class Judge:
         """What decides its verdicts: not its address, and not how fast it is asked."""
         return {"model": self.chat.name, "max_tokens": self.chat.max_tokens}
 
+    def check(self) -> None:
+        """Make sure that it answers at all, before a model is asked thousands of questions.
+
+        Raises:
+            EvaluationError: It does not.
+        """
+        faults: list[str] = []
+        try:
+            ask(self.chat, [("", "Reply with the word yes.")], str, lambda _, text, reason: faults.append(reason))
+        except AnnotatorError as error:
+            raise EvaluationError(str(error)) from error
+        if reason := faults[0]:
+            raise EvaluationError(f"{JUDGE_OPTIONS.url}: {self.chat.url} does not answer a simple question: {reason}.")
+
     def ask(
         self, column: str, prompts: Sequence[str], read: Callable[[str], float], journal: Journal
     ) -> list[Verdict]:

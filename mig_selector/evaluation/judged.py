@@ -135,8 +135,8 @@ def _judgement(name: str, query: Query, verdict: Verdict) -> dict[str, Any]:
     score = verdict.value
     if query.is_second and score is not None:
         score = OTHER_SIDE[name](score)
-    order = {} if name == "mtbench" else {"is_second": query.is_second}
-    return {"about": query.about, **order, "text": verdict.text, "score": score, "reason": verdict.reason}
+    seen = {"about": query.about, "is_second": query.is_second, "text": verdict.text}
+    return {**seen, "score": score, "reason": verdict.reason}
 
 
 def write_queries(benchmark: JudgedBenchmark, answers: Sequence[Sequence[str]]) -> list[list[Query]]:

@@ -76,7 +76,7 @@ def read_result(path: Path, column: str, identity: Mapping[str, Any]) -> Result 
         identity: What must have decided the result; without ``model``, it may be that of any model.
     """
     record = read_believed_json(path)
-    if not isinstance(record, dict) or record.get("score") is None:
+    if not isinstance(record, dict) or record.get("score") is None or not isinstance(record.get("identity"), dict):
         return None
     decided_by = {key: record["identity"].get(key) for key in identity}
     if fingerprint_of(decided_by) != fingerprint_of(identity):

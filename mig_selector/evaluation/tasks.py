@@ -139,7 +139,9 @@ def _load(name: str, source: str, part: str | None, split: str, data_dir: Path |
     except Exception as error:  # the library raises whatever the hub, a file or a configuration makes it raise
         where = f"{source} from the hub" if folder is None else str(folder)
         wanted = f"configuration {part}, split {split}" if part else f"split {split}"
-        raise EvaluationError(f"{name}: {where} ({wanted}) cannot be read: {error}") from error
+        has_card = folder is None or (folder / "README.md").is_file()
+        advice = "" if has_card else " It lacks the dataset's README.md, which says what its files are: fetch it too."
+        raise EvaluationError(f"{name}: {where} ({wanted}) cannot be read: {error}.{advice}") from error
 
 
 def _arc(row: Row) -> Row | None:

@@ -19,7 +19,7 @@ from mig_selector.evaluation.results import Result, read_result, write_result
 from mig_selector.evaluation.sandbox import run_programs
 from mig_selector.evaluation.table import Cell, as_records, make_cells, render_csv, render_text
 from mig_selector.evaluation.tasks import Benchmark
-from mig_selector.pipeline.evaluation_plan import EvaluationPlan
+from mig_selector.pipeline.evaluation_plan import AnyBenchmark, EvaluationPlan
 from mig_selector.store.files import write_json, write_text
 from mig_selector.store.folders import default_cache_dir
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
@@ -48,28 +48,41 @@ def evaluate(plan: EvaluationPlan) -> Evaluation:
         EvaluationError: There is no score at all.
     """
     hashes = ContentHashes(default_cache_dir())
+    identities = [(model, model.identity(hashes)) for model in plan.models]
+    models = [(model, identity, plan.output_dir / _folder_name(model, identity)) for model, identity in identities]
+    _check_judge(plan.benchmarks, [(folder, identity) for _, identity, folder in models])
     rows: dict[str, list[Cell]] = {}
     faults: list[str] = []
-    for model in plan.models:
-        identity = model.identity(hashes)
-        name = f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', model.name)}-{fingerprint_of(identity)[:8]}"
-        results, why_blank = _evaluate_model(model, identity, plan.benchmarks, plan.output_dir / name)
-        rows[name] = make_cells(name, results)
+    for model, identity, folder in models:
+        results, why_blank = _evaluate_model(model, identity, plan.benchmarks, folder)
+        rows[folder.name] = make_cells(folder.name, results)
         faults += why_blank
     if not any(rows.values()):
         raise EvaluationError("\n".join(faults))
     for folder in sorted(plan.output_dir.iterdir()):
-        earlier = [_read_result(benchmark, folder, {}) for benchmark in plan.benchmarks]
-        if folder.name not in rows and any(earlier):
-            rows[folder.name] = make_cells(folder.name, filter(None, earlier))
+        if folder.is_dir() and folder.name not in rows:
+            earlier = [result for each in plan.benchmarks if (result := _read_result(each, folder, {}))]
+            if earlier:
+                rows[folder.name] = make_cells(folder.name, earlier)
     write_text(plan.output_dir / "table.csv", render_csv(rows))
     write_json(plan.output_dir / "table.json", as_records(rows))
     left_out = [f"{BY_NAME[name].title} is blank: {reason}" for name, reason in plan.left_out.items()]
     return Evaluation("\n".join([render_text(rows), *left_out]), tuple(faults))
 
 
+def _folder_name(model: Model, identity: dict[str, Any]) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', model.name)}-{fingerprint_of(identity)[:8]}"
+
+
+def _check_judge(benchmarks: Sequence[AnyBenchmark], models: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """Make sure that the judge answers, if any model has yet to be judged."""
+    judged = [benchmark for benchmark in benchmarks if isinstance(benchmark, JudgedBenchmark)]
+    if any(_read_result(each, folder, {"model": identity}) is None for each in judged for folder, identity in models):
+        judged[0].judge.check()
+
+
 def _evaluate_model(
-    model: Model, identity: dict[str, Any], benchmarks: Sequence[Benchmark | JudgedBenchmark], folder: Path
+    model: Model, identity: dict[str, Any], benchmarks: Sequence[AnyBenchmark], folder: Path
 ) -> tuple[list[Result], list[str]]:
     """Return the results of a model, and why there are not more: the fault of a benchmark is not that of others."""
     lm = None
@@ -91,23 +104,21 @@ def _evaluate_model(
     return results, faults
 
 
-def _settings_identity(benchmark: Benchmark | JudgedBenchmark) -> dict[str, Any]:
+def _settings_identity(benchmark: AnyBenchmark) -> dict[str, Any]:
     return {**benchmark.identity, "mig_selector": version("mig_selector")}
 
 
-def _result_path(benchmark: Benchmark | JudgedBenchmark, folder: Path) -> Path:
+def _result_path(benchmark: AnyBenchmark, folder: Path) -> Path:
     part = "" if benchmark.limit is None else f"-first-{benchmark.limit}"
     return folder / f"{benchmark.name}{part}.json"
 
 
-def _read_result(
-    benchmark: Benchmark | JudgedBenchmark, folder: Path, model_identity: dict[str, Any]
-) -> Result | None:
+def _read_result(benchmark: AnyBenchmark, folder: Path, model_identity: dict[str, Any]) -> Result | None:
     identity = {**model_identity, **_settings_identity(benchmark)}
     return read_result(_result_path(benchmark, folder), benchmark.name, identity)
 
 
-def _ask_and_grade(lm: Any, benchmark: Benchmark | JudgedBenchmark, folder: Path) -> list[dict[str, Any]]:
+def _ask_and_grade(lm: Any, benchmark: AnyBenchmark, folder: Path) -> list[dict[str, Any]]:
     journal = Journal(folder / f"{benchmark.name}.answers.jsonl")
     if isinstance(benchmark, JudgedBenchmark):
         verdicts = Journal(folder / f"{benchmark.name}.verdicts.jsonl")

@@ -20,13 +20,15 @@ logger = logging.getLogger(__name__)
 
 _CHARACTERS_PER_TOKEN = 4
 
+AnyBenchmark = Benchmark | JudgedBenchmark
+
 
 @dataclass(frozen=True)
 class EvaluationPlan:
     """Models and benchmarks, all checked."""
 
     models: tuple[Model, ...]
-    benchmarks: tuple[Benchmark | JudgedBenchmark, ...]
+    benchmarks: tuple[AnyBenchmark, ...]
     output_dir: Path
     left_out: dict[str, str]
     """Benchmarks that were not asked for by name and cannot be run, with the reason."""
@@ -76,7 +78,7 @@ def plan_evaluation(
     models: list[Model] = [*local, *([] if served is None else [served])]
     if not models:
         raise EvaluationError("name a model folder, or a served model with --model-url")
-    benchmarks: list[Benchmark | JudgedBenchmark] = []
+    benchmarks: list[AnyBenchmark] = []
     left_out: dict[str, str] = {}
     for name in wanted:
         try:
@@ -109,7 +111,7 @@ def _wanted_tasks(tasks: Sequence[str], judge: Judge | None, *, allow_code: bool
     return [name for name in names if name not in left_out]
 
 
-def _read(name: str, data_dir: Path | None, limit: int | None, judge: Judge | None) -> Benchmark | JudgedBenchmark:
+def _read(name: str, data_dir: Path | None, limit: int | None, judge: Judge | None) -> AnyBenchmark:
     """Read a benchmark, and check what else it needs."""
     if judge is not None and name in JUDGED_NAMES:
         return read_judged(name, data_dir, limit, judge)

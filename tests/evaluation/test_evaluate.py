@@ -283,8 +283,10 @@ def test_data_that_is_missing_or_of_another_format_is_named(data_dir, tmp_path, 
     assert "hf download openai/gsm8k --repo-type dataset" in err
     folder = tmp_path / "openai" / "gsm8k"
     (folder / "main").mkdir(parents=True)
-    (folder / "README.md").write_text((data_dir / "openai" / "gsm8k" / "README.md").read_text())
     (folder / "main" / "test.jsonl").write_text('{"question": "?", "answer": "no mark"}\n')
+    err = run(capsys, *served, "--tasks", "gsm8k")[2]
+    assert "It lacks the dataset's README.md, which says what its files are: fetch it too." in " ".join(err.split())
+    (folder / "README.md").write_text((data_dir / "openai" / "gsm8k" / "README.md").read_text())
     err = run(capsys, *served, "--tasks", "gsm8k")[2]
     assert "gsm8k: row 0 of split test of openai/gsm8k is not in the published format (IndexError" in err
     shutil.copytree(data_dir / "cais", tmp_path / "cais")

@@ -131,7 +131,8 @@ def test_verdicts_become_the_scores_worked_by_hand_and_nothing_is_asked_twice(da
         assert scores_in(out) == pytest.approx(BY_HAND)
         assert table.splitlines()[1].split()[1:] == ["33.33*", "6.50*", "-16.67*"]
         assert len(model.requests) == 2 * 2 + 6 + 2
-        assert len(judging.requests) == 2 * 2 + 6 + 2 * 3
+        assert judging.asked[0] == "Reply with the word yes."
+        assert len(judging.requests) == 1 + 2 * 2 + 6 + 2 * 3
         _, _, body, headers = judging.requests[0]
         assert (body["model"], body["temperature"], body["max_tokens"]) == ("J", 0.0, 2048)
         assert headers["Authorization"] == "Bearer secret"
@@ -154,7 +155,7 @@ def test_verdicts_become_the_scores_worked_by_hand_and_nothing_is_asked_twice(da
         assert run(capsys, *words)[:2] == (0, table)
         assert json.loads(result.read_text()) == record
         assert len(model.requests) == 2 * 2 + 6 + 2
-        assert len(judging.requests) == 16 + 2
+        assert len(judging.requests) == 17 + 1 + 2
     item = record["items"][0]
     assert (item["id"], item["answers"][0], item["score"]) == (81, "answer to: Write a poem.", 6.0)
     assert [(each["about"], each["text"], each["score"]) for each in item["judgements"]] == [
@@ -193,7 +194,7 @@ def test_a_judge_without_verdicts_leaves_its_column_blank_and_the_others_alone(d
         before = len(model.requests), len(judging.requests)
         code, table, err = run(capsys, *words)
         assert (code, table.splitlines()[1].split()[1:]) == (0, ["33.33*", "6.50*"]), err
-        assert (len(model.requests), len(judging.requests)) == (before[0], before[1] + 4)
+        assert (len(model.requests), len(judging.requests)) == (before[0], before[1] + 1 + 4)
 
 
 def test_a_verdict_that_cannot_be_read_is_asked_for_once_more(tmp_path):
@@ -213,11 +214,19 @@ def test_a_judge_that_fails_from_the_start_is_not_paid_for_every_question(tmp_pa
 
 
 def test_a_judge_that_refuses_is_named_by_its_options(tmp_path):
-    with (
-        chat_server(lambda *_: reply(status=401, body='{"error": {"message": "bad key"}}')) as judging,
-        pytest.raises(EvaluationError, match=r"^--judge-url: .* --judge-model: judge: the server answered 401: bad"),
-    ):
-        judge_at(judging.url).ask("mtbench", ["a"], read_rating, Journal(tmp_path / "j.jsonl"))
+    fault = r"^--judge-url: .* --judge-model: judge: the server answered 401: bad key.* the key in MIG_JUDGE_API_KEY"
+    with chat_server(lambda *_: reply(status=401, body='{"error": {"message": "bad key"}}')) as judging:
+        with pytest.raises(EvaluationError, match=fault):
+            judge_at(judging.url).ask("mtbench", ["a"], read_rating, Journal(tmp_path / "j.jsonl"))
+        with pytest.raises(EvaluationError, match=fault):
+            judge_at(judging.url).check()
+
+
+def test_a_judge_is_tried_before_a_model_is_asked(data_dir, tmp_path, capsys):
+    with chat_server(answer) as model, chat_server(lambda *_: reply("y", finish="length")) as judging:
+        code, out, err = run(capsys, *words_for(model, judging, data_dir, tmp_path / "results", tasks="mtbench"))
+        assert (code, out, model.requests) == (1, "", [])
+    assert "does not answer a simple question: the answer was cut off (--judge-max-tokens)." in " ".join(err.split())
 
 
 def items_of(scores):

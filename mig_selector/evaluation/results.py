@@ -63,8 +63,18 @@ def write_result(path: Path, column: str, identity: Mapping[str, Any], items: Se
     result = _summarize(column, items, len(failures))
     summary = {"score": result.score, "low": result.low, "high": result.high, "num_items": result.num_items}
     counts = {"num_failed": result.num_failed, "is_whole": result.is_whole}
-    write_json(path, {"column": column, **summary, **counts, **record}, is_private=True)
+    parts = {"parts": _score_parts(column, judgements)} if judgements else {}
+    write_json(path, {"column": column, **summary, **counts, **parts, **record}, is_private=True)
     return result
+
+
+def _score_parts(column: str, judgements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean for each turn, or against each model that answers are compared with."""
+    scores: dict[str, list[float]] = {}
+    for judgement in judgements:
+        if judgement["score"] is not None:
+            scores.setdefault(judgement["about"], []).append(judgement["score"])
+    return {about: BY_NAME[column].unit * float(np.mean(values)) for about, values in scores.items()}
 
 
 def read_result(path: Path, column: str, identity: Mapping[str, Any]) -> Result | None:

@@ -82,8 +82,8 @@ def render_text(rows: Mapping[str, list[Cell]]) -> str:
     notes = ["* a part of the benchmark's questions; no average has it"] * any(not cell.is_whole for cell in cells)
     for cell in cells:
         if cell.num_failed:
-            left_out = f"{cell.num_failed:,} verdicts of the judge cannot be used; their questions are left out"
-            notes.append(f"{_TITLES[cell.column]} of {cell.model}: {left_out}")
+            what = f"{_TITLES[cell.column]} of {cell.model}"
+            notes.append(f"{what}: without the questions of {cell.num_failed:,} verdicts that could not be read")
     return "\n".join([text, *notes])
 
 

@@ -15,6 +15,7 @@ from mig_selector.evaluation.intervals import wilson
 from mig_selector.evaluation.judge import JUDGE_OPTIONS, Judge
 from mig_selector.evaluation.judged import read_judged, write_queries
 from mig_selector.evaluation.results import read_result, write_result
+from mig_selector.evaluation.table import make_cells, render_text
 from mig_selector.evaluation.verdicts import read_rating
 
 
@@ -164,6 +165,9 @@ def test_verdicts_become_the_scores_worked_by_hand_and_nothing_is_asked_twice(da
     ]
     assert record["identity"]["judge"] == {"model": "J", "max_tokens": 2048}
     assert "Rating" in record["identity"]["task"]["prompt"]
+    assert record["parts"] == {"turn 1": 8.5, "turn 2": 4.5}
+    wildbench = json.loads(next(out.glob("some-*/wildbench.json")).read_text())
+    assert wildbench["parts"] == dict(zip(WILDBENCH_REFERENCES, (-50.0, -25.0, 25.0), strict=True))
     cells = {cell["column"]: cell for cell in json.loads((out / "table.json").read_text())}
     low, high = wilson(2, 6)
     assert (cells["alpacaeval"]["low"], cells["alpacaeval"]["high"]) == pytest.approx((100 * low, 100 * high))
@@ -232,8 +236,8 @@ def test_a_judge_is_tried_before_a_model_is_asked(data_dir, tmp_path, capsys):
 def items_of(scores):
     """One question a score, judged once; None stands for a verdict that could not be read."""
     return [
-        {"subset": "", "id": number, "answers": [""], "score": score, "judgements": [{"score": score, "reason": "?"}]}
-        for number, score in enumerate(scores)
+        {"subset": "", "score": score, "judgements": [{"about": "turn 1", "score": score, "reason": "?"}]}
+        for score in scores
     ]
 
 
@@ -241,6 +245,8 @@ def test_questions_without_a_verdict_are_left_out_up_to_one_in_twenty(tmp_path):
     path, identity = tmp_path / "mtbench.json", {"model": 1, "task": 2}
     result = write_result(path, "mtbench", identity, items_of([*[2.0, 8.0] * 19, 5.0, None]))
     assert (result.score, result.num_items, result.num_failed) == (pytest.approx(5.0), 40, 1)
+    note = "MT of m: without the questions of 1 verdicts that could not be read"
+    assert note in render_text({"m": make_cells("m", [result])})
     again = read_result(path, "mtbench", {"task": 2})
     assert again is not None
     assert (again.score, again.low, again.num_failed) == (result.score, result.low, 1)

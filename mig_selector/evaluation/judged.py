@@ -113,7 +113,7 @@ def judge_answers(
         journal: Keeps what the judge says.
 
     Returns:
-        For each question its answers, the judgements and their mean ``score``; None if a judgement is missing.
+        For each question its answers, the verdicts and their mean ``score``; None if a verdict is missing.
 
     Raises:
         EvaluationError: The judge cannot be asked, or too many of its verdicts cannot be used.
@@ -123,15 +123,16 @@ def judge_answers(
     verdicts = iter(benchmark.judge.ask(benchmark.name, prompts, READERS[benchmark.name], journal))
     items = []
     for number, (doc, replies, asked) in enumerate(zip(benchmark.docs, answers, queries, strict=True)):
-        judgements = [_judgement(benchmark.name, query, next(verdicts)) for query in asked]
-        scores = [judgement["score"] for judgement in judgements]
+        records = [_make_record(benchmark.name, query, next(verdicts)) for query in asked]
+        scores = [record["score"] for record in records]
         score = None if None in scores else sum(scores) / len(scores)
         item = {"id": doc.get("id", number), "subset": "", "answers": replies}
-        items.append({**item, "judgements": judgements, "score": score})
+        items.append({**item, "verdicts": records, "score": score})
     return items
 
 
-def _judgement(name: str, query: Query, verdict: Verdict) -> dict[str, Any]:
+def _make_record(name: str, query: Query, verdict: Verdict) -> dict[str, Any]:
+    """Return what is kept of a verdict; its score is that of the answer, whichever of two it is."""
     score = verdict.value
     if query.is_second and score is not None:
         score = OTHER_SIDE[name](score)

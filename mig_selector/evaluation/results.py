@@ -48,32 +48,32 @@ def write_result(path: Path, column: str, identity: Mapping[str, Any], items: Se
         column: The benchmark.
         identity: Everything that decides the result.
         items: ``subset``, ``id``, the answer and ``score`` of each question, those of a subset together; with
-            ``judgements``, those of a judge. A score is None if a judgement is missing.
+            ``verdicts``, those of a judge. A score is None if a verdict is missing.
 
     Raises:
-        EvaluationError: Too many judgements are missing; the file has the others, and no score.
+        EvaluationError: Too many verdicts are missing; the file has the others, and no score.
     """
-    judgements = [judgement for item in items for judgement in item.get("judgements", ())]
-    failures = [judgement["reason"] for judgement in judgements if judgement["score"] is None]
+    verdicts = [verdict for item in items for verdict in item.get("verdicts", ())]
+    failures = [verdict["reason"] for verdict in verdicts if verdict["score"] is None]
     record = {"column": column, "fingerprint": fingerprint_of(identity), "identity": identity, "items": items}
-    if len(failures) > MOST_FAILED * len(judgements):
-        fault = too_many_failures(column, failures, len(judgements))
+    if len(failures) > MOST_FAILED * len(verdicts):
+        fault = too_many_failures(column, failures, len(verdicts))
         write_json(path, {**record, "score": None, "reason": str(fault)}, is_private=True)
         raise fault
     result = _summarize(column, items, len(failures))
     summary = {"score": result.score, "low": result.low, "high": result.high, "num_items": result.num_items}
     counts = {"num_failed": result.num_failed, "is_whole": result.is_whole}
-    parts = {"parts": _score_parts(column, judgements)} if judgements else {}
+    parts = {"parts": _score_parts(column, verdicts)} if verdicts else {}
     write_json(path, {"column": column, **summary, **counts, **parts, **record}, is_private=True)
     return result
 
 
-def _score_parts(column: str, judgements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _score_parts(column: str, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean for each turn, or against each model that answers are compared with."""
     scores: dict[str, list[float]] = {}
-    for judgement in judgements:
-        if judgement["score"] is not None:
-            scores.setdefault(judgement["about"], []).append(judgement["score"])
+    for verdict in verdicts:
+        if verdict["score"] is not None:
+            scores.setdefault(verdict["about"], []).append(verdict["score"])
     return {about: BY_NAME[column].unit * float(np.mean(values)) for about, values in scores.items()}
 
 

@@ -159,7 +159,7 @@ def test_verdicts_become_the_scores_worked_by_hand_and_nothing_is_asked_twice(da
         assert len(judging.requests) == 17 + 1 + 2
     item = record["items"][0]
     assert (item["id"], item["answers"][0], item["score"]) == (81, "answer to: Write a poem.", 6.0)
-    assert [(each["about"], each["text"], each["score"]) for each in item["judgements"]] == [
+    assert [(each["about"], each["text"], each["score"]) for each in item["verdicts"]] == [
         ("turn 1", "Because. Rating: [[7]]", 7.0),
         ("turn 2", "Because. Rating: [[5]]", 5.0),
     ]
@@ -192,7 +192,7 @@ def test_a_judge_without_verdicts_leaves_its_column_blank_and_the_others_alone(d
         assert [judging.asked.count(prompt) for prompt in set(judging.asked) if "[[rating]]" in prompt] == [2] * 4
         record = json.loads(next(out.glob("some-*/mtbench.json")).read_text())
         assert record["score"] is None
-        assert record["items"][0]["judgements"][0]["reason"] == "no rating from 1 to 10, such as [[5]]"
+        assert record["items"][0]["verdicts"][0]["reason"] == "no rating from 1 to 10, such as [[5]]"
 
         judging.behave = judge
         before = len(model.requests), len(judging.requests)
@@ -236,7 +236,7 @@ def test_a_judge_is_tried_before_a_model_is_asked(data_dir, tmp_path, capsys):
 def items_of(scores):
     """One question a score, judged once; None stands for a verdict that could not be read."""
     return [
-        {"subset": "", "score": score, "judgements": [{"about": "turn 1", "score": score, "reason": "?"}]}
+        {"subset": "", "score": score, "verdicts": [{"about": "turn 1", "score": score, "reason": "?"}]}
         for score in scores
     ]
 

@@ -7,6 +7,7 @@ MigSelectorError
 ├── EmbeddingError     the encoder, or vectors from a file
 ├── AnnotatorError     the server of the model that labels or scores rows
 ├── EvaluationError    a model to evaluate, the data of a benchmark, or a judge
+│   └── ModelError     the model cannot be asked at all
 ├── RegistrationError  writing the subset or its entry
 ├── HandoverError      training would read other rows than those selected
 └── RemoteError        another rank failed; carries its message
@@ -39,6 +40,10 @@ class AnnotatorError(MigSelectorError):
 
 class EvaluationError(MigSelectorError):
     """A model cannot be evaluated, or a benchmark's data or its judge cannot be used."""
+
+
+class ModelError(EvaluationError):
+    """A model cannot be loaded, or its server does not answer: no benchmark can be asked."""
 
 
 class RegistrationError(MigSelectorError):

@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from mig_selector.evaluation import tasks
@@ -66,3 +68,52 @@ def _write(folder, tables):
         configs.setdefault(config, []).append({"split": split, "path": f"{config}/{split}.jsonl"})
     listed = [{"config_name": name, "data_files": found} for name, found in configs.items()]
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': listed})}---\n")
+
+
+WILDBENCH_REFERENCES = ("gpt-4-turbo-2024-04-09", "claude-3-haiku-20240307", "Llama-2-70b-chat-hf")
+
+
+def write_judged_benchmarks(folder):
+    """Write a few questions of each judged benchmark where ``--data-dir`` looks for them, as they are published."""
+    questions = [
+        {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it shorter."]},
+        {"question_id": 111, "category": "math", "turns": ["What is 2 + 2?", "And twice that?"]},
+    ]
+    reference = {"question_id": 111, "model_id": "gpt-4", "choices": [{"index": 0, "turns": ["It is 4.", "It is 8."]}]}
+    write_json_lines(folder / "mt_bench" / "question.jsonl", questions)
+    write_json_lines(folder / "mt_bench" / "reference_answer" / "gpt-4.jsonl", [reference])
+    outputs = [
+        {"instruction": f"Name {n} colours.", "output": f"reference {n}", "generator": "gpt4_1106_preview"}
+        for n in range(1, 7)
+    ]
+    file = folder / "tatsu-lab" / "alpaca_eval" / "alpaca_eval_gpt4_baseline.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(outputs))
+    talk = [("user", "Which city?"), ("assistant", "Rome costs $5."), ("user", "Why?")]
+    conversations = [[("user", "Plan a trip.")], talk]
+    rows = [
+        {
+            "session_id": f"s{number}",
+            "conversation_input": [{"role": role, "content": text, "language": "English"} for role, text in turns],
+            "checklist": ["Is it clear?", "Is it true?"],
+            "primary_tag": "Planning",
+        }
+        for number, turns in enumerate(conversations)
+    ]
+    write_parquet(folder / "allenai" / "WildBench" / "v2" / "test-00000-of-00001.parquet", rows)
+    for model in WILDBENCH_REFERENCES:
+        answers = [{"session_id": f"s{number}", "output": [f"{model} on s{number}"]} for number in (1, 0)]
+        write_parquet(folder / "allenai" / "WildBench-V2-Model-Outputs" / model / "train.parquet", answers)
+    return folder
+
+
+def write_json_lines(file, rows):
+    """Write a file of JSON Lines, and the folders above it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_parquet(file, rows):
+    """Write a Parquet file, and the folders above it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), file)

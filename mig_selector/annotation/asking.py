@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from mig_selector.annotation.chat import API_KEY, ChatModel, ask
+from mig_selector.annotation.chat import API_KEY, ChatModel, ask, read_address
 from mig_selector.annotation.journal import Journal
 from mig_selector.annotation.tools import Rows, Tools
 from mig_selector.console import progress
@@ -115,20 +114,8 @@ def find_prompting(key: str, settings: Mapping[str, Any], template: str) -> Prom
     if url is None or name is None:
         missing = " and ".join(each for each in ("mig_annotator_url", "mig_annotator_model") if not settings[each])
         raise ArgumentError(f"{key} asks a chat model behind an OpenAI-compatible address; set {missing}.")
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        is_address = False
-    if not is_address or "@" in parts.netloc or parts.query or parts.fragment:
-        # Not repeated here: it may hold a password, which belongs in no log.
-        raise ArgumentError(
-            "mig_annotator_url: expected http:// or https://, a host, and a path up to /chat/completions, such as "
-            f"http://localhost:8000/v1; no user, password or query. The key of an API goes into {API_KEY} in the "
-            "environment."
-        )
     chat = ChatModel(
-        url=url.rstrip("/").removesuffix("/chat/completions"),
+        url=read_address("mig_annotator_url", url, API_KEY),
         name=name,
         max_requests=settings["mig_annotator_requests"],
         timeout_seconds=settings["mig_annotator_timeout"],

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from mig_selector.console import printable
-from mig_selector.errors import AnnotatorError
+from mig_selector.errors import AnnotatorError, ArgumentError
 
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 API_KEY = "MIG_ANNOTATOR_API_KEY"
-"""Variable of the environment with the key of the API; it is never written or logged."""
+"""Variable of the environment with the key of the annotator's API; it is never written or logged."""
 _TRIES = 6
 _FIRST_PAUSE_SECONDS = 1.0
 """Before a request is sent again; doubled each time."""
@@ -47,6 +48,18 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
+class SettingNames:
+    """What users call the settings of a chat model, for messages; by default the keys of the annotator."""
+
+    url: str = "mig_annotator_url"
+    model: str = "mig_annotator_model"
+    requests: str = "mig_annotator_requests"
+    max_tokens: str = "mig_annotator_max_tokens"
+    api_key: str = API_KEY
+    """Variable of the environment."""
+
+
+@dataclass(frozen=True)
 class ChatModel:
     """A model and the address that serves it."""
 
@@ -59,6 +72,7 @@ class ChatModel:
     """Of one request, from the last byte sent to the next one received."""
     max_tokens: int
     """Of an answer."""
+    names: SettingNames = SettingNames()
 
 
 class _UnansweredError(Exception):
@@ -115,7 +129,7 @@ class _Session:
     async def ask_all(self, prompts: Iterator[tuple[Any, str]]) -> None:
         import httpx
 
-        key = os.environ.get(API_KEY)
+        key = os.environ.get(self._chat.names.api_key)
         timeout = httpx.Timeout(self._chat.timeout_seconds, connect=_CONNECT_SECONDS, pool=None)
         limits = httpx.Limits(max_connections=self._chat.max_requests)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -176,7 +190,7 @@ class _Session:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:
                 self._failed_since_answer = 0
-                return _text_of(completion)
+                return _text_of(completion, self._chat.names)
 
     def _count_failure(self, fault: _UnansweredError) -> None:
         """Stop the run if every worker has failed often enough and none has got an answer meanwhile."""
@@ -186,9 +200,10 @@ class _Session:
             logger.warning("%s: %s; asking again%s", self._chat.url, fault, pause)
             self._next_warning = time.monotonic() + _WARNING_SECONDS
         if self._failed_since_answer > _TRIES * self._chat.max_requests:
+            names = self._chat.names
             raise AnnotatorError(
-                f"mig_annotator_url: {self._chat.url} answers no more: {fault}. The answers so far are kept; once the "
-                "server is back, or mig_annotator_requests is lower, start again to go on."
+                f"{names.url}: {self._chat.url} answers no more: {fault}. The answers so far are kept; once the "
+                f"server is back, or {names.requests} is lower, start again to go on."
             )
 
     async def _post(self, body: dict[str, Any]) -> Any:
@@ -220,13 +235,40 @@ class _Session:
         if response.status_code in (400, 413, 422):  # this row may be too long, or otherwise unfit
             logger.warning("%s: %s", self._chat.url, described)
             raise _RefusedError(fault)
+        names = self._chat.names
         raise AnnotatorError(
-            f"mig_annotator_url: {self._chat.url} with mig_annotator_model: {self._chat.name}: {described}. Check the "
-            f"address, which ends with /v1 for most servers, the name of the model, and the key in {API_KEY}."
+            f"{names.url}: {self._chat.url} with {names.model}: {self._chat.name}: {described}. Check the address, "
+            f"which ends with /v1 for most servers, the name of the model, and the key in {names.api_key}."
         )
 
 
-def _text_of(completion: Any) -> str:
+def read_address(setting: str, url: str, api_key: str) -> str:
+    """Return the address of a server up to ``/chat/completions``.
+
+    Args:
+        setting: Where it comes from, for messages.
+        url: As the user gives it.
+        api_key: Variable of the environment with the key of the API, for messages.
+
+    Raises:
+        ArgumentError: It is not an address, or holds more than one.
+    """
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_address = False
+    if not is_address or "@" in parts.netloc or parts.query or parts.fragment:
+        # Not repeated here: it may hold a password, which belongs in no log.
+        raise ArgumentError(
+            f"{setting}: expected http:// or https://, a host, and a path up to /chat/completions, such as "
+            f"http://localhost:8000/v1; no user, password or query. The key of an API goes into {api_key} in the "
+            "environment."
+        )
+    return url.rstrip("/").removesuffix("/chat/completions")
+
+
+def _text_of(completion: Any, names: SettingNames) -> str:
     """Return the text of a completion.
 
     Raises:
@@ -238,7 +280,7 @@ def _text_of(completion: Any) -> str:
     except (TypeError, KeyError, IndexError, AttributeError):
         text, finish = None, None
     if finish == "length":
-        raise ValueError("the answer was cut off (mig_annotator_max_tokens)")
+        raise ValueError(f"the answer was cut off ({names.max_tokens})")
     if finish == "content_filter":
         raise ValueError("the answer was withheld by a content filter")
     if not isinstance(text, str):

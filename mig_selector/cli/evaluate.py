@@ -20,7 +20,15 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--model-name", metavar="NAME", help="what the server at --model-url calls the model")
     parser.add_argument("--requests", type=int, default=4, metavar="N", help="requests at a time; default 4")
     parser.add_argument("--tasks", default="", metavar="NAME,...", help="benchmarks; default: all that can be run")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="copies of the hub's datasets; default: the hub")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="copies of the hub's datasets, and files of the judged benchmarks"
+    )
+    parser.add_argument("--judge-url", metavar="URL", help="OpenAI-compatible address of the judge")
+    parser.add_argument("--judge-model", metavar="NAME", help="what the server at --judge-url calls the judge")
+    parser.add_argument("--judge-requests", type=int, default=8, metavar="N", help="requests at a time; default 8")
+    parser.add_argument(
+        "--judge-max-tokens", type=int, default=2048, metavar="N", help="tokens of a verdict; default 2048"
+    )
     parser.add_argument(
         "--output-dir", type=Path, default=Path("evaluation"), metavar="DIR", help="results; default evaluation"
     )
@@ -39,13 +47,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     show_log(is_main=True)
     if (options.model_url is None) != (options.model_name is None):
         raise EvaluationError("--model-url and --model-name belong together: give both, or none")
-    if options.model_url is not None and "@" in options.model_url:
-        raise EvaluationError("--model-url: no user or password; the key of an API goes into OPENAI_API_KEY")
     with redirect_stdout(sys.stderr):  # the libraries print
+        from mig_selector.annotation.chat import read_address
         from mig_selector.evaluation.answers import ServedModel
-        from mig_selector.pipeline.evaluate_models import describe_cost, evaluate, plan_evaluation
+        from mig_selector.evaluation.judge import find_judge
+        from mig_selector.pipeline.evaluate_models import evaluate
+        from mig_selector.pipeline.evaluation_plan import describe_cost, plan_evaluation
 
-        url = options.model_url and options.model_url.rstrip("/").removesuffix("/chat/completions")
+        url = options.model_url and read_address("--model-url", options.model_url, "OPENAI_API_KEY")
+        judge = find_judge(options.judge_url, options.judge_model, options.judge_requests, options.judge_max_tokens)
         plan = plan_evaluation(
             options.models,
             output_dir=options.output_dir,
@@ -56,7 +66,10 @@ def _evaluate(options: argparse.Namespace) -> int:
             device=options.device,
             batch_size=options.batch_size,
             allow_code=options.allow_code,
+            judge=judge,
         )
-        text = describe_cost(plan) if options.dry_run else evaluate(plan)
+        text, faults = (describe_cost(plan), ()) if options.dry_run else evaluate(plan)
     print(text)
+    if faults:
+        raise EvaluationError("\n".join(faults))
     return 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mig_selector.annotation.journal import Journal
-from mig_selector.errors import EvaluationError
+from mig_selector.errors import EvaluationError, ModelError
 from mig_selector.evaluation.tasks import Benchmark
 from mig_selector.store.files import read_json
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
@@ -27,6 +27,7 @@ _DECIDING = (*_WEIGHTS, "*config.json", "tokenizer*", "*tokens*.json", "vocab*",
 """Files of a model folder that decide what the model answers; what training leaves beside them does not."""
 _NOT_OF_THE_MODEL = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin"})
 _TRIES = 5
+"""Of a request to a server."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class LocalModel:
                 batch_size=self.batch_size,
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise EvaluationError(f"{self.path}: the model cannot be loaded: {error}") from error
+            raise ModelError(f"{self.path}: the model cannot be loaded: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -156,40 +157,77 @@ def _key(request: Any) -> str:
     return fingerprint_of({"request": list(request)})
 
 
-def ask(model: LM, benchmark: Benchmark, journal: Journal) -> list[str]:
-    """Return the answer to each question, in the order of the benchmark's questions.
+def ask(model: LM, column: str, requests: Sequence[Any], journal: Journal) -> list[str]:
+    """Return the answer to each request, in their order.
 
     Args:
         model: Of lm_eval.
-        benchmark: The questions.
+        column: The benchmark, for messages.
+        requests: Of lm_eval.
         journal: Answers of earlier runs are taken from here, new ones added.
 
     Raises:
-        EvaluationError: A server did not answer.
+        ModelError: A server did not answer.
+        EvaluationError: The model cannot take the requests.
     """
     import aiohttp
     import requests as http
 
     kept = _KeptAnswers(journal)
     model.set_cache_hook(kept)
-    requests = build_requests(benchmark, model.apply_chat_template)
     missing = [request for request in requests if _key(request.args) not in kept.by_request]
     if missing:
         try:
             answers = model.generate_until(missing)
         except (http.RequestException, aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
-            raise EvaluationError(
-                f"the server of the model does not answer as OpenAI's: {error}. Check --model-url, --model-name and "
-                "the key in OPENAI_API_KEY. Answers so far are kept; the same command goes on."
-            ) from error
+            raise server_fault(column, error) from error
         except AssertionError as error:  # of lm_eval: an answer leaves no room for the question
-            raise EvaluationError(f"{benchmark.name}: the model reads too few tokens: {error}") from error
+            raise EvaluationError(f"{column}: the model reads too few tokens: {error}") from error
         for request, answer in zip(missing, answers, strict=True):
             kept.add_partial("generate_until", request.args, answer)
         if num_empty := answers.count(""):
             counts = f"{num_empty} of {len(answers)}"
-            logger.warning("%s: %s answers have no text; they count as wrong", benchmark.name, counts)
+            logger.warning("%s: %s answers have no text; they are graded as empty", column, counts)
     return [kept.by_request.get(_key(request.args), "") for request in requests]
+
+
+def server_fault(column: str, error: Exception) -> EvaluationError:
+    """Return the error for a server that did not answer; the libraries tried often enough."""
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    goes_on = "Answers so far are kept; the same command goes on."
+    match status:
+        case None | 200:
+            return ModelError(
+                f"the server of the model does not answer as OpenAI's: {error}. Check --model-url, --model-name and "
+                f"the key in OPENAI_API_KEY. {goes_on}"
+            )
+        case 401 | 403:
+            return ModelError(f"the server of the model refuses the key ({status}). Put it into OPENAI_API_KEY.")
+        case 404:
+            return ModelError(
+                "the server of the model does not know the address or the model (404). Check --model-url, which ends "
+                "with /v1 for most servers, and --model-name."
+            )
+        case 400 | 413 | 422:
+            return EvaluationError(
+                f"{column}: the server of the model refuses a question ({status}); its log may say why. The question "
+                f"and the longest answer may not fit into what the model reads. {goes_on}"
+            )
+        case _:
+            return ModelError(
+                f"the server of the model failed {_TRIES} times in a row ({status}). Its log says why; if it has too "
+                f"much to do, lower --requests. {goes_on}"
+            )
+
+
+def chat_requests(
+    chats: Iterable[list[dict[str, str]]], max_tokens: int, chat_template: Callable[..., Any]
+) -> list[Any]:
+    """Return one request of lm_eval for the next turn of each chat, with greedy decoding."""
+    from lm_eval.api.instance import Instance
+
+    settings = {"until": [], "do_sample": False, "max_gen_toks": max_tokens}
+    return [Instance("generate_until", {}, (chat_template(chat), dict(settings)), idx=0) for chat in chats]
 
 
 def build_requests(benchmark: Benchmark, chat_template: Callable[..., Any]) -> list[Any]:

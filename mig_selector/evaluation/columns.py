@@ -22,6 +22,10 @@ class Column:
     group: Literal["objective", "judged"]
     num_items: int
     """Questions of the whole benchmark."""
+    is_share: bool = True
+    """Whether an item is right or wrong, so that the score is the share of right ones."""
+    unit: float = 100.0
+    """The score of a benchmark all of whose items have score 1: shares are in percent."""
     scale: float = 1.0
     offset: float = 0.0
 
@@ -38,8 +42,8 @@ COLUMNS = (
     Column("mmlu", "MMLU", "objective", 14042),
     Column("ifeval", "IFEval", "objective", 541),
     Column("alpacaeval", "AE", "judged", 805),
-    Column("mtbench", "MT", "judged", 80, scale=10.0),  # ratings of 1 to 10
-    Column("wildbench", "Wild", "judged", 1024, scale=0.5, offset=50.0),  # -100 to 100
+    Column("mtbench", "MT", "judged", 80, is_share=False, unit=1.0, scale=10.0),  # ratings of 1 to 10
+    Column("wildbench", "Wild", "judged", 1024, is_share=False, scale=0.5, offset=50.0),  # -100 to 100
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 AVERAGES = {"avg_obj": "Avg_obj", "avg_sub": "Avg_sub", "avg": "Avg"}

@@ -25,6 +25,8 @@ class Cell:
     num_items: int | None
     """None for an average."""
     is_whole: bool
+    num_failed: int = 0
+    """Verdicts of the judge that could not be used."""
 
 
 _ORDER = (
@@ -42,7 +44,14 @@ def make_cells(model: str, results: Iterable[Result]) -> list[Cell]:
     results = list(results)
     cells = {
         result.column: Cell(
-            model, result.column, result.score, result.low, result.high, result.num_items, result.is_whole
+            model=model,
+            column=result.column,
+            score=result.score,
+            low=result.low,
+            high=result.high,
+            num_items=result.num_items,
+            is_whole=result.is_whole,
+            num_failed=result.num_failed,
         )
         for result in results
     }
@@ -69,8 +78,13 @@ def render_text(rows: Mapping[str, list[Cell]]) -> str:
         for cells in (zip(line, widths, strict=True) for line in lines)
     )
     text = "\n".join("  ".join(words).rstrip() for words in padded)
-    is_partial = any(not cell.is_whole for cells in rows.values() for cell in cells)
-    return text + ("\n* a part of the benchmark's questions; no average has it" if is_partial else "")
+    cells = [cell for row in rows.values() for cell in row]
+    notes = ["* a part of the benchmark's questions; no average has it"] * any(not cell.is_whole for cell in cells)
+    for cell in cells:
+        if cell.num_failed:
+            what = f"{_TITLES[cell.column]} of {cell.model}"
+            notes.append(f"{what}: without the questions of {cell.num_failed:,} verdicts that could not be read")
+    return "\n".join([text, *notes])
 
 
 def render_csv(rows: Mapping[str, list[Cell]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -38,7 +38,7 @@ class Benchmark:
     limit: int | None = None
     """Number of questions of each subset that were kept; None for all."""
 
-    @property
+    @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What decides a model's answers to it."""
         data = fingerprint_of({"docs": self.docs, "examples": self.examples})
@@ -91,14 +91,29 @@ def _read_docs(name: str, source: str, part: str | None, split: str | None, data
     if split is None:
         return []
     to_doc = _TO_DOC[name]
+    rows = _load(name, source, part, split, data_dir)
+    return convert_rows(name, f"split {split} of {source}", rows, lambda row: to_doc({**row, "part": part}))
+
+
+def convert_rows(name: str, where: str, rows: Iterable[Row], to_doc: Callable[[Row], Row | None]) -> list[Row]:
+    """Return published rows as questions, without those for which `to_doc` returns None.
+
+    Args:
+        name: The benchmark.
+        where: Where the rows are from, for messages.
+        rows: As published.
+        to_doc: Makes a question of one.
+
+    Raises:
+        EvaluationError: A row is not in the published format.
+    """
     docs = []
-    for number, row in enumerate(_load(name, source, part, split, data_dir)):
+    for number, row in enumerate(rows):
         try:
-            doc = to_doc({**row, "part": part})
+            doc = to_doc(row)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise EvaluationError(
-                f"{name}: row {number} of split {split} of {source} is not in the published format "
-                f"({type(error).__name__}: {error})."
+                f"{name}: row {number} of {where} is not in the published format ({type(error).__name__}: {error})."
             ) from error
         if doc is not None:
             docs.append(doc)
@@ -124,7 +139,9 @@ def _load(name: str, source: str, part: str | None, split: str, data_dir: Path |
     except Exception as error:  # the library raises whatever the hub, a file or a configuration makes it raise
         where = f"{source} from the hub" if folder is None else str(folder)
         wanted = f"configuration {part}, split {split}" if part else f"split {split}"
-        raise EvaluationError(f"{name}: {where} ({wanted}) cannot be read: {error}") from error
+        has_card = folder is None or (folder / "README.md").is_file()
+        advice = "" if has_card else " It lacks the dataset's README.md, which says what its files are: fetch it too."
+        raise EvaluationError(f"{name}: {where} ({wanted}) cannot be read: {error}.{advice}") from error
 
 
 def _arc(row: Row) -> Row | None:

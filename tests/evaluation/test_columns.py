@@ -79,3 +79,20 @@ def test_the_interval_of_an_average_takes_columns_for_independent(tmp_path):
     assert titles == "model ARC BBH GSM HE MMLU IFEval Avg_obj AE MT Wild Avg_sub Avg"
     assert "*" not in text
     assert render_csv({"m": list(cells.values())}).splitlines()[-1].startswith("m,avg_obj,")
+
+
+def test_the_whole_table_has_all_averages_with_intervals(tmp_path):
+    """Constant items: AE 100, MT 6, Wild -50 make Avg_sub (100 + 60 + 25) / 3."""
+    values = {"alpacaeval": 1.0, "mtbench": 6.0, "wildbench": -0.5}
+    results = []
+    for column in COLUMNS:
+        score = values.get(column.name, 1.0)
+        items = [{"subset": "", "id": n, "answer": "", "score": score} for n in range(column.num_items)]
+        results.append(write_result(tmp_path / "result.json", column.name, {"model": 1}, items))
+    cells = {cell.column: cell for cell in make_cells("m", results)}
+    assert (cells["mtbench"].score, cells["wildbench"].score) == (6.0, -50.0)
+    assert (cells["wildbench"].low, cells["wildbench"].high) == (-50.0, -50.0)
+    assert cells["avg_sub"].score == pytest.approx(185 / 3)
+    assert cells["avg"].score == pytest.approx((100 + 185 / 3) / 2)
+    assert cells["avg"].low == pytest.approx(cells["avg"].high)
+    assert "*" not in render_text({"m": list(cells.values())})

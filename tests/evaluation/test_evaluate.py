@@ -6,11 +6,13 @@ import re
 import shutil
 
 import pytest
+import requests
 from benchmark_data import write_benchmarks
 from chat_server import chat_server, reply
 
 from mig_selector.cli import main
-from mig_selector.evaluation.answers import build_requests
+from mig_selector.errors import ModelError
+from mig_selector.evaluation.answers import build_requests, server_fault
 from mig_selector.evaluation.tasks import read_benchmark
 
 
@@ -158,7 +160,7 @@ def test_answers_without_text_are_counted_and_asked_for_again(data_dir, tmp_path
         words = ["--model-url", server.url, "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]
         code, table, err = run(capsys, *words, "--output-dir", tmp_path / "results")
         assert code == 0
-        assert "gsm8k: 2 of 2 answers have no text; they count as wrong" in err
+        assert "gsm8k: 2 of 2 answers have no text; they are graded as empty" in err
         assert table.splitlines()[1].endswith(" 0.00*")
     assert not list((tmp_path / "results").rglob("*.answers.jsonl"))
 
@@ -174,8 +176,27 @@ def test_a_server_that_is_not_there_is_an_error(data_dir, tmp_path, capsys):
 def test_a_password_in_an_address_is_refused(capsys):
     code, _, err = run(capsys, "--model-url", "http://user:word@127.0.0.1:9/v1", "--model-name", "m")
     assert code == 1
-    assert "--model-url: no user or password; the key of an API goes into OPENAI_API_KEY" in err
+    assert "--model-url: expected http:// or https://, a host" in err
+    assert "no user, password or query. The key of an API goes into OPENAI_API_KEY" in " ".join(err.split())
     assert "word@" not in err
+
+
+@pytest.mark.parametrize(
+    ("status", "is_of_the_model", "message"),
+    [
+        (401, True, "the server of the model refuses the key (401). Put it into OPENAI_API_KEY."),
+        (404, True, "does not know the address or the model (404). Check --model-url"),
+        (400, False, "gsm8k: the server of the model refuses a question (400)"),
+        (429, True, "failed 5 times in a row (429). Its log says why; if it has too much to do, lower --requests"),
+        (500, True, "failed 5 times in a row (500). Its log says why"),
+    ],
+)
+def test_a_server_that_fails_is_told_apart_from_one_that_refuses(status, is_of_the_model, message):
+    response = requests.Response()
+    response.status_code = status
+    fault = server_fault("gsm8k", requests.HTTPError(response=response))
+    assert message in str(fault)
+    assert isinstance(fault, ModelError) is is_of_the_model
 
 
 @pytest.mark.slow
@@ -186,6 +207,24 @@ def test_a_server_that_answers_with_a_page_is_an_error(data_dir, tmp_path, capsy
     assert code == 1
     assert "the server of the model does not answer as OpenAI's" in err
     assert "Traceback" not in err
+
+
+def test_what_cannot_be_run_is_left_out_and_the_table_has_earlier_models(data_dir, tmp_path, capsys):
+    shutil.copytree(data_dir / "openai", tmp_path / "data" / "openai")
+    out = tmp_path / "results"
+    with chat_server(answer_some) as server:
+        for name in ("first", "second"):
+            words = ["--model-url", server.url, "--model-name", name, "--data-dir", tmp_path / "data"]
+            code, table, err = run(capsys, *words, "--output-dir", out)
+            assert code == 0, err
+    assert "ARC is blank: --data-dir: arc needs" in table
+    assert "IFEval is blank: --tasks: ifeval counts sentences with NLTK's punkt_tab" in table
+    assert [line.split()[0][:6] for line in table.splitlines()[1:4:2]] == ["second", "first-"]
+    cells = json.loads((out / "table.json").read_text())
+    assert [(cell["model"].partition("-")[0], cell["column"]) for cell in cells] == [
+        ("second", "gsm8k"),
+        ("first", "gsm8k"),
+    ]
 
 
 @pytest.mark.slow
@@ -244,8 +283,10 @@ def test_data_that_is_missing_or_of_another_format_is_named(data_dir, tmp_path, 
     assert "hf download openai/gsm8k --repo-type dataset" in err
     folder = tmp_path / "openai" / "gsm8k"
     (folder / "main").mkdir(parents=True)
-    (folder / "README.md").write_text((data_dir / "openai" / "gsm8k" / "README.md").read_text())
     (folder / "main" / "test.jsonl").write_text('{"question": "?", "answer": "no mark"}\n')
+    err = run(capsys, *served, "--tasks", "gsm8k")[2]
+    assert "It lacks the dataset's README.md, which says what its files are: fetch it too." in " ".join(err.split())
+    (folder / "README.md").write_text((data_dir / "openai" / "gsm8k" / "README.md").read_text())
     err = run(capsys, *served, "--tasks", "gsm8k")[2]
     assert "gsm8k: row 0 of split test of openai/gsm8k is not in the published format (IndexError" in err
     shutil.copytree(data_dir / "cais", tmp_path / "cais")

@@ -43,6 +43,7 @@ from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.selection import Training
+from mig_selector.report.writing import PAGE
 from mig_selector.store.files import is_writable
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
@@ -207,13 +208,14 @@ def _select(request: Request, crew: Crew, clock: Clock, made: list[Selected], pr
                     )
                     publish(staging, folder)
         training = plan_training(request, chosen.budget, processes)
-        if request.arguments.mig_report == "html":
-            made.append(Selected(request, offered, chosen.selection, folder, manifest, training))
         summary = [
             *summarise(request, offered.pool, chosen, manifest.get("tokens"), clock.seconds),
             *_describe_training(training),
             *_describe_evaluation(request, fingerprint, manifest, folder),
         ]
+        if request.arguments.mig_report == "html":
+            made.append(Selected(request, offered, chosen.selection, folder, manifest, training))
+            summary.append(f"report: {folder / PAGE}, written last")
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
 

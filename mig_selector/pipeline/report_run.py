@@ -55,12 +55,10 @@ def _write_reports(made: Sequence[Selected]) -> None:
     for selected in made:
         folder = selected.folder
         try:
-            *_, page = write_report(folder, build_report(selected, IN_RUN))
+            write_report(folder, build_report(selected, IN_RUN))
         except Exception as error:  # noqa: BLE001  the rows are selected: whatever it is, it must not end a training
             reason = f"{type(error).__name__}: {error}"
             logger.warning("no report of %s was written (%s); to make it, run %s", folder, reason, _command(folder))
-        else:
-            logger.info("report: %s", page)
 
 
 def _command(folder: Path) -> str:

@@ -151,9 +151,11 @@ def test_other_choices_of_as_many_rows_have_the_same_figures(place):
     assert found["this"]["information"] > max(each["information"] for each in others.values())
 
 
+@pytest.mark.slow
+@pytest.mark.llamafactory
 def test_tokens_are_compared_where_those_of_every_row_are_counted(place, tiny_llama):
     keys = {"model_name_or_path": tiny_llama, "template": "llama3", "cutoff_len": 512}
-    outcome = select(place, mig_num_samples=None, mig_num_tokens=3_000, **keys)
+    outcome = select(place, mig_method="random", mig_num_samples=None, mig_num_tokens=3_000, **keys)
     found = report_of(outcome)
     counted = pq.read_table(Path(outcome.folder) / "selection.parquet")["tokens"].to_numpy().sum()
     assert (found["this"]["tokens"], found["this"]["tokens_error"]) == (counted, None)
@@ -163,7 +165,7 @@ def test_tokens_are_compared_where_those_of_every_row_are_counted(place, tiny_ll
     page = Path(outcome.folder) / "report.html"
     assert "Total tokens that training is fed" in page.read_text(encoding="utf-8")
 
-    outcome = select(place, **keys)
+    outcome = select(place, mig_method="random", **keys)
     found = report_of(outcome)
     assert found["this"]["tokens"] > 0
     assert {each["tokens"] for each in (*found["others"], found["all_rows"])} == {None}

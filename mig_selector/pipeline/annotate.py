@@ -198,7 +198,8 @@ def _fill_gaps(table: pa.Table, made: pa.Table) -> pa.Table:
     other = made.take(pc.index_in(hashes, value_set=made["row_hash"].combine_chunks()))  # null where there is none
     filled = {name: pc.coalesce(table[name], other[name]) for name in ("labels", "score")}
     is_whole = pc.and_(pc.is_valid(filled["labels"]), pc.is_valid(filled["score"]))
-    status = pc.if_else(is_whole, table["status"], pc.coalesce(other["status"], table["status"]))
+    is_settled = pc.or_(is_whole, pc.not_equal(table["status"], OK))
+    status = pc.if_else(is_settled, table["status"], pc.coalesce(other["status"], table["status"]))
     table = pa.table({"row_hash": hashes, **filled, "status": status}, schema=SCHEMA)
     return pa.concat_tables([table, made.filter(pc.invert(pc.is_in(made["row_hash"], value_set=hashes)))])
 

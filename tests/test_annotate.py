@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from support import LABELS, ROOT, make_raw_rows, run_command, write_lines
 
 from mig_selector import select as select_from
 from mig_selector.annotation.sidecar import hash_row
+from mig_selector.annotation.vocabulary import shipped_vocabulary
 from mig_selector.cli import main
 from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
 from mig_selector.pipeline.annotate_pool import annotate_pool
 from mig_selector.pipeline.comparison import compare_methods
 from mig_selector.pipeline.dry_run import estimate
 from mig_selector.pipeline.recipe import run_selection
+from mig_selector.pipeline.stages import _log_density
 from mig_selector.ranks import share
 
 
@@ -101,6 +104,7 @@ def test_bare_rows_are_selected_by_the_labels_nearest_to_their_questions(place, 
     health = manifest(outcome)["annotation"]
     assert (health["rows"], health["failed"]) == (60, {reason: failed})
     assert health["scores"]["from"] == "constant"
+    assert health["languages"]["sampled"] == sum(health["languages"]["questions"].values()) == 60
 
     [sidecar] = sidecars(place.root)
     kept = pq.read_table(sidecar)
@@ -373,6 +377,27 @@ def test_a_sidecar_of_the_cache_can_be_given_to_a_later_run(place):
         assert table(select(place, **keys)) == chosen
 
 
+def test_tagger_and_scorer_fill_the_gaps_of_a_sidecar_and_replace_nothing(place, word_encoder, computed):
+    rows = make_raw_rows(60)
+    labels = [None if number in (2, 3) else ["algebra"] for number in range(60)]
+    score = [None if number in (3, 10) else 7.0 for number in range(60)]
+    status = ["ok"] * 59 + ["the model did not answer"]
+    keys = write_sidecar_of(place, rows, labels=labels, score=score, status=status)
+    keys |= {"mig_tagger": "vocabulary", "mig_scorer": "constant", "mig_label_min_similarity": -1}
+    outcome = select(place, mig_num_samples=59, **keys)
+    assert manifest(outcome)["annotation"]["found_in_sidecar"] == 57
+    assert manifest(outcome)["rows"]["dropped"] == {"not annotated: the model did not answer": 1}
+    assert computed["rows"] == 2
+    expected = expected_labels(rows, word_encoder, least=-1)
+    chosen = table(outcome)
+    found = {
+        row: values for row, *values in zip(*(chosen[name] for name in ("row_index", "labels", "score")), strict=True)
+    }
+    for row in range(59):
+        assert found[row][0] == (sorted(expected[row]) if labels[row] is None else ["algebra"])
+        assert found[row][1] == (1.0 if score[row] is None else 7.0)
+
+
 def test_values_that_a_sidecar_lacks_are_reasons(place):
     rows = make_raw_rows(60)
     labels = [None if number < 4 else ["algebra"] for number in range(60)]
@@ -457,6 +482,21 @@ def test_annotations_that_tell_no_rows_apart_are_warned_of(place, caplog):
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None))
     assert "every row has the score 3: whatever made the scores tells no rows apart" in caplog.text
     assert "60 rows have only labels that fewer than mig_min_label_count rows have" in caplog.text
+    assert "for common labels set mig_tagger: vocabulary and mig_retag: true" in caplog.text
+    caplog.clear()
+    annotate_pool(place.settings(**keys, mig_label_vocabulary=None) | {"mig_tagger": "vocabulary"})
+    assert "information; set mig_min_label_count: 1, or give a shorter list as mig_label_vocabulary" in caplog.text
+
+
+def test_that_the_shipped_labels_share_no_edges_is_no_fault(caplog):
+    names = list(shipped_vocabulary())[:30]
+    with caplog.at_level(logging.INFO, logger="mig_selector"):
+        _log_density(names, np.eye(30), 0, 0.9)
+        _log_density([*names[1:], "a label of somebody else"], np.eye(30), 0, 0.9)
+    told, warned = caplog.records
+    assert (told.levelname, warned.levelname) == ("INFO", "WARNING")
+    assert told.message.endswith("mig_edge_threshold: 0.6 joins related ones")
+    assert warned.message.endswith("0 at 0.5; lower it to join labels of similar meaning")
 
 
 def test_a_dry_run_says_what_an_annotation_would_take_and_writes_nothing(place, capsys):

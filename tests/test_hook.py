@@ -50,7 +50,7 @@ def make_training(tmp_path_factory, tiny_llama):
 @pytest.fixture(scope="module")
 def trained(make_training):
     """A run that selected 10 rows, trained on them and left a checkpoint."""
-    run = make_training(save_steps=1)
+    run = make_training(save_steps=1, mig_report="html", preprocessing_num_workers=2)
     run.done = train(run.yaml, env=run.env)
     return run
 
@@ -64,6 +64,15 @@ def test_a_yaml_selects_and_trains_on_the_chosen_rows(trained):
     mark = json.loads((trained.out / "_mig_selection.json").read_text())
     assert mark["fingerprint"] == entry["mig_selector"]
     assert (trained.out / "model.safetensors").exists()
+
+
+def test_the_report_is_written_beside_training_although_the_host_forks(trained):
+    assert num_examples(trained.done) == {10}
+    [page] = trained.place.data.glob("mig_selections/*/report.html")
+    assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert f"mig_selector: report: {page}" in trained.done.stdout  # in the host's own log
+    assert "Training takes <b>2 steps</b>" in page.read_text(encoding="utf-8")
+    assert "num_proc=2" in trained.done.stderr  # the host's progress bar says that it has forked
 
 
 def test_each_checkpoint_is_marked_by_the_hosts_trainer(trained):

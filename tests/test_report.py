@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import shlex
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from support import LABELS, make_rows
 from mig_selector.cli import main
 from mig_selector.errors import PoolError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
-from mig_selector.pipeline import report
+from mig_selector.pipeline import report, report_run
 from mig_selector.pipeline.comparison import compare_methods
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pipeline.report_again import report_again
@@ -45,7 +48,15 @@ def select(workplace, **more):
     return run_selection(workplace.settings(**{**usual, **more}))[0]
 
 
+def wait_for_reports():
+    """Wait until the report is written that a run makes beside training."""
+    for thread in threading.enumerate():
+        if thread.name == "mig_selector report":
+            thread.join()
+
+
 def report_of(outcome):
+    wait_for_reports()
     return json.loads((Path(outcome.folder) / "report.json").read_text(encoding="utf-8"))
 
 
@@ -82,7 +93,7 @@ def bins_of(found, key, side):
 
 def test_the_figures_are_those_of_the_rows(place):
     outcome = select(place)
-    assert f"report: {outcome.folder}/report.html" in outcome.summary
+    assert f"report: {outcome.folder}/report.html, written last" in outcome.summary
     found, rows, matrix = report_of(outcome), place.rows, matrix_of(place)
     order = pq.read_table(Path(outcome.folder) / "selection.parquet")["row_index"].to_pylist()
     chosen = [rows[row] for row in order]
@@ -140,6 +151,29 @@ def test_other_choices_of_as_many_rows_have_the_same_figures(place):
     assert found["this"]["information"] > max(each["information"] for each in others.values())
 
 
+@pytest.mark.slow
+@pytest.mark.llamafactory
+def test_tokens_are_compared_where_those_of_every_row_are_counted(place, tiny_llama):
+    keys = {"model_name_or_path": tiny_llama, "template": "llama3", "cutoff_len": 512}
+    outcome = select(place, mig_method="random", mig_num_samples=None, mig_num_tokens=3_000, **keys)
+    found = report_of(outcome)
+    counted = pq.read_table(Path(outcome.folder) / "selection.parquet")["tokens"].to_numpy().sum()
+    assert (found["this"]["tokens"], found["this"]["tokens_error"]) == (counted, None)
+    assert counted <= 3_000 < found["all_rows"]["tokens"]
+    assert all(0 < each["tokens"] < found["all_rows"]["tokens"] for each in found["others"])
+    assert found["others"][-1]["tokens"] == max(each["tokens"] for each in found["others"])  # the longest replies
+    page = Path(outcome.folder) / "report.html"
+    assert "Total tokens that training is fed" in page.read_text(encoding="utf-8")
+
+    outcome = select(place, mig_method="random", **keys)
+    found = report_of(outcome)
+    assert found["this"]["tokens"] > 0
+    assert {each["tokens"] for each in (*found["others"], found["all_rows"])} == {None}
+    html = (Path(outcome.folder) / "report.html").read_text(encoding="utf-8")
+    assert "Tokens are left out" in html
+    assert "<dt>tokens</dt>" not in html
+
+
 def test_shown_rows_are_the_first_and_a_sample_each_with_its_receipt(place):
     outcome = select(place)
     found = report_of(outcome)
@@ -167,7 +201,7 @@ def test_methods_without_labels_or_scores_are_reported_as_far_as_they_are_known(
 
 
 def test_with_a_sample_the_report_says_so_and_the_command_measures_more(place, monkeypatch, capsys):
-    monkeypatch.setattr(report, "IN_RUN", LITTLE)
+    monkeypatch.setattr(report_run, "IN_RUN", LITTLE)
     outcome = select(place)
     found = report_of(outcome)
     assert [(each["pool_rows"], each["chosen_rows"]) for each in found["distributions"]][-1] == (20, 20)
@@ -201,7 +235,7 @@ def test_files_that_give_no_single_rows_are_not_read_again_if_they_are_large(pla
     place.add("pool", file_name="pool.json")
     outcome = select(place)
     assert len(report_of(outcome)["distributions"]) == 6
-    monkeypatch.setattr(report, "IN_RUN", LITTLE)
+    monkeypatch.setattr(report_run, "IN_RUN", LITTLE)
     found = report_of(select(place, mig_overwrite=True))
     assert [each["key"] for each in found["distributions"]] == ["score", "labels"]
     assert "were not measured" in found["notes"][0]
@@ -232,18 +266,55 @@ def test_none_writes_nothing(place):
     assert not list(folder.glob("report*"))
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("error", [ValueError("no \x1b[2J such thing"), MemoryError(), OSError("disk full")])
-def test_a_report_that_fails_is_logged_and_nothing_else(place, monkeypatch, caplog, error):
+def test_a_report_that_fails_is_logged_and_nothing_else(place, monkeypatch, caplog, error, training):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(report, "build_report", fail)
+    monkeypatch.setattr(report_run, "build_report", fail)
+    settings = place.settings(mig_num_samples=120, mig_report="html")
     with caplog.at_level(logging.WARNING, logger="mig_selector"):
-        outcome = select(place)
+        [outcome] = run_selection(settings, training=training)
+        wait_for_reports()
     assert (Path(outcome.folder) / "selected.jsonl").exists()
     assert not (Path(outcome.folder) / "report.html").exists()
-    assert not any(line.startswith("report") for line in outcome.summary)
-    assert [type(error).__name__ in record.message for record in caplog.records if "no report" in record.message]
+    [message] = [message for message in caplog.messages if "no report" in message]
+    assert type(error).__name__ in message
+    assert message.endswith(f"to make it, run mig-selector report '{outcome.folder}'")
+
+
+def test_training_does_not_wait_for_the_report_but_a_fork_does(place, monkeypatch):
+    may_go_on = threading.Event()
+    build = report_run.build_report
+
+    def build_late(*arguments):
+        may_go_on.wait(60)
+        return build(*arguments)
+
+    monkeypatch.setattr(report_run, "build_report", build_late)
+    settings = place.settings(mig_num_samples=120, mig_report="html")
+    [outcome] = run_selection(settings, training=True)
+    page = Path(outcome.folder) / "report.html"
+    assert set(place.entries()) == {"pool", "pool_mig_120"}
+    assert not page.exists()
+    threading.Timer(0.1, may_go_on.set).start()
+    if (child := os.fork()) == 0:
+        os._exit(0 if page.exists() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_a_selection_that_is_found_says_where_its_report_is_or_how_to_make_it(place, tmp_path, capsys):
+    first = select(place)
+    assert f"report: {first.folder}/report.html" in select(place).summary
+    assert not any(line.startswith("report") for line in select(place, mig_report="none").summary)
+
+    copied = select(place, mig_output_dir=str(tmp_path / "else where"))  # the page names the folder that it is in
+    [line] = [line for line in copied.summary if line.startswith("report: none so far; to make it, run ")]
+    command = shlex.split(line.partition(", run ")[2])
+    assert main(command[1:]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{copied.folder}/report.html"
 
 
 def test_a_pool_that_changed_is_not_reported_again(place):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.annotation.language import UNCLEAR, detect_languages
 from mig_selector.annotation.tagger import Tags
 from mig_selector.annotation.vectors import VectorTagger, unit_length
 from mig_selector.arrays import RowLabels
@@ -31,6 +32,10 @@ _TERMS = 3
 _ANY_WORD = "cluster"
 """Names clusters whose questions have no term."""
 _WORD = r"(?u)\b[^\W\d_]{2,}\b"
+_MOST_QUESTIONS = 0.1
+"""In questions that are not English, words that more of them have name no cluster: they are mostly function words."""
+_READ_QUESTIONS = 200
+"""Questions from which the language is found."""
 _SEED = 0
 _BLOCK_ROWS = 8_192
 
@@ -47,7 +52,7 @@ class ClusterTagger(VectorTagger):
     @property
     def identity(self) -> dict[str, Any]:
         """Granularities and the way in which clusters are found."""
-        return {"kind": "clusters", "version": 1, "numbers": list(self.numbers), "max_tokens": self.max_tokens}
+        return {"kind": "clusters", "version": 2, "numbers": list(self.numbers), "max_tokens": self.max_tokens}
 
     def tag_vectors(
         self,
@@ -90,16 +95,29 @@ def _centres(vectors: NDArray[np.float32], clusters: NDArray[np.int32], number: 
     return unit_length(sums)
 
 
+def _are_english(questions: Sequence[str]) -> bool:
+    """Whether most of the questions whose language is clear are in English."""
+    step = -(-len(questions) // _READ_QUESTIONS)
+    languages = [language for language in detect_languages(questions[::step]) if language != UNCLEAR]
+    return 2 * languages.count("en") >= len(languages)
+
+
 class _Words:
     """Which terms are in each question."""
 
     def __init__(self, questions: Sequence[str]) -> None:
-        """Find the terms of n questions."""
+        """Find the terms of n questions: words, without those that would fit any cluster.
+
+        In a small pool such words set clusters apart by chance, and a pool that is one cluster would be named by them.
+        """
         from sklearn.feature_extraction.text import CountVectorizer
 
-        counter = CountVectorizer(token_pattern=_WORD, binary=True, dtype=np.int64)
-        self._has_term = counter.fit_transform([*questions, _ANY_WORD])[:-1]  # shape (n, T)
-        self._terms: list[str] = counter.get_feature_names_out().tolist()
+        counter = CountVectorizer(token_pattern=_WORD, stop_words="english", binary=True, dtype=np.int64)
+        has_term = counter.fit_transform([*questions, _ANY_WORD])[:-1]
+        most = len(questions) if _are_english(questions) else _MOST_QUESTIONS * len(questions)
+        is_kept = np.asarray(has_term.sum(axis=0)).ravel() <= max(most, 1)
+        self._has_term = has_term[:, is_kept]  # shape (n, T)
+        self._terms: list[str] = counter.get_feature_names_out()[is_kept].tolist()
 
     def name_clusters(self, clusters: NDArray[np.int32], number: int, taken: Collection[str]) -> list[str]:
         """Name each cluster by the terms that set it apart, so that all names differ.

@@ -35,14 +35,16 @@ def describe_density(vectors: NDArray[np.floating], num_edges: int, threshold: f
         return None
     if num_edges < num_labels / 20:
         finding = "nearly empty: at most one label in ten has a neighbour, so labels hardly share information"
+        advice = "lower it to join labels of similar meaning"
     elif num_edges > num_labels * (num_labels - 1) / 4:
         finding = "nearly complete: more than half of all pairs are joined, so labels are hardly told apart"
+        advice = "raise it to tell labels apart"
     else:
         return None
     counts = count_edges(vectors, _THRESHOLDS)
     about = "about " if num_labels > _COMPARED_LABELS else ""
     listed = ", ".join(f"{count:,} at {each:g}" for each, count in zip(_THRESHOLDS, counts, strict=True))
-    return f"the graph is {finding} at mig_edge_threshold {threshold:g}; {about}edges: {listed}"
+    return f"the graph is {finding} at mig_edge_threshold {threshold:g}; {about}edges: {listed}; {advice}"
 
 
 def count_edges(vectors: NDArray[np.floating], thresholds: Sequence[float]) -> list[int]:

@@ -44,6 +44,7 @@ from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.stages import LabelVectors
+from mig_selector.pipeline.tokens import draw_sample
 from mig_selector.pipeline.tools import RunTools, embed_texts
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.leaves.batch import Numbering
@@ -60,6 +61,8 @@ _VERSION = 1
 _NO_QUESTION = "the question is empty"
 _LISTED_ROWS = 5
 """Rows that an error names."""
+_SAMPLED_CHARACTERS = 500
+"""Beginning of a sampled question by which its language is found."""
 _TRIED_ROWS = 20
 """Rows on which a tagger is tried; if it labels fewer than half of them, nothing more is spent on the others."""
 
@@ -90,23 +93,24 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     is_wanted = lacks_labels | needs.gives_scores
     if not is_wanted.any():
         return Annotated(pool)
-    rows = _Rows(request, needs, pool, lacks_labels, *_read_hashes(pool, request))
+    rows = _Rows(request, needs, pool, lacks_labels, *_read_rows(pool, request))
     is_signed = request.arguments["mig_score_scale"] != "none"
     table, path = read_sidecars(needs.sidecar, is_signed=is_signed), _folder_of(needs.sidecar)
     vectors: LabelVectors = {}
     figures = None
-    is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
+    _check_can_annotate(needs, is_wanted & (look_up(table, rows.hashes) < 0), is_wanted)
+    lacks_labels, lacks_score = _find_gaps(rows, table)
+    is_missing = is_wanted & (lacks_labels | lacks_score)
     if is_missing.any():
-        _check_can_annotate(needs, is_missing, is_wanted)
-        sidecars = Sidecars(rows, is_missing, crew)
+        sidecars = Sidecars(rows, is_missing, lacks_labels, crew)
         made, vectors = sidecars.complete()
         figures = sidecars.figures
-        table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
+        table, path = _fill_gaps(table, made), _folder_of(sidecars.paths)
     pool, failed = _apply(rows, is_wanted, table)
     pool, tags = _normalize(pool, request, crew)
-    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed)
+    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed, rows.sample)
     health |= {key: value for key, value in (("distilled", figures), ("tags", tags)) if value is not None}
-    log_health(health)
+    log_health(health, request.arguments["mig_tagger"])
     return Annotated(pool, vectors, health, path)
 
 
@@ -128,6 +132,8 @@ class _Rows:
     """What sidecars know the rows by. Length N."""
     has_question: NDArray[np.bool_]
     """Shape (N,)."""
+    sample: Sequence[str]
+    """Questions of a random sample of the rows."""
 
     @property
     def most_failures(self) -> float:
@@ -140,22 +146,25 @@ class _Rows:
         return KeptRows(self.request, self.pool).take(keep)
 
 
-def _read_hashes(pool: Pool, request: Request) -> tuple[pa.Array, NDArray[np.bool_]]:
-    """Read every row for its hash, and whether it has a question."""
+def _read_rows(pool: Pool, request: Request) -> tuple[pa.Array, NDArray[np.bool_], list[str]]:
+    """Read every row for its hash, and whether it has a question; return the questions of a sample, too."""
     hashes, has_question = [], np.zeros(len(pool.scores), np.bool_)
+    sampled, sample = set(draw_sample(len(pool.scores)).tolist()), []
     with progress("hashing rows", len(pool.scores), "rows", is_main=True) as bar:
         for index, (digest, question) in enumerate(KeptRows(request, pool).hashed_questions()):
             hashes.append(digest)
             has_question[index] = bool(question.strip())
+            if index in sampled:
+                sample.append(question[:_SAMPLED_CHARACTERS])
             bar(1)
-    return pa.array(hashes, pa.string()), has_question
+    return pa.array(hashes, pa.string()), has_question, sample
 
 
 def _check_can_annotate(needs: AnnotationNeeds, is_missing: NDArray[np.bool_], is_wanted: NDArray[np.bool_]) -> None:
     """Refuse rows that are not in the user's sidecar where nothing else gives them labels or scores."""
     lacks_tagger = needs.gives_labels and needs.tagger is None
     lacks_scorer = needs.gives_scores and needs.scorer is None
-    if lacks_tagger or lacks_scorer:
+    if is_missing.any() and (lacks_tagger or lacks_scorer):
         keys = " and ".join(
             key for key, is_lacking in (("mig_tagger", lacks_tagger), ("mig_scorer", lacks_scorer)) if is_lacking
         )
@@ -165,18 +174,49 @@ def _check_can_annotate(needs: AnnotationNeeds, is_missing: NDArray[np.bool_], i
         )
 
 
+def _find_gaps(rows: _Rows, table: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say which rows get labels, and which a score, because the sidecar of the user has none. Shape (N,) each.
+
+    Rows that failed, by their status, stay as they are.
+    """
+    found, needs = look_up(table, rows.hashes), rows.needs
+
+    def lacks(column: str) -> NDArray[np.bool_]:
+        is_open = pc.and_(pc.is_null(table[column]), pc.equal(table["status"], OK)).to_numpy()
+        return np.append(is_open, True)[found]  # found is -1 where nothing is
+
+    nothing = np.zeros(len(found), np.bool_)
+    return (
+        rows.lacks_labels & lacks("labels") if needs.tagger else nothing,
+        lacks("score") if needs.scorer else nothing,
+    )
+
+
+def _fill_gaps(table: pa.Table, made: pa.Table) -> pa.Table:
+    """Return the rows of both; where one of `table` has no labels or no score, it has those of `made`."""
+    hashes = table["row_hash"].combine_chunks()
+    other = made.take(pc.index_in(hashes, value_set=made["row_hash"].combine_chunks()))  # null where there is none
+    filled = {name: pc.coalesce(table[name], other[name]) for name in ("labels", "score")}
+    is_whole = pc.and_(pc.is_valid(filled["labels"]), pc.is_valid(filled["score"]))
+    is_settled = pc.or_(is_whole, pc.not_equal(table["status"], OK))
+    status = pc.if_else(is_settled, table["status"], pc.coalesce(other["status"], table["status"]))
+    table = pa.table({"row_hash": hashes, **filled, "status": status}, schema=SCHEMA)
+    return pa.concat_tables([table, made.filter(pc.invert(pc.is_in(made["row_hash"], value_set=hashes)))])
+
+
 class Sidecars:
     """The sidecars of a pool below the cache folder: one for each pool file, for one tagger and scorer."""
 
-    def __init__(self, rows: _Rows, is_wanted: NDArray[np.bool_], crew: Crew) -> None:
+    def __init__(self, rows: _Rows, is_wanted: NDArray[np.bool_], lacks_labels: NDArray[np.bool_], crew: Crew) -> None:
         """Find the folder that belongs to tagger, scorer, models, and which turns are texts.
 
         Args:
             rows: The kept rows.
             is_wanted: Which of them are to be annotated. Shape (N,).
+            lacks_labels: Which of these get labels. Shape (N,).
             crew: Runs models.
         """
-        self._rows, self._is_wanted, self._crew = rows, is_wanted, crew
+        self._rows, self._is_wanted, self._lacks_labels, self._crew = rows, is_wanted, lacks_labels, crew
         self._needs, request = rows.needs, rows.request
         parts = [part for part in (self._needs.tagger, self._needs.scorer) if part is not None]
         models = {name.key: request.models[name.key] for part in parts for name in part.models}
@@ -188,7 +228,7 @@ class Sidecars:
             "turns": request.arguments.mig_turns,
         }
         if self._needs.tagger is not None and self._needs.tagger.depends_on_all_rows:
-            wanted = rows.hashes.filter(pa.array(is_wanted & rows.lacks_labels)).to_pylist()
+            wanted = rows.hashes.filter(pa.array(is_wanted & self._lacks_labels)).to_pylist()
             identity["rows"] = hashlib.sha256("".join(wanted).encode("ascii")).hexdigest()
         self.folder = request.arguments.cache_dir / "annotations" / fingerprint_of(identity)[:32]
         self._made_by = {
@@ -220,7 +260,7 @@ class Sidecars:
             table = _unique(pa.concat_tables(tables))
             found = look_up(table, rows.hashes)
             has_labels = np.append(_has_labels(table), False)[found]  # found is -1 where nothing is
-            is_made = (found >= 0) & (has_labels | ~rows.lacks_labels)
+            is_made = (found >= 0) & (has_labels | ~self._lacks_labels)
             if any(part is not None and part.may_succeed_later for part in (self._needs.tagger, self._needs.scorer)):
                 is_made &= ~np.append(_has_failed(table), False)[found]
             to_make = self._first_of_equal_rows(self._is_wanted & ~is_made)
@@ -237,7 +277,7 @@ class Sidecars:
         """Of rows with equal hashes leave one, one that lacks labels if there is any."""
         rows = np.flatnonzero(is_wanted)
         codes = self._rows.hashes.dictionary_encode().indices.to_numpy()[rows]
-        order = np.lexsort((~self._rows.lacks_labels[rows], codes))
+        order = np.lexsort((~self._lacks_labels[rows], codes))
         _, first = np.unique(codes[order], return_index=True)
         is_first = np.zeros(len(is_wanted), np.bool_)
         is_first[rows[order[first]]] = True
@@ -248,9 +288,9 @@ class Sidecars:
         rows, needs = self._rows, self._needs
         status = np.full(len(to_make), OK, object)
         labels, vectors = pa.nulls(int(to_make.sum()), SCHEMA.field("labels").type), {}
-        is_tagged = to_make & rows.lacks_labels & rows.has_question
+        is_tagged = to_make & self._lacks_labels & rows.has_question
         if needs.tagger is not None:
-            status[to_make & rows.lacks_labels & ~rows.has_question] = _NO_QUESTION
+            status[to_make & self._lacks_labels & ~rows.has_question] = _NO_QUESTION
         if needs.tagger is not None and is_tagged.any():
             tags = self._tag(needs.tagger, is_tagged)
             status[np.flatnonzero(is_tagged)[list(tags.failures)]] = list(tags.failures.values())

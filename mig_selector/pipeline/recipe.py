@@ -21,7 +21,8 @@ from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
 from mig_selector.pipeline.evaluation import rows_in_eval
 from mig_selector.pipeline.lengths import count_row_tokens
-from mig_selector.pipeline.report import Selected, plan_training, report_run
+from mig_selector.pipeline.report import Selected, plan_training
+from mig_selector.pipeline.report_run import describe_report, report_selections
 from mig_selector.pipeline.request import Request, resolve, warn_of_settings
 from mig_selector.pipeline.stages import (
     Clock,
@@ -42,6 +43,7 @@ from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer
 from mig_selector.pipeline.write import summarise, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.selection import Training
+from mig_selector.report.writing import PAGE
 from mig_selector.store.files import is_writable
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
@@ -94,8 +96,11 @@ def run_selection(
     if not ranks.are_on_one_node:
         _check_same_settings(arguments, host, ranks)
     crew = Crew(ranks, arguments)
+    made: list[Selected] = []  # what is to be reported; stays empty on the other ranks
     answer = crew.run(
-        lambda: _select_and_settle(arguments, host, crew, among, find_faults, training=training, register=register)
+        lambda: _select_and_settle(
+            arguments, host, crew, among, find_faults, made, training=training, register=register
+        )
     )
     finished = [Finished(**fields) for fields in answer["finished"]]
     outcomes = [Outcome(**fields) for fields in answer["outcomes"]]
@@ -106,6 +111,7 @@ def run_selection(
     lines = dict.fromkeys(line for outcome in outcomes for line in outcome.summary if not line.startswith("pool: "))
     for line in lines:
         logger.info("%s", line)
+    report_selections(made, in_background=training)
     return outcomes
 
 
@@ -115,11 +121,12 @@ def _select_and_settle(
     crew: Crew,
     among: NDArray[np.int64] | None,
     find_faults: FindFaults,
+    made: list[Selected],
     *,
     training: bool,
     register: bool,
 ) -> dict[str, Any]:
-    """Do all that rank 0 does, and return what every rank is to know."""
+    """Do all that rank 0 does, add to `made` what is to be reported, and return what every rank is to know."""
     clock = Clock()
     with clock.stage("finding"), _all_faults(find_faults):
         request = resolve(arguments, host, among, is_registered=register)
@@ -132,7 +139,7 @@ def _select_and_settle(
         if host.only_evaluates and not is_found:
             _refuse_to_select(host)
     with request.lock():
-        finished = _select(request, crew, clock, processes=crew.size if training else None)
+        finished = _select(request, crew, clock, made, processes=crew.size if training else None)
         outcomes = [settle(subset, request.site, register=register) for subset in finished]
     return {"finished": [asdict(each) for each in finished], "outcomes": [asdict(each) for each in outcomes]}
 
@@ -164,10 +171,10 @@ def _refuse_to_select(host: HostArguments) -> None:
     )
 
 
-def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -> list[Finished]:
-    """Find the finished selections, one for each budget; else read, score, link, choose, write and report.
+def _select(request: Request, crew: Crew, clock: Clock, made: list[Selected], processes: int | None) -> list[Finished]:
+    """Find the finished selections, one for each budget; else read, score, link, choose and write.
 
-    `processes` train on the rows; None if no training follows.
+    `processes` train on the rows; None if no training follows. What is to be reported is added to `made`.
     """
     with clock.stage("finding"):
         found = [request.find(fingerprint) for fingerprint in request.fingerprints]
@@ -201,16 +208,14 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                     )
                     publish(staging, folder)
         training = plan_training(request, chosen.budget, processes)
-        reported: list[str] = []
-        if request.arguments.mig_report == "html":
-            with clock.stage("reporting"):
-                reported = report_run(Selected(request, offered, chosen.selection, folder, manifest), training)
         summary = [
             *summarise(request, offered.pool, chosen, manifest.get("tokens"), clock.seconds),
             *_describe_training(training),
             *_describe_evaluation(request, fingerprint, manifest, folder),
-            *reported,
         ]
+        if request.arguments.mig_report == "html":
+            made.append(Selected(request, offered, chosen.selection, folder, manifest, training))
+            summary.append(f"report: {folder / PAGE}, written last")
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
 
@@ -253,6 +258,8 @@ def _reuse(request: Request, fingerprint: str, found: Any, processes: int | None
         summary.append(f"tokens: {describe_tokens(tokens, manifest['budget'])}")
     summary += _describe_training(plan_training(request, manifest["budget"], processes))
     summary += _describe_evaluation(request, fingerprint, manifest, folder)
+    if request.arguments.mig_report == "html":
+        summary.append(describe_report(folder))
     return describe_finished(request, fingerprint, folder, manifest, summary, is_reused=True)
 
 

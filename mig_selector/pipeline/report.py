@@ -5,10 +5,9 @@ Dimension letters: N kept rows, B chosen rows, L labels.
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,19 @@ from mig_selector.pool.conversation import read_turns
 from mig_selector.pool.entry import PoolEntry
 from mig_selector.report.comparison import MethodFigures
 from mig_selector.report.figures import build_curve, describe_categories, describe_labels, describe_numbers
-from mig_selector.report.selection import ChosenRow, Curve, Distribution, Labels, SelectionReport, Training
-from mig_selector.report.writing import write_report
+from mig_selector.report.selection import (
+    AnnotatedRow,
+    ChosenRow,
+    Curve,
+    Distribution,
+    Labels,
+    SelectionReport,
+    Training,
+)
 from mig_selector.selection.greedy import information_added, select_rows
 from mig_selector.selection.objective import Objective
 from mig_selector.store.subsets import SELECTION_TABLE
 
-
-logger = logging.getLogger(__name__)
 
 _FIRST_ROWS = 100
 _SAMPLED_ROWS = 100
@@ -76,6 +80,8 @@ class Selected:
     """The chosen rows, as kept indices."""
     folder: Path
     manifest: Mapping[str, Any]
+    training: Training | None
+    """What training on it takes, if that is known."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -94,6 +100,7 @@ class Selected:
 
     def figures(self, name: str, rows: NDArray[np.int64], **known: Any) -> MethodFigures:
         """Measure some rows as a comparison does; `known` are the other figures."""
+        tokens = self.offered.tokens
         return MethodFigures(
             method=name,
             rows=len(rows),
@@ -102,7 +109,7 @@ class Selected:
             **measure_rows(rows, self.request, self.offered.labels, self.offered.scores, self.offered.graph),
             sources=self.rows_by_dataset(rows),
             folder="",
-            **{"tokens": None, **known},
+            **{"tokens": int(tokens.fed[rows].sum()) if tokens else None, **known},
         )
 
     def rows_by_dataset(self, rows: NDArray[np.int64]) -> dict[str, int]:
@@ -115,40 +122,21 @@ class Selected:
         return {name: count for name, count in zip(names, counts, strict=True) if count}
 
 
-def report_run(selected: Selected, training: Training | None) -> list[str]:
-    """Write the report of a selection that a run has just made; what goes wrong is logged and ends nothing.
-
-    Args:
-        selected: The selection.
-        training: What training on it takes, if it is known.
-
-    Returns:
-        Where the report is, for the summary; nothing if it failed.
-    """
-    try:
-        *_, page = write_report(selected.folder, build_report(selected, IN_RUN, training))
-    except Exception as error:  # noqa: BLE001  the rows are selected: whatever it is, it must not end a training
-        logger.warning("no report of %s was written (%s: %s)", selected.folder, type(error).__name__, error)
-        return []
-    return [f"report: {page}"]
-
-
-def build_report(selected: Selected, effort: Effort, training: Training | None) -> SelectionReport:
+def build_report(selected: Selected, effort: Effort) -> SelectionReport:
     """Gather all figures of a selection.
 
     Args:
         selected: The selection.
         effort: What may take time.
-        training: What training on it takes, if it is known.
 
     Raises:
         MigSelectorError: A file of the pool has changed.
     """
     request, manifest, rows = selected.request, selected.manifest, selected.rows
     tokens = manifest.get("tokens") or {}
-    this = selected.figures(
-        manifest["method"], rows, tokens=tokens.get("estimate"), tokens_error=tokens.get("error") or None
-    )
+    this = selected.figures(manifest["method"], rows)
+    if this.tokens is None:  # only a budget of tokens counts those of every row
+        this = replace(this, tokens=tokens.get("estimate"), tokens_error=tokens.get("error") or None)
     all_rows = selected.figures("all rows", np.arange(selected.num_kept))
     curve = _curve(selected, effort, all_rows.information)
     texts = _texts(selected, effort)
@@ -165,11 +153,12 @@ def build_report(selected: Selected, effort: Effort, training: Training | None) 
         others=list(_other_choices(selected, texts)),
         all_rows=all_rows,
         tokenizer=tokens.get("tokenizer"),
-        training=training,
+        training=selected.training,
         curve=curve,
         labels=_labels(selected),
         distributions=[*_known_distributions(selected), *(texts.distributions() if texts else ())],
         annotation=manifest.get("annotation"),
+        annotated_rows=list(_annotated_rows(selected, texts)),
         first_rows=shown[:_FIRST_ROWS],
         sampled_rows=shown[_FIRST_ROWS:],
         notes=list(_notes(selected, texts, effort, curve)),
@@ -225,6 +214,20 @@ def _other_choices(selected: Selected, texts: Texts | None) -> Iterator[MethodFi
         yield selected.figures("top score", _best(selected.offered.scores.final, budget))
     if texts is not None and len(texts.in_pool) == num_kept:
         yield selected.figures("longest replies", _best(texts.lengths, budget), note="by characters")
+
+
+def _annotated_rows(selected: Selected, texts: Texts | None) -> Iterator[AnnotatedRow]:
+    """Yield some rows with their annotations, if the run annotated any and texts were read."""
+    if selected.manifest.get("annotation") is None or texts is None:
+        return
+    pool, scores = selected.offered.pool, selected.offered.scores
+    for row, text in texts.examples:
+        yield AnnotatedRow(
+            pool_index=int(pool.pool_indices[row]),
+            text=_cut(text),
+            labels=pool.labels.of_row(row),
+            score=None if scores is None else float(scores.scaled[row]),
+        )
 
 
 def _best(values: NDArray[Any], count: int) -> NDArray[np.int64]:

@@ -42,8 +42,9 @@ def report_again(selection: StoredSelection, ranks: Ranks | None = None) -> list
         table = selection.table
         rows = np.searchsorted(offered.pool.pool_indices, table["row_index"].to_numpy())
         chosen = Selection(rows, table["gain"].to_numpy().astype(np.float64))
-        selected = Selected(request, offered, chosen, selection.folder, selection.manifest)
-        made = build_report(selected, ON_REQUEST, _known_training(selection))
+        training = _known_training(selection)
+        selected = Selected(request, offered, chosen, selection.folder, selection.manifest, training)
+        made = build_report(selected, ON_REQUEST)
         return [str(path) for path in (*write_report(selection.folder, made), *write_pictures(selection.folder, made))]
 
     return [Path(path) for path in crew.run(report)]

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.annotation.scales import describe_scale, rescale
+from mig_selector.annotation.vocabulary import shipped_vocabulary
 from mig_selector.arguments import MigArguments
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
 from mig_selector.console import progress
@@ -305,12 +306,22 @@ def link(
     with clock.stage("graph"), all_threads(Ranks()):
         adjacency = build_adjacency(vectors, request.arguments.mig_edge_threshold)
         logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
-        odd = describe_density(vectors, adjacency.num_edges, request.arguments.mig_edge_threshold)
-        if odd is not None:
-            logger.warning("%s", odd)
+        _log_density(labels.names, vectors, adjacency.num_edges, request.arguments.mig_edge_threshold)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
     frequent = np.sort(np.argsort(-labels.count_rows(), kind="stable")[:_MAPPED_LABELS])
     return LabelGraph(propagation, adjacency.num_edges, frequent, vectors[frequent])
+
+
+def _log_density(names: Sequence[str], vectors: NDArray[np.floating[Any]], num_edges: int, threshold: float) -> None:
+    """Warn of a label graph that is nearly empty or nearly complete, unless it is meant to be."""
+    odd = describe_density(vectors, num_edges, threshold)
+    if odd is not None and num_edges < len(names) and shipped_vocabulary().keys() >= set(names):
+        logger.info(
+            "graph: the labels that come with mig_tagger: vocabulary are meant to differ, so few share an edge; "
+            "mig_edge_threshold: 0.6 joins related ones"
+        )
+    elif odd is not None:
+        logger.warning("%s", odd)
 
 
 def _label_vectors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from mig_selector.pool.reading import Pool
 from mig_selector.report.figures import describe_categories, describe_numbers
 from mig_selector.report.selection import Distribution
 
+
+_EXAMPLES = 20
 
 SOURCE = "source"
 """Column that says where a row is from, in the published pools."""
@@ -45,6 +47,8 @@ class Texts:
     """Number of replies. Shape (M,)."""
     sources: NDArray[np.str_]
     languages: NDArray[np.str_]
+    examples: Sequence[tuple[int, str]]
+    """Kept index and text of twenty rows of the sample of the pool."""
 
     @classmethod
     def read(cls, request: Request, pool: Pool, chosen: NDArray[np.int64], most: int) -> Texts:
@@ -59,6 +63,7 @@ class Texts:
         sample = draw_sample(len(pool.pool_indices), most=most)
         sample_of_chosen = np.sort(chosen[draw_sample(len(chosen), most=most)])
         rows = np.union1d(sample, sample_of_chosen)
+        shown = set(sample[draw_sample(len(sample), most=_EXAMPLES)].tolist())
         columns = {column for entry in request.entries for column in entry.columns.values()}
         lengths, turns, sources, texts = [], [], [], []
         for row in pool.rows(sorted({*columns, "source"}), rows):
@@ -75,6 +80,7 @@ class Texts:
             turns=np.array(turns),
             sources=np.array(sources, np.object_),
             languages=np.array(detect_languages(texts), np.object_),
+            examples=[(row, text) for row, text in zip(rows.tolist(), texts, strict=True) if row in shown],
         )
 
     def distributions(self) -> list[Distribution]:

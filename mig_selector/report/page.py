@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,11 @@ _NAMED_SOURCES = 3
 """Sources that the first sentence of a report names."""
 _COSTS = frozenset({"seconds", "memory_bytes"})
 """Columns that only a comparison has."""
+_FED_TOKENS = (
+    "Total tokens that training is fed for the rows, after the chat template and cutoff_len. Training time is "
+    "proportional to it."
+)
+"""What the column of tokens means in a report, which has it where the tokens of every row were counted."""
 
 
 def build_comparison_page(comparison: Comparison, svg: str) -> str:
@@ -78,13 +84,19 @@ def build_report_page(report: SelectionReport) -> str:
     script = (_HERE / "selection.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     curve, labels, this = report.curve, report.labels, report.this
+    compared = [this, *report.others, report.all_rows]
     return _render(
         "selection.html.jinja",
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         report=report,
         shown_labels=_SHOWN_LABELS,
-        columns=[column for column in COLUMNS if column.key not in _COSTS and column.value(this) is not None],
+        columns=[
+            replace(column, meaning=_FED_TOKENS) if column.key == "tokens" else column
+            for column in COLUMNS
+            if column.key not in _COSTS and all(column.value(each) is not None for each in compared)
+        ],
+        lacks_tokens=this.tokens is not None and report.all_rows.tokens is None,
         sources=list(_largest_sources(report)),
         information_share=curve and curve.at_shares["100%"].information / (curve.pool_information or 1),
         tokens=(this.tokens, 0) if not this.tokens_error else round_to_error(this.tokens or 0, this.tokens_error),

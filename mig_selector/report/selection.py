@@ -144,6 +144,18 @@ class ChosenRow:
 
 
 @dataclass(frozen=True)
+class AnnotatedRow:
+    """A row of the pool with the labels and the score that it has after annotation."""
+
+    pool_index: int
+    """0-based index over all rows of the pool."""
+    text: str
+    """All that is said in the row, cut off where it is long."""
+    labels: Sequence[str]
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Training:
     """What the configuration means for training."""
 
@@ -182,6 +194,8 @@ class SelectionReport:
     distributions: Sequence[Distribution]
     annotation: Mapping[str, Any] | None
     """The health of the annotations, as the manifest has it; None if the run annotated nothing."""
+    annotated_rows: Sequence[AnnotatedRow]
+    """A random sample of the pool, ascending; empty if the run annotated nothing."""
     first_rows: Sequence[ChosenRow]
     """The first rows, in the order of choice."""
     sampled_rows: Sequence[ChosenRow]

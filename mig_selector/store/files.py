@@ -124,7 +124,11 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
+    """Return the process's umask."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    # It can only be read by setting it: what another thread creates just then gets a mode that is too wide.
     current = os.umask(0)
     os.umask(current)
     return current

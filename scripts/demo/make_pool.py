@@ -3,7 +3,8 @@
 Every answer is computed by the code that asks the question, or read from a small table of facts. Labels and scores
 come from rules, not from a model: each generator names its labels in the style of InsTag, and the scores in the format
 of Deita's follow ``score_complexity`` and ``score_quality`` in ``demo/pool/example.py``. Trivial sums and other easy
-rows are too frequent on purpose, so that a selection has something to reject.
+rows are too frequent on purpose, so that a selection has something to reject. The first 600 rows are written once more
+as the pool demo_raw, without labels and scores.
 
 Example:
     python scripts/demo/make_pool.py --output-dir demo/data --rows 3000 --seed 0
@@ -23,7 +24,7 @@ from demo.pool.layout import LAYOUT
 
 
 POOL_NAME = "demo_pool"
-DATASET_ENTRY = {"file_name": f"{POOL_NAME}.jsonl", **LAYOUT}
+RAW_NAME, RAW_ROWS = "demo_raw", 600
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -32,26 +33,28 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def register_pool(path: Path) -> None:
-    """Add the pool's entry to a ``dataset_info.json``; other entries are kept."""
+def register_pools(path: Path) -> None:
+    """Add the entries of both pools to a ``dataset_info.json``; other entries are kept."""
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    entries[POOL_NAME] = DATASET_ENTRY
+    entries |= {name: {"file_name": f"{name}.jsonl", **LAYOUT} for name in (POOL_NAME, RAW_NAME)}
     path.write_text(json.dumps(entries, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def main() -> None:
-    """Write the pool and its entry."""
+    """Write the pools and their entries."""
     parser = argparse.ArgumentParser(description="Write the demo pool and register it for LLaMA-Factory.")
-    parser.add_argument("--output-dir", type=Path, default=Path("demo/data"), help="folder of the pool")
+    parser.add_argument("--output-dir", type=Path, default=Path("demo/data"), help="folder of the pools")
     parser.add_argument("--rows", type=int, default=3000, help="number of rows")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     arguments = parser.parse_args()
 
     rows = build_pool(arguments.rows, arguments.seed)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    pool_path = arguments.output_dir / DATASET_ENTRY["file_name"]
+    pool_path = arguments.output_dir / f"{POOL_NAME}.jsonl"
     write_rows(pool_path, rows)
-    register_pool(arguments.output_dir / "dataset_info.json")
+    raw_rows = [{"dialogs": row["dialogs"]} for row in rows[:RAW_ROWS]]
+    write_rows(arguments.output_dir / f"{RAW_NAME}.jsonl", raw_rows)
+    register_pools(arguments.output_dir / "dataset_info.json")
     labels = {label for row in rows for label in row["annotation"]["instag"]["content"]}
     print(f"{pool_path}: {len(rows)} rows, {len(labels)} labels")
 

@@ -82,7 +82,7 @@ def test_questions_without_words_are_clustered_too():
 
 def test_the_terms_of_a_cluster_are_weighed_as_the_page_says():
     questions = ["the soup", "the soup oven", "the sum", "the sum sum loop", "the bug"]
-    has_term = [{"the", "soup"}, {"the", "soup", "oven"}, {"the", "sum"}, {"the", "sum", "loop"}, {"the", "bug"}]
+    has_term = [{"soup"}, {"soup", "oven"}, {"sum"}, {"sum", "loop"}, {"bug"}]  # without stop words
     clusters = np.array([0, 0, 1, 1, 1])
     names = _Words(questions).name_clusters(clusters, 2, [])
     expected = []
@@ -100,3 +100,33 @@ def test_the_terms_of_a_cluster_are_weighed_as_the_page_says():
             " / ".join(sorted(weight, key=lambda term: (-round(weight[term], 12), -count[term], term))[:3])
         )
     assert names == expected
+
+
+def test_names_of_a_small_pool_are_no_stop_words():
+    english = [
+        "How do I cook a soup for the two of us?",
+        "What is the best soup for us?",
+        "Is it too hot for the cook?",
+    ]
+    one_cluster = np.zeros(20, np.int32)
+    assert _Words(english).name_clusters(one_cluster[:3], 1, []) == ["cook / soup / best"]
+    # No list of ours has German stop words, but more than a tenth of the questions have them.
+    dishes = [
+        "Auflauf",
+        "Braten",
+        "Eintopf",
+        "Gulasch",
+        "Knödel",
+        "Nudeln",
+        "Pfannkuchen",
+        "Suppe",
+        "Torte",
+        "Waffeln",
+    ]
+    german = [f"Wie kocht man das in der Küche, und was ist mit {dish} oder {dish} gemeint?" for dish in dishes * 2]
+    assert _Words(german).name_clusters(one_cluster, 1, []) == ["auflauf / braten / eintopf"]
+
+
+def test_nothing_fails_where_no_word_is_left():
+    for text in ("the of and", "Ist das ein Cluster oder nicht?"):
+        assert _Words([text] * 30).name_clusters(np.zeros(30, np.int32), 1, []) == ["cluster"]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from mig_selector.report.comparison import MethodFigures
 from mig_selector.report.selection import (
+    AnnotatedRow,
     Bin,
     ChosenRow,
     Curve,
@@ -103,6 +104,7 @@ REPORT = SelectionReport(
         "labels": {"distinct": 40, "per_row": 2.5, "most_frequent": {"algebra": 100, "logic": 90}},
         "found_in_sidecar": 0,
     },
+    annotated_rows=[AnnotatedRow(7, "Solve x + 1 = 2.", ["algebra"], 3.5), AnnotatedRow(11, "And now?", [], None)],
     first_rows=[chosen_row(rank) for rank in range(3)],
     sampled_rows=[chosen_row(rank) for rank in (20, 30)],
     notes=["Lengths are those of a sample."],
@@ -136,6 +138,7 @@ def hostile():
             Distribution("x", "source", [Bin(text, 0.1, 0.1) for text in EVIL], False, None, None, 200, 40),
         ],
         annotation={every: {every: 1}, "labels": {"by": every}},
+        annotated_rows=[AnnotatedRow(0, text, EVIL, 1.0) for text in EVIL],
         first_rows=rows,
         sampled_rows=[replace(row, earned=()) for row in rows],
         notes=EVIL,

@@ -102,7 +102,7 @@ def test_the_map_can_be_read_by_pointer_and_by_keyboard(show):
 
 def test_hostile_text_stays_text(show):
     page = show("hostile")
-    assert page.evaluate("[document.scripts.length, document.images.length, document.links.length]") == [1, 0, 6]
+    assert page.evaluate("[document.scripts.length, document.images.length, document.links.length]") == [1, 0, 7]
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert "<script>alert(1)</script>" in page.inner_text("#row-list")
     page.fill("input[type=search]", "onerror=alert(1)")

@@ -93,7 +93,8 @@ def test_every_part_is_on_the_page():
         assert words(row.answer) in text
     assert "Earned by: algebra 75.0% logic 25.0%" in text
     assert "Nearest row that lost to it: row 1,017 of the pool, with a gain of 0.4000." in text
-    for annotated in ("rows 1,200", "failed no question (3)", "labels most frequent algebra (100), logic (90)"):
+    health = ("rows 1,200", "failed no question (3)", "labels most frequent algebra (100), logic (90)")
+    for annotated in (*health, "7 Solve x + 1 = 2. algebra 3.500", "11 And now?"):
         assert annotated in text
     assert REPORT.command in text
     assert all(note in text for note in REPORT.notes)
@@ -102,8 +103,8 @@ def test_every_part_is_on_the_page():
 def test_what_is_not_known_is_left_out():
     nothing = MethodFigures("random", 40, None, None, None, None, None, None, {"alpha": 40}, "")
     bare = replace(
-        REPORT, score=None, tokenizer=None, training=None, annotation=None, curve=None, labels=None, distributions=[],
-        this=nothing, others=[], all_rows=nothing, sampled_rows=[],
+        REPORT, score=None, tokenizer=None, training=None, annotation=None, annotated_rows=[], curve=None, labels=None,
+        distributions=[], this=nothing, others=[], all_rows=nothing, sampled_rows=[],
         first_rows=[chosen_row(0, earned=(), gain=None, score=None)],
     )  # fmt: skip
     text = words(page_of(bare).text)

@@ -145,10 +145,7 @@ def build_report(selected: Selected, effort: Effort, training: Training | None) 
         MigSelectorError: A file of the pool has changed.
     """
     request, manifest, rows = selected.request, selected.manifest, selected.rows
-    tokens = manifest.get("tokens") or {}
-    this = selected.figures(
-        manifest["method"], rows, tokens=tokens.get("estimate"), tokens_error=tokens.get("error") or None
-    )
+    this = selected.figures(manifest["method"], rows, **_tokens(manifest))
     all_rows = selected.figures("all rows", np.arange(selected.num_kept))
     curve = _curve(selected, effort, all_rows.information)
     texts = _texts(selected, effort)
@@ -164,7 +161,7 @@ def build_report(selected: Selected, effort: Effort, training: Training | None) 
         this=this,
         others=list(_other_choices(selected, texts)),
         all_rows=all_rows,
-        tokenizer=tokens.get("tokenizer"),
+        tokenizer=_tokenizer(manifest),
         training=training,
         curve=curve,
         labels=_labels(selected),
@@ -179,6 +176,25 @@ def build_report(selected: Selected, effort: Effort, training: Training | None) 
         versions=manifest["versions"],
         fingerprint=manifest["fingerprint"],
     )
+
+
+def _tokens(manifest: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return the tokens of a selection: those that training is fed if they are known, else those of its texts."""
+    if fed := manifest.get("training_tokens"):
+        return {
+            "tokens": fed["fed"],
+            "tokens_error": fed["fed_error"] or None,
+            "supervised_tokens": fed["supervised"],
+            "supervised_tokens_error": fed["supervised_error"] or None,
+        }
+    tokens = manifest.get("tokens") or {}
+    return {"tokens": tokens.get("estimate"), "tokens_error": tokens.get("error") or None}
+
+
+def _tokenizer(manifest: Mapping[str, Any]) -> str | None:
+    if fed := manifest.get("training_tokens"):
+        return str(fed["settings"]["model_name_or_path"])
+    return (manifest.get("tokens") or {}).get("tokenizer")
 
 
 def _shown_ranks(count: int) -> NDArray[np.int64]:

@@ -198,6 +198,20 @@ def locked_if_free(path: Path) -> Iterator[bool]:
         lock.release()
 
 
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Keep others from holding the lock of `path` while the block runs; any number of processes may do so at once."""
+    lock = Path(_lock_of(path.resolve()).lock_file)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _lock_of(target: Path) -> FileLock:
     # Writable for all: users who share a cache share its locks.
     return FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)

@@ -25,8 +25,8 @@ DEFAULT_HOLDOUT = 0.05
 FEWEST_DRAWS = 5
 """Random choices that every study trains on at least: how much they differ is what a method has to exceed."""
 
-_BUDGET_KEYS = ("mig_num_samples", "mig_num_tokens", "mig_count_tokens")
-_NOT_OF_ARMS = (*_BUDGET_KEYS, "mig_dataset_name", "mig_overwrite", "mig_val_from", "mig_method", "mig_report")
+BUDGET_KEYS = ("mig_num_samples", "mig_num_tokens", "mig_count_tokens")
+_NOT_OF_ARMS = (*BUDGET_KEYS, "mig_dataset_name", "mig_overwrite", "mig_val_from", "mig_method", "mig_report")
 _MEDIA = ("images", "videos", "audios")
 
 
@@ -113,7 +113,7 @@ def set_up(settings: Mapping[str, Any], options: Options) -> Setup:
     methods = [name for name in _methods(options, budget) if name != RANDOM]
     needs = resolve_methods({**shared, "mig_num_samples": 1}, host, [RANDOM, *methods])
     faults = [
-        *_option_faults(options, host, needs),
+        *_option_faults(options, host, needs, counts_tokens=budget.counts_tokens),
         *_host_faults(host_settings, host, budget),
         *find_host_faults(host_settings, is_launched=False),
     ]
@@ -128,8 +128,10 @@ def _methods(options: Options, budget: MigArguments) -> list[str]:
     return list(dict.fromkeys((budget.mig_method, "longest", "top_score")))
 
 
-def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs]) -> list[str]:
+def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs], *, counts_tokens: bool) -> list[str]:
     faults = []
+    if counts_tokens and options.match == "rows":
+        faults.append("--match rows: mig_num_tokens is set; set mig_num_samples, or leave --match out.")
     names = [each.method.short_name for each in needs]
     if len(set(names)) != len(names) or {BASE, STRATIFIED} & set(names):
         faults.append(

@@ -37,7 +37,9 @@ STUDY = Study(
 
 def test_the_table_has_a_line_for_each_arm_and_what_to_bear_in_mind():
     lines = format_study(STUDY).splitlines()
-    assert lines[0] == "pool: 1,200 supervised tokens an arm"
+    assert lines[0] == (
+        "pool: each training sees about 3,600 supervised tokens in 20 optimizer steps (1,200 supervised tokens chosen)"
+    )
     [mig] = [line for line in lines if line.startswith("mig ")]
     assert mig.split() == [
         *("mig", "3/3", "31", "1,190", "20", "3,689", "1.6800"),

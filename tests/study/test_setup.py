@@ -46,6 +46,11 @@ def test_arms_are_those_that_every_study_has_and_the_methods(keys):
         ({"mig_num_sample": 1}, {}, "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples"),
         ({"mig_num_samples": "5,6"}, {}, "mig_num_samples: '5,6' is a list"),
         ({}, {"methods": ["mig", "mig"]}, "--methods: expected different names"),
+        (
+            {"mig_num_samples": None, "mig_num_tokens": 500},
+            {"match": "rows"},
+            "--match rows: mig_num_tokens is set",
+        ),
         ({}, {"methods": ["nothing"]}, "mig_method: 'nothing'"),
         ({}, {"seeds": 0}, "--seeds: 0 is not allowed"),
         ({}, {"learning_rates": [1e-5, -1.0]}, "--learning-rates: expected different numbers above 0"),

@@ -195,7 +195,7 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
     for arm, seen in passes.items():
         if RANDOM in passes and abs(seen / passes[RANDOM] - 1) > _PASSES_APART:
             yield (
-                f"{arm} went through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: batches of whole "
+                f"{arm} goes through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: batches of whole "
                 "rows come no nearer."
             )
 

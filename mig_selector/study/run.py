@@ -93,9 +93,10 @@ def _train_and_report(
     plan: Plan, folder: Path, record: Mapping[str, Any], only: Sequence[str], *, trains: bool
 ) -> Studied:
     runs = folder / "runs"
-    finished = [run for run in plan.runs if read_result(plan, runs, run) is not None]
-    logger.info("study: %s of %s finished in %s", f"{len(finished):,}", plural(len(plan.runs), "run"), folder)
-    todo = [run for run in plan.runs if not only or run.arm in only] if trains else []
+    left = [run for run in plan.runs if read_result(plan, runs, run) is None]
+    done = len(plan.runs) - len(left)
+    logger.info("study: %s of %s finished in %s", f"{done:,}", plural(len(plan.runs), "run"), folder)
+    todo = [run for run in left if not only or run.arm in only] if trains else []
     for number, run in enumerate(todo, 1):
         logger.info("run %d of %d: %s", number, len(todo), run.name)
         do_run(plan, runs, run)

@@ -108,7 +108,7 @@ def test_readers_are_warned():
         "longest has no row of b",
         "share at least half of their runs of 13 words with rows to choose from: 1 of 60",
         "random-seed3 went through its rows 0.50 times by the trainer's count, not 1.00 times",
-        "longest went through its rows 1.20 times, random 1.00 times",
+        "longest goes through its rows 1.20 times, random 1.00 times",
     ):
         assert any(message in warning for warning in study.warnings), message
     outside = plan_of(holdout=None)

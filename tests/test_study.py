@@ -172,7 +172,7 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     # A study grows: one method more trains nothing again.
     manifests = {file: file.stat().st_mtime_ns for file in (folder / "runs").glob("*/manifest.json")}
     more = [*words, "--methods", "mig,top_score"]
-    interrupting = shlex.join(["sh", "-c", "kill -INT $PPID; exec sleep 9", "sh"])
+    interrupting = shlex.join(["sh", "-c", "sleep 2; kill -INT $PPID; exec sleep 9", "sh"])
     assert main([*more, "--train-command", interrupting]) == 130
     assert "run 1 of 1: top_score-seed0" in (said := capsys.readouterr().err)
     assert said.endswith("mig-selector: interrupted; the same command goes on from here\n")

@@ -99,7 +99,10 @@ def test_a_training_says_what_it_is_fed_also_for_rows_that_were_selected_before(
     assert line == expected
     assert outcome.is_reused
     assert (outcome.figures["tokens"], outcome.figures["supervised_tokens"]) == (fed, supervised)
-    assert said(training=False, mig_count_tokens="supervised")[0] == expected
+    assert "training: 2 optimizer steps of up to 2 rows" in outcome.summary
+    line, outcome = said(training=False, mig_count_tokens="supervised")
+    assert line == expected
+    assert "training on one process: 2 optimizer steps of up to 2 rows" in outcome.summary
     line, outcome = said(mig_num_samples=11)
     known = manifest(outcome)["training_tokens"]
     assert (known["rows_sampled"], known["fed_error"], known["settings"]["template"]) == (11, 0, "llama3")

@@ -41,7 +41,6 @@ from mig_selector.pipeline.stages import (
 from mig_selector.pipeline.tokens import TokenTotals, tokenizer_name, tokenizing_settings, training_tokens
 from mig_selector.pipeline.write import summarise, summarise_tokens, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
-from mig_selector.report.selection import Training
 from mig_selector.store.files import is_writable
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
 
@@ -211,7 +210,7 @@ def _select(request: Request, crew: Crew, clock: Clock, processes: int | None) -
                 reported = report_run(Selected(request, offered, chosen.selection, folder, manifest), training)
         summary = [
             *summarise(request, offered.pool, chosen, manifest, clock.seconds),
-            *_describe_training(training),
+            *_describe_training(request, chosen.budget, processes),
             *_describe_evaluation(request, fingerprint, manifest, folder),
             *reported,
         ]
@@ -252,7 +251,7 @@ def _reuse(request: Request, fingerprint: str, found: Any, processes: int | None
     summary = [f"already selected: {manifest['budget']:,} of {kept:,} rows; nothing is computed"]
     manifest = {**manifest, **_tokens_of_reused(request, manifest, folder, processes)}
     summary += summarise_tokens(manifest)
-    summary += _describe_training(plan_training(request, manifest["budget"], processes))
+    summary += _describe_training(request, manifest["budget"], processes)
     summary += _describe_evaluation(request, fingerprint, manifest, folder)
     return describe_finished(request, fingerprint, folder, manifest, summary, is_reused=True)
 
@@ -281,10 +280,14 @@ def _tokens_of_reused(
     return {"training_tokens": fed, "tokens": texts}
 
 
-def _describe_training(training: Training | None) -> list[str]:
-    if training is None:
+def _describe_training(request: Request, rows: int, processes: int | None) -> list[str]:
+    """Say what training on the rows takes; where none follows, what it would take on one process."""
+    if processes is None and request.among is not None:  # whoever compares methods says it for all of them
         return []
-    return [f"training: {training.steps:,} optimizer steps of up to {training.rows_per_step:,} rows"]
+    if (training := plan_training(request, rows, processes or 1)) is None:
+        return []
+    where = " on one process" if processes is None else ""
+    return [f"training{where}: {training.steps:,} optimizer steps of up to {training.rows_per_step:,} rows"]
 
 
 def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,10 @@ def _new_record(plan: Plan) -> dict[str, Any]:
         "fingerprint": plan.study_fingerprint,
         "fixed_at": _now(),
         "plan": plan.described,
-        "settings": dict(_shown_settings(plan)),
+        "settings": {
+            key: value if isinstance(value, str | int | float | bool | list) else str(value)
+            for key, value in _given_keys(plan.setup).items()
+        },
         "versions": package_versions(),
         "figures": None,
     }
@@ -115,16 +117,12 @@ def _now() -> str:
 
 def study_command(setup: Setup) -> str:
     """Return the command that does the study, or goes on with it, from the folder in which it was started."""
-    options, budget = setup.options, setup.budget
+    options = setup.options
+    methods = ",".join(setup.methods.values()) or RANDOM
     words = ["mig-selector", "study"]
-    given = {
-        **{key: budget[key] for key in BUDGET_KEYS if budget[key] not in (None, "", all_keys()[key].default)},
-        **{key: value for key, value in setup.own_settings.items() if key != "mig_report"},
-    }
-    for key, value in {**setup.host_settings, **given}.items():
-        if value is not None and not key.endswith("_token"):
-            words += [f"--{key}", _as_word(value)]
-    words += ["--methods", ",".join(setup.methods.values()), "--seeds", str(options.seeds), "--match", options.match]
+    for key, value in _given_keys(setup).items():
+        words += [f"--{key}", _as_word(value)]
+    words += ["--methods", methods, "--seeds", str(options.seeds), "--match", options.match]
     if options.learning_rates:
         words += ["--learning-rates", ",".join(f"{rate:g}" for rate in options.learning_rates)]
     if options.holdout is not None:
@@ -153,8 +151,16 @@ def _as_word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _shown_settings(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that arms share, for readers; tokens of hubs are left out."""
-    for key, value in {**plan.setup.host_settings, **plan.setup.own_settings}.items():
-        if not key.endswith("_token"):
-            yield key, value if isinstance(value, str | int | float | bool | list | None) else str(value)
+def _given_keys(setup: Setup) -> dict[str, Any]:
+    """Return the keys that arms share; without those that are not set, and tokens of hubs."""
+    keys, budget = all_keys(), setup.budget
+    given = {
+        **setup.host_settings,
+        **{key: budget[key] for key in BUDGET_KEYS if budget[key] != keys[key].default},
+        **setup.own_settings,
+    }
+    return {
+        key: value
+        for key, value in given.items()
+        if value is not None and not key.endswith("_token") and key != "mig_report"
+    }

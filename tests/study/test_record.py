@@ -1,6 +1,7 @@
 """The folder of a study: what it is shared by, and what may be added to it."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from training import host_settings
 
+from mig_selector.cli import _parse
+from mig_selector.cli.options import read_settings
 from mig_selector.integration.tokenization import TokenizedRow
 from mig_selector.study.arms import Budget
 from mig_selector.study.heldout import HeldOut, Split
@@ -119,3 +122,15 @@ def test_a_study_of_an_earlier_version_is_found_and_its_runs_are_used(plan_of, t
     assert read_result(plan_of(made="2"), folder / "runs", run) is None
     shutil.rmtree(folder)
     assert study_folder(plan, tmp_path).name == folder_name(plan.study_fingerprint)
+
+
+def test_the_recorded_command_makes_the_same_study(plan_of, tmp_path):
+    plan = plan_of(["longest", "mig"], seeds=2)
+    record = record_plan(plan, tmp_path / "study")
+    assert (record["settings"]["mig_num_samples"], record["options"]["--seeds"]) == ("10", 2)
+    asked = _parse(shlex.split(record["command"])[1:])
+    options = Options(methods=asked.methods, seeds=asked.seeds, match=asked.match, holdout=asked.holdout)
+    setup = set_up(read_settings(asked.settings), options)
+    again = make_plan(setup, plan.split, plan.budget, plan.subsets)
+    assert again.fingerprint == plan.fingerprint
+    assert again.study_fingerprint == plan.study_fingerprint

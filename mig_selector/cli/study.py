@@ -91,7 +91,7 @@ def _study(options: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         settings = read_settings(options.settings)
         if options.dry_run:
-            lines = estimate_study(settings, asked)
+            lines = estimate_study(settings, asked, options.only)
         else:
             try:
                 studied = run_study(settings, asked, only=options.only, trains=not options.report)

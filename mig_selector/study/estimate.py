@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mig_selector.study.arms import find_budget
 from mig_selector.study.heldout import Split, describe_split, hold_out
 from mig_selector.study.plan import identify_model, planned_runs, study_identity
 from mig_selector.study.record import folder_name
-from mig_selector.study.setup import BASE, RANDOM, Options, Setup, set_up
+from mig_selector.study.setup import RANDOM, Options, Setup, set_up
 
 
 _SAMPLED_ROWS, _TIMED_ROWS = 4_096, 16
@@ -38,12 +38,13 @@ _START_SECONDS = 15.0
 """To start LLaMA-Factory, load a model and save it."""
 
 
-def estimate_study(settings: Mapping[str, Any], options: Options) -> list[str]:
+def estimate_study(settings: Mapping[str, Any], options: Options, only: Sequence[str] = ()) -> list[str]:
     """Describe what a study would do and take; the time to annotate and to select is not in it.
 
     Args:
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML.
         options: What to study.
+        only: Arms to train here; all if empty.
 
     Returns:
         Lines for people: arms, trainings, tokens and time.
@@ -51,13 +52,13 @@ def estimate_study(settings: Mapping[str, Any], options: Options) -> list[str]:
     Raises:
         MigSelectorError: The study would fail before it selects.
     """
-    setup = set_up(settings, options)
+    setup = set_up(settings, options, only)
     with tempfile.TemporaryDirectory() as cache:
         unkept = replace(setup, own_settings={**setup.own_settings, "mig_cache_dir": cache})
-        return in_plain_words(lambda: _describe(unkept))
+        return in_plain_words(lambda: _describe(unkept, only))
 
 
-def _describe(setup: Setup) -> list[str]:
+def _describe(setup: Setup, only: Sequence[str]) -> list[str]:
     split = hold_out(setup, None)
     rows, output_dir = _sample(setup, split)
     tokens = RowTokens(np.array([len(row.ids) for row in rows]), np.array([row.supervised for row in rows]))
@@ -68,20 +69,19 @@ def _describe(setup: Setup) -> list[str]:
     steps = setup.schedule.steps(chosen, processes)
     per_step = setup.schedule.rows_per_batch * setup.schedule.batches_per_step * processes
     passes = steps * per_step / chosen if setup.schedule.max_steps > 0 else setup.schedule.epochs
-    runs = planned_runs(setup)
-    identity = study_identity(setup, split, processes, identify_model(setup))
-    folder = output_dir / folder_name(fingerprint_of(identity))
+    folder = output_dir / folder_name(fingerprint_of(study_identity(setup, split, processes, identify_model(setup))))
+    runs = [run for run in planned_runs(setup) if not only or run.arm in only]
     left = [run for run in runs if not (folder / "runs" / run.name / MANIFEST).is_file()]
     trainings, trainings_left = (sum(run.seed is not None for run in each) for each in (runs, left))
     done = f", {trainings - trainings_left:,} of them finished in {folder}" if len(left) < len(runs) else ""
     per_token = _seconds_per_token(setup, rows)
     training = _START_SECONDS + _TRAINING_COST * passes * chosen * fed * per_token / processes
     measuring = sum(len(row.ids) for row in split.heldout.rows) * per_token
-    arms = ", ".join(f"{arm} {count}" for arm, count in setup.planned.items() if arm != BASE)
+    arms = ", ".join(f"{arm} {count}" for arm, count in setup.planned.items() if count and (arm in only or not only))
     return [
         f"pool: {fed:,.0f} tokens a row, {supervised:,.0f} with a loss ({plural(len(rows), 'row')} sampled)",
         *describe_split(split),
-        f"arms: {BASE} (not trained), {arms}: {plural(trainings, 'training')}{done}",
+        f"arms: {arms or 'none that is trained'}: {plural(trainings, 'training')}{done}",
         f"budget of each arm: {budget.described}",
         f"each training, as of {RANDOM}: about {plural(chosen, 'row')} with {chosen * supervised:,.0f} supervised "
         f"tokens, {plural(steps, 'step')}, {passes:.3g} passes; equal {setup.options.match}",

@@ -118,8 +118,8 @@ def hold_out(setup: Setup, crew: Crew | None) -> Split:
     common = settle_common_rows(methods, setup.measuring_arguments(), setup.host, crew)
     if max(common.usable) > len(common.pool_indices):
         logger.info(
-            "the methods decide which rows are held out and chosen from: one that can use fewer rows, or one more "
-            "such method, makes another study"
+            "not every method can use all rows, so held-out rows and candidates depend on the methods: with other "
+            "methods it may be another study, which trains every arm"
         )
     return split_pool(common, setup.holdout, setup.options.source_column)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.console import plural
-from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.study import format_study
@@ -55,11 +54,7 @@ def run_study(
     Raises:
         MigSelectorError: Something that the user can fix.
     """
-    setup = set_up(settings, options)
-    if unknown := [arm for arm in only if arm not in setup.planned]:
-        raise ArgumentError(
-            f"--only: {', '.join(unknown)} is not an arm; expected some of {', '.join(setup.planned)}."
-        )
+    setup = set_up(settings, options, only)
     return in_plain_words(lambda: _run(setup, only, trains=trains))
 
 

@@ -95,12 +95,13 @@ class Setup:
         return self.arguments(mig_num_samples=1, **measuring_keys(self.own_settings, self.needs))
 
 
-def set_up(settings: Mapping[str, Any], options: Options) -> Setup:
+def set_up(settings: Mapping[str, Any], options: Options, only: Sequence[str] = ()) -> Setup:
     """Check a configuration and the options of a study.
 
     Args:
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML with which the user trains.
         options: Those of the command.
+        only: Arms to do here; all if empty.
 
     Raises:
         ArgumentError: Something in them is missing, wrong, or cannot be studied; names the key or option.
@@ -119,7 +120,12 @@ def set_up(settings: Mapping[str, Any], options: Options) -> Setup:
     ]
     if faults or host.schedule is None:
         raise ArgumentError("\n".join(faults))
-    return Setup(options, host_settings, shared, budget, host, host.schedule, needs)
+    setup = Setup(options, host_settings, shared, budget, host, host.schedule, needs)
+    if unknown := [arm for arm in only if arm not in setup.planned]:
+        raise ArgumentError(
+            f"--only: {', '.join(unknown)} is not an arm; expected some of {', '.join(setup.planned)}."
+        )
+    return setup
 
 
 def _methods(options: Options, budget: MigArguments) -> list[str]:
@@ -146,6 +152,8 @@ def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs]
         faults.append("--learning-rates: expected different numbers above 0, with commas between them.")
     if options.holdout is not None and not 0 < options.holdout < 1:
         faults.append(f"--holdout: {options.holdout:g} is not allowed; expected a share of the pool between 0 and 1.")
+    if not options.train_command.strip():
+        faults.append("--train-command is empty; the default is llamafactory-cli train.")
     if options.holdout is not None and host.eval_dataset:
         faults.append("--holdout: eval_dataset is set, and its rows are held out; leave one of the two out.")
     return faults

@@ -93,6 +93,7 @@ def test_it_is_not_started_by_torchrun_nor_for_arms_that_it_does_not_have(keys, 
         ({"mig_num_samples": None, "mig_num_tokens": "1M"}, {}, "mig_num_tokens: 1000000 are asked for, but the rows"),
         ({}, {"holdout": 0.1}, "--holdout: only 6 answers are held out, and a study needs 10"),
         ({}, {"source_column": "colour"}, "--source: no row of the pool has a column 'colour'"),
+        ({}, {"train_command": " "}, "--train-command is empty"),
     ],
 )
 def test_a_dry_run_refuses_what_the_study_would_refuse(keys, changes, options, message):

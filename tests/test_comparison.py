@@ -456,7 +456,7 @@ def test_methods_are_compared_at_one_budget_of_tokens(place, tiny_llama, tmp_pat
         assert manifest["token_budget"] == {"budget": budget, "fed": spent[0], "supervised": spent[1]}
     assert [found["all_rows"][key] for key in ("tokens", "supervised_tokens")] == counts[kept].sum(axis=0).tolist()
     assert len({each["rows"] for each in found["methods"]}) > 1
-    assert f"{budget:,} {found['budget_unit']} of 48 rows" in compared.table
+    assert f"{budget:,} {found['budget_unit']} from 48 rows" in compared.table
     assert len(list((tmp_path / "cache" / "row_tokens").glob("*.npy"))) == 1  # counted once for all methods
     with pytest.raises(
         ArgumentError, match=r"mig_num_tokens: 1000000 tokens are asked for, but the 48 rows to choose"

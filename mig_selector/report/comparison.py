@@ -123,6 +123,12 @@ class Comparison:
         return [figures.method for figures in self.figures]
 
     @property
+    def asked(self) -> str:
+        """The budget, and out of how many rows."""
+        unit = "of" if self.unit == "rows" else f"{self.unit} from"
+        return f"{self.budget:,} {unit} {self.kept_rows:,}"
+
+    @property
     def shown(self) -> list[MethodFigures]:
         """The methods, then all rows if they are known: the lines of the table."""
         return [*self.figures, *([self.all_rows] if self.all_rows else [])]
@@ -299,11 +305,7 @@ _OF_TRAINING = frozenset({"supervised_tokens", "steps"})
 
 def summary(comparison: Comparison) -> str:
     """Return one line: the pool, the budget and the numbers of rows."""
-    unit = "" if comparison.unit == "rows" else f"{comparison.unit} "
-    return (
-        f"{shorten(comparison.pool, 60)}: {comparison.budget:,} {unit}of {comparison.kept_rows:,} rows "
-        f"({comparison.read_rows:,} read)"
-    )
+    return f"{shorten(comparison.pool, 60)}: {comparison.asked} rows ({comparison.read_rows:,} read)"
 
 
 def format_table(comparison: Comparison) -> str:

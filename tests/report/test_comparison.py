@@ -229,7 +229,7 @@ def test_the_table_for_a_terminal_ends_with_all_rows_and_says_what_is_estimated(
 def test_a_budget_of_tokens_is_said_in_tokens_with_the_rows_and_steps_of_each_method(written):
     lines = format_table(BY_TOKENS).split("\n")
     assert [lines[0], lines[2], *lines[4:7]] == [
-        "tulu: 500,000 supervised tokens of 8,000 rows (8,200 read)",
+        "tulu: 500,000 supervised tokens from 8,000 rows (8,200 read)",
         "method     rows      E(D)  labels (%)  mean score     tokens  supervised  steps  time (s)  memory (MiB)",
         "mig       2,000  5,678.25        87.5       4.500  1,200,300     499,900    125     1,236         3,072",
         "longest     300  5,678.25        87.5       4.500    700,300     499,990     19     1,236         3,072",
@@ -241,7 +241,7 @@ def test_a_budget_of_tokens_is_said_in_tokens_with_the_rows_and_steps_of_each_me
     page = Page(folder / "comparison.html")
     assert [row[7] for row in page.tables["figures"]] == ["steps", "125", "19", "500"]
     text = " ".join(" ".join(page.texts).split())
-    assert "asked for 500,000 supervised tokens of 8,000 eligible rows" in text
+    assert "asked for 500,000 supervised tokens from 8,000 eligible rows" in text
     assert "Two random selections would share about 25.0 of 100." in text
     assert page.tags.count("dt") == len(COLUMNS)
     assert "rows" in texts_in(svg_of(folder))

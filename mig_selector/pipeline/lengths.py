@@ -96,8 +96,11 @@ def count_tokens_if_known(
         None where the configuration names no model or template, or its tokens cannot be counted, or rows have media.
     """
     host = request.site.host
-    has_media = any(_MEDIA & entry.columns.keys() for entry in request.entries)
-    if has_media or not (host.model_name_or_path and host.tokenizing.get("template")):
+    if not (host.model_name_or_path and host.tokenizing.get("template")):
+        if request.arguments.mig_count_tokens == "supervised":
+            logger.warning("mig_count_tokens: tokens are not counted; set model_name_or_path and template.")
+        return None
+    if any(_MEDIA & entry.columns.keys() for entry in request.entries):
         return None
     layouts = [entry.layout for entry in request.entries]
     try:

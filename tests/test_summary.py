@@ -114,7 +114,7 @@ def test_a_training_says_what_it_is_fed_also_for_rows_that_were_selected_before(
 
 def test_what_training_is_fed_is_said_with_its_error():
     tokens = {"fed": 248_765, "fed_error": 6_123, "supervised": 99_876, "supervised_error": 2_345, "rows_sampled": 512}
-    assert describe_training_tokens(tokens) == (
+    assert describe_training_tokens(tokens, 9_000) == (
         "training is fed about 249,000 +- 7,000 tokens, about 100,000 +- 3,000 of them with a loss (512 rows sampled)"
     )
 

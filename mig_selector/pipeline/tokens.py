@@ -225,16 +225,14 @@ def describe_tokens(tokens: Mapping[str, Any], num_rows: int) -> str:
     return f"{_about(tokens['estimate'], tokens['error'])} ({tokens['rows_sampled']:,} rows sampled)"
 
 
-def describe_training_tokens(tokens: Mapping[str, Any]) -> str:
+def describe_training_tokens(tokens: Mapping[str, Any], num_rows: int) -> str:
     """Say what training is fed, and how much of it has a loss."""
+    if tokens["rows_sampled"] == num_rows:
+        return f"training is fed {tokens['fed']:,} tokens, {tokens['supervised']:,} of them with a loss"
     fed, supervised = (_about(tokens[kind], tokens[f"{kind}_error"]) for kind in ("fed", "supervised"))
-    is_exact = not tokens["fed_error"] and not tokens["supervised_error"]
-    sampled = "" if is_exact else f" ({tokens['rows_sampled']:,} rows sampled)"
-    return f"training is fed {fed} tokens, {supervised} of them with a loss{sampled}"
+    return f"training is fed {fed} tokens, {supervised} of them with a loss ({tokens['rows_sampled']:,} rows sampled)"
 
 
 def _about(value: int, error: int) -> str:
-    if not error:
-        return f"{value:,}"
     estimate, rounded = round_to_error(value, error)
     return f"about {estimate:,} +- {rounded:,}"

@@ -86,7 +86,8 @@ class MigArguments:
         Literal["all", "supervised"],
         Setting(
             "Which tokens of a row mig_num_tokens counts: all that training is fed, or only the supervised ones, "
-            "which have a loss (a row without any counts as one).",
+            "which have a loss (a row without any counts as one). With mig_num_samples, supervised has both counted "
+            "for the summary also where no training follows.",
             decides=True,
             part="tokens",
         ),

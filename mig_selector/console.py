@@ -44,6 +44,12 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where that is right."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def print_error(prefix: str, error: Exception) -> None:
     """Print an error that the user can fix to stderr.
 

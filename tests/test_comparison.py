@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from naive import dense
 from support import LABELS, make_row, make_rows, run_command
+from training import host_settings, trained_tokens
 
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
@@ -187,7 +188,17 @@ def test_without_labels_and_scores_their_figures_are_missing(place):
         (["mig", "mig"], {}, "--methods: expected different names"),
         (["mig", ""], {}, "--methods: expected different names"),
         (["mig", "rndom"], {}, "'rndom' is not a method; did you mean random"),
-        (["mig"], {"mig_num_samples": [5, 6]}, "a comparison takes one budget"),
+        (["mig"], {"mig_num_samples": [5, 6]}, "mig_num_samples: .* a comparison takes one budget"),
+        (
+            ["mig"],
+            {"mig_num_samples": None, "mig_num_tokens": "5K,6K", "model_name_or_path": "x", "template": "llama3"},
+            "mig_num_tokens: '5K,6K' is a list; a comparison takes one budget",
+        ),
+        (
+            ["mig"],
+            {"mig_num_samples": None, "mig_num_tokens": "5K"},
+            "mig_num_tokens: .* model_name_or_path and template must be set",
+        ),
         (["mig"], {"mig_dataset_name": "a b"}, "mig_dataset_name: 'a b' is not allowed"),
     ],
 )
@@ -412,3 +423,53 @@ def test_a_model_without_a_tokenizer_leaves_tokens_empty_but_a_tokenizer_that_is
     assert [each["tokens"] for each in found["methods"]] == [None, None]
     with pytest.raises(ArgumentError, match=r"mig_tokenizer: .* cannot be loaded"):
         compare_methods({**settings, "mig_tokenizer": str(tmp_path / "model")}, ["mig", "random"])
+
+
+@pytest.mark.slow
+@pytest.mark.llamafactory
+@pytest.mark.parametrize("counted", ["all", "supervised"])
+def test_methods_are_compared_at_one_budget_of_tokens(place, tiny_llama, tmp_path, counted):
+    kept = [row for row in range(50) if row not in (4, 9)]
+    counts = trained_tokens(tiny_llama, place.rows)
+    column = ["all", "supervised"].index(counted)
+    budget = int(counts[kept, column].sum()) // 4
+    keys = {**host_settings(tiny_llama, tmp_path / "out"), **place.settings(**place.given)}
+    keys |= {"mig_num_samples": None, "mig_num_tokens": budget, "mig_count_tokens": counted}
+    methods = ["mig", "longest", "top_score", "car"]
+    compared = compare_methods(keys, methods)
+    found = figures_of(compared)
+    assert (found["budget"], found["budget_unit"], found["kept_rows"]) == (
+        budget,
+        {"all": "tokens", "supervised": "supervised tokens"}[counted],
+        48,
+    )
+    for each in found["methods"]:
+        rows = chosen_rows(each["folder"])
+        spent = counts[rows].sum(axis=0).tolist()
+        assert [each["rows"], each["tokens"], each["supervised_tokens"], each["steps"]] == [len(rows), *spent, 2]
+        assert spent[column] <= budget
+        left = [row for row in kept if row not in rows]
+        assert min(counts[left, column]) > budget - spent[column] or each["method"] == "car"
+        manifest = json.loads((Path(each["folder"]) / "manifest.json").read_text())
+        known = manifest["training_tokens"]
+        assert [known["fed"], known["supervised"], known["fed_error"]] == [*spent, 0]
+        assert manifest["token_budget"] == {"budget": budget, "fed": spent[0], "supervised": spent[1]}
+    assert [found["all_rows"][key] for key in ("tokens", "supervised_tokens")] == counts[kept].sum(axis=0).tolist()
+    assert len({each["rows"] for each in found["methods"]}) > 1
+    assert f"{budget:,} {found['budget_unit']} from 48 rows" in compared.table
+    assert len(list((tmp_path / "cache" / "row_tokens").glob("*.npy"))) == 1  # counted once for all methods
+    with pytest.raises(
+        ArgumentError, match=r"mig_num_tokens: 1000000 tokens are asked for, but the 48 rows to choose"
+    ):
+        compare_methods({**keys, "mig_num_tokens": "1M"}, methods)
+
+
+@pytest.mark.llamafactory
+def test_a_budget_of_rows_says_what_training_is_fed_too(place, tiny_llama, tmp_path):
+    keys = {**host_settings(tiny_llama, tmp_path / "out"), **place.settings(**place.given)}
+    found = figures_of(compare_methods(keys, ["mig", "random"]))
+    counts = trained_tokens(tiny_llama, place.rows)
+    for each in found["methods"]:
+        expected = [*counts[chosen_rows(each["folder"])].sum(axis=0).tolist(), 2]
+        assert [each["tokens"], each["supervised_tokens"], each["steps"]] == expected
+    assert found["tokenizer"] == tiny_llama

@@ -15,6 +15,7 @@ from training import host_settings, write_yaml
 
 from mig_selector.cli import main
 from mig_selector.errors import HostError
+from mig_selector.store.files import in_use
 from mig_selector.study.run import run_study
 from mig_selector.study.setup import Options
 
@@ -160,8 +161,47 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     assert capsys.readouterr().out.splitlines()[-1] == str(folder)
     before = sorted(place.folder.rglob("*"))
     assert main([*words, "--dry-run"]) == 0
-    assert "random 5, stratified 1, mig 1: 7 trainings" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"random 5, stratified 1, mig 1: 7 trainings, 7 of them finished in {folder}\n" in said
+    assert "held out: 24 answers from 2 sources, " in said
+    assert main([*words, "--dry-run", "--methods", "mig,top_score", "--seeds", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"random 5, stratified 2, mig 2, top_score 2: 11 trainings, 7 of them finished in {folder}\n" in said
     assert sorted(place.folder.rglob("*")) == before
+
+    # A study grows: one method more trains nothing again.
+    manifests = {file: file.stat().st_mtime_ns for file in (folder / "runs").glob("*/manifest.json")}
+    more = [*words, "--methods", "mig,top_score"]
+    interrupting = shlex.join(["sh", "-c", "sleep 2; kill -INT $PPID; exec sleep 9", "sh"])
+    assert main([*more, "--train-command", interrupting]) == 130
+    assert "run 1 of 1: top_score-seed0" in (said := capsys.readouterr().err)
+    assert said.endswith("mig-selector: interrupted; the same command goes on from here\n")
+    grown = study(place, methods=["mig", "top_score"])
+    assert grown.folder == started.folder
+    assert {file: file.stat().st_mtime_ns for file in manifests} == manifests
+    record = json.loads((folder / "study.json").read_text())
+    assert {key: record[key] for key in ("fingerprint", "fixed_at")} == {
+        key: plan[key] for key in ("fingerprint", "fixed_at")
+    }
+    assert [each["runs"] for each in record["added"]] == [["top_score-seed0"]]
+    assert record["plan"]["error_rate_of_each_interval"] == pytest.approx(0.05 / 3)
+    assert {each["arm"]: each["runs"] for each in record["figures"]["arms"]}["top_score"] == 1
+    page = (folder / "study.html").read_text()
+    assert "mig-selector study --stage sft" in page
+    assert "--methods mig,top_score --seeds 1" in page
+
+    # While it runs, prune leaves it and its subsets alone, and other commands say what it is.
+    subset = arms_folder(record, "mig")
+    where = ["--dataset-dir", str(place.data)]
+    with in_use(folder):
+        for dry in ([], ["--dry-run"]):
+            assert main(["prune", str(folder), subset, "--registered", *where, *dry]) == 1
+            said = capsys.readouterr().out
+            assert f"kept {folder}: another process holds its lock" in said
+            assert f"kept {subset}: the study in {folder} runs" in said
+    assert main(["verify", str(folder)]) == 1
+    assert f"{folder} is not a finished selection: it is a study. Its page is " in capsys.readouterr().err
+    assert main(["prune", str(folder), subset, *where, "--dry-run"]) == 0
 
 
 def arms_folder(plan, arm):

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from naive import dense
 from support import LABELS, ROOT, SHAREGPT, make_row, make_rows, write_lines
+from training import host_settings, trained_tokens
 
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.pipeline import tokens
 from mig_selector.pipeline.recipe import run_selection
-from mig_selector.pipeline.tokens import describe_tokens, draw_sample
+from mig_selector.pipeline.tokens import describe_tokens, describe_training_tokens, draw_sample
 
 
 ALPACA = {"formatting": "alpaca", "columns": {"prompt": "instruction", "query": "input", "response": "output"}}
@@ -78,6 +79,44 @@ def test_of_long_rows_fewer_are_sampled(wordy, minilm, monkeypatch):
     assert draw_sample(800, 800 * 10**6).tolist() == draw_sample(800, 800 * 10**6).tolist()
     assert [len(draw_sample(800, size)) for size in (None, 1, 800 * 10**6)] == [512, 512, 64]
     assert draw_sample(512).tolist() == list(range(512))
+
+
+@pytest.mark.slow
+@pytest.mark.llamafactory
+def test_a_training_says_what_it_is_fed_also_for_rows_that_were_selected_before(pool_of_60, tiny_llama, tmp_path):
+    keys = {**host_settings(tiny_llama, tmp_path / "out"), **pool_of_60.settings(mig_method="random")}
+
+    def said(training=True, **more):
+        [outcome] = run_selection({**keys, **more}, training=training)
+        lines = [line for line in outcome.summary if line.startswith(("training is fed", "tokens: "))]
+        return lines[0], outcome
+
+    assert said(training=False)[0].startswith("tokens: ")  # of the texts: LLaMA-Factory is not imported for that
+    line, outcome = said()
+    rows = pq.read_table(Path(outcome.folder) / "selection.parquet")["row_index"].to_pylist()
+    fed, supervised = trained_tokens(tiny_llama, make_rows(60))[rows].sum(axis=0).tolist()
+    expected = f"training is fed {fed:,} tokens, {supervised:,} of them with a loss"
+    assert line == expected
+    assert outcome.is_reused
+    assert (outcome.figures["tokens"], outcome.figures["supervised_tokens"]) == (fed, supervised)
+    assert "training: 2 optimizer steps of up to 2 rows" in outcome.summary
+    line, outcome = said(training=False, mig_count_tokens="supervised")
+    assert line == expected
+    assert "training on one process: 2 optimizer steps of up to 2 rows" in outcome.summary
+    line, outcome = said(mig_num_samples=11)
+    known = manifest(outcome)["training_tokens"]
+    assert (known["rows_sampled"], known["fed_error"], known["settings"]["template"]) == (11, 0, "llama3")
+    again, outcome = said(mig_num_samples=11, cutoff_len=8)  # not what the manifest says
+    assert outcome.is_reused
+    assert again.startswith(f"training is fed {11 * 8} tokens, ")
+    assert again != line
+
+
+def test_what_training_is_fed_is_said_with_its_error():
+    tokens = {"fed": 248_765, "fed_error": 6_123, "supervised": 99_876, "supervised_error": 2_345, "rows_sampled": 512}
+    assert describe_training_tokens(tokens, 9_000) == (
+        "training is fed about 249,000 +- 7,000 tokens, about 100,000 +- 3,000 of them with a loss (512 rows sampled)"
+    )
 
 
 def test_tokens_of_several_names_are_added_up(wordy, minilm):

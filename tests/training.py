@@ -5,6 +5,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from subprocess import CompletedProcess
 
+import numpy as np
 import yaml
 from support import run_command
 
@@ -45,6 +46,22 @@ def host_settings(model, output_dir):
         "report_to": "none",
         "save_only_model": True,
     }
+
+
+def trained_tokens(model, rows):
+    """What is fed for each row with the template llama3, written out by hand: all tokens, and those with a loss."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    head = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    counts = []
+    for row in rows:
+        question, answer = (turn["content"] for turn in row["dialogs"])
+        prompt = tokenizer.bos_token + head.format("user") + question + "<|eot_id|>" + head.format("assistant")
+        texts = prompt, answer + "<|eot_id|>"
+        fed, supervised = (len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+        counts.append((fed + supervised, supervised))
+    return np.array(counts)
 
 
 def write_yaml(folder, settings, name="train"):

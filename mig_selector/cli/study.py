@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from mig_selector.cli.options import add_configuration, print_result, read_settings
-from mig_selector.console import printable
+from mig_selector.console import print_line, printable
 
 
 def add_commands(commands: Any) -> None:
@@ -57,7 +57,7 @@ def add_commands(commands: Any) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--report", action="store_true", help="train nothing; write the page of the runs that are there")
     what.add_argument(
-        "--dry-run", action="store_true", help="say what would be trained and how long it takes, and write nothing"
+        "--dry-run", action="store_true", help="say what is left to train and how long it takes, and write nothing"
     )
 
 
@@ -91,9 +91,13 @@ def _study(options: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         settings = read_settings(options.settings)
         if options.dry_run:
-            lines = estimate_study(settings, asked)
+            lines = estimate_study(settings, asked, options.only)
         else:
-            studied = run_study(settings, asked, only=options.only, trains=not options.report)
+            try:
+                studied = run_study(settings, asked, only=options.only, trains=not options.report)
+            except KeyboardInterrupt:
+                print_line("mig-selector: interrupted; the same command goes on from here")
+                return 130
             lines = [studied.table, studied.folder]
     print_result(*(printable(line, keep="\n") for line in lines))
     return 0

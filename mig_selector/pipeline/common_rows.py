@@ -16,6 +16,7 @@ from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew
+from mig_selector.pipeline.lengths import count_row_tokens
 from mig_selector.pipeline.needs import DEFAULT_LABELS, Needs, resolve_needs
 from mig_selector.pipeline.request import Request, resolve
 from mig_selector.pipeline.stages import describe_reading, measure, read
@@ -48,12 +49,9 @@ def resolve_methods(own_settings: Mapping[str, Any], host: HostArguments, method
     found = []
     for method in methods:
         arguments = parse_arguments({**own_settings, "mig_method": method}, training=False)
-        if arguments.counts_tokens:
-            raise ArgumentError("mig_num_tokens: a comparison counts rows; set mig_num_samples in its place.")
         if len(arguments.budgets) > 1:
-            raise ArgumentError(
-                f"mig_num_samples: {arguments.mig_num_samples!r} is a list; a comparison takes one budget."
-            )
+            key = "mig_num_tokens" if arguments.counts_tokens else "mig_num_samples"
+            raise ArgumentError(f"{key}: {arguments[key]!r} is a list; a comparison takes one budget.")
         found.append(resolve_needs(arguments, host))
     return found
 
@@ -77,21 +75,29 @@ def measuring_keys(own_settings: Mapping[str, Any], needs: Sequence[Needs]) -> d
 
 
 def settle_common_rows(
-    each: Sequence[MigArguments], measures: MigArguments, host: HostArguments, crew: Crew
+    each: Sequence[MigArguments], measures: MigArguments, host: HostArguments, crew: Crew | None
 ) -> CommonRows:
     """Find the rows that every method can use and of which everything can be measured; for rank 0.
 
     A method can use a row that has what it needs, and a score if a model computes one. What the models compute is
     kept, so that it is not computed again when the methods choose.
 
+    Args:
+        each: The keys of each method.
+        measures: The keys of a selection that needs what is measured of the rows.
+        host: The host's keys.
+        crew: Runs the models; None to run none, and to count the rows that a model might reject as usable.
+
     Raises:
         PoolError: There is no such row.
-        ArgumentError: There are fewer than the methods are asked to choose.
+        ArgumentError: They are fewer, or have fewer tokens, than the methods are asked to choose.
     """
     found, dropped, unreadable = [], Counter[str](), Counter[str]()
     for arguments in (*each, measures):
         request = resolve(arguments, host)
-        pool = measure(annotate(read(request), request, crew).pool, request, crew).pool
+        pool = read(request)
+        if crew is not None:
+            pool = measure(annotate(pool, request, crew).pool, request, crew).pool
         found.append(pool.pool_indices)
         dropped |= pool.report.dropped  # methods that need the same of a row drop the same rows
         unreadable |= pool.report.unreadable
@@ -106,11 +112,13 @@ def settle_common_rows(
     logger.info("rows that a method can use: %s; that all can use: %s", by_method, f"{len(common):,}")
     if not len(common):
         raise PoolError(f"--methods: no row of the pool can be used by every method ({by_method}); compare fewer.")
-    for budget in measures.budgets:
+    for budget in () if measures.counts_tokens else measures.budgets:
         if budget > len(common):
             raise ArgumentError(
                 f"mig_num_samples: {budget} rows are asked for, but only {len(common)} rows can be used by every "
                 f"method ({by_method}). Ask for fewer, or compare fewer methods."
             )
     is_common = np.isin(pool.pool_indices, common, assume_unique=True)
-    return CommonRows(common, usable, request, pool.without(~is_common, "not usable by every method compared"))
+    pool = pool.without(~is_common, "not usable by every method compared")
+    count_row_tokens(request, pool)  # refuses a budget of tokens that they do not have; counts are kept
+    return CommonRows(common, usable, request, pool)

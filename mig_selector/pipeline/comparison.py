@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -20,13 +20,17 @@ from mig_selector.arrays import RowLabels
 from mig_selector.console import progress
 from mig_selector.errors import ArgumentError, PoolError
 from mig_selector.integration.config import HostArguments
+from mig_selector.integration.training import num_processes
 from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.common_rows import CommonRows, measuring_keys, resolve_methods, settle_common_rows
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.deliver import Outcome, write_own_dataset_info
+from mig_selector.pipeline.lengths import RowTokens, count_row_tokens, count_tokens_if_known
 from mig_selector.pipeline.names import comparison_name
 from mig_selector.pipeline.recipe import run_selection
+from mig_selector.pipeline.report import plan_training
 from mig_selector.pipeline.request import Request, resolve
+from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.site import pool_names
 from mig_selector.pipeline.stages import (
     Clock,
@@ -193,15 +197,16 @@ def _compare(
     choices = [measures.kept_indices(_read_choice(Path(outcome.folder))) for outcome in outcomes]
     chosen = np.unique(np.concatenate(choices))
     everything = np.arange(len(measures.pool.pool_indices))
-    sample = draw_sample(len(everything), most=_SAMPLED_ROWS)
+    # A budget of tokens has counted those of all rows.
+    sample = everything if arguments.counts_tokens else draw_sample(len(everything), most=_SAMPLED_ROWS)
     tokens = _Tokens(measures, np.union1d(chosen, sample))
     examples = _examples(measures, choices)
     manifests = [read_json(Path(outcome.folder) / MANIFEST) for outcome in outcomes]
     costs = _costs(outcomes, manifests, methods, folder)
-    pool_tokens, pool_tokens_error = tokens.estimate(sample, len(everything))
+    processes = num_processes() if host.schedule is not None else None
     comparison = Comparison(
         pool="+".join(entry.name for entry in request.entries),
-        budget=outcomes[0].budget,
+        budget=request.token_budget(request.fingerprints[0]) if arguments.counts_tokens else outcomes[0].budget,
         kept_rows=len(everything),
         read_rows=measures.pool.report.read,
         score=request.needs.score.name if request.needs.score else "none",
@@ -212,7 +217,8 @@ def _compare(
                 method=method,
                 seconds=seconds,
                 memory_bytes=memory,
-                tokens=tokens.total(rows),
+                **tokens.of(rows),
+                steps=_planned_steps(request, len(rows), processes),
                 folder=outcome.folder,
                 note=_describe_filling(manifest["rows_filled_by_score"]),
                 usable_rows=usable,
@@ -228,17 +234,30 @@ def _compare(
             method="all rows",
             seconds=None,
             memory_bytes=None,
-            tokens=pool_tokens,
-            tokens_error=pool_tokens_error,
             folder="",
+            steps=_planned_steps(request, len(everything), processes),
+            **tokens.of_all(sample, len(everything)),
         ),
         overlaps=[[len(np.intersect1d(one, other)) / len(one) for other in choices] for one in choices],
         settings=_shared_settings(request),
         versions=manifests[0]["versions"],
+        unit=_unit(arguments),
     )
     write_comparison(folder, comparison)
     logger.info("dataset_dir with the subsets: %s", write_own_dataset_info(folder, outcomes).parent)
     return asdict(Compared(str(folder), format_table(comparison)))
+
+
+def _planned_steps(request: Request, rows: int, processes: int | None) -> int | None:
+    training = plan_training(request, rows, processes)
+    return None if training is None else training.steps
+
+
+def _unit(arguments: MigArguments) -> Literal["rows", "tokens", "supervised tokens"]:
+    """Return what the budget counts."""
+    if not arguments.counts_tokens:
+        return "rows"
+    return "tokens" if arguments.mig_count_tokens == "all" else "supervised tokens"
 
 
 def _shared_settings(request: Request) -> dict[str, Any]:
@@ -284,44 +303,63 @@ def _read_choice(folder: Path) -> NDArray[np.int64]:
 
 
 class _Tokens:
-    """Tokens of some of the common rows."""
+    """Tokens of some of the common rows: those that training is fed where they are known, else those of the texts."""
 
     def __init__(self, measures: _Measures, rows: NDArray[np.int64]) -> None:
-        """Count those of `rows`, ascending, if a tokenizer is configured that can be loaded."""
+        """Count those of `rows`, ascending, if a model or a tokenizer is configured that can be loaded."""
         self._rows = rows
-        self._counts: NDArray[np.int64] | None = None
+        self._tokens: NDArray[np.int64] | None = None
+        self._supervised: NDArray[np.int64] | None = None
         self.tokenizer: str | None = None
-        named = tokenizer_name(measures.request)
-        if named is None:
-            return
-        key, name = named
+        if (fed := _count_fed(measures, rows)) is not None:
+            self._tokens, self._supervised = fed.fed, fed.supervised
+            self.tokenizer = measures.request.site.host.model_name_or_path
+        elif (named := tokenizer_name(measures.request)) is not None:
+            self._count_texts(measures, *named)
+
+    def _count_texts(self, measures: _Measures, key: str, name: str) -> None:
         entries = measures.request.entries
 
         def texts() -> Iterator[str]:
-            with progress("counting tokens", len(rows), "rows", is_main=True) as bar:
-                for row in measures.rows(rows):
+            with progress("counting tokens", len(self._rows), "rows", is_main=True) as bar:
+                for row in measures.rows(self._rows):
                     yield text_of(row.record, entries[row.entry_index])
                     bar(1)
 
         try:
-            self._counts = _count(texts(), key, name)
+            self._tokens = _count(texts(), key, name)
             self.tokenizer = name
         except ArgumentError as error:
             if key == "mig_tokenizer":  # asked for; the other key names what is trained
                 raise
             logger.info("tokens are not counted: %s", error)
 
-    def total(self, rows: NDArray[np.int64]) -> int | None:
-        """Return the tokens of some rows together."""
-        return None if self._counts is None else int(self._counts[look_up(rows, self._rows)].sum())
+    def of(self, rows: NDArray[np.int64]) -> dict[str, int | None]:
+        """Return the tokens of some rows together, and those of them that have a loss."""
+        indices = look_up(rows, self._rows)
+        kinds = {"tokens": self._tokens, "supervised_tokens": self._supervised}
+        return {kind: None if counts is None else int(counts[indices].sum()) for kind, counts in kinds.items()}
 
-    def estimate(self, sample: NDArray[np.int64], num_rows: int) -> tuple[int | None, int | None]:
-        """Return the tokens of `num_rows` rows, from a sample of them, and the error; no error if all were counted."""
-        if self._counts is None:
-            return None, None
-        counts = self._counts[look_up(sample, self._rows)]
-        total, error = estimate_total(counts, np.ones_like(counts), num_rows, num_rows)
-        return total, error if len(sample) < num_rows else None
+    def of_all(self, sample: NDArray[np.int64], num_rows: int) -> dict[str, int | None]:
+        """Return the tokens of `num_rows` rows, from a sample of them, with their errors; None if all were counted."""
+        indices = look_up(sample, self._rows)
+        figures: dict[str, int | None] = {}
+        for kind, counts in (("tokens", self._tokens), ("supervised_tokens", self._supervised)):
+            if counts is not None:
+                total, error = estimate_total(counts[indices], np.ones_like(indices), num_rows, num_rows)
+                figures |= {kind: total, f"{kind}_error": error if len(sample) < num_rows else None}
+        return {"tokens": None, **figures}
+
+
+def _count_fed(measures: _Measures, rows: NDArray[np.int64]) -> RowTokens | None:
+    """Count what training is fed for some rows; None where that is not known."""
+    known = count_row_tokens(measures.request, measures.pool)  # a budget of tokens has counted all rows
+    if known is not None:
+        return known.take(rows)
+    is_counted = np.zeros(len(measures.pool.pool_indices), np.bool_)
+    is_counted[rows] = True
+    trained = KeptRows(measures.request, measures.pool).take(is_counted).trained()
+    return count_tokens_if_known(measures.request, trained, len(rows))
 
 
 def _count(texts: Iterable[str], key: str, name: str) -> NDArray[np.int64]:

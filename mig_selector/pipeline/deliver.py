@@ -124,6 +124,7 @@ def describe_finished(
 def _key_figures(manifest: Mapping[str, Any]) -> dict[str, float]:
     """Return what a training run reports of its selection; manifests of earlier versions lack some."""
     labels, covered = manifest.get("labels"), manifest.get("labels_covered")
+    fed = manifest.get("training_tokens") or {}
     figures = {
         "rows": manifest["budget"],
         "pool_rows": manifest["rows"]["kept"],
@@ -131,7 +132,8 @@ def _key_figures(manifest: Mapping[str, Any]) -> dict[str, float]:
         "label_coverage": covered / labels if labels and covered is not None else None,
         "mean_score": manifest.get("mean_score"),
         "pool_mean_score": manifest.get("pool_mean_score"),
-        "tokens": (manifest.get("tokens") or {}).get("estimate"),
+        "tokens": fed.get("fed", (manifest.get("tokens") or {}).get("estimate")),
+        "supervised_tokens": fed.get("supervised"),
     }
     return {name: value for name, value in figures.items() if value is not None}
 
@@ -194,17 +196,18 @@ def _register(site: Site, entries: Mapping[str, Mapping[str, Any]]) -> bool:
     return True
 
 
-def write_own_dataset_info(folder: Path, outcomes: Sequence[Outcome]) -> Path:
+def write_own_dataset_info(folder: Path, outcomes: Sequence[Outcome], others: Mapping[str, Any] | None = None) -> Path:
     """Write a dataset_info.json with the entries of subsets that are not in the user's.
 
     Args:
         folder: Where to write it: a `dataset_dir` to train from.
         outcomes: The finished selections, each with different names.
+        others: More entries, of other names.
 
     Returns:
         The file.
     """
-    entries: dict[str, Any] = {}
+    entries = dict(others or {})
     for outcome in outcomes:
         known = read_json(Path(outcome.settings["dataset_dir"]) / FILE_NAME)
         entries |= {name: known[name] for name in outcome.entries.values()}

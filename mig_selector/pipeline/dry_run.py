@@ -92,7 +92,8 @@ def _describe(request: Request, *, selects: bool) -> list[str]:
     lines = [f"pool: {report.read:,} rows read, {report.kept:,} kept"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in report.dropped.items()]
     if selects:
-        lines.append(f"to choose: {', '.join(f'{budget:,}' for budget in resolve_budgets(request, pool))} rows")
+        unit = "tokens" if request.arguments.counts_tokens else "rows"
+        lines.append(f"to choose: {', '.join(f'{budget:,}' for budget in resolve_budgets(request, pool))} {unit}")
     if needs.labels is not None:
         without = np.count_nonzero(pool.labels.counts == 0)
         lines.append(f"labels: {len(pool.labels.names):,} different ones; {without:,} rows have none")

@@ -18,6 +18,7 @@ from mig_selector.store.inventory import (
     find_cached,
     find_folders,
     is_selecting,
+    is_used,
     recorded_output_dirs,
     remove_cached,
     remove_folder,
@@ -117,17 +118,23 @@ def prune(
         raise PoolError("\n".join([*inventory.unreadable, "Fix it, so that it is known what its entries name."]))
     folders, kinds = _find_named(inventory, names) if names else (inventory.folders, inventory.cached)
     limit = math.inf if written_before is None else written_before
-    # The entries of a comparison or a study name its subsets. Where it goes, they protect nothing.
+    # The entries of a comparison or a study name its subsets. Where it goes, they protect nothing; while it runs, they
+    # protect the subsets whatever is asked.
     doomed = sorted((each for each in folders if each.written < limit), key=lambda each: each.kind == "subset")
-    ignored = {folder.path / FILE_NAME for folder in doomed if folder.kind != "subset"}
+    running = {each.path / FILE_NAME for each in inventory.folders if each.kind == "study" and is_used(each)}
+    ignored = {folder.path / FILE_NAME for folder in doomed if folder.kind != "subset"} - running
     try:
         if is_selecting(inventory.cache_dir):
             raise RegistrationError(
                 f"a selection is running with the cache {inventory.cache_dir}; prune when it has ended."
             )
         for folder in doomed:
-            entries = [entry for entry in inventory.entries[folder.path] if entry.dataset_info not in ignored]
-            yield _prune_folder(folder, [] if registered else entries, dry_run=dry_run)
+            entries = inventory.entries[folder.path]
+            if needed := [entry for entry in entries if entry.dataset_info in running]:
+                yield Pruned(f"kept {folder.path}: the study in {needed[0].dataset_info.parent} runs", is_kept=True)
+                continue
+            named_by = [entry for entry in entries if entry.dataset_info not in ignored]
+            yield _prune_folder(folder, [] if registered else named_by, dry_run=dry_run)
         for kind in kinds:
             files = [file for file in kind.files if file.written < limit]
             if files:
@@ -140,7 +147,7 @@ def _prune_folder(folder: StoredFolder, named_by: Sequence[Entry], *, dry_run: b
     if named_by:
         where = ", ".join(f"{entry.name} in {entry.dataset_info}" for entry in named_by)
         return Pruned(f"kept {folder.path}: named by {where}; --registered removes it all the same", is_kept=True)
-    if not dry_run and not remove_folder(folder):
+    if is_used(folder) if dry_run else not remove_folder(folder):
         return Pruned(f"kept {folder.path}: another process holds its lock", is_kept=True)
     return Pruned(f"{_done(dry_run)} {folder.path} ({describe_size(folder.num_bytes)})", folder.num_bytes)
 

@@ -1,10 +1,12 @@
-"""Tokens of every kept row as training is fed them: what a budget of tokens is measured by."""
+"""Tokens of rows as training is fed them: what budgets of tokens are measured by, and what summaries say."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,11 @@ from mig_selector.pool.reading import Pool
 from mig_selector.store.matrix import MatrixFile
 
 
+logger = logging.getLogger(__name__)
+
 _ROWS_PER_WRITE = 8_192
+_MEDIA = frozenset({"images", "videos", "audios"})
+"""Roles of columns that take the host seconds to make tokens of."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,43 @@ def read_row_tokens(request: Request, pool: Pool) -> RowTokens:
     return RowTokens(counts[:, 0], counts[:, 1])
 
 
+def count_tokens_if_known(
+    request: Request, rows: Iterable[tuple[int, Mapping[str, Any]]], num_rows: int
+) -> RowTokens | None:
+    """Count the tokens of some rows for a summary; nothing is kept.
+
+    Args:
+        request: Says with which model and template the host trains.
+        rows: For each of the N rows the index of its entry, and the columns that training reads.
+        num_rows: N.
+
+    Returns:
+        None where the configuration names no model or template, or its tokens cannot be counted, or rows have media.
+    """
+    host = request.site.host
+    if not (host.model_name_or_path and host.tokenizing.get("template")):
+        if request.arguments.mig_count_tokens == "supervised":
+            logger.warning("mig_count_tokens: tokens are not counted; set model_name_or_path and template.")
+        return None
+    if any(_MEDIA & entry.columns.keys() for entry in request.entries):
+        return None
+    layouts = [entry.layout for entry in request.entries]
+    try:
+        counts = np.concatenate([*count_tokens_of_rows(rows, num_rows, layouts, host, None)])
+    except ArgumentError as error:
+        logger.info("the tokens that training is fed are not counted: %s", error)
+        return None
+    return RowTokens(counts[:, 0], counts[:, 1])
+
+
 def _check_budgets(request: Request, tokens: RowTokens) -> None:
     counted = tokens.counted(request.arguments.mig_count_tokens)
     total, shortest = int(counted.sum()), int(counted.min())
     for budget in request.arguments.budgets:
         if not shortest <= budget <= total:
             raise ArgumentError(
-                f"mig_num_tokens: {int(budget)} tokens are asked for, but the pool has {total} tokens in "
-                f"{len(counted)} rows, and its shortest row {shortest}."
+                f"mig_num_tokens: {int(budget)} tokens are asked for, but the {len(counted)} rows to choose from have "
+                f"{total} tokens, and the shortest of them {shortest}."
             )
 
 

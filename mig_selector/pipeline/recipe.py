@@ -39,10 +39,9 @@ from mig_selector.pipeline.stages import (
     resolve_budgets,
     restrict,
 )
-from mig_selector.pipeline.tokens import TokenTotals, describe_tokens, tokenizer_name
-from mig_selector.pipeline.write import summarise, write_files, write_manifest
+from mig_selector.pipeline.tokens import TokenTotals, tokenizer_name, tokenizing_settings, training_tokens
+from mig_selector.pipeline.write import summarise, summarise_tokens, write_files, write_manifest
 from mig_selector.ranks.world import Ranks
-from mig_selector.report.selection import Training
 from mig_selector.report.writing import PAGE
 from mig_selector.store.files import is_writable
 from mig_selector.store.subsets import OLD_FOLDER_DIGITS, copy_subset, locked_subset, publish, staging_folder
@@ -52,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 FindFaults = Callable[[], list[str]]
 
-_LOCAL_TO_A_NODE = (
+LOCAL_TO_A_NODE = (
     *("mig_output_dir", "mig_cache_dir", "mig_label_embeddings", "mig_label_vocabulary", "mig_row_embeddings"),
     *("mig_embedding_model", "mig_row_embedding_model", "mig_ifd_model", "mig_tokenizer", "mig_tagger_model"),
     *("mig_deita_complexity_model", "mig_deita_quality_model", "mig_reward_model"),
@@ -187,7 +186,7 @@ def _select(request: Request, crew: Crew, clock: Clock, made: list[Selected], pr
     offered = offer(request, crew, clock)
     with clock.stage("embedding rows"):
         vectors = embed(offered.pool, request, crew)
-    totals = TokenTotals(request)
+    totals, counts_fed = TokenTotals(request), _counts_fed_tokens(request, processes)
     if request.needs.method.declaration.is_compiled:
         with clock.stage("compiling"):
             compile_method(request, offered)
@@ -203,14 +202,18 @@ def _select(request: Request, crew: Crew, clock: Clock, made: list[Selected], pr
                     with clock.stage("writing"):
                         written = write_files(request, offered, chosen, staging)
                         estimate = totals.of(written["subsets"], staging)
+                    fed = None
+                    if counts_fed:
+                        with clock.stage("counting tokens"):
+                            fed = training_tokens(request, written["subsets"], staging, chosen.tokens)
                     manifest = write_manifest(
-                        request, fingerprint, offered, chosen, written, estimate, clock.seconds, staging
+                        request, fingerprint, offered, chosen, written, estimate, fed, clock.seconds, staging
                     )
                     publish(staging, folder)
         training = plan_training(request, chosen.budget, processes)
         summary = [
-            *summarise(request, offered.pool, chosen, manifest.get("tokens"), clock.seconds),
-            *_describe_training(training),
+            *summarise(request, offered.pool, chosen, manifest, clock.seconds),
+            *_describe_training(request, chosen.budget, processes),
             *_describe_evaluation(request, fingerprint, manifest, folder),
         ]
         if request.arguments.mig_report == "html":
@@ -251,22 +254,47 @@ def _reuse(request: Request, fingerprint: str, found: Any, processes: int | None
         _copy(request, fingerprint, source, folder)
     kept = manifest["rows"]["kept"]
     summary = [f"already selected: {manifest['budget']:,} of {kept:,} rows; nothing is computed"]
-    tokens, named, within = manifest.get("tokens"), tokenizer_name(request), manifest.get("token_budget")
-    if within:
-        summary.append(f"training is fed {within['fed']:,} tokens, {within['supervised']:,} of them with a loss")
-    elif tokens and named and tokens["tokenizer"] == named[1]:
-        summary.append(f"tokens: {describe_tokens(tokens, manifest['budget'])}")
-    summary += _describe_training(plan_training(request, manifest["budget"], processes))
+    manifest = {**manifest, **_tokens_of_reused(request, manifest, folder, processes)}
+    summary += summarise_tokens(manifest)
+    summary += _describe_training(request, manifest["budget"], processes)
     summary += _describe_evaluation(request, fingerprint, manifest, folder)
     if request.arguments.mig_report == "html":
         summary.append(describe_report(folder))
     return describe_finished(request, fingerprint, folder, manifest, summary, is_reused=True)
 
 
-def _describe_training(training: Training | None) -> list[str]:
-    if training is None:
+def _counts_fed_tokens(request: Request, processes: int | None) -> bool:
+    """Whether to count what training is fed for chosen rows, which takes LLaMA-Factory: seconds to import it.
+
+    A budget of tokens has counted it, a training imports LLaMA-Factory anyway, and mig_count_tokens: supervised asks
+    for it.
+    """
+    arguments = request.arguments
+    return arguments.counts_tokens or processes is not None or arguments.mig_count_tokens == "supervised"
+
+
+def _tokens_of_reused(
+    request: Request, manifest: Mapping[str, Any], folder: Path, processes: int | None
+) -> dict[str, Any]:
+    """Return the tokens of a finished selection under this configuration, which may have another tokenizer."""
+    fed, texts, named = manifest.get("training_tokens"), manifest.get("tokens"), tokenizer_name(request)
+    if fed is not None and fed["settings"] != tokenizing_settings(request):
+        fed = None
+    if fed is None and _counts_fed_tokens(request, processes):
+        fed = training_tokens(request, manifest["subsets"], folder, None)
+    if texts is not None and (named is None or texts["tokenizer"] != named[1]):
+        texts = None
+    return {"training_tokens": fed, "tokens": texts}
+
+
+def _describe_training(request: Request, rows: int, processes: int | None) -> list[str]:
+    """Say what training on the rows takes; where none follows, what it would take on one process."""
+    if processes is None and request.among is not None:  # whoever compares methods says it for all of them
         return []
-    return [f"training: {training.steps:,} optimizer steps of up to {training.rows_per_step:,} rows"]
+    if (training := plan_training(request, rows, processes or 1)) is None:
+        return []
+    where = " on one process" if processes is None else ""
+    return [f"training{where}: {training.steps:,} optimizer steps of up to {training.rows_per_step:,} rows"]
 
 
 def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:
@@ -297,7 +325,7 @@ def _check_same_settings(arguments: MigArguments, host: HostArguments, ranks: Ra
     """Refuse a node that was started with other settings than rank 0's: one brain decides for all."""
 
     def shared() -> dict[str, Any]:
-        keys = {key: value for key, value in arguments.values.items() if key not in _LOCAL_TO_A_NODE}
+        keys = {key: value for key, value in arguments.values.items() if key not in LOCAL_TO_A_NODE}
         return {"dataset": list(host.dataset), **keys}
 
     mine = shared()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,10 @@ class Selected:
 
     def figures(self, name: str, rows: NDArray[np.int64], **known: Any) -> MethodFigures:
         """Measure some rows as a comparison does; `known` are the other figures."""
-        tokens = self.offered.tokens
+        counted: dict[str, Any] = {"tokens": None}
+        if tokens := self.offered.tokens:  # those of every row are known
+            sums = {"tokens": tokens.fed, "supervised_tokens": tokens.supervised}
+            counted = {name: int(each[rows].sum()) for name, each in sums.items()}
         return MethodFigures(
             method=name,
             rows=len(rows),
@@ -109,7 +112,7 @@ class Selected:
             **measure_rows(rows, self.request, self.offered.labels, self.offered.scores, self.offered.graph),
             sources=self.rows_by_dataset(rows),
             folder="",
-            **{"tokens": int(tokens.fed[rows].sum()) if tokens else None, **known},
+            **{**counted, **known},
         )
 
     def rows_by_dataset(self, rows: NDArray[np.int64]) -> dict[str, int]:
@@ -133,10 +136,7 @@ def build_report(selected: Selected, effort: Effort) -> SelectionReport:
         MigSelectorError: A file of the pool has changed.
     """
     request, manifest, rows = selected.request, selected.manifest, selected.rows
-    tokens = manifest.get("tokens") or {}
-    this = selected.figures(manifest["method"], rows)
-    if this.tokens is None:  # only a budget of tokens counts those of every row
-        this = replace(this, tokens=tokens.get("estimate"), tokens_error=tokens.get("error") or None)
+    this = selected.figures(manifest["method"], rows, **_tokens(manifest))
     all_rows = selected.figures("all rows", np.arange(selected.num_kept))
     curve = _curve(selected, effort, all_rows.information)
     texts = _texts(selected, effort)
@@ -152,7 +152,7 @@ def build_report(selected: Selected, effort: Effort) -> SelectionReport:
         this=this,
         others=list(_other_choices(selected, texts)),
         all_rows=all_rows,
-        tokenizer=tokens.get("tokenizer"),
+        tokenizer=_tokenizer(manifest),
         training=selected.training,
         curve=curve,
         labels=_labels(selected),
@@ -168,6 +168,26 @@ def build_report(selected: Selected, effort: Effort) -> SelectionReport:
         versions=manifest["versions"],
         fingerprint=manifest["fingerprint"],
     )
+
+
+def _tokens(manifest: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return the tokens of a selection, if the run counted them: those that training is fed, or those of its texts."""
+    if fed := manifest.get("training_tokens"):
+        return {
+            "tokens": fed["fed"],
+            "tokens_error": fed["fed_error"] or None,
+            "supervised_tokens": fed["supervised"],
+            "supervised_tokens_error": fed["supervised_error"] or None,
+        }
+    if tokens := manifest.get("tokens"):
+        return {"tokens": tokens["estimate"], "tokens_error": tokens["error"] or None}
+    return {}
+
+
+def _tokenizer(manifest: Mapping[str, Any]) -> str | None:
+    if fed := manifest.get("training_tokens"):
+        return str(fed["settings"]["model_name_or_path"])
+    return (manifest.get("tokens") or {}).get("tokenizer")
 
 
 def _shown_ranks(count: int) -> NDArray[np.int64]:

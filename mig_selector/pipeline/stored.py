@@ -18,6 +18,7 @@ from mig_selector.integration.dataset_info import FILE_NAME, OWN_KEY, read_datas
 from mig_selector.pipeline.request import Request, resolve
 from mig_selector.store.folders import is_private
 from mig_selector.store.hashing import hash_file
+from mig_selector.store.inventory import COMPARISON, STUDY
 from mig_selector.store.subsets import CANDIDATES, MANIFEST, SELECTION_TABLE, read_description
 
 
@@ -109,7 +110,7 @@ def find_selection(named: str, dataset_dir: str) -> StoredSelection:
     folder = path if path.is_dir() else _folder_of_entry(named, dataset_dir)
     manifest = read_description(folder)
     if manifest is None:
-        raise ArgumentError(f"{folder} is not a finished selection: {MANIFEST} is missing or malformed.")
+        raise ArgumentError(f"{folder} is not a finished selection: {_describe_other(folder)}")
     if not is_private((folder / MANIFEST).stat()):
         # It names code and models that would run.
         raise ArgumentError(
@@ -117,6 +118,21 @@ def find_selection(named: str, dataset_dir: str) -> StoredSelection:
             "folder, so that it is yours."
         )
     return StoredSelection(folder.absolute(), manifest)
+
+
+def _describe_other(folder: Path) -> str:
+    """Say what a folder without a manifest is."""
+    if (folder / STUDY).is_file():
+        return (
+            f"it is a study. Its page is {folder / 'study.html'}, which `mig-selector study` with its configuration "
+            f"and --report writes again; its selections are those that {folder / FILE_NAME} names."
+        )
+    if (folder / COMPARISON).is_file():
+        return (
+            f"it is a comparison. Its page is {folder / 'comparison.html'}; its selections are those that "
+            f"{folder / FILE_NAME} names."
+        )
+    return f"{MANIFEST} is missing or malformed."
 
 
 def _folder_of_entry(name: str, dataset_dir: str) -> Path:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from mig_selector.annotation.tokens import LocalTokenizer, estimate_total, find_tokenizer_file
 from mig_selector.errors import ArgumentError
+from mig_selector.pipeline.lengths import RowTokens, count_tokens_if_known
 from mig_selector.pipeline.request import Request
 from mig_selector.pool.conversation import read_turns
 from mig_selector.pool.entry import PoolEntry
@@ -92,25 +94,92 @@ class TokenTotals:
         except ArgumentError as error:
             logger.info("tokens are not counted: %s", error)
             return None
+        sample = _Sample.read(subsets, folder)
+        counts = tokenizer.count([text_of(record, self._entries[entry]) for entry, record in sample.rows])
+        estimate, error_size = sample.estimate(counts)
+        return {
+            "estimate": estimate,
+            "error": error_size,
+            "rows_sampled": len(sample.rows),
+            "tokenizer": self._name,
+        }
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some rows of a finished subset."""
+
+    rows: list[tuple[int, dict[str, Any]]]
+    """The index of the entry of each, and its record."""
+    sizes: NDArray[np.int64]
+    """The bytes of each."""
+    num_rows: int
+    """Of the subset."""
+    num_bytes: int
+    """Of the subset."""
+
+    @classmethod
+    def read(cls, subsets: Sequence[Mapping[str, Any]], folder: Path) -> _Sample:
+        """Read a sample of the files that a manifest describes."""
         files = [folder / subset["json_lines"] for subset in subsets]
         bounds = [line_bounds(file) for file in files]
         sizes = np.concatenate([np.diff(each) for each in bounds])
         sample = draw_sample(len(sizes), int(sizes.sum()))
-        texts: list[str] = []
+        rows: list[tuple[int, dict[str, Any]]] = []
         first = 0
         for file, each, subset in zip(files, bounds, subsets, strict=True):
-            entry = self._entries[subset["entry_index"]]
             mine = sample[(sample >= first) & (sample < first + len(each) - 1)] - first
-            texts += [text_of(record, entry) for record in read_lines(file, each, mine)]
+            rows += [(subset["entry_index"], record) for record in read_lines(file, each, mine)]
             first += len(each) - 1
-        counts = tokenizer.count(texts)
-        estimate, error_size = estimate_total(counts, sizes[sample], int(sizes.sum()), len(sizes))
-        return {
-            "estimate": estimate,
-            "error": error_size,
-            "rows_sampled": len(sample),
-            "tokenizer": self._name,
-        }
+        return cls(rows, sizes[sample], len(sizes), int(sizes.sum()))
+
+    def estimate(self, counts: NDArray[np.int64]) -> tuple[int, int]:
+        """Return the tokens of the subset from those of each row, and half of the 95 % interval."""
+        return estimate_total(counts, self.sizes, self.num_bytes, self.num_rows)
+
+
+def training_tokens(
+    request: Request, subsets: Sequence[Mapping[str, Any]], folder: Path, known: RowTokens | None
+) -> dict[str, Any] | None:
+    """Return what training is fed for the rows in the files of a subset, and how much of that has a loss.
+
+    Args:
+        request: Says with which model and template the host trains.
+        subsets: What the manifest says of each file.
+        folder: Where the files are.
+        known: The tokens of all its rows, if they were counted; else those of a sample are.
+
+    Returns:
+        ``fed``, ``fed_error`` (half of the 95 % interval; 0 if all rows were counted), ``supervised``,
+        ``supervised_error``, ``rows_sampled`` and the ``settings`` that decide them, for the manifest; None if they
+        cannot be counted.
+    """
+    settings = tokenizing_settings(request)
+    if known is not None:
+        exact = {"fed": int(known.fed.sum()), "supervised": int(known.supervised.sum())}
+        errors = {"fed_error": 0, "supervised_error": 0}
+        return {**exact, **errors, "rows_sampled": len(known.fed), "settings": settings}
+    sample = _Sample.read(subsets, folder)
+    columns = [list(dict.fromkeys(entry.columns.values())) for entry in request.entries]
+    rows = [(entry, {column: record.get(column) for column in columns[entry]}) for entry, record in sample.rows]
+    counted = count_tokens_if_known(request, rows, len(rows))
+    if counted is None:
+        return None
+    (fed, fed_error), (supervised, supervised_error) = map(sample.estimate, (counted.fed, counted.supervised))
+    return {
+        "fed": fed,
+        "fed_error": fed_error,
+        "supervised": supervised,
+        "supervised_error": supervised_error,
+        "rows_sampled": len(rows),
+        "settings": settings,
+    }
+
+
+def tokenizing_settings(request: Request) -> dict[str, Any]:
+    """Return the host's keys that decide what training is fed for a row."""
+    host = request.site.host
+    return {"model_name_or_path": host.model_name_or_path, "stage": host.stage, **host.tokenizing}
 
 
 def draw_sample(num_rows: int, num_bytes: int | None = None, most: int = SAMPLED_ROWS) -> NDArray[np.int64]:
@@ -153,5 +222,17 @@ def describe_tokens(tokens: Mapping[str, Any], num_rows: int) -> str:
     """Say the total, and its error where it is estimated: ``about 249,000 +- 6,000 (512 rows sampled)``."""
     if tokens["rows_sampled"] == num_rows:
         return f"{tokens['estimate']:,}"
-    estimate, error = round_to_error(tokens["estimate"], tokens["error"])
-    return f"about {estimate:,} +- {error:,} ({tokens['rows_sampled']:,} rows sampled)"
+    return f"{_about(tokens['estimate'], tokens['error'])} ({tokens['rows_sampled']:,} rows sampled)"
+
+
+def describe_training_tokens(tokens: Mapping[str, Any], num_rows: int) -> str:
+    """Say what training is fed, and how much of it has a loss."""
+    if tokens["rows_sampled"] == num_rows:
+        return f"training is fed {tokens['fed']:,} tokens, {tokens['supervised']:,} of them with a loss"
+    fed, supervised = (_about(tokens[kind], tokens[f"{kind}_error"]) for kind in ("fed", "supervised"))
+    return f"training is fed {fed} tokens, {supervised} of them with a loss ({tokens['rows_sampled']:,} rows sampled)"
+
+
+def _about(value: int, error: int) -> str:
+    estimate, rounded = round_to_error(value, error)
+    return f"about {estimate:,} +- {rounded:,}"

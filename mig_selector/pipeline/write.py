@@ -18,7 +18,7 @@ from mig_selector.pipeline.evaluation import count_shared_rows
 from mig_selector.pipeline.names import pool_part
 from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
 from mig_selector.pipeline.stages import Chosen, Offered
-from mig_selector.pipeline.tokens import describe_tokens
+from mig_selector.pipeline.tokens import describe_tokens, describe_training_tokens
 from mig_selector.pipeline.validation import draw_validation_rows
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import write_candidates, write_selection_table, write_subset
@@ -129,6 +129,7 @@ def write_manifest(
     chosen: Chosen,
     written: dict[str, Any],
     tokens: dict[str, Any] | None,
+    fed: dict[str, Any] | None,
     seconds: dict[str, float],
     folder: Path,
 ) -> dict[str, Any]:
@@ -158,6 +159,7 @@ def write_manifest(
         "rows": vars(offered.pool.report),
         "annotation": offered.health,
         "tokens": tokens,
+        "training_tokens": fed,
         "token_budget": _describe_token_budget(request, fingerprint, chosen),
         **written,
         "pool": request.describe_pool(),
@@ -169,7 +171,7 @@ def write_manifest(
         "row_encoder": _describe(models.get("mig_row_embedding_model")),
         "ifd_model": _describe(models.get("mig_ifd_model")),
         "tokenizer": _describe(request.tokenizer),
-        "versions": _versions(),
+        "versions": package_versions(),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
     }
     write_json(folder / MANIFEST, manifest, is_private=True)
@@ -188,7 +190,8 @@ def _describe(model: Any) -> dict[str, Any] | None:
     return asdict(model) if model is not None else None
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide or describe a result."""
     found = {}
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -197,7 +200,7 @@ def _versions() -> dict[str, str]:
 
 
 def summarise(
-    request: Request, pool: Pool, chosen: Chosen, tokens: dict[str, Any] | None, seconds: dict[str, float]
+    request: Request, pool: Pool, chosen: Chosen, manifest: Mapping[str, Any], seconds: Mapping[str, float]
 ) -> list[str]:
     """Say what happened, for people."""
     report, method = pool.report, request.needs.method.name
@@ -210,14 +213,14 @@ def summarise(
     return [
         f"pool: {report.read:,} rows read, {lost}",
         f"chosen: {chosen.budget:,} of {report.kept:,} rows{by}{value}{without}{filled}",
-        *_summarise_token_budget(chosen),
-        *([f"tokens: {describe_tokens(tokens, chosen.budget)}"] if tokens and chosen.tokens is None else []),
+        *summarise_tokens(manifest),
         f"seconds: {', '.join(f'{stage} {spent:.1f}' for stage, spent in seconds.items())}",
     ]
 
 
-def _summarise_token_budget(chosen: Chosen) -> list[str]:
-    if chosen.tokens is None:
-        return []
-    fed, supervised = chosen.tokens.fed.sum(), chosen.tokens.supervised.sum()
-    return [f"training is fed {fed:,} tokens, {supervised:,} of them with a loss"]
+def summarise_tokens(manifest: Mapping[str, Any]) -> list[str]:
+    """Say what training is fed; where that is not known, how many tokens the texts have, if they were counted."""
+    if fed := manifest.get("training_tokens"):
+        return [describe_training_tokens(fed, manifest["budget"])]
+    tokens = manifest.get("tokens")
+    return [f"tokens: {describe_tokens(tokens, manifest['budget'])}"] if tokens else []

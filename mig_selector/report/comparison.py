@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from mig_selector.console import printable
 
@@ -70,6 +70,12 @@ class MethodFigures:
     """Half of the 95 % interval around `tokens`, if they are estimated; None if all were counted."""
     report: str | None = None
     """Relative URL of the selection's report, if there is one."""
+    supervised_tokens: int | None = None
+    """Those of `tokens` that have a loss; None where the tokens that training is fed are not known."""
+    supervised_tokens_error: int | None = None
+    """As `tokens_error`."""
+    steps: int | None = None
+    """Optimizer steps of the configured training on these rows; None if it is not known."""
 
     def share_of(self, sources: Sequence[str]) -> float:
         """Return the share of the chosen rows that comes from these sources, in [0, 1]."""
@@ -82,7 +88,7 @@ class Comparison:
 
     pool: str
     budget: int
-    """Rows that each method was asked for."""
+    """Rows or tokens that each method was asked for."""
     kept_rows: int
     """Rows of the pool that were eligible."""
     read_rows: int
@@ -101,6 +107,8 @@ class Comparison:
     """Names and versions of the software involved; values that JSON can hold."""
     all_rows: MethodFigures | None = None
     """The figures of all rows that the methods chose from."""
+    unit: Literal["rows", "tokens", "supervised tokens"] = "rows"
+    """What `budget` counts."""
 
     def __post_init__(self) -> None:
         """Refuse overlaps that are not one row and one column per method."""
@@ -113,6 +121,45 @@ class Comparison:
     def methods(self) -> list[str]:
         """Names of the methods, in the order of the configuration."""
         return [figures.method for figures in self.figures]
+
+    @property
+    def asked(self) -> str:
+        """The budget, and out of how many rows."""
+        unit = "of" if self.unit == "rows" else f"{self.unit} from"
+        return f"{self.budget:,} {unit} {self.kept_rows:,}"
+
+    @property
+    def shown(self) -> list[MethodFigures]:
+        """The methods, then all rows if they are known: the lines of the table."""
+        return [*self.figures, *([self.all_rows] if self.all_rows else [])]
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns of the table; those that depend on the training configuration only if they are known."""
+        return [
+            column
+            for column in COLUMNS
+            if column.key not in _OF_TRAINING or any(column.value(each) is not None for each in self.shown)
+        ]
+
+    @property
+    def tokens_counted(self) -> str | None:
+        """Say what the tokens are; None if they were not counted."""
+        if self.tokenizer is None:
+            return None
+        are_fed = any(each.supervised_tokens is not None for each in self.figures)
+        what = "as training is fed them, with its template and cutoff_len" if are_fed else "in the text of the rows"
+        return f"counted with {self.tokenizer}, {what}{describe_error(self.all_rows)}"
+
+    @property
+    def random_overlap(self) -> float:
+        """Share of the rows of a random choice that another one has too, in [0, 1]."""
+        offered = {
+            "rows": self.kept_rows,
+            "tokens": self.all_rows and self.all_rows.tokens,
+            "supervised tokens": self.all_rows and self.all_rows.supervised_tokens,
+        }[self.unit]
+        return min(self.budget / (offered or self.budget), 1.0)
 
     @property
     def sources(self) -> list[str]:
@@ -163,9 +210,8 @@ class Column:
         value = self.value(figures)
         if value is None:
             return MISSING
-        if self.key == "tokens" and figures.tokens_error is not None:
-            return f"~{self.form(round_to_error(int(value), figures.tokens_error)[0])}"
-        return self.form(value)
+        error: int | None = getattr(figures, f"{self.key}_error", None)
+        return self.form(value) if error is None else f"~{self.form(round_to_error(int(value), error)[0])}"
 
 
 def round_to_error(value: int, error: int) -> tuple[int, int]:
@@ -189,7 +235,8 @@ COLUMNS = (
     Column(
         "rows",
         "rows",
-        "Number of rows chosen. It is below the budget only if the method found no more rows.",
+        "Number of rows chosen. It is below a budget of rows only if the method found no more rows; with a budget of "
+        "tokens, a method that prefers long rows gets fewer of them.",
         "{:,}".format,
     ),
     Column(
@@ -216,9 +263,23 @@ COLUMNS = (
     Column(
         "tokens",
         "tokens",
-        "Total tokens of the text of the chosen rows, without what a chat template adds and before cutoff_len. "
-        "Training time is proportional to it, and a method that prefers long rows trains on more text with the same "
-        "number of rows. A figure after ~ is estimated from a random sample of rows.",
+        "Total tokens of the chosen rows: as training is fed them where the configuration names a model and a "
+        "template, else those of their text alone, without what a template adds and before cutoff_len. Training time "
+        "is proportional to it, and a method that prefers long rows trains on more text with the same number of rows. "
+        "A figure after ~ is estimated from a random sample of rows.",
+        "{:,}".format,
+    ),
+    Column(
+        "supervised_tokens",
+        "supervised",
+        "Those of the tokens that have a loss: what the model learns to write.",
+        "{:,}".format,
+    ),
+    Column(
+        "steps",
+        "steps",
+        "Optimizer steps that training on the rows takes as configured, with the processes that this machine would "
+        "start.",
         "{:,}".format,
     ),
     Column(
@@ -238,12 +299,13 @@ COLUMNS = (
 )
 
 
+_OF_TRAINING = frozenset({"supervised_tokens", "steps"})
+"""Columns that are known only where the configuration is that of a training."""
+
+
 def summary(comparison: Comparison) -> str:
     """Return one line: the pool, the budget and the numbers of rows."""
-    return (
-        f"{shorten(comparison.pool, 60)}: {comparison.budget:,} of {comparison.kept_rows:,} rows "
-        f"({comparison.read_rows:,} read)"
-    )
+    return f"{shorten(comparison.pool, 60)}: {comparison.asked} rows ({comparison.read_rows:,} read)"
 
 
 def format_table(comparison: Comparison) -> str:
@@ -256,8 +318,8 @@ def format_table(comparison: Comparison) -> str:
         The summary, headings with units, one line per method and one for all rows, and notes. No line break at the
         end.
     """
-    shown = [*comparison.figures, *([comparison.all_rows] if comparison.all_rows else [])]
-    numbers = [[column.head, *map(column.text, shown)] for column in COLUMNS]
+    shown = comparison.shown
+    numbers = [[column.head, *map(column.text, shown)] for column in comparison.columns]
     numbers = [_aligned_right(cells) for cells in numbers]
     room = _LINE_WIDTH - sum(len(cells[0]) + len(_BETWEEN) for cells in numbers)
     room = max(_LEAST_NAME_WIDTH, min(_NAME_WIDTH, room))
@@ -279,8 +341,8 @@ def _aligned_left(names: Sequence[str]) -> list[str]:
 def _notes(comparison: Comparison) -> list[str]:
     lines = [("rows", comparison.rows_compared)] if comparison.rows_compared else []
     lines.append(("score", comparison.score))
-    if comparison.tokenizer is not None:
-        lines.append(("tokens", f"counted with {comparison.tokenizer}{describe_error(comparison.all_rows)}"))
+    if comparison.tokens_counted is not None:
+        lines.append(("tokens", comparison.tokens_counted))
     lines += [(shorten(each.method, _NAME_WIDTH), each.note) for each in comparison.figures if each.note]
     notes = (f"{name}: {shorten(text, _NOTE_WIDTH)}" for name, text in lines)
     return [textwrap.fill(note, _LINE_WIDTH, subsequent_indent="  ") for note in notes]

@@ -18,7 +18,6 @@ from mig_selector.report.comparison import (
     COLUMNS,
     MISSING,
     Comparison,
-    describe_error,
     round_to_error,
     shorten,
     significant,
@@ -42,6 +41,7 @@ _SHOWN_LABELS = 20
 _SHOWN_FILES = 100
 _NAMED_SOURCES = 3
 """Sources that the first sentence of a report names."""
+_BY_KEY = {column.key: column for column in COLUMNS}
 _COSTS = frozenset({"seconds", "memory_bytes"})
 """Columns that only a comparison has."""
 _FED_TOKENS = (
@@ -63,12 +63,10 @@ def build_comparison_page(comparison: Comparison, svg: str) -> str:
     return _render(
         "comparison.html.jinja",
         comparison=comparison,
-        columns=COLUMNS,
+        columns=comparison.columns,
         shown_sources=comparison.all_sources[:_SHOWN_SOURCES],
         more_sources=len(comparison.all_sources[_SHOWN_SOURCES:]),
-        tokens_error=describe_error(comparison.all_rows),
         picture=Markup(svg),
-        random_overlap=comparison.budget / comparison.kept_rows,
         settings_and_versions=[*_pairs(comparison.settings), *_pairs(comparison.versions)],
         mostly=MOSTLY_BLUE,
     )
@@ -100,6 +98,7 @@ def build_report_page(report: SelectionReport) -> str:
         sources=list(_largest_sources(report)),
         information_share=curve and curve.at_shares["100%"].information / (curve.pool_information or 1),
         tokens=(this.tokens, 0) if not this.tokens_error else round_to_error(this.tokens or 0, this.tokens_error),
+        supervised=_BY_KEY["supervised_tokens"].text(this),
         curves=chart_curve(curve) if curve else [],
         unlisted=labels.in_use - labels.covered - len(labels.missing) if labels else 0,
         map=chart_labels(labels) if labels and labels.map else None,
@@ -122,7 +121,7 @@ def build_study_page(study: Study, svg: str) -> str:
         study=study,
         columns=STUDY_COLUMNS,
         picture=Markup(svg),
-        settings=list(_pairs(study.settings)),
+        settings=[*_pairs(study.settings), *_pairs(study.versions)],
     )
 
 

@@ -139,7 +139,8 @@ def _draw(comparison: Comparison, top: float) -> Figure:
     """Draw all panels and leave `top` inches free above them."""
     names = [shorten(name, _METHOD_COLUMNS) for name in comparison.methods]
     sheet = _Sheet(names, top)
-    columns = [column for column in COLUMNS if column.key in _DRAWN and _is_known(column, comparison)]
+    drawn = _DRAWN if comparison.unit == "rows" else (*_DRAWN, "rows")
+    columns = [column for column in COLUMNS if column.key in drawn and _is_known(column, comparison)]
     width = (_WIDTH - _MARGIN - sheet.left + _GAP) / len(columns)
     for index, column in enumerate(columns):
         axes = sheet.panel(column.head, 0, sheet.left + index * width, width - _GAP)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from mig_selector.console import plural
 from mig_selector.report.comparison import MISSING, shorten
 
 
@@ -105,6 +106,25 @@ class Study:
     groups: Sequence[Group]
     warnings: Sequence[str]
     settings: Mapping[str, Any]
+    """The options of the command, then the keys that the arms share."""
+    about_groups: str = ""
+    """How the answers were divided, and what is left out."""
+    command: str = ""
+    """Repeats the study, or goes on with it."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the packages that it was begun with."""
+
+    @property
+    def training(self) -> str:
+        """What is equal in all trainings: what each sees, and in how many steps."""
+        random = next((each for each in self.arms if each.supervised_tokens_seen is not None), None)
+        if random is None:
+            return f"{self.budget} an arm"
+        steps = plural(random.steps or 0, "optimizer step")
+        if self.match == "rows":
+            return f"each training takes {steps} on {self.budget} chosen; the tokens that it sees differ"
+        seen = random.supervised_tokens_seen or 0
+        return f"each training sees about {seen:,.0f} supervised tokens in {steps} ({self.budget} chosen)"
 
     @property
     def compared(self) -> list[ArmFigures]:
@@ -141,7 +161,7 @@ STUDY_COLUMNS = (
     ),
     StudyColumn(
         "supervised_tokens",
-        "supervised",
+        "chosen",
         "Tokens of the subset that have a loss.",
         lambda f: f.supervised_tokens,
         "{:,.0f}".format,
@@ -194,4 +214,4 @@ def format_study(study: Study) -> str:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     notes = [f"loss: {study.primary}", f"intervals: {100 * study.confidence:.4g} %", study.held_out, *study.warnings]
     wrapped = [textwrap.fill(shorten(note, 600), _LINE_WIDTH, subsequent_indent="  ") for note in notes]
-    return "\n".join([f"{shorten(study.pool, 60)}: {study.budget} an arm", "", *table, "", *wrapped])
+    return "\n".join([f"{shorten(study.pool, 60)}: {study.training}", "", *table, "", *wrapped])

@@ -23,7 +23,7 @@ def draw_study_png(study: Study) -> bytes:
     stream = io.BytesIO()
     with own_style():
         figure = _draw(study, _HEADLINE)
-        figure.suptitle(f"{shorten(study.pool, 60)}: {study.budget} an arm", x=0.02, ha="left", fontsize=12)
+        figure.suptitle(f"{shorten(study.pool, 30)}: {study.training}", x=0.02, ha="left", fontsize=10.5)
         figure.savefig(stream, format="png", dpi=PNG_DOTS_PER_INCH, facecolor=PAPER)
     return stream.getvalue()
 

@@ -123,9 +123,10 @@ def _finite(value: Any) -> Any:
 
 
 def _figures(comparison: Comparison) -> Iterator[list[Any]]:
-    yield ["method", *(column.key for column in COLUMNS), "folder", "note"]
+    yield ["method", *(column.key for column in COLUMNS), "folder", "note", "budget", "budget_unit"]
+    asked = comparison.budget, comparison.unit
     for each in comparison.figures:
-        yield [each.method, *(column.value(each) for column in COLUMNS), each.folder, each.note]
+        yield [each.method, *(column.value(each) for column in COLUMNS), each.folder, each.note, *asked]
 
 
 def _overlaps(comparison: Comparison) -> Iterator[list[Any]]:
@@ -166,6 +167,7 @@ def _everything(comparison: Comparison) -> dict[str, Any]:
     return {
         "pool": comparison.pool,
         "budget": comparison.budget,
+        "budget_unit": comparison.unit,
         "kept_rows": comparison.kept_rows,
         "read_rows": comparison.read_rows,
         "score": comparison.score,
@@ -196,5 +198,6 @@ def _measured(figures: MethodFigures) -> dict[str, Any]:
     return {
         **{column.key: column.value(figures) for column in COLUMNS},
         "tokens_error": figures.tokens_error,
+        "supervised_tokens_error": figures.supervised_tokens_error,
         "sources": dict(figures.sources),
     }

@@ -23,6 +23,8 @@ from mig_selector.store.folders import is_believed
 logger = logging.getLogger(__name__)
 
 
+_LOCK_MODE = 0o666
+"""Writable for all: users who share a cache share its locks."""
 _ABANDONED_SECONDS = 60.0
 """A temporary file that is unlocked and has not been written to for this long was left by a killed process."""
 
@@ -202,9 +204,23 @@ def locked_if_free(path: Path) -> Iterator[bool]:
         lock.release()
 
 
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Keep others from holding the lock of `path` while the block runs; any number of processes may do so at once."""
+    lock = Path(_lock_of(path.resolve()).lock_file)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # not every file system has locks, and not every folder can be written to
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, _LOCK_MODE)
+            stack.callback(os.close, handle)
+            with contextlib.suppress(PermissionError):  # it is another user's
+                os.fchmod(handle, _LOCK_MODE)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
 def _lock_of(target: Path) -> FileLock:
-    # Writable for all: users who share a cache share its locks.
-    return FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)
+    return FileLock(target.with_name(f".{target.name}.lock"), mode=_LOCK_MODE)
 
 
 def is_writable(folder: Path) -> bool:

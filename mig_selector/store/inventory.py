@@ -57,7 +57,7 @@ class StoredFolder:
     pool: str
     """Names of the pools, joined by ``+``."""
     rows: int
-    """Rows chosen; by each method in a comparison, at random in a study."""
+    """Rows chosen; in a comparison the most that a method chose, in a study those of a random choice."""
     kept_rows: int
     """Rows to choose from."""
     num_bytes: int
@@ -120,7 +120,7 @@ def _describe(path: Path) -> StoredFolder | None:
     comparison: Any = read_json(file) if path.name.startswith("comparison-") and not file.is_symlink() else None
     try:
         methods = ", ".join(each["method"] for each in comparison["methods"])
-        rows = (int(comparison["budget"]), int(comparison["kept_rows"]))
+        rows = (max(int(each["rows"]) for each in comparison["methods"]), int(comparison["kept_rows"]))
         pool = str(comparison["pool"])
     except (TypeError, KeyError, ValueError):
         return None
@@ -188,6 +188,14 @@ def is_selecting(cache_dir: Path) -> bool:
             if not is_free:
                 return True
     return False
+
+
+def is_used(folder: StoredFolder) -> bool:
+    """Whether another process holds the lock of a folder, as a study does while it runs."""
+    if not folder.path.with_name(f".{folder.path.name}.lock").exists():
+        return False
+    with locked_if_free(folder.path) as is_free:
+        return not is_free
 
 
 def remove_folder(folder: StoredFolder) -> bool:

@@ -68,24 +68,33 @@ def count_candidate_tokens(setup: Setup, split: Split) -> RowTokens:
     return read_row_tokens(request, restrict(Measured(read(request), None), request).pool)
 
 
-def find_budget(setup: Setup, tokens: RowTokens) -> Budget:
+def find_budget(setup: Setup, tokens: RowTokens, count: int) -> Budget:
     """Return the budget: the configuration's rows, or the supervised tokens that a random choice has on average.
 
+    Args:
+        setup: The study.
+        tokens: Those of the candidates, or of a random sample of them.
+        count: Number of candidates.
+
     Raises:
-        ArgumentError: There are not so many candidates.
+        ArgumentError: There are not so many candidates, or not even the shortest of them fits.
     """
     [asked] = setup.budget.budgets
-    count, counts_tokens = len(tokens.fed), setup.budget.counts_tokens
-    if counts_tokens and setup.options.match == "rows":
-        raise ArgumentError("--match rows: mig_num_tokens is set; set mig_num_samples, or leave --match out.")
-    whole = int(tokens.counted(setup.budget.mig_count_tokens).sum()) if counts_tokens else count
+    each, counts_tokens = count / len(tokens.fed), setup.budget.counts_tokens
+    whole = round(each * int(tokens.counted(setup.budget.mig_count_tokens).sum())) if counts_tokens else count
     size = max(int(asked * count), 1) if isinstance(asked, float) else asked
     if size > whole:
         key = "mig_num_tokens" if counts_tokens else "mig_num_samples"
         raise ArgumentError(f"{key}: {size} are asked for, but the rows that all arms choose from have {whole}.")
     if setup.options.match == "rows":
         return Budget(size, counts_tokens=False)
-    return Budget(max(round(size / whole * int(tokens.supervised.sum())), 1), counts_tokens=True)
+    budget = max(round(size / whole * each * int(tokens.supervised.sum())), 1)
+    if budget < (shortest := int(tokens.counted("supervised").min())):
+        raise ArgumentError(
+            f"mig_num_tokens: {size} are {budget} supervised tokens, and the shortest row to choose from has "
+            f"{shortest}; set more."
+        )
+    return Budget(budget, counts_tokens=True)
 
 
 def select_arms(setup: Setup, split: Split, tokens: RowTokens, budget: Budget) -> dict[str, list[Subset]]:

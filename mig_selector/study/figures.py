@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mig_selector.console import plural
 from mig_selector.report.study import ArmFigures, Difference, Group, Study
 from mig_selector.study.heldout import FEWEST_ANSWERS
 from mig_selector.study.overlap import GRAM
@@ -40,10 +41,12 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
     """
     sources = np.unique(plan.split.heldout.sources.astype(str), return_inverse=True)[1].astype(np.int64)
     losses = {arm: _losses(plan, results, arm) for arm in plan.setup.planned}
-    error_rate = ERROR_RATE / (len(plan.subsets) - 1)
+    # Every method that the study was ever given counts, also one that this report leaves out.
+    error_rate = ERROR_RATE / (len(record["plan"]["arms"]) - 1)
 
     def effect(arm: str, of: Mapping[str, Losses], groups: NDArray[np.int64]) -> Effect | None:
-        if arm == RANDOM or not len(of[arm]) or len(of[RANDOM]) < 2:
+        is_too_small = np.unique(groups, return_counts=True)[1].min() < 2
+        if arm == RANDOM or not len(of[arm]) or len(of[RANDOM]) < 2 or is_too_small:
             return None
         return compare(of[arm], of[RANDOM], groups, error_rate=error_rate, is_trained=arm != BASE)
 
@@ -61,12 +64,22 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
         primary=PRIMARY,
         budget=plan.budget.described,
         match=plan.setup.options.match,
-        held_out=f"held out: {len(heldout.rows):,} answers, {int(heldout.tokens.sum()):,} tokens; {heldout.described}",
+        held_out=(
+            f"held out: {plural(len(heldout.rows), 'answer')}, {int(heldout.tokens.sum()):,} tokens; "
+            f"{heldout.described}"
+        ),
         confidence=1 - error_rate,
         arms=arms,
         groups=groups,
         warnings=list(_warnings(plan, results, arms)),
-        settings=record["settings"],
+        settings={**record.get("options", {}), **record["settings"]},
+        about_groups=(
+            f"Sources with fewer than {FEWEST_ANSWERS} answers are taken together. Of labels, the {_MOST_LABELS} most "
+            f"frequent that at least {FEWEST_ANSWERS} answers have are listed. By length there are up to {_LENGTHS} "
+            "parts of about equal size. A part of a single answer has a loss, but no interval."
+        ),
+        command=record.get("command", ""),
+        versions=record.get("versions", {}),
     )
 
 
@@ -140,9 +153,9 @@ def _groups(
     for low, high in itertools.pairwise(bounds):
         is_last = high == bounds[-1]
         mine = (tokens >= low) & ((tokens <= high) if is_last else (tokens < high))
-        if mine.sum() >= 2:
+        if mine.any():
             yield "length", f"{low:,} to {high if is_last else high - 1:,} tokens", mine, losses
-    if heldout.is_flagged.any() and (~heldout.is_flagged).sum() >= 2:
+    if heldout.is_flagged.any() and not heldout.is_flagged.all():
         yield "overlap", "without flagged answers", ~heldout.is_flagged, losses
     rates = plan.setup.options.learning_rates
     for rate in rates if len(rates) > 1 else ():
@@ -153,7 +166,7 @@ def _groups(
 def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigures]) -> Iterator[str]:
     heldout = plan.split.heldout
     if missing := [run.name for run in plan.runs if run not in results]:
-        yield f"{len(missing)} of {len(plan.runs)} runs are missing; an arm has no verdict before its last run."
+        yield f"{describe_missing(len(missing), len(plan.runs))}; an arm has no verdict before its last run."
     if plan.setup.holdout is not None:
         yield (
             "the held-out rows are a random part of the pool: they resemble random choices, which favours random by "
@@ -167,24 +180,29 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
         )
     if flagged := int(heldout.is_flagged.sum()):
         yield (
-            f"{flagged:,} of {len(heldout.rows):,} held-out rows share at least half of their runs of {GRAM} words "
-            "with rows to choose from; see the figures without them."
+            f"held-out rows that share at least half of their runs of {GRAM} words with rows to choose from: "
+            f"{flagged:,} of {len(heldout.rows):,}; see the figures without them."
         )
     for run, result in results.items():
         planned, counted = result.manifest.get("planned_passes"), result.manifest.get("passes")
         if planned and counted and abs(counted / planned - 1) > _PASSES_OFF:
             yield (
                 f"{run.name} went through its rows {counted:.2f} times by the trainer's count, not {planned:.2f} "
-                f"times as planned for {plan.processes} process(es): tokens are not equal. Set NNODES and "
+                f"times as planned for {plural(plan.processes, 'process')}: tokens are not equal. Set NNODES and "
                 "NPROC_PER_NODE as for the training."
             )
     passes = {each.arm: each.passes for each in arms if each.passes is not None}
     for arm, seen in passes.items():
         if RANDOM in passes and abs(seen / passes[RANDOM] - 1) > _PASSES_APART:
             yield (
-                f"{arm} went through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: batches of whole "
+                f"{arm} goes through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: batches of whole "
                 "rows come no nearer."
             )
+
+
+def describe_missing(missing: int, planned: int) -> str:
+    """Say how many runs are missing."""
+    return f"{missing:,} of {planned:,} runs {'is' if missing == 1 else 'are'} missing"
 
 
 def _uncovered(plan: Plan) -> dict[str, list[str]]:

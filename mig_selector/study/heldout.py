@@ -6,6 +6,7 @@ their text with the candidates are flagged.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import random
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.console import progress
+from mig_selector.console import plural, progress
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.dataset_info import resolve_entry
 from mig_selector.integration.tokenization import TokenizedRow, tokenize_rows
-from mig_selector.pipeline.common_rows import CommonRows
+from mig_selector.pipeline.common_rows import CommonRows, settle_common_rows
+from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.texts import SOURCE, source_of
 from mig_selector.pipeline.tokens import text_of
@@ -33,6 +35,7 @@ from mig_selector.pool.index.judge import RowJudge
 from mig_selector.pool.reading import Pool, PoolRow, read_pool
 from mig_selector.store.hashing import fingerprint_of
 from mig_selector.study.overlap import FLAGGED_SHARE, GRAM, question_key, shared_shares
+from mig_selector.study.setup import Setup
 
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,8 @@ class Split:
     """Rows of the pool that are no candidates because a held-out row asks the same."""
     left_out: int
     """Rows that were to be held out, but of whose answer no token has a loss."""
+    digest: str
+    """Hash of the candidates: of the content of the pool, and which of its rows they are."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,27 @@ class _Rows:
     sources: NDArray[np.object_]
     has_column: bool
     """Whether any of them has the column of sources."""
+
+
+def hold_out(setup: Setup, crew: Crew | None) -> Split:
+    """Find the rows that every method can use, hold answers out, and find the candidates.
+
+    Args:
+        setup: The study.
+        crew: Runs the models that score or label rows; None to run none, and to count all their rows as usable.
+
+    Raises:
+        ArgumentError: Too few answers, or rows to choose from, are left.
+        PoolError: The pool or `eval_dataset` cannot be read.
+    """
+    methods = [setup.arguments(mig_num_samples=1, mig_method=each.method.name) for each in setup.needs]
+    common = settle_common_rows(methods, setup.measuring_arguments(), setup.host, crew)
+    if max(common.usable) > len(common.pool_indices):
+        logger.info(
+            "not every method can use all rows, so held-out rows and candidates depend on the methods: with other "
+            "methods it may be another study, which trains every arm"
+        )
+    return split_pool(common, setup.holdout, setup.options.source_column)
 
 
 def split_pool(common: CommonRows, share: float | None, column: str) -> Split:
@@ -151,23 +177,27 @@ def split_pool(common: CommonRows, share: float | None, column: str) -> Split:
         known.sources[is_candidate],
         int(np.count_nonzero(repeats)),
         int(np.count_nonzero(~has_answer)),
+        fingerprint_of(
+            {
+                "pool": request.identity["mig_pool"],
+                "rows": hashlib.sha256(pool.pool_indices[is_candidate].tobytes()).hexdigest(),
+            }
+        ),
     )
     _check(split, share)
-    for line in describe_split(split):
-        logger.info("%s", line)
     return split
 
 
 def describe_split(split: Split) -> list[str]:
     """Say what was held out, and what is left to choose from."""
     heldout = split.heldout
+    repeats, flagged = split.same_question, int(np.count_nonzero(heldout.is_flagged))
     lines = [
-        f"held out: {len(heldout.rows):,} answers from {len(set(heldout.sources)):,} sources, "
+        f"held out: {plural(len(heldout.rows), 'answer')} from {plural(len(set(heldout.sources)), 'source')}, "
         f"{int(heldout.tokens.sum()):,} tokens with a loss ({heldout.described})",
-        f"candidates: {len(split.candidates):,} rows; {split.same_question:,} more ask the question of a held-out row "
-        "and are left out",
-        f"overlap: {np.count_nonzero(heldout.is_flagged):,} held-out rows share at least half of their runs of "
-        f"{GRAM} words with candidates",
+        f"candidates: {plural(len(split.candidates), 'row')}; left out because they ask the question of a held-out "
+        f"row: {repeats:,}",
+        f"overlap: held-out rows that share at least half of their runs of {GRAM} words with candidates: {flagged:,}",
     ]
     if split.left_out:
         lines.append(f"  left out {split.left_out:,}: no token of the answer has a loss within cutoff_len")

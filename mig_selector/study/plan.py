@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mig_selector.arguments import all_keys
 from mig_selector.embedding.encoder import identify_encoder
 from mig_selector.integration.training import num_processes, training_settings
-from mig_selector.pipeline.deliver import write_own_dataset_info
-from mig_selector.store.files import read_json, write_json
+from mig_selector.pipeline.recipe import LOCAL_TO_A_NODE
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
-from mig_selector.store.inventory import STUDY
 from mig_selector.study.arms import Budget, Subset
 from mig_selector.study.heldout import Split
 from mig_selector.study.schedule import Lesson, equal_rows, equal_tokens
-from mig_selector.study.setup import BASE, RANDOM, Setup
+from mig_selector.study.setup import BASE, BUDGET_KEYS, RANDOM, Setup
 from mig_selector.study.statistics import ERROR_RATE, POWER
 
 
@@ -61,6 +59,21 @@ class Run:
         return self.arm if self.seed is None else f"{self.arm}{rate}-seed{self.seed}"
 
 
+def planned_runs(setup: Setup) -> list[Run]:
+    """Return all runs, seed by seed: a study that is cut off has trained its arms equally often."""
+    rates, planned = setup.options.learning_rates or (None,), setup.planned
+    return [
+        Run(BASE, None, None),
+        *(
+            Run(arm, seed, rate)
+            for seed in range(max(planned.values()))
+            for rate in rates
+            for arm, count in planned.items()
+            if seed < count
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A study, ready to be trained."""
@@ -78,19 +91,8 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, seed by seed: a study that is cut off has trained its arms equally often."""
-        rates = self.setup.options.learning_rates or (None,)
-        planned = self.setup.planned
-        return [
-            Run(BASE, None, None),
-            *(
-                Run(arm, seed, rate)
-                for seed in range(max(planned.values()))
-                for rate in rates
-                for arm, count in planned.items()
-                if seed < count
-            ),
-        ]
+        """All runs; see `planned_runs`."""
+        return planned_runs(self.setup)
 
     def subset(self, run: Run) -> tuple[Subset, Lesson]:
         """Return what a training trains on, and how."""
@@ -118,10 +120,9 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the figures; no path is in it, so that machines can share a study."""
-        training = training_settings(self.setup.host_settings, {})
         return {
             "version": _VERSION,
-            "training": {key: value for key, value in sorted(training.items()) if key not in _NOT_DECIDING},
+            "training": _deciding_training(self.setup),
             "model": self.model,
             "held out": self.split.heldout.digest,
             "arms": {arm: [each.outcome.fingerprint for each in made] for arm, made in self.subsets.items()},
@@ -132,8 +133,22 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the study."""
+        """The fingerprint of the plan, its methods and seeds included."""
         return fingerprint_of(self.identity)
+
+    @property
+    def study_fingerprint(self) -> str:
+        """The fingerprint of the study, which can be given more methods and seeds."""
+        return fingerprint_of(study_identity(self.setup, self.split, self.processes, self.model))
+
+    def run_fingerprint(self, run: Run) -> str:
+        """Return the fingerprint of a run: all that decides its losses."""
+        trained_on = None
+        if run.seed is not None:
+            subset, lesson = self.subset(run)
+            trained_on = {"selection": subset.outcome.fingerprint, "lesson": asdict(lesson)}
+        rate_and_seed = {"learning_rate": run.learning_rate, "seed": run.seed}
+        return fingerprint_of({"study": self.study_fingerprint, **rate_and_seed, "trained_on": trained_on})
 
     @property
     def described(self) -> dict[str, Any]:
@@ -163,6 +178,7 @@ class Plan:
                 arm: [
                     {
                         "folder": subset.outcome.folder,
+                        "selection": subset.outcome.fingerprint,
                         "rows": subset.rows,
                         "tokens": subset.fed,
                         "supervised_tokens": subset.supervised,
@@ -177,47 +193,56 @@ class Plan:
         }
 
 
+def study_identity(setup: Setup, split: Split, processes: int, model: str) -> dict[str, Any]:
+    """Return what decides held-out answers, candidates, budget and training.
+
+    Methods, seeds and learning rates are not in it: a study can be given more of them. Nor is a path, so that machines
+    can share a study.
+    """
+    keys, values = all_keys(), setup.arguments(mig_num_samples=1).values
+    return {
+        "version": _VERSION,
+        "training": _deciding_training(setup),
+        "model": model,
+        "held_out": split.heldout.digest,
+        "candidates": split.digest,
+        "selecting": {
+            key: value
+            for key, value in sorted(values.items())
+            if key in keys and keys[key].setting.decides and key not in LOCAL_TO_A_NODE
+        },
+        "budget": {key: setup.budget[key] for key in BUDGET_KEYS},
+        "match": setup.options.match,
+        "processes": processes,
+    }
+
+
+def _deciding_training(setup: Setup) -> dict[str, Any]:
+    training = training_settings(setup.host_settings, {})
+    return {key: value for key, value in sorted(training.items()) if key not in _NOT_DECIDING}
+
+
+def identify_model(setup: Setup) -> str:
+    """Return the fingerprint of the model that training starts from."""
+    hashes = ContentHashes(setup.arguments(mig_num_samples=1).cache_dir)
+    model = identify_encoder(str(setup.host.model_name_or_path), "auto", hashes, "model_name_or_path")
+    return fingerprint_of(model.identity)
+
+
 def make_plan(setup: Setup, split: Split, budget: Budget, subsets: Mapping[str, Sequence[Subset]]) -> Plan:
     """Fix how each subset is trained on."""
-    everything = [(arm, each) for arm, made in subsets.items() for each in made]  # random comes first
-    equal = equal_tokens if budget.counts_tokens else equal_rows
-    processes = num_processes()
-    lessons = iter(equal([each.rows for _, each in everything], setup.schedule, processes))
-    hashes = ContentHashes(setup.budget.cache_dir)
-    model = identify_encoder(str(setup.host.model_name_or_path), "auto", hashes, "model_name_or_path")
-    return Plan(
-        setup,
-        split,
-        budget,
-        subsets,
-        {arm: [next(lessons) for _ in made] for arm, made in subsets.items()},
-        processes,
-        fingerprint_of(model.identity),
-    )
+    plan = Plan(setup, split, budget, subsets, {}, num_processes(), identify_model(setup))
+    return replace(plan, lessons=_lessons(plan, None))
 
 
-def record_plan(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Write the plan before the first training, and return it; a plan that is there stays as it is.
-
-    The folder is also a `dataset_dir` with the subsets.
-    """
-    write_own_dataset_info(folder, [subset.outcome for made in plan.subsets.values() for subset in made])
-    known = read_json(folder / STUDY)
-    if isinstance(known, dict) and known.get("fingerprint") == plan.fingerprint:
-        return known
-    record = {
-        "fingerprint": plan.fingerprint,
-        "fixed_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "plan": plan.described,
-        "settings": dict(_shown_settings(plan)),
-        "figures": None,
-    }
-    write_json(folder / STUDY, record)
-    return record
+def with_steps(plan: Plan, steps: int) -> Plan:
+    """Return a plan whose trainings take a number of steps."""
+    return replace(plan, lessons=_lessons(plan, steps))
 
 
-def _shown_settings(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that arms share, for readers; tokens of hubs are left out."""
-    for key, value in {**plan.setup.host_settings, **plan.setup.own_settings}.items():
-        if not key.endswith("_token"):
-            yield key, value if isinstance(value, str | int | float | bool | list | None) else str(value)
+def _lessons(plan: Plan, steps: int | None) -> dict[str, list[Lesson]]:
+    """Return how each subset is trained on, in a number of steps that is given or found."""
+    rows = [each.rows for made in plan.subsets.values() for each in made]  # random comes first
+    equal = equal_tokens if plan.budget.counts_tokens else equal_rows
+    lessons = iter(equal(rows, plan.setup.schedule, plan.processes, steps))
+    return {arm: [next(lessons) for _ in made] for arm, made in plan.subsets.items()}

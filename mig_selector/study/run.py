@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mig_selector.errors import ArgumentError
-from mig_selector.pipeline.common_rows import settle_common_rows
+from mig_selector.console import plural
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.study import format_study
 from mig_selector.report.writing import write_study
+from mig_selector.store.files import in_use
 from mig_selector.store.subsets import check_own_folder
 from mig_selector.study.arms import count_candidate_tokens, find_budget, select_arms
-from mig_selector.study.figures import gather
-from mig_selector.study.heldout import split_pool
-from mig_selector.study.plan import Plan, make_plan, record_plan
+from mig_selector.study.figures import describe_missing, gather
+from mig_selector.study.heldout import describe_split, hold_out
+from mig_selector.study.plan import Plan, make_plan
+from mig_selector.study.record import keep_steps, record_plan, study_folder
 from mig_selector.study.runs import do_run, read_result
 from mig_selector.study.setup import RANDOM, Options, Setup, set_up
 
@@ -52,28 +54,51 @@ def run_study(
     Raises:
         MigSelectorError: Something that the user can fix.
     """
-    setup = set_up(settings, options)
-    if unknown := [arm for arm in only if arm not in setup.planned]:
-        raise ArgumentError(
-            f"--only: {', '.join(unknown)} is not an arm; expected some of {', '.join(setup.planned)}."
-        )
+    setup = set_up(settings, options, only)
     return in_plain_words(lambda: _run(setup, only, trains=trains))
 
 
 def _run(setup: Setup, only: Sequence[str], *, trains: bool) -> Studied:
-    plan = _plan(setup)
-    folder = Path(plan.subsets[RANDOM][0].outcome.folder).parent / f"study-{plan.fingerprint[:16]}"
-    check_own_folder(folder)
-    record = record_plan(plan, folder)
+    with ExitStack() as stack:
+        # What is selected here is named by no dataset_info.json before the plan is recorded.
+        with in_use(setup.budget.cache_dir / "locks" / "study"):
+            plan = _plan(setup)
+            folder = study_folder(plan, Path(plan.subsets[RANDOM][0].outcome.folder).parent)
+            check_own_folder(folder)
+            stack.enter_context(in_use(folder))
+            plan = _continued(plan, folder)
+            record = record_plan(plan, folder)
+        return _train_and_report(plan, folder, record, only, trains=trains)
+
+
+def _continued(plan: Plan, folder: Path) -> Plan:
+    """Return the plan in as many steps as the trainings that are there took."""
+    kept = keep_steps(plan, folder)
+    if kept is not plan:
+        logger.info(
+            "steps: %d, as in the trainings that the study has; these arms on their own would have got %d. Arms that "
+            "were added go through their rows as often as batches of whole rows allow.",
+            kept.lessons[RANDOM][0].steps,
+            plan.lessons[RANDOM][0].steps,
+        )
+    return kept
+
+
+def _train_and_report(
+    plan: Plan, folder: Path, record: Mapping[str, Any], only: Sequence[str], *, trains: bool
+) -> Studied:
     runs = folder / "runs"
-    todo = [run for run in plan.runs if not only or run.arm in only] if trains else []
+    left = [run for run in plan.runs if read_result(plan, runs, run) is None]
+    done = len(plan.runs) - len(left)
+    logger.info("study: %s of %s finished in %s", f"{done:,}", plural(len(plan.runs), "run"), folder)
+    todo = [run for run in left if not only or run.arm in only] if trains else []
     for number, run in enumerate(todo, 1):
         logger.info("run %d of %d: %s", number, len(todo), run.name)
         do_run(plan, runs, run)
     results = {run: result for run in plan.runs if (result := read_result(plan, runs, run)) is not None}
     missing = [run.name for run in plan.runs if run not in results]
     if missing and trains:
-        return Studied(str(folder), f"{len(missing)} of {len(plan.runs)} runs are missing: {', '.join(missing)}")
+        return Studied(str(folder), f"{describe_missing(len(missing), len(plan.runs))}: {', '.join(missing)}")
     study = gather(plan, results, record)
     write_study(folder, study, record)
     return Studied(str(folder), format_study(study))
@@ -81,12 +106,10 @@ def _run(setup: Setup, only: Sequence[str], *, trains: bool) -> Studied:
 
 def _plan(setup: Setup) -> Plan:
     """Hold rows out, select the rows of every arm, and fix how they are trained on."""
-    measures = setup.measuring_arguments()
-    crew = Crew(Ranks(), measures)
-    methods = [setup.arguments(mig_num_samples=1, mig_method=each.method.name) for each in setup.needs]
-    common = settle_common_rows(methods, measures, setup.host, crew)
-    split = split_pool(common, setup.holdout, setup.options.source_column)
+    split = hold_out(setup, Crew(Ranks(), setup.measuring_arguments()))
+    for line in describe_split(split):
+        logger.info("%s", line)
     tokens = count_candidate_tokens(setup, split)
-    budget = find_budget(setup, tokens)
+    budget = find_budget(setup, tokens, len(split.candidates))
     logger.info("budget of each arm: %s", budget.described)
     return make_plan(setup, split, budget, select_arms(setup, split, tokens, budget))

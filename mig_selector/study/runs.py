@@ -44,9 +44,12 @@ class Result:
 
 
 def read_result(plan: Plan, folder: Path, run: Run) -> Result | None:
-    """Return what a run measured; None if it is not finished, or belongs to another study."""
+    """Return what a run measured; None if it is not finished, or was made from other rows or in another way."""
     manifest = read_json(folder / run.name / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("study") != plan.fingerprint:
+    if not isinstance(manifest, dict):
+        return None
+    of_earlier_version = manifest.get("study") == plan.fingerprint  # it named the whole plan
+    if not of_earlier_version and manifest.get("fingerprint") != plan.run_fingerprint(run):
         return None
     try:
         losses = np.load(folder / run.name / _LOSSES, allow_pickle=False)
@@ -85,7 +88,7 @@ def do_run(plan: Plan, folder: Path, run: Run) -> None:
         write_json(
             staging / MANIFEST,
             {
-                "study": plan.fingerprint,
+                "fingerprint": plan.run_fingerprint(run),
                 **asdict(run),
                 "measuring_seconds": time.monotonic() - start,
                 **({} if trained is None else _describe_training(plan, trained, run)),

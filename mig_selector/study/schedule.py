@@ -32,22 +32,23 @@ class Lesson:
     """How often training sees each row, on average."""
 
 
-def equal_rows(rows: Sequence[int], schedule: Schedule, processes: int) -> list[Lesson]:
+def equal_rows(rows: Sequence[int], schedule: Schedule, processes: int, steps: int | None = None) -> list[Lesson]:
     """Return lessons of equal steps and equal batches for subsets of some numbers of rows.
 
-    The number of steps is the configuration's for the first subset.
+    The number of steps is the configuration's for the first subset, unless it is given.
     """
-    steps = schedule.steps(rows[0], processes)
+    steps = steps or schedule.steps(rows[0], processes)
     batch = Batch(schedule.rows_per_batch, schedule.batches_per_step)
     return [Lesson(steps, batch, _passes(count, steps, batch, processes)) for count in rows]
 
 
-def equal_tokens(rows: Sequence[int], schedule: Schedule, processes: int) -> list[Lesson]:
+def equal_tokens(rows: Sequence[int], schedule: Schedule, processes: int, steps: int | None = None) -> list[Lesson]:
     """Return lessons of equal steps and, as nearly as whole rows allow, equal passes, for subsets of equal tokens.
 
     A subset of longer rows has fewer of them, so each step takes fewer: the tokens of a step are about equal. The
     number of steps is the one, not far from the configuration's for the first subset, at which the passes of all
-    subsets are nearest to the configuration's; it is left as it is where ``max_steps`` is set.
+    subsets are nearest to the configuration's; it is left as it is where ``max_steps`` is set. So it depends on all
+    subsets, unless it is given.
     """
     own = Batch(schedule.rows_per_batch, schedule.batches_per_step)
     wanted = schedule.steps(rows[0], processes)
@@ -59,8 +60,8 @@ def equal_tokens(rows: Sequence[int], schedule: Schedule, processes: int) -> lis
     def distance(made: list[Lesson]) -> tuple[float, int]:
         return round(max(abs(each.passes - passes) for each in made), 9), abs(made[0].steps - wanted)
 
-    if schedule.max_steps > 0:
-        return lessons(wanted)
+    if steps is not None or schedule.max_steps > 0:
+        return lessons(steps or wanted)
     return min(map(lessons, range(max(int(_SHORTEST * wanted), 1), math.ceil(_LONGEST * wanted) + 1)), key=distance)
 
 

@@ -25,8 +25,8 @@ DEFAULT_HOLDOUT = 0.05
 FEWEST_DRAWS = 5
 """Random choices that every study trains on at least: how much they differ is what a method has to exceed."""
 
-_BUDGET_KEYS = ("mig_num_samples", "mig_num_tokens", "mig_count_tokens")
-_NOT_OF_ARMS = (*_BUDGET_KEYS, "mig_dataset_name", "mig_overwrite", "mig_val_from", "mig_method", "mig_report")
+BUDGET_KEYS = ("mig_num_samples", "mig_num_tokens", "mig_count_tokens")
+_NOT_OF_ARMS = (*BUDGET_KEYS, "mig_dataset_name", "mig_overwrite", "mig_val_from", "mig_method", "mig_report")
 _MEDIA = ("images", "videos", "audios")
 
 
@@ -95,12 +95,13 @@ class Setup:
         return self.arguments(mig_num_samples=1, **measuring_keys(self.own_settings, self.needs))
 
 
-def set_up(settings: Mapping[str, Any], options: Options) -> Setup:
+def set_up(settings: Mapping[str, Any], options: Options, only: Sequence[str] = ()) -> Setup:
     """Check a configuration and the options of a study.
 
     Args:
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML with which the user trains.
         options: Those of the command.
+        only: Arms to do here; all if empty.
 
     Raises:
         ArgumentError: Something in them is missing, wrong, or cannot be studied; names the key or option.
@@ -113,13 +114,18 @@ def set_up(settings: Mapping[str, Any], options: Options) -> Setup:
     methods = [name for name in _methods(options, budget) if name != RANDOM]
     needs = resolve_methods({**shared, "mig_num_samples": 1}, host, [RANDOM, *methods])
     faults = [
-        *_option_faults(options, host, needs),
+        *_option_faults(options, host, needs, counts_tokens=budget.counts_tokens),
         *_host_faults(host_settings, host, budget),
         *find_host_faults(host_settings, is_launched=False),
     ]
     if faults or host.schedule is None:
         raise ArgumentError("\n".join(faults))
-    return Setup(options, host_settings, shared, budget, host, host.schedule, needs)
+    setup = Setup(options, host_settings, shared, budget, host, host.schedule, needs)
+    if unknown := [arm for arm in only if arm not in setup.planned]:
+        raise ArgumentError(
+            f"--only: {', '.join(unknown)} is not an arm; expected some of {', '.join(setup.planned)}."
+        )
+    return setup
 
 
 def _methods(options: Options, budget: MigArguments) -> list[str]:
@@ -128,8 +134,10 @@ def _methods(options: Options, budget: MigArguments) -> list[str]:
     return list(dict.fromkeys((budget.mig_method, "longest", "top_score")))
 
 
-def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs]) -> list[str]:
+def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs], *, counts_tokens: bool) -> list[str]:
     faults = []
+    if counts_tokens and options.match == "rows":
+        faults.append("--match rows: mig_num_tokens is set; set mig_num_samples, or leave --match out.")
     names = [each.method.short_name for each in needs]
     if len(set(names)) != len(names) or {BASE, STRATIFIED} & set(names):
         faults.append(
@@ -144,6 +152,8 @@ def _option_faults(options: Options, host: HostArguments, needs: Sequence[Needs]
         faults.append("--learning-rates: expected different numbers above 0, with commas between them.")
     if options.holdout is not None and not 0 < options.holdout < 1:
         faults.append(f"--holdout: {options.holdout:g} is not allowed; expected a share of the pool between 0 and 1.")
+    if not options.train_command.strip():
+        faults.append("--train-command is empty; the default is llamafactory-cli train.")
     if options.holdout is not None and host.eval_dataset:
         faults.append("--holdout: eval_dataset is set, and its rows are held out; leave one of the two out.")
     return faults

@@ -59,6 +59,7 @@ def compared(*figures, **changes):
 
 
 NOTHING = {"memory_bytes": None, "information": None, "label_coverage": None, "mean_score": None, "tokens": None}
+OF_NO_TRAINING = dict.fromkeys(("supervised_tokens", "supervised_tokens_error", "steps"))
 MIG = method_figures("mig", note="1,203 rows filled up by score")
 RANDOM = method_figures("random", seconds=0.02, sources={"math": 2000}, **NOTHING)
 ONE, TWO = compared(MIG), compared(MIG, RANDOM)
@@ -78,6 +79,18 @@ FULL = compared(
     ),
 )
 """With everything that a comparison of today has."""
+BY_TOKENS = compared(
+    method_figures("mig", supervised_tokens=499_900, steps=125),
+    method_figures("longest", rows=300, tokens=700_300, supervised_tokens=499_990, steps=19),
+    all_rows=method_figures(
+        "all rows",
+        **{"rows": 8000, "seconds": None, "memory_bytes": None, "tokens": 3_512_345, "supervised_tokens": 2_000_000},
+        **{"steps": 500, "folder": ""},
+    ),
+    budget=500_000,
+    unit="supervised tokens",
+)
+"""With a budget of tokens, from the configuration of a training."""
 TEN = compared(*(method_figures(f"method_{n}", sources={f"s{i:02}": 100 - i for i in range(20)}) for n in range(10)))
 
 EVIL = [
@@ -191,7 +204,7 @@ def test_the_table_for_a_terminal_is_aligned_and_marks_unknown_figures():
         "random  2,000         -           -           -          -    0.0200             -",
         "",
         "score: deita",
-        "tokens: counted with llama",
+        "tokens: counted with llama, in the text of the rows",
         "mig: 1,203 rows filled up by score",
     ]
 
@@ -209,7 +222,29 @@ def test_the_table_for_a_terminal_ends_with_all_rows_and_says_what_is_estimated(
         "rows: all methods choose from the 8,000 rows that every one of them can use (alone: mig 8,000, random 8,200)",
         "score: deita",
     ]
-    assert lines[10] == "tokens: counted with llama; all rows: +- 70,000, from a random sample"
+    counted = "tokens: counted with llama, in the text of the rows; all rows: +- 70,000, from a random sample"
+    assert lines[10] == counted
+
+
+def test_a_budget_of_tokens_is_said_in_tokens_with_the_rows_and_steps_of_each_method(written):
+    lines = format_table(BY_TOKENS).split("\n")
+    assert [lines[0], lines[2], *lines[4:7]] == [
+        "tulu: 500,000 supervised tokens from 8,000 rows (8,200 read)",
+        "method     rows      E(D)  labels (%)  mean score     tokens  supervised  steps  time (s)  memory (MiB)",
+        "mig       2,000  5,678.25        87.5       4.500  1,200,300     499,900    125     1,236         3,072",
+        "longest     300  5,678.25        87.5       4.500    700,300     499,990     19     1,236         3,072",
+        "all rows  8,000  5,678.25        87.5       4.500  3,512,345   2,000,000    500         -             -",
+    ]
+    assert "tokens: counted with llama, as training is fed them, with its template and cutoff_len" in lines
+    folder = written(BY_TOKENS)
+    assert [row[-2:] for row in csv_rows(folder / "comparison.csv")][1:] == [["500000", "supervised tokens"]] * 2
+    page = Page(folder / "comparison.html")
+    assert [row[7] for row in page.tables["figures"]] == ["steps", "125", "19", "500"]
+    text = " ".join(" ".join(page.texts).split())
+    assert "asked for 500,000 supervised tokens from 8,000 eligible rows" in text
+    assert "Two random selections would share about 25.0 of 100." in text
+    assert page.tags.count("dt") == len(COLUMNS)
+    assert "rows" in texts_in(svg_of(folder))
 
 
 @pytest.mark.parametrize(
@@ -247,9 +282,12 @@ def test_no_name_makes_the_table_wider_or_adds_lines():
 def test_the_csv_tables_hold_every_figure_unrounded(written):
     folder = written(TWO)
     assert csv_rows(folder / "comparison.csv") == [
-        ["method", *(column.key for column in COLUMNS), "folder", "note"],
-        ["mig", "2000", "5678.25", "0.875", "4.5", "1200300", "1235.6", str(3 * 2**30), "/data/mig", MIG.note],
-        ["random", "2000", "", "", "", "", "0.02", "", "/data/random", ""],
+        ["method", *(column.key for column in COLUMNS), "folder", "note", "budget", "budget_unit"],
+        [
+            *("mig", "2000", "5678.25", "0.875", "4.5", "1200300", "", "", "1235.6", str(3 * 2**30), "/data/mig"),
+            *(MIG.note, "2000", "rows"),
+        ],
+        ["random", "2000", "", "", "", "", "", "", "0.02", "", "/data/random", "", "2000", "rows"],
     ]
     assert csv_rows(folder / "overlaps.csv") == [
         ["method", "mig", "random"],
@@ -269,6 +307,7 @@ def test_the_json_holds_everything(written):
     assert json.loads((written(TWO) / "comparison.json").read_text()) == {
         "pool": "tulu",
         "budget": 2000,
+        "budget_unit": "rows",
         "kept_rows": 8000,
         "read_rows": 8200,
         "score": "deita",
@@ -284,6 +323,7 @@ def test_the_json_holds_everything(written):
                 "seconds": 1235.6,
                 "memory_bytes": 3 * 2**30,
                 "tokens_error": None,
+                **OF_NO_TRAINING,
                 "sources": {"code": 500, "math": 1500},
                 "usable_rows": None,
                 "examples": [],
@@ -291,6 +331,7 @@ def test_the_json_holds_everything(written):
                 "note": "1,203 rows filled up by score",
             },
             {"method": "random", "rows": 2000, "seconds": 0.02, **NOTHING, "sources": {"math": 2000}}
+            | OF_NO_TRAINING
             | {"tokens_error": None, "usable_rows": None, "examples": [], "folder": "/data/random", "note": None},
         ],
         "all_rows": None,
@@ -320,8 +361,8 @@ def test_the_page_shows_every_table_and_explains_every_column(written):
     text = " ".join(" ".join(page.texts).split())
     assert "asked for 2,000 of 8,000 eligible rows (8,200 rows read). Score: deita ." in text
     assert "Two random selections would share about 25.0 of 100." in text
-    assert page.tags.count("dt") == len(COLUMNS)
-    assert all(f"{column.head} {column.meaning}" in text for column in COLUMNS)
+    assert page.tags.count("dt") == len(TWO.columns) == len(COLUMNS) - 2
+    assert all(f"{column.head} {column.meaning}" in text for column in TWO.columns)
 
 
 def test_the_page_shows_all_rows_beside_the_methods_and_examples_of_each(written):
@@ -341,7 +382,7 @@ def test_the_page_shows_all_rows_beside_the_methods_and_examples_of_each(written
     ]
     text = " ".join(" ".join(page.texts).split())
     assert "rows that every one of them can use (alone: mig 8,000, random 8,200)" in text
-    assert "llama ; all rows: +- 70,000, from a random sample." in text
+    assert "counted with llama, in the text of the rows; all rows: +- 70,000, from a random sample ." in text
     found = json.loads((written(FULL) / "comparison.json").read_text())
     assert found["methods"][0]["examples"][0] == {"row_index": 1234, "question": "What is 2 + 2?\n\nExplain."}
     assert [found["all_rows"][key] for key in ("rows", "tokens", "tokens_error")] == [8000, 3_512_345, 61_234]

@@ -78,6 +78,8 @@ def test_the_sentence_comes_first_and_says_how_many_from_where_and_how_good():
         "They have about 12,300 tokens (\u00b1 300). Training takes 10 steps of 8 rows, 2 epochs."
     )
     assert sentence in text
+    fed = replace(REPORT, this=replace(REPORT.this, supervised_tokens=6_123, supervised_tokens_error=120))
+    assert "12,300 tokens (\u00b1 300), ~6,100 of them with a loss. Training takes" in words(page_of(fed).text)
     assert text.index(sentence) < 100
 
 

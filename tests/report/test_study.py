@@ -31,13 +31,17 @@ STUDY = Study(
     ],
     groups=[Group("source", "flan", 12, {"base": 2.6, "random": 1.8, "mig": 1.7}, {"mig": BETTER})],
     warnings=["longest has no row of flan"],
-    settings={"model_name_or_path": "tiny"},
+    settings={"--methods": ["mig", "longest"], "model_name_or_path": "tiny"},
+    command="mig-selector study --methods mig,longest",
+    versions={"numpy": "2.0"},
 )
 
 
 def test_the_table_has_a_line_for_each_arm_and_what_to_bear_in_mind():
     lines = format_study(STUDY).splitlines()
-    assert lines[0] == "pool: 1,200 supervised tokens an arm"
+    assert lines[0] == (
+        "pool: each training sees about 3,600 supervised tokens in 20 optimizer steps (1,200 supervised tokens chosen)"
+    )
     [mig] = [line for line in lines if line.startswith("mig ")]
     assert mig.split() == [
         *("mig", "3/3", "31", "1,190", "20", "3,689", "1.6800"),
@@ -69,6 +73,19 @@ def test_the_page_gives_verdicts_warnings_and_parts():
     assert "longest: " not in text  # no verdict before its last run
     assert "longest has no row of flan" in text
     assert "1.7000-0.0200 (-0.0300 to -0.0100)" in text
+    assert "each training sees about 3,600 supervised tokens in 20 optimizer steps (1,200 supervised tokens ch" in text
+    assert "repeats the study, or goes on with it, from the folder in which it was started: mig-selector study" in text
+    assert "numpy 2.0" in text
+    assert "No run is finished yet" not in text
+
+
+def test_a_page_before_the_first_run_says_what_is_planned():
+    arms = [replace(each, runs=0, losses=[], effect=None, verdict=None) for each in STUDY.arms]
+    by_rows = replace(STUDY, arms=arms, groups=[], match="rows", budget="40 rows")
+    text = " ".join(Page(build_study_page(by_rows, "<svg></svg>")).text.split())
+    assert "each training takes 20 optimizer steps on 40 rows chosen; the tokens that it sees differ" in text
+    assert "No run is finished yet: this is the plan." in text
+    assert "None yet: runs are missing." in text
 
 
 def test_hostile_names_stay_text(tmp_path):

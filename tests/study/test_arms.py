@@ -50,7 +50,9 @@ def test_tokens_are_drawn_in_the_proportions_of_the_sources():
 def test_the_budget_is_the_supervised_tokens_of_a_random_choice(keys, match, expected):
     tokens = RowTokens(np.full(100, 10), np.full(100, 4))
     setup = SimpleNamespace(budget=parse_arguments(keys, training=True), options=Options(match=match))
-    assert find_budget(setup, tokens) == expected
+    assert find_budget(setup, tokens, 100) == expected
+    sample = RowTokens(np.full(10, 10), np.full(10, 4))
+    assert find_budget(setup, sample, 100) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,11 +60,11 @@ def test_the_budget_is_the_supervised_tokens_of_a_random_choice(keys, match, exp
     [
         ({"mig_num_samples": 101}, "tokens", "mig_num_samples: 101 are asked for, but the rows .* have 100"),
         ({"mig_num_tokens": "2K"}, "tokens", "mig_num_tokens: 2000 are asked for, but the rows .* have 1000"),
-        ({"mig_num_tokens": 500}, "rows", "--match rows: mig_num_tokens is set"),
+        ({"mig_num_tokens": 9}, "tokens", "mig_num_tokens: 9 are 4 supervised tokens, and the shortest .* has 5"),
     ],
 )
 def test_a_budget_that_no_arm_can_have_is_an_error(keys, match, message):
-    tokens = RowTokens(np.full(100, 10), np.full(100, 4))
+    tokens = RowTokens(np.full(100, 10), np.full(100, 5))
     setup = SimpleNamespace(budget=parse_arguments(keys, training=True), options=Options(match=match))
     with pytest.raises(ArgumentError, match=message):
-        find_budget(setup, tokens)
+        find_budget(setup, tokens, 100)

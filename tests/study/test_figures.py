@@ -53,7 +53,7 @@ def results_of(plan, effects=None):
 
 
 def study_of(plan, results):
-    return gather(plan, results, {"plan": {"pool": "pool"}, "settings": {}})
+    return gather(plan, results, {"plan": {"pool": "pool", "arms": plan.subsets}, "settings": {}})
 
 
 def test_a_planted_effect_is_found_and_equal_arms_are_called_equal():
@@ -103,12 +103,12 @@ def test_readers_are_warned():
     study = study_of(plan, results)
     assert next(each for each in study.arms if each.arm == "mig").verdict is None
     for message in (
-        "1 of 12 runs are missing",
+        "1 of 12 runs is missing",
         "favours random by construction",
         "longest has no row of b",
-        "1 of 60 held-out rows share at least half",
+        "share at least half of their runs of 13 words with rows to choose from: 1 of 60",
         "random-seed3 went through its rows 0.50 times by the trainer's count, not 1.00 times",
-        "longest went through its rows 1.20 times, random 1.00 times",
+        "longest goes through its rows 1.20 times, random 1.00 times",
     ):
         assert any(message in warning for warning in study.warnings), message
     outside = plan_of(holdout=None)

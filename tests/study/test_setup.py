@@ -5,6 +5,7 @@ from support import SHAREGPT, make_row
 from training import host_settings
 
 from mig_selector.errors import ArgumentError
+from mig_selector.study.estimate import estimate_study
 from mig_selector.study.run import run_study
 from mig_selector.study.setup import Options, set_up
 
@@ -46,6 +47,11 @@ def test_arms_are_those_that_every_study_has_and_the_methods(keys):
         ({"mig_num_sample": 1}, {}, "mig_num_sample is not a key of mig_selector; did you mean mig_num_samples"),
         ({"mig_num_samples": "5,6"}, {}, "mig_num_samples: '5,6' is a list"),
         ({}, {"methods": ["mig", "mig"]}, "--methods: expected different names"),
+        (
+            {"mig_num_samples": None, "mig_num_tokens": 500},
+            {"match": "rows"},
+            "--match rows: mig_num_tokens is set",
+        ),
         ({}, {"methods": ["nothing"]}, "mig_method: 'nothing'"),
         ({}, {"seeds": 0}, "--seeds: 0 is not allowed"),
         ({}, {"learning_rates": [1e-5, -1.0]}, "--learning-rates: expected different numbers above 0"),
@@ -74,3 +80,24 @@ def test_it_is_not_started_by_torchrun_nor_for_arms_that_it_does_not_have(keys, 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ArgumentError, match="start it without torchrun"):
         set_up(keys, Options())
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        (
+            {"mig_num_samples": 55},
+            {},
+            "mig_num_samples: 55 are asked for, but the rows that all arms choose from have 48",
+        ),
+        ({"mig_num_samples": None, "mig_num_tokens": "1M"}, {}, "mig_num_tokens: 1000000 are asked for, but the rows"),
+        ({}, {"holdout": 0.1}, "--holdout: only 6 answers are held out, and a study needs 10"),
+        ({}, {"source_column": "colour"}, "--source: no row of the pool has a column 'colour'"),
+        ({}, {"train_command": " "}, "--train-command is empty"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_study_would_refuse(keys, changes, options, message):
+    given = Options(**{"methods": ["mig"], "holdout": 0.2, **options})
+    for refused in (estimate_study, run_study):
+        with pytest.raises(ArgumentError, match=message):
+            refused({**keys, **changes}, given)

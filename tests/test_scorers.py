@@ -65,7 +65,7 @@ def place(workplace, models):
 
 def compute(model, text):
     """Score and code of one text, as lists."""
-    return model.compute(model.prepare([text])).tolist()
+    return model.compute(model.encode([text])).tolist()
 
 
 def pairs_of(row):

@@ -92,7 +92,7 @@ class DeitaModel(TextScorer):
         self._digits = _find_digits(tokenizer, PROMPTS[kind].format(question="", answer=""), encoder.model, key)
         super().__init__(load_network(AutoModelForCausalLM, encoder, key, device), tokenizer)
 
-    def encode(self, items: Sequence[str]) -> list[list[int] | None]:
+    def tokenize(self, items: Sequence[str]) -> list[list[int] | None]:
         """Return the tokens of prompts, with those that the tokenizer adds to a text."""
         return list(encode(list(items), self._tokenizer))
 

@@ -5,7 +5,6 @@ Dimension letters: m texts of a batch, T tokens of the longest, V tokens of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from mig_selector.embedding.encoder import Encoder
@@ -46,20 +45,6 @@ def longest_text(network: Any, tokenizer: Any) -> int | None:
     stated = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     limits = [stated, tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED else None]
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def pad_right(texts: Sequence[Sequence[int]], device: Any, pad: int = 0) -> tuple[Any, Any]:
-    """Pad token ids at the end.
-
-    Returns:
-        The ids, and a mask that is 1 at tokens of a text; two tensors of int64, shape (m, T).
-    """
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True, padding_value=pad).to(device)
-    ends = torch.tensor([[len(text)] for text in texts], device=device)
-    return ids, (torch.arange(ids.shape[1], device=device) < ends).long()
 
 
 def logits_at(network: Any, ids: Any, mask: Any, positions: Any) -> Any:

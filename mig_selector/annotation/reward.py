@@ -66,7 +66,7 @@ class RewardModel(TextScorer):
                 f"{key}: {encoder.model!r} has {self._network.config.num_labels} outputs, but a reward model has one."
             )
 
-    def encode(self, items: Sequence[Sequence[tuple[str, str]]]) -> list[list[int] | None]:
+    def tokenize(self, items: Sequence[Sequence[tuple[str, str]]]) -> list[list[int] | None]:
         """Return the tokens of conversations in the chat template; None where the template refuses one."""
         texts = [self._render(turns) for turns in items]
         taken = [text for text in texts if text]

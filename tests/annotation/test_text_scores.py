@@ -166,7 +166,7 @@ def test_a_reward_is_the_output_for_the_conversation_in_the_chat_template(reward
 
 def test_a_batch_of_conversations_that_the_template_refuses_has_no_scores(reward):
     model = RewardModel(encoder_of(reward), "key", "cpu")
-    [[value, code]] = model.compute(model.prepare([[("user", "refuse me")]])).tolist()
+    [[value, code]] = model.compute(model.encode([[("user", "refuse me")]])).tolist()
     assert np.isnan(value)
     assert REASONS[int(code)] == "the chat template of the model does not take the conversation"
 

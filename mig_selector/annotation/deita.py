@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from mig_selector.annotation.networks import load_network, logits_at
+from mig_selector.annotation.networks import load_network, logits_at, read_prefix
 from mig_selector.annotation.scores import MeasuredScore, Measurement
 from mig_selector.annotation.text_scores import REASONS, TextScorer
 from mig_selector.annotation.tokens import encode, load_tokenizer
@@ -86,11 +87,16 @@ class DeitaModel(TextScorer):
         Raises:
             ArgumentError: It cannot be loaded, or does not write scores as single tokens.
         """
+        import torch
         from transformers import AutoModelForCausalLM
 
         tokenizer = load_tokenizer(encoder.model, key, encoder.revision)
         self._digits = _find_digits(tokenizer, PROMPTS[kind].format(question="", answer=""), encoder.model, key)
         super().__init__(load_network(AutoModelForCausalLM, encoder, key, device), tokenizer)
+        one, other = encode([PROMPTS[kind].format(question=text, answer="") for text in ("a", "Z")], tokenizer)
+        prefix = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        self._prefix = torch.tensor(prefix, device=device)
+        self._past = read_prefix(self._network, prefix) if prefix else None
 
     def tokenize(self, items: Sequence[str]) -> list[list[int] | None]:
         """Return the tokens of prompts, with those that the tokenizer adds to a text."""
@@ -101,9 +107,16 @@ class DeitaModel(TextScorer):
         import torch
 
         is_last = (mask == 1) & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
-        logits = logits_at(self._network, ids, mask, is_last)[:, self._digits]
+        past = self._past if self._begin_with_prefix(ids, mask) else None
+        logits = logits_at(self._network, ids, mask, is_last, past)[:, self._digits]
         scores = torch.tensor(_SCORES, dtype=torch.float32, device=ids.device)
         return logits.float().softmax(dim=1) @ scores
+
+    def _begin_with_prefix(self, ids: Any, mask: Any) -> bool:
+        """Say whether all texts do, and go on; the first letters of a question may change the tokens before it."""
+        length = len(self._prefix)
+        goes_on = ids.shape[1] > length and bool(mask[:, length].all())
+        return goes_on and bool((ids[:, :length] == self._prefix).all())
 
 
 def _find_digits(tokenizer: Any, prompt: str, model: str, key: str) -> list[int]:

@@ -105,13 +105,18 @@ def _inquiries(request: Request, pool: Pool) -> Iterator[tuple[Asking, NDArray[n
     """Yield what asks a chat model, about which rows, and for what."""
     if (annotation := request.needs.annotation) is None:
         return
-    if isinstance(annotation.tagger, DistilledTagger) and isinstance(annotation.tagger.teacher, Asking):
-        is_tagged = pool.labels.counts == 0
-        yield annotation.tagger.teacher, is_tagged & (np.cumsum(is_tagged) <= annotation.tagger.num_rows), "tags"
-    if isinstance(annotation.tagger, Asking):
-        yield annotation.tagger, pool.labels.counts == 0, "tags"
+    tagger, is_tagged = annotation.tagger, pool.labels.counts == 0
+    if isinstance(tagger, DistilledTagger) and isinstance(tagger.teacher, Asking):
+        yield tagger.teacher, _taught(tagger, is_tagged), "tags"
+    if isinstance(tagger, Asking):
+        yield tagger, is_tagged, "tags"
     if isinstance(annotation.scorer, Asking):
         yield annotation.scorer, np.ones(len(pool.scores), np.bool_), "scores"
+
+
+def _taught(tagger: DistilledTagger, is_tagged: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return as many rows as the teacher labels."""
+    return is_tagged & (np.cumsum(is_tagged) <= tagger.num_rows)
 
 
 def _count_requests(request: Request, pool: Pool, asking: Asking, is_asked: NDArray[np.bool_], title: str) -> str:
@@ -139,9 +144,12 @@ def _works(
     needs, annotation = request.needs, request.needs.annotation
     tools = RunTools(request, crew, request.arguments.cache_dir / "work")
     everything = np.ones(len(pool.scores), np.bool_)
-    if annotation is not None and annotation.tagger is not None and annotation.tagger.models:
-        tagger = annotation.tagger
-        yield tagger.models, pool.labels.counts == 0, lambda rows: tagger.rehearse(rows, tools)
+    tagger, is_tagged = annotation.tagger if annotation else None, pool.labels.counts == 0
+    if isinstance(tagger, DistilledTagger) and tagger.teacher.models:
+        yield tagger.teacher.models, _taught(tagger, is_tagged), partial(tagger.teacher.rehearse, tools=tools)
+        yield (tagger.model,), is_tagged, partial(tagger.rehearse, tools=tools)
+    elif tagger is not None and tagger.models:
+        yield tagger.models, is_tagged, partial(tagger.rehearse, tools=tools)
     for score in (needs.score, annotation.scorer if annotation else None):
         if score is not None and score.models:
             yield score.models, everything, partial(score.measure, tools=tools)

@@ -173,6 +173,7 @@ def test_a_model_that_does_not_answer_as_expected_is_tried_on_few_rows(place, mo
     assert "set mig_instagger_template" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_its_tags_of_a_sample_are_learnt(place, tagger, tmp_path):
     questions = [f"{word} {number} of {word}" for number in range(130) for word in ("algebra", "soup")]
     rows = [conversation(question) for question in questions]

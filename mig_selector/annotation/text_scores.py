@@ -41,6 +41,14 @@ class TextScores:
     """NaN where there is none. Shape (n,)."""
     codes: NDArray[np.int64]
     """Index into `REASONS`; 0 where there is a score. Shape (n,)."""
+    certainties: NDArray[np.float64]
+    """Probability with which a model writes some score, whichever; 1 for models that write nothing. NaN where there is
+    no score. Shape (n,)."""
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Why texts have no score, by their index."""
+        return {text: REASONS[self.codes[text]] for text in np.flatnonzero(self.codes).tolist()}
 
 
 def score_texts(
@@ -70,14 +78,14 @@ def score_texts(
 
 def read_scores(path: Path) -> TextScores:
     """Return what `score_texts` wrote."""
-    values, codes = np.load(path, allow_pickle=False).astype(np.float64).T
-    return TextScores(values, codes.astype(np.int64))
+    values, codes, certainties = np.load(path, allow_pickle=False).astype(np.float64).T
+    return TextScores(values, codes.astype(np.int64), certainties)
 
 
 class TextScorer(ABC):
-    """The `RowModel` of texts; it computes the score of a text, and the code of the reason why there is none."""
+    """The `RowModel` of texts."""
 
-    width = 2
+    width = 3
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
         """Take a model that has been loaded, and its tokenizer."""
@@ -97,19 +105,20 @@ class TextScorer(ABC):
         return np.array([0, *ids], np.int32)
 
     def compute(self, batch: Sequence[NDArray[np.int32]]) -> Any:
-        """Return the score of each text, NaN where there is none, and the code of the reason; shape (m, 2)."""
+        """Return for each text score, code and certainty as `TextScores` has them; shape (m, 3)."""
         import torch
 
         device = self._network.device
-        results = torch.full((len(batch), 2), torch.nan, device=device)
+        results = torch.full((len(batch), self.width), torch.nan, device=device)
         results[:, 1] = torch.tensor([int(text[0]) for text in batch])
         readable = [index for index, text in enumerate(batch) if len(text) > 1]
         if readable:
             with torch.inference_mode():
-                scores = self.score(*pad_tokens([batch[index][1:] for index in readable], device))
+                scores, certainties = self.score(*pad_tokens([batch[index][1:] for index in readable], device))
             is_finite = scores.isfinite()
             results[readable, 0] = scores.where(is_finite, torch.nan)
             results[readable, 1] = torch.where(is_finite, 0.0, float(_NOT_FINITE))
+            results[readable, 2] = certainties
         return results
 
     @abstractmethod
@@ -117,7 +126,7 @@ class TextScorer(ABC):
         """Return the tokens of each text, at least one; None where the model takes no such text."""
 
     @abstractmethod
-    def score(self, ids: Any, mask: Any) -> Any:
+    def score(self, ids: Any, mask: Any) -> tuple[Any, Any]:
         """Score texts padded at the end.
 
         Args:
@@ -125,5 +134,5 @@ class TextScorer(ABC):
             mask: 1 at tokens of a text. Shape (m, T).
 
         Returns:
-            A tensor of float32, shape (m,).
+            The scores, and the probability of some score (see `TextScores`); two tensors of float32, shape (m,).
         """

@@ -13,7 +13,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -94,18 +94,18 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     is_signed = request.arguments["mig_score_scale"] != "none"
     table, path = read_sidecars(needs.sidecar, is_signed=is_signed), _folder_of(needs.sidecar)
     vectors: LabelVectors = {}
-    figures = None
+    figures: dict[str, Any] = {}
     is_missing = is_wanted & (look_up(table, rows.hashes) < 0)
     if is_missing.any():
         _check_can_annotate(needs, is_missing, is_wanted)
         sidecars = Sidecars(rows, is_missing, crew)
         made, vectors = sidecars.complete()
-        figures = sidecars.figures
+        figures = {"distilled": sidecars.figures, "scorer": sidecars.score_figures}
         table, path = pa.concat_tables([table, made]), _folder_of(sidecars.paths)
     pool, failed = _apply(rows, is_wanted, table)
     pool, tags = _normalize(pool, request, crew)
     health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed)
-    health |= {key: value for key, value in (("distilled", figures), ("tags", tags)) if value is not None}
+    health |= {key: value for key, value in {**figures, "tags": tags}.items() if value is not None}
     log_health(health)
     return Annotated(pool, vectors, health, path)
 
@@ -178,6 +178,8 @@ class Sidecars:
         """
         self._rows, self._is_wanted, self._crew = rows, is_wanted, crew
         self._needs, request = rows.needs, rows.request
+        self.score_figures: Mapping[str, Any] | None = None
+        """How good the scores are that this run made; None where that was not measured."""
         parts = [part for part in (self._needs.tagger, self._needs.scorer) if part is not None]
         models = {name.key: request.models[name.key] for part in parts for name in part.models}
         identity: dict[str, Any] = {
@@ -263,6 +265,7 @@ class Sidecars:
             measured = needs.scorer.measure(rows.take(to_make), self._tools)
             scores = needs.scorer.finish(scores, measured.values if measured else None, None)
             if measured is not None:
+                self.score_figures = measured.figures
                 status[np.flatnonzero(to_make)[list(measured.failures)]] = list(measured.failures.values())
         columns = [rows.hashes.filter(pa.array(to_make)), labels, pa.array(scores, from_pandas=True)]
         return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors

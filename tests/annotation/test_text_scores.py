@@ -112,7 +112,7 @@ def test_a_score_of_deita_is_the_mean_by_the_probabilities_of_six_tokens(deita, 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(deita).eval(), AutoTokenizer.from_pretrained(deita)
     ids = [DIGITS[str(value)] for value in range(1, 7)]
     assert [tokenizer.decode(each) for each in ids] == list("123456")
-    for text, value, code in zip(texts, found.values, found.codes, strict=True):
+    for text, value, code, certainty in zip(texts, found.values, found.codes, found.certainties, strict=True):
         tokens = tokenizer(text, return_tensors="pt")["input_ids"]
         assert tokens[0, 0] == 1
         assert tokens[0, -1] == 29871  # the blank that ends the prompt is a token
@@ -121,8 +121,9 @@ def test_a_score_of_deita_is_the_mean_by_the_probabilities_of_six_tokens(deita, 
             assert REASONS[code] == "a text is longer than the model reads"
             continue
         with torch.inference_mode():
-            logits = model(tokens).logits[0, -1, ids].double().numpy()
-        chances = np.exp(logits - logits.max())
+            everything = model(tokens).logits[0, -1].double().numpy()
+        chances = np.exp(everything[ids] - everything.max())
+        assert certainty == pytest.approx(chances.sum() / np.exp(everything - everything.max()).sum(), rel=1e-4)
         assert value == pytest.approx(chances @ np.arange(1, 7) / chances.sum(), rel=1e-5)
         assert code == 0
     assert np.isnan(found.values).sum() == 1
@@ -223,7 +224,7 @@ def test_a_reward_is_the_output_for_the_conversation_in_the_chat_template(reward
 
 def test_a_batch_of_conversations_that_the_template_refuses_has_no_scores(reward):
     model = RewardModel(encoder_of(reward), "key", "cpu")
-    [[value, code]] = model.compute(model.encode([[("user", "refuse me")]])).tolist()
+    [[value, code, _]] = model.compute(model.encode([[("user", "refuse me")]])).tolist()
     assert np.isnan(value)
     assert REASONS[int(code)] == "the chat template of the model does not take the conversation"
 

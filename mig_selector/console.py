@@ -35,6 +35,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(char if char.isprintable() or char in keep or _is_space(char) else _escape(char) for char in text)
 
 
+def number_of(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def _is_space(char: str) -> bool:
     """Whether `char` is a space of any script; all but the ASCII space count as unprintable in Python."""
     return unicodedata.category(char) == "Zs"

@@ -157,4 +157,4 @@ def test_a_dry_run_tries_the_models_of_a_scorer_and_does_not_count_their_loading
         monkeypatch.setattr(f"mig_selector.annotation.{module}.load_network", load_slowly)
     lines = estimate(place.with_scorer(scorer), selects=True)
     assert [line.partition(": ")[0] for line in lines[2:]] == [keys]
-    assert float(re.search(r"about ([\d.]+) seconds on this process alone \(12 rows were tried\)", lines[2])[1]) < 1000
+    assert float(re.search(r"about ([\d.]+) seconds on this process alone \(tried on 12 rows\)", lines[2])[1]) < 1000

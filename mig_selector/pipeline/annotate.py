@@ -36,7 +36,7 @@ from mig_selector.annotation.sidecar import (
 )
 from mig_selector.annotation.tagger import Tagger, Tags
 from mig_selector.arrays import RowLabels
-from mig_selector.console import progress
+from mig_selector.console import number_of, progress
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.health import describe_health, log_health
@@ -276,9 +276,9 @@ class Sidecars:
             failures = tagger.tag(self._rows.take(is_tried), self._tools).failures
             if 2 * len(failures) > np.count_nonzero(is_tried):
                 reasons = "; ".join(f"{reason}: {count}" for reason, count in Counter(failures.values()).most_common())
+                tried = number_of(int(is_tried.sum()), "row")
                 raise PoolError(
-                    f"mig_tagger: {len(failures)} of the first {np.count_nonzero(is_tried)} rows got no labels "
-                    f"({reasons}). {tagger.advice}"
+                    f"mig_tagger: {len(failures)} of the first {tried} got no labels ({reasons}). {tagger.advice}"
                 )
         return tagger.tag(self._rows.take(is_tagged), self._tools)
 

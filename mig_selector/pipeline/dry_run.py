@@ -16,7 +16,9 @@ from mig_selector.annotation.asking import Asking, estimate_tokens
 from mig_selector.annotation.distilled import DistilledTagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.console import number_of
 from mig_selector.integration.config import HostArguments
+from mig_selector.pipeline.annotate_pool import copy_path
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.request import Request, resolve
 from mig_selector.pipeline.rows import KeptRows
@@ -66,12 +68,13 @@ class _TimedCrew(Crew):
         self._loads += [(asked, end) for end in ready[:1]]
 
 
-def estimate(settings: Mapping[str, Any], *, selects: bool) -> list[str]:
+def estimate(settings: Mapping[str, Any], *, selects: bool, to: str | None = None) -> list[str]:
     """Describe what a run would do and take if no earlier run had left anything in the cache.
 
     Args:
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML.
         selects: Whether the run selects rows; else it annotates them only.
+        to: Where the run would write an annotated copy.
 
     Returns:
         Lines for people: row counts and, for each model that reads rows, the time on this process alone and the disk.
@@ -83,16 +86,19 @@ def estimate(settings: Mapping[str, Any], *, selects: bool) -> list[str]:
     arguments, host = parse_arguments(own_settings, training=False), HostArguments.read(host_settings)
     with tempfile.TemporaryDirectory() as folder:
         request = resolve(replace(arguments, mig_cache_dir=folder), host, is_registered=False)
+        if to is not None:
+            copy_path(to, request)
         return in_plain_words(lambda: _describe(request, selects=selects))
 
 
 def _describe(request: Request, *, selects: bool) -> list[str]:
     pool, needs = read(request), request.needs
     report = pool.report
-    lines = [f"pool: {report.read:,} rows read, {report.kept:,} kept"]
+    lines = [f"pool: {number_of(report.read, 'row')} read, {report.kept:,} kept"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in report.dropped.items()]
     if selects:
-        lines.append(f"to choose: {', '.join(f'{budget:,}' for budget in resolve_budgets(request, pool))} rows")
+        *first, last = resolve_budgets(request, pool)
+        lines.append(f"to choose: {', '.join([*(f'{budget:,}' for budget in first), number_of(last, 'row')])}")
     if needs.labels is not None:
         without = np.count_nonzero(pool.labels.counts == 0)
         lines.append(f"labels: {len(pool.labels.names):,} different ones; {without:,} rows have none")
@@ -121,11 +127,12 @@ def _taught(tagger: DistilledTagger, is_tagged: NDArray[np.bool_]) -> NDArray[np
 
 def _count_requests(request: Request, pool: Pool, asking: Asking, is_asked: NDArray[np.bool_], title: str) -> str:
     """Say what a chat model would be asked; it is asked nothing."""
-    chat, count = asking.prompting.chat, np.count_nonzero(is_asked)
+    chat, count = asking.prompting.chat, int(is_asked.sum())
     tokens = estimate_tokens(asking, _sample(request, pool, is_asked)) if count else 0.0
     return (
-        f"mig_annotator_model: {chat.name}: {count:,} requests for {title}, about {tokens * count / 1e6:,.2f} million "
-        f"tokens to read ({tokens:,.0f} each) and at most {chat.max_tokens} to write for each"
+        f"mig_annotator_model: {chat.name}: {number_of(count, 'request')} for {title}, about "
+        f"{tokens * count / 1e6:,.2f} million tokens to read ({tokens:,.0f} each) and at most {chat.max_tokens} "
+        "to write for each"
     )
 
 
@@ -167,7 +174,7 @@ def _measure(
 ) -> str:
     """Have models compute some of the rows that they have to read, and say what all of them take."""
     keys = " and ".join(model.key for model in models)
-    count = np.count_nonzero(is_read)
+    count = int(is_read.sum())
     if not count:
         return f"{keys}: reads no rows"
     rows, size_before = _sample(request, pool, is_read), _size_of_matrices(request)
@@ -175,9 +182,10 @@ def _measure(
     seconds = time.monotonic() - rows.starts[0] - crew.loading_since(rows.starts[0])
     seconds *= count / len(rows)
     megabytes = (_size_of_matrices(request) - size_before) / len(rows) * count / 2**20
+    names = " and ".join(request.models[model.key].model for model in models)
     return (
-        f"{keys}: {' and '.join(request.models[model.key].model for model in models)} reads {count:,} rows: "
-        f"about {describe_duration(seconds)} on this process alone ({len(rows)} rows were tried), "
+        f"{keys}: {names} reads {number_of(count, 'row')}: "
+        f"about {describe_duration(seconds)} on this process alone (tried on {number_of(len(rows), 'row')}), "
         f"{megabytes:,.1f} MB of disk"
     )
 

@@ -151,7 +151,7 @@ def compute_shared(
 ) -> None:
     """Compute the results of a stream of items on all ranks, each of which must call this.
 
-    If reading fails, what was read before is still computed and stored.
+    If reading fails, the rounds before are still computed and stored.
 
     Args:
         items: Only those of rank 0 are used.
@@ -214,7 +214,7 @@ class _Rounds:
         if self._state.is_main_process and self.failure is None:
             try:
                 items = list(islice(self._items, next(self._sizes)))
-            except BaseException as error:  # noqa: BLE001  raised when what was read before has been stored
+            except BaseException as error:  # noqa: BLE001  raised when the rounds before have been stored
                 self.failure = error
         if size == 1:
             return [items]
@@ -228,11 +228,12 @@ def _scatter(parts: Sequence[bytes], state: Any) -> bytes:
     from accelerate.utils import broadcast
     from torch import distributed
 
-    # The longest goes first: a scatter needs tensors of the same size on all ranks.
-    [longest] = broadcast(torch.tensor([max(map(len, parts))], device=state.device)).tolist()
-    padded = [torch.frombuffer(bytearray(part.ljust(longest)), dtype=torch.uint8).to(state.device) for part in parts]
-    own = torch.empty(longest, dtype=torch.uint8, device=state.device)
-    distributed.scatter(own, padded if state.is_main_process else None)
+    # The largest size goes first: a scatter needs tensors of the same size on all ranks.
+    [size] = broadcast(torch.tensor([max(map(len, parts))], device=state.device)).tolist()
+    padded = [part.ljust(size) for part in parts] if state.is_main_process else []
+    tensors = [torch.frombuffer(bytearray(part), dtype=torch.uint8).to(state.device) for part in padded]
+    own = torch.empty(size, dtype=torch.uint8, device=state.device)
+    distributed.scatter(own, tensors or None)
     return own.cpu().numpy().tobytes()
 
 
@@ -268,7 +269,7 @@ def _gather(own: Any, counts: Sequence[int] | NDArray[np.int64], state: Any) -> 
     from accelerate.utils import gather
 
     # gather needs the same shape on every rank: each pads to the largest, and the padding is dropped again.
-    padded = torch.zeros((max(counts), *own.shape[1:]), dtype=own.dtype, device=state.device)
+    padded = torch.zeros((max(*counts, 1), *own.shape[1:]), dtype=own.dtype, device=state.device)
     padded[: len(own)] = own
     gathered = gather(padded).cpu().numpy().reshape(len(counts), *padded.shape)
     return np.concatenate([rows[:count] for rows, count in zip(gathered, counts, strict=True)])

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.errors import ArgumentError
+from mig_selector.ranks.exchange import gather_arrays, gather_rows, scatter
 from mig_selector.ranks.group import all_threads, process_group
 from mig_selector.ranks.models import free_memory
 from mig_selector.ranks.world import Ranks
@@ -164,12 +165,12 @@ def compute_shared(
         rounds = _Rounds(items, state, reader)
         encoded = tokenizer.submit(_encode, rounds.next_part(), model)
         stored: Future[object] | None = None
-        while tokens := _gather_encoded(encoded.result(), state):
+        while tokens := gather_arrays(encoded.result(), state):
             encoded = tokenizer.submit(_encode, rounds.next_part(), model)
             lengths = np.array(list(map(len, tokens)), np.int64)
             shares = deal_batches(_batches_of_round(lengths, model.batch_tokens), lengths, state.num_processes)
             results = _compute_share(shares, tokens, model, state, on_items)
-            rows = _gather_rows(results, shares, state)
+            rows = _gather_in_order(results, shares, state)
             if stored is not None:
                 stored.result()
             if state.is_main_process:
@@ -205,7 +206,7 @@ class _Rounds:
         """Return this rank's part of the next round; all are empty after the last round."""
         parts = self._ahead.result()
         self._ahead = self._reader.submit(self._read)
-        return _scatter(parts, self._state) if self._state.num_processes > 1 else parts[0]
+        return scatter(parts, self._state) if self._state.num_processes > 1 else parts[0]
 
     def _read(self) -> list[Any]:
         """Return the parts of the next items, as JSON if there are other ranks to send them to."""
@@ -222,57 +223,10 @@ class _Rounds:
         return [json.dumps(items[rank * length : (rank + 1) * length]).encode("ascii") for rank in range(size)]
 
 
-def _scatter(parts: Sequence[bytes], state: Any) -> bytes:
-    """Return on each rank its part of rank 0's JSON, with blanks at the end."""
-    import torch
-    from accelerate.utils import broadcast
-    from torch import distributed
-
-    # The largest size goes first: a scatter needs tensors of the same size on all ranks.
-    [size] = broadcast(torch.tensor([max(map(len, parts))], device=state.device)).tolist()
-    padded = [part.ljust(size) for part in parts] if state.is_main_process else []
-    tensors = [torch.frombuffer(bytearray(part), dtype=torch.uint8).to(state.device) for part in padded]
-    own = torch.empty(size, dtype=torch.uint8, device=state.device)
-    distributed.scatter(own, tensors or None)
-    return own.cpu().numpy().tobytes()
-
-
 def _encode(part: Any, model: RowModel) -> Sequence[Encoded]:
     """Encode this rank's part of a round, a list of items or its JSON."""
     items = json.loads(part) if isinstance(part, bytes) else part
     return model.encode(items) if items else []
-
-
-def _gather_encoded(own: Sequence[Encoded], state: Any) -> list[Encoded]:
-    """Return the encoded items of all ranks, in the order of the round."""
-    import torch
-    from accelerate.utils import gather
-
-    lengths = torch.tensor(list(map(len, own)), dtype=torch.int32)
-    values = torch.from_numpy(np.concatenate([np.empty(0, np.int32), *own]))
-    counts = gather(torch.tensor([[len(lengths), len(values)]], device=state.device)).cpu().numpy()
-    if not counts.any():
-        return []
-    ends = np.cumsum(_gather(lengths, counts[:, 0], state))
-    return np.split(_gather(values, counts[:, 1], state), ends[:-1])
-
-
-def _gather(own: Any, counts: Sequence[int] | NDArray[np.int64], state: Any) -> NDArray[Any]:
-    """Return what all ranks have, one after the other.
-
-    Args:
-        own: What this rank has, a tensor with as many rows as `counts` says.
-        counts: Number of rows on each rank.
-        state: accelerate's PartialState.
-    """
-    import torch
-    from accelerate.utils import gather
-
-    # gather needs the same shape on every rank: each pads to the largest, and the padding is dropped again.
-    padded = torch.zeros((max(*counts, 1), *own.shape[1:]), dtype=own.dtype, device=state.device)
-    padded[: len(own)] = own
-    gathered = gather(padded).cpu().numpy().reshape(len(counts), *padded.shape)
-    return np.concatenate([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
 
 
 def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
@@ -364,10 +318,10 @@ def _compute_halving(batch: Sequence[Encoded], model: RowModel) -> list[Any]:
     return [*_compute_halving(batch[:middle], model), *_compute_halving(batch[middle:], model)]
 
 
-def _gather_rows(own: Any, shares: Sequence[Sequence[NDArray[np.int64]]], state: Any) -> NDArray[np.float32]:
+def _gather_in_order(own: Any, shares: Sequence[Sequence[NDArray[np.int64]]], state: Any) -> NDArray[np.float32]:
     """Collect the results of all ranks in the order of the items, shape (m, W)."""
     indices = [np.concatenate([np.empty(0, np.int64), *share]) for share in shares]
-    gathered = _gather(own, list(map(len, indices)), state)
+    gathered = gather_rows(own, list(map(len, indices)), state)
     rows = np.empty_like(gathered)
     rows[np.concatenate(indices)] = gathered
     return rows

@@ -61,7 +61,7 @@ class TimedModel:
 
 
 class Waits:
-    """Measures the time in a function of `ranks.share`."""
+    """Measures the time in a function that `ranks.share` calls."""
 
     def __init__(self, name: str) -> None:
         """Put a timed function in its place."""
@@ -100,7 +100,7 @@ def main() -> None:
         model = TimedModel(arguments.model, state.device)
         matrix = MatrixFile(Path(folder) / "vectors.npy", num_rows)
         matrix.begin(model.width)
-        waits = {"text": Waits("_scatter"), "tokens": Waits("_gather_encoded"), "results": Waits("_gather_rows")}
+        waits = {"text": Waits("scatter"), "tokens": Waits("gather_arrays"), "results": Waits("gather_rows")}
         ranks.agree(lambda: None)  # all begin at once
         start = time.perf_counter()
         share.compute_shared(read_texts(arguments.pool), model, state, matrix.append, lambda _: None)

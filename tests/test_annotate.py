@@ -464,9 +464,9 @@ def test_a_dry_run_refuses_the_copy_that_a_run_would_refuse(place):
             annotate_pool(settings, to=str(to))
 
 
-def test_a_default_model_that_cannot_be_found_is_not_said_to_be_given(place, monkeypatch):
+def test_a_default_model_that_cannot_be_found_is_called_the_default(place, monkeypatch):
     monkeypatch.setattr("mig_selector.annotation.taggers._MINILM", "no/such-model")
-    message = "mig_tagger_model is not set; its default 'no/such-model' is not a folder on this machine"
+    message = "mig_tagger_model: the default, 'no/such-model', is not a folder on this machine and was not found"
     with pytest.raises(MigSelectorError, match=message):
         select(place, mig_tagger_model=None)
 

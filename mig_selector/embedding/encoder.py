@@ -92,9 +92,10 @@ def identify_encoder(
         revision = _cached_commit(model) or _hub_commit(model)
     except Exception as error:  # from an invalid name to a hub that does not answer
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        name = f"the default, {model!r}," if is_default else repr(model)
         raise EmbeddingError(
-            f"{key}{' is not set; its default' if is_default else ':'} {model!r} is not a folder on this machine and "
-            f"was not found on the hub ({type(error).__name__}: {reason}). Give a folder{_alternatives(key)}."
+            f"{key}: {name} is not a folder on this machine and was not found on the hub ({type(error).__name__}: "
+            f"{reason}). Give a folder{_alternatives(key)}."
         ) from error
     return Encoder(model, revision, dtype, fingerprint_of({"model": model, "revision": revision}))
 

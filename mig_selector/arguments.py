@@ -350,7 +350,7 @@ def all_keys() -> dict[str, Key]:
     annotation = keys_of_fields(AnnotationSettings, {"mig_tagger": "Rows without labels or scores"})
     scores = keys_of_fields(ScoreSettings, {"mig_score_scale": "Scores"})
     chat = keys_of_fields(ChatSettings, {"mig_annotator_url": "Chat model that labels or scores rows"})
-    distilled = keys_of_fields(DistillationSettings, {"mig_distill_rows": "Labels learnt from a language model"})
+    distilled = keys_of_fields(DistillationSettings, {"mig_distill_teacher": "Labels learnt from a language model"})
     tags = keys_of_fields(NormalizationSettings, {"mig_tag_normalization": "Tags that a language model invents"})
     return {**own_keys(), **annotation, **chat, **distilled, **tags, **scores, **keys_of_methods()}
 

@@ -35,6 +35,12 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(char if char.isprintable() or char in keep or _is_space(char) else _escape(char) for char in text)
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where that is right: ``1 row``, ``2,000 rows``."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def _is_space(char: str) -> bool:
     """Whether `char` is a space of any script; all but the ASCII space count as unprintable in Python."""
     return unicodedata.category(char) == "Zs"
@@ -42,12 +48,6 @@ def _is_space(char: str) -> bool:
 
 def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where that is right."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
 
 
 def print_error(prefix: str, error: Exception) -> None:

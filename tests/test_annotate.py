@@ -475,6 +475,27 @@ def test_what_cannot_be_annotated_is_refused(place, keys, to, message):
         annotate_pool(place.settings(**keys), to=None if to is None else str(place.data / to))
 
 
+def test_a_dry_run_refuses_the_copy_that_a_run_would_refuse(place):
+    place.add("chats", [{"conversations": []}], formatting="sharegpt")
+    copy = place.root / "copy.jsonl"
+    layouts = r"--to: pool and chats have different layouts .*mig_pool: pool\)"
+    for settings, to, message in (
+        (place.settings(), place.data / "pool.jsonl", "pool.jsonl exists, and is not overwritten"),
+        (place.settings(dataset="pool,chats"), copy, layouts),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            estimate(settings, selects=False, to=str(to))
+        with pytest.raises(ArgumentError, match=message):
+            annotate_pool(settings, to=str(to))
+
+
+def test_a_default_model_that_cannot_be_found_is_called_the_default(place, monkeypatch):
+    monkeypatch.setattr("mig_selector.annotation.taggers._MINILM", "no/such-model")
+    message = "mig_tagger_model: the default, 'no/such-model', is not a folder on this machine and was not found"
+    with pytest.raises(MigSelectorError, match=message):
+        select(place, mig_tagger_model=None)
+
+
 def test_annotations_that_tell_no_rows_apart_are_warned_of(place, caplog):
     rows = make_raw_rows(60)
     labels = [[f"label {number}"] for number in range(60)]
@@ -510,9 +531,7 @@ def test_a_dry_run_says_what_an_annotation_would_take_and_writes_nothing(place, 
         assert ("to choose: 20 rows" in lines) is (command != "annotate")
         assert "labels: 2 different ones; 60 rows have none" in lines
         [model] = [line for line in lines if line.startswith("mig_tagger_model: ")]
-        assert re.search(
-            r" reads 60 rows: about [\d.]+ \w+ on this process alone \(60 rows were tried\), 0.0 MB", model
-        )
+        assert re.search(r" reads 60 rows: about [\d.]+ \w+ on this process alone \(tried on 60 rows\), 0.0 MB", model)
     assert main(["compare", *words, "--methods=mig,random", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith(("==", "to choose"))] == [

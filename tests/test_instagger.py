@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support import TAGS, half_the_cores, write_vectors
+from support import TAGS, half_the_cores, write_vectors, write_word_encoder
 
 from mig_selector.annotation.generation import read_answers, write_answers
 from mig_selector.annotation.instagger import parse_tags
@@ -171,6 +171,36 @@ def test_a_model_that_does_not_answer_as_expected_is_tried_on_few_rows(place, mo
         f"mig_tagger: 11 of the first 20 rows got no labels ({REASONS[0]}: 11). A model answers in the expected form"
     )
     assert "set mig_instagger_template" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_its_tags_of_a_sample_are_learnt(place, tagger, tmp_path):
+    questions = [f"{word} {number} of {word}" for number in range(130) for word in ("algebra", "soup")]
+    rows = [conversation(question) for question in questions]
+    place.add("pool", rows, formatting="sharegpt", columns={"messages": "dialogs"}, tags=TAGS)
+    write_word_encoder(tmp_path / "words", ["algebra", "soup", "of"])
+    learnt = place.tagged(
+        mig_tagger="distilled",
+        mig_tagger_model=str(tmp_path / "words"),
+        mig_distill_teacher="instagger",
+        mig_distill_model=str(tagger),
+        mig_distill_rows=200,
+    )
+    [outcome] = run_selection(learnt)
+    manifest = json.loads((Path(outcome.folder) / "manifest.json").read_text())
+    figures = manifest["annotation"]["distilled"]
+    assert (figures["rows"], figures["failed"], figures["labels"], figures["micro_f1"]) == (200, 0, 3, 1.0)
+    table = pq.read_table(Path(outcome.folder) / "selection.parquet").to_pydict()
+    tags = {"algebra": {"algebra", "maths"}, "soup": {"cooking"}}
+    for row, labels in zip(table["row_index"], table["labels"], strict=True):
+        assert set(labels) == tags[questions[row].rpartition(" ")[2]]
+    lines = estimate(learnt, selects=False)
+    assert f"mig_distill_model: {tagger} reads 200 rows: about " in lines[-2]
+    assert "mig_tagger_model: " in lines[-1]
+    assert " reads 260 rows: about " in lines[-1]
+    place.add("pool", ROWS[-3:], formatting="sharegpt", columns={"messages": "dialogs"}, tags=TAGS)
+    with pytest.raises(PoolError, match=r"mig_distill_model: .*set mig_instagger_template .*, or mig_distill_model"):
+        run_selection({**learnt, "mig_num_samples": 1})
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,11 @@ DECIDING = {
     "mig_annotator_model": ({**CHAT, "mig_tagger": "llm"}, "another"),
     "mig_annotator_max_tokens": ({**CHAT, "mig_tagger": "llm"}, 64),
     "mig_annotator_max_chars": ({**CHAT, "mig_scorer": "llm"}, 100),
+    "mig_distill_teacher": ({**CHAT, "mig_tagger": "distilled", "mig_distill_model": "@encoder"}, "instagger"),
+    "mig_distill_model": (
+        {**TAGGED, "mig_tagger": "distilled", "mig_distill_teacher": "instagger", "mig_distill_model": "@encoder"},
+        "@other_encoder",
+    ),
     "mig_distill_rows": ({**CHAT, "mig_tagger": "distilled"}, 500),
     "mig_tag_normalization": ({**CHAT, **WRITTEN}, "none"),
     "mig_tag_min_count": ({**CHAT, **WRITTEN}, 3),

@@ -64,8 +64,8 @@ def place(workplace, models):
 
 
 def compute(model, text):
-    """Score and code of one text, as lists."""
-    return model.compute(model.prepare([text])).tolist()
+    """Score, code and certainty of one text, as lists."""
+    return model.compute(model.encode([text])).tolist()
 
 
 def pairs_of(row):
@@ -74,12 +74,14 @@ def pairs_of(row):
 
 
 @pytest.mark.parametrize(("turns", "join"), [("sum", np.sum), ("mean", np.mean)])
-def test_rows_are_scored_by_deita_turn_by_turn(place, models, turns, join):
+def test_rows_are_scored_by_deita_turn_by_turn(place, models, turns, join, caplog):
     rows = make_conversations()
+    certainties = {kind: [] for kind in PROMPTS}
     loaded = {kind: DeitaModel(encoder_of(models / kind), "key", kind, "cpu") for kind in PROMPTS}
 
     def one_by_one(kind, question, answer):
-        [[value, _]] = compute(loaded[kind], PROMPTS[kind].format(question=question, answer=answer))
+        [[value, _, certainty]] = compute(loaded[kind], PROMPTS[kind].format(question=question, answer=answer))
+        certainties[kind].append(certainty)
         return value
 
     expected = [
@@ -91,6 +93,12 @@ def test_rows_are_scored_by_deita_turn_by_turn(place, models, turns, join):
     assert chosen["row_index"] == np.argsort(-np.nan_to_num(expected), kind="stable")[:6].tolist()
     manifest = json.loads((Path(outcome.folder) / "manifest.json").read_text())
     assert manifest["rows"]["dropped"] == {f"not annotated: mig_deita_complexity_model: {TOO_LONG}": 1}
+    num_texts = sum(map(len, map(pairs_of, rows)))
+    doubtful = manifest["annotation"]["scorer"]["doubtful"]
+    assert manifest["annotation"]["scorer"] == {"texts": num_texts, "doubtful": doubtful}
+    assert doubtful["complexity"] == sum(certainty < 0.5 for certainty in certainties["complexity"])
+    assert doubtful["complexity"] > 0
+    assert "texts the model would rather write something else than a score from 1 to 6; if that is" in caplog.text
 
 
 def test_only_the_turns_that_are_asked_for_are_scored(place):
@@ -149,4 +157,4 @@ def test_a_dry_run_tries_the_models_of_a_scorer_and_does_not_count_their_loading
         monkeypatch.setattr(f"mig_selector.annotation.{module}.load_network", load_slowly)
     lines = estimate(place.with_scorer(scorer), selects=True)
     assert [line.partition(": ")[0] for line in lines[2:]] == [keys]
-    assert float(re.search(r"about ([\d.]+) seconds on this process alone \(12 rows were tried\)", lines[2])[1]) < 1000
+    assert float(re.search(r"about ([\d.]+) seconds on this process alone \(tried on 12 rows\)", lines[2])[1]) < 1000

@@ -183,7 +183,7 @@ class Inquiry:
             ask(self._chat, first, self._check, keep)
             is_poor = len(first) == _TRIED_PROMPTS and 2 * len(self._failures) > _TRIED_PROMPTS
             if is_poor and not has_been_tried:
-                raise self._error(f"{_TRIED_PROMPTS} requests were tried, and")
+                raise self._error(f"of the first {_TRIED_PROMPTS} requests")
             ask(self._chat, prompts, self._check, keep)
         reasons = {row: self._failures[digest] for row, digest in enumerate(digests) if digest in self._failures}
         return [self._answers.get(digest) for digest in digests], reasons

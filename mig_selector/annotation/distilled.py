@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,22 @@ _BLOCK_ROWS = 8_192
 class DistillationSettings:
     """The keys of the tagger ``distilled``."""
 
+    mig_distill_teacher: Annotated[
+        Literal["llm", "instagger"],
+        Setting(
+            "What labels the rows that mig_tagger: distilled learns from: llm (the chat model of mig_annotator_url) "
+            "or instagger (the model of mig_distill_model, on all ranks).",
+            decides=True,
+        ),
+    ] = "llm"
+    mig_distill_model: Annotated[
+        str,
+        Setting("Causal language model of mig_distill_teacher: instagger: hub id or folder.", decides=True),
+    ] = "OFA-Sys/InsTagger"
     mig_distill_rows: Annotated[
         int,
         Setting(
-            "Rows that mig_tagger: distilled has labelled by the chat model, and learns from.",
+            "Rows that mig_tagger: distilled has labelled by its teacher, and learns from.",
             at_least(200),
             decides=True,
         ),
@@ -72,8 +84,17 @@ class DistilledTagger(Tagger):
     embeds_labels = True
     brings_vectors = False
     invents_labels = True
-    may_succeed_later = True
     depends_on_all_rows = True
+
+    @property
+    def may_succeed_later(self) -> bool:
+        """Where the teacher labels all rows, what it says of them."""
+        return self.teacher.may_succeed_later
+
+    @property
+    def advice(self) -> str | None:
+        """The teacher's."""
+        return self.teacher.advice
 
     @property
     def models(self) -> tuple[ModelName, ...]:
@@ -106,8 +127,8 @@ class DistilledTagger(Tagger):
             raise PoolError(
                 f"mig_tagger: distilled: F1 on {figures['held_out_rows']:,} held-out rows is "
                 f"{figures['micro_f1']:.2f}, below mig_distill_min_f1: {self.min_f1:g}, so the labels of the other "
-                "rows would be poor. Set a larger mig_distill_rows (rows that are labelled already are not asked "
-                "about again), another mig_tagger_model, or mig_tagger: llm to have all rows labelled."
+                "rows would be poor. Set a larger mig_distill_rows (a chat model is not asked again about rows that "
+                "it has labelled), another mig_tagger_model, or mig_tagger: llm or instagger, which label all rows."
             )
         labels = _join(taught.labels, learnt_from, has_labels, classifier, vectors)
         figures = {"rows": int(is_taught.sum()), "failed": len(taught.failures), **figures}
@@ -192,7 +213,7 @@ def learn(vectors: NDArray[np.float32], labels: RowLabels) -> tuple[Classifier, 
     if not len(known):
         raise PoolError(
             f"mig_tagger: distilled: no label was given to {_LEAST_ROWS} of the {len(train):,} rows that are learnt "
-            "from; set a larger mig_distill_rows, or mig_tagger: llm to have all rows labelled."
+            "from; set a larger mig_distill_rows, or mig_tagger: llm or instagger, which label all rows."
         )
     unit = unit_length(vectors).astype(np.float64)
     models = []

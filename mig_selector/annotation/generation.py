@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mig_selector.annotation.networks import load_network, longest_text
 from mig_selector.annotation.tokens import encode, load_tokenizer
 from mig_selector.embedding.encoder import Encoder
+from mig_selector.ranks.models import pad_tokens
 from mig_selector.ranks.share import fill_matrix, tokens_per_batch
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
@@ -115,40 +116,35 @@ class _Writer:
         known = (self._tokenizer.pad_token_id, *self._ends)
         return next((token for token in known if token is not None), 0)
 
-    def count_tokens(self, items: Sequence[str]) -> NDArray[np.int64]:
-        """Count the tokens of prompts and answers together; of prompts that are not read, none. Shape (m,)."""
-        lengths = map(len, self.prepare(items))
-        return np.array([length + self._max_new_tokens if self._fits(length) else 0 for length in lengths], np.int64)
+    def encode(self, items: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Return the tokens of each prompt and room for its answer; nothing of prompts that are too long."""
+        room = [_NO_TOKEN] * self._max_new_tokens
+        texts = encode(list(items), self._tokenizer)
+        return [np.array([*ids, *room] if self._fits(len(ids)) else [], np.int32) for ids in texts]
 
     def _fits(self, length: int) -> bool:
         return self._longest_prompt is None or length <= self._longest_prompt
 
-    def prepare(self, items: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each prompt."""
-        return encode(list(items), self._tokenizer)
-
-    def compute(self, texts: Sequence[Sequence[int]]) -> Any:
+    def compute(self, batch: Sequence[NDArray[np.int32]]) -> Any:
         """Return the code of the status of each answer, and its tokens; shape (m, 1 + G)."""
         import torch
 
-        results = torch.full((len(texts), self.width), float(_NO_TOKEN), device=self._network.device)
+        results = torch.full((len(batch), self.width), float(_NO_TOKEN), device=self._network.device)
         results[:, 0] = _STATUSES.index("too long")
-        readable = [index for index, ids in enumerate(texts) if self._fits(len(ids))]
+        readable = [index for index, text in enumerate(batch) if len(text)]
         if readable:
-            answers = self._answer([texts[index] for index in readable])
+            answers = self._answer([batch[index][: -self._max_new_tokens] for index in readable])
             results[readable, : answers.shape[1]] = answers
         return results
 
-    def _answer(self, texts: Sequence[Sequence[int]]) -> Any:
+    def _answer(self, prompts: Sequence[NDArray[np.int32]]) -> Any:
         """Return status and tokens of the answers, as long as the longest; shape (m, 1 + tokens)."""
         import torch
 
-        longest, device = max(map(len, texts)), self._network.device
-        # Padded at the beginning: the answer follows the prompt.
-        ids = torch.tensor([[self._pad] * (longest - len(text)) + list(text) for text in texts], device=device)
-        mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts], device=device)
+        device = self._network.device
+        ids, mask = pad_tokens(prompts, device, self._pad, on_left=True)  # the answer follows the prompt
         with torch.inference_mode():
-            written = self._network.generate(input_ids=ids, attention_mask=mask)[:, longest:]
+            written = self._network.generate(input_ids=ids, attention_mask=mask)[:, ids.shape[1] :]
         is_end = torch.isin(written, torch.tensor(self._ends, device=device, dtype=written.dtype))
         after_end = is_end.cumsum(dim=1) - is_end.long() > 0
         statuses = torch.where(is_end.any(dim=1), _STATUSES.index("finished"), _STATUSES.index("cut off"))

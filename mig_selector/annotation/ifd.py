@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mig_selector.annotation.networks import logits_at
 from mig_selector.annotation.tokens import encode, load_tokenizer
 from mig_selector.errors import ArgumentError
-from mig_selector.ranks.models import dtype_argument, loading
+from mig_selector.ranks.models import dtype_argument, loading, pad_tokens
 from mig_selector.ranks.share import fill_matrix, tokens_per_batch
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
@@ -105,18 +105,6 @@ def _texts(rows: Iterable[tuple[str, str, str]]) -> Iterator[tuple[bool, str, st
         yield True, prompt, answer
 
 
-class _Tokens(NamedTuple):
-    """A text for the model."""
-
-    ids: list[int]
-    first: int
-    """From here on tokens count; the first token of a text is never scored."""
-
-    @property
-    def are_scored(self) -> bool:
-        return len(self.ids) > self.first
-
-
 def _load(model: CausalModel, device: Any) -> _LossModel:
     from transformers import AutoModelForCausalLM
 
@@ -145,54 +133,50 @@ class _LossModel:
         bytes_per_token = network.config.get_text_config().vocab_size * network.dtype.itemsize
         self.batch_tokens = min(tokens_per_batch(network.device), _LOGIT_BYTES // bytes_per_token)
 
-    def count_tokens(self, items: Sequence[tuple[bool, str, str]]) -> NDArray[np.int64]:
-        """Count the tokens of what is read, at least."""
-        texts = [prompt + answer if has_prompt else answer for has_prompt, prompt, answer in items]
-        return np.array([len(ids) for ids in self._encode(texts)], np.int64)
+    def encode(self, items: Sequence[tuple[bool, str, str]]) -> list[NDArray[np.int32]]:
+        """Return for each text the position of the first token whose loss counts, never 0, and then its tokens."""
+        prompts = [len(ids) for ids in self._tokenize([prompt for _, prompt, _ in items])]
+        texts = self._tokenize([prompt + answer if has_prompt else answer for has_prompt, prompt, answer in items])
+        encoded = []
+        for (has_prompt, _, answer), ids, length in zip(items, texts, prompts, strict=True):
+            # The published code looks for the answer from the right: that is where the prompt ends.
+            first = max(length, 1) if has_prompt else 1
+            kept = ids if has_prompt else self._cut_alone(answer, ids, self._max_tokens - length + 1)
+            encoded.append(np.array([first, *kept], np.int32))
+        return encoded
 
-    def compute(self, tokens: Sequence[_Tokens]) -> Any:
-        """Return the losses, NaN where no token counts; shape (m, 1)."""
-        import torch
-
-        losses = torch.full((len(tokens), 1), torch.nan, device=self._network.device)
-        scored = [index for index, text in enumerate(tokens) if text.are_scored]
-        if scored:
-            losses[scored, 0] = self._losses([tokens[index] for index in scored])
-        return losses
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
         return encode(texts, self._tokenizer, truncation=True, max_length=self._max_tokens)
 
-    def prepare(self, items: Sequence[tuple[bool, str, str]]) -> list[_Tokens]:
-        """Return the tokens of each text, and which of them count."""
-        prompts = [len(ids) for ids in self._encode([prompt for _, prompt, _ in items])]
-        texts = self._encode([prompt + answer if has_prompt else answer for has_prompt, prompt, answer in items])
-        return [
-            # The published code looks for the answer from the right: that is where the prompt ends.
-            _Tokens(ids, max(length, 1)) if has_prompt else self._alone(answer, ids, self._max_tokens - length + 1)
-            for (has_prompt, _, answer), ids, length in zip(items, texts, prompts, strict=True)
-        ]
-
-    def _alone(self, answer: str, ids: list[int], limit: int) -> _Tokens:
+    def _cut_alone(self, answer: str, ids: list[int], limit: int) -> list[int]:
         """Cut an answer off where it is cut off behind its prompt."""
         if len(ids) > limit > 1:
             [ids] = encode([answer], self._tokenizer, truncation=True, max_length=limit)
-        return _Tokens(ids[:limit], 1)
+        return ids[:limit]
 
-    def _losses(self, texts: Sequence[_Tokens]) -> Any:
+    def compute(self, batch: Sequence[NDArray[np.int32]]) -> Any:
+        """Return the losses, NaN where no token counts; shape (m, 1)."""
+        import torch
+
+        losses = torch.full((len(batch), 1), torch.nan, device=self._network.device)
+        scored = [index for index, text in enumerate(batch) if len(text) - 1 > text[0]]
+        if scored:
+            losses[scored, 0] = self._losses([batch[index] for index in scored])
+        return losses
+
+    def _losses(self, texts: Sequence[NDArray[np.int32]]) -> Any:
         """Run the model over padded texts; shape (m,)."""
         import torch
         from torch.nn.functional import cross_entropy
-        from torch.nn.utils.rnn import pad_sequence
 
         device = self._network.device
-        ids: Any = pad_sequence([torch.tensor(text.ids) for text in texts], batch_first=True).to(device)
-        first = torch.tensor([[text.first] for text in texts], device=device)
-        end = torch.tensor([[len(text.ids)] for text in texts], device=device)
+        ids, mask = pad_tokens([text[1:] for text in texts], device)
+        first = torch.tensor([[int(text[0])] for text in texts], device=device)
+        end = mask.sum(dim=1, keepdim=True)
         positions = torch.arange(ids.shape[1], device=device)
         foretells = (positions >= first - 1) & (positions < end - 1)
         with torch.inference_mode():
-            logits = logits_at(self._network, ids, (positions < end).long(), foretells)
+            logits = logits_at(self._network, ids, mask, foretells)
             targets = ids[foretells.roll(1, dims=1)]
             parts = zip(logits.split(_LOSSES), targets.split(_LOSSES), strict=True)
             losses: Any = torch.cat([cross_entropy(some.float(), aim, reduction="none") for some, aim in parts])

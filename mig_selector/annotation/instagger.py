@@ -48,11 +48,15 @@ class InstaggerTagger(Tagger):
     embeds_labels = False
     brings_vectors = False
     invents_labels = True
-    advice = (
-        "A model answers in the expected form only to the prompt that it was trained with: set "
-        "mig_instagger_template to that, or mig_tagger_model to another model. Where answers are cut off, raise "
-        "mig_instagger_max_new_tokens."
-    )
+
+    @property
+    def advice(self) -> str:
+        """Prompt, model, limit."""
+        return (
+            "A model answers in the expected form only to the prompt that it was trained with: set "
+            f"mig_instagger_template to that, or {self.model.key} to another model. Where answers are cut off, raise "
+            "mig_instagger_max_new_tokens."
+        )
 
     @property
     def models(self) -> tuple[ModelName, ...]:

@@ -6,6 +6,7 @@ Dimension letters: m texts of a batch, T tokens of the longest, V tokens of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mig_selector.embedding.encoder import Encoder
@@ -48,21 +49,38 @@ def longest_text(network: Any, tokenizer: Any) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def pad_right(texts: Sequence[Sequence[int]], device: Any, pad: int = 0) -> tuple[Any, Any]:
-    """Pad token ids at the end.
+def read_prefix(network: Any, ids: Sequence[int]) -> Any | None:
+    """Have a causal model read the tokens with which texts begin, once for all of them.
 
     Returns:
-        The ids, and a mask that is 1 at tokens of a text; two tensors of int64, shape (m, T).
+        What its layers keep of them, for `logits_at`; None if a layer keeps something else than the keys and values of
+        all tokens (those of a sliding window, the state of a recurrent layer).
     """
     import torch
-    from torch.nn.utils.rnn import pad_sequence
+    from transformers import cache_utils
 
-    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True, padding_value=pad).to(device)
-    ends = torch.tensor([[len(text)] for text in texts], device=device)
-    return ids, (torch.arange(ids.shape[1], device=device) < ends).long()
+    with torch.inference_mode():
+        output = network(input_ids=torch.tensor([ids], device=network.device), use_cache=True)
+    past = getattr(output, "past_key_values", None)
+    layers = getattr(past, "layers", [])  # older versions of transformers have none
+    if {type(layer) for layer in layers} != {getattr(cache_utils, "DynamicLayer", None)}:
+        return None
+    for layer in layers:
+        layer.update = partial(_append, layer)
+    return past
 
 
-def logits_at(network: Any, ids: Any, mask: Any, positions: Any) -> Any:
+def _append(layer: Any, keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+    """Return keys and values of a layer for the prefix and the rest of each text; keep only those of the prefix."""
+    import torch
+
+    def join(prefix: Any, rest: Any) -> Any:
+        return torch.cat([prefix.expand(len(rest), -1, -1, -1), rest], dim=-2)
+
+    return join(layer.keys, keys), join(layer.values, values)
+
+
+def logits_at(network: Any, ids: Any, mask: Any, positions: Any, past: Any = None) -> Any:
     """Return the logits of a causal model at some positions only: all of them could take more memory than the model.
 
     Args:
@@ -70,13 +88,17 @@ def logits_at(network: Any, ids: Any, mask: Any, positions: Any) -> Any:
         ids: Tokens padded at the end. Shape (m, T).
         mask: 1 at tokens of a text. Shape (m, T).
         positions: Whether logits are wanted there. Shape (m, T).
+        past: What `read_prefix` returned of the tokens with which all texts begin; no logits are wanted there.
 
     Returns:
         A tensor of shape (number of positions, V), text after text.
     """
+    start = past.get_seq_length() if past is not None else 0
     head = network.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions],))
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions[:, start:]],))
     try:
-        return network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return network(
+            input_ids=ids[:, start:], attention_mask=mask, past_key_values=past, use_cache=past is not None
+        ).logits
     finally:
         hook.remove()

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mig_selector.annotation.networks import load_network
 from mig_selector.annotation.scores import MeasuredScore, Measurement
-from mig_selector.annotation.text_scores import REASONS, TextScorer
+from mig_selector.annotation.text_scores import TextScorer
 from mig_selector.annotation.tokens import encode, load_tokenizer
 from mig_selector.annotation.tools import Rows, Tools
 from mig_selector.embedding.encoder import Encoder
@@ -33,14 +31,13 @@ class RewardScorer(MeasuredScore):
         """Run the model on all ranks, or take what an earlier run kept."""
         [name] = self.models
         model = tools.find(name)
-        path = rows.cache_path("text_scores", {"prompt": "chat template"}, model)
+        path = rows.cache_path("text_scores", {"version": 2, "prompt": "chat template"}, model)
 
         def conversations() -> Any:
             return ([(turn.role, turn.content) for turn in turns] for turns in rows.conversations())
 
         scored = tools.crew.score_texts(conversations, len(rows), model, path, key=name.key, scorer="reward")
-        failures = {row: f"{name.key}: {REASONS[scored.codes[row]]}" for row in np.flatnonzero(scored.codes).tolist()}
-        return Measurement(scored.values, failures)
+        return Measurement(scored.values, {row: f"{name.key}: {reason}" for row, reason in scored.failures.items()})
 
 
 class RewardModel(TextScorer):
@@ -66,7 +63,7 @@ class RewardModel(TextScorer):
                 f"{key}: {encoder.model!r} has {self._network.config.num_labels} outputs, but a reward model has one."
             )
 
-    def encode(self, items: Sequence[Sequence[tuple[str, str]]]) -> list[list[int] | None]:
+    def tokenize(self, items: Sequence[Sequence[tuple[str, str]]]) -> list[list[int] | None]:
         """Return the tokens of conversations in the chat template; None where the template refuses one."""
         texts = [self._render(turns) for turns in items]
         taken = [text for text in texts if text]
@@ -83,12 +80,15 @@ class RewardModel(TextScorer):
         except TemplateError:  # many refuse a system message, or turns out of order
             return None
 
-    def score(self, ids: Any, mask: Any) -> Any:
+    def score(self, ids: Any, mask: Any) -> tuple[Any, Any]:
         """Return the output of the model for each conversation; see `TextScorer.score`."""
+        import torch
+
         # Models for generation look at the last token that is not padding, and know padding by its id alone.
         last = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist()
         pad = self._tokenizer.pad_token_id
         if pad is None or pad in last:
             pad = min(set(range(len(last) + 1)).difference(last))
         self._network.config.pad_token_id = pad
-        return self._network(input_ids=ids.masked_fill(mask == 0, pad), attention_mask=mask).logits[:, 0].float()
+        scores = self._network(input_ids=ids.masked_fill(mask == 0, pad), attention_mask=mask).logits[:, 0].float()
+        return scores, torch.ones_like(scores)

@@ -82,6 +82,8 @@ class Measurement:
     """One number a row, NaN where there is none. Shape (N,)."""
     failures: Mapping[int, str]
     """Why a row has none, by its index in [0, N): each row whose number is NaN is in here."""
+    figures: Mapping[str, Any] | None = None
+    """How good the numbers are, for the manifest; None where that was not measured."""
 
 
 @dataclass(frozen=True)

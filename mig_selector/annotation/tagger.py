@@ -42,11 +42,16 @@ class Tagger(ABC):
     """Whether labels are whatever a language model writes, so that several of them may mean the same."""
     depends_on_all_rows: ClassVar[bool] = False
     """Whether other rows beside it can change the labels of a row."""
-    may_succeed_later: ClassVar[bool] = False
-    """Whether a row that failed may get labels in a later run, and so is tried again."""
-    advice: ClassVar[str | None] = None
-    """What to change where most rows get no labels, so that the tagger is tried on a few rows before it reads all of
-    them; None where there is no need to try."""
+
+    @property
+    def may_succeed_later(self) -> bool:
+        """Whether a row that failed may get labels in a later run, and so is tried again."""
+        return False
+
+    @property
+    def advice(self) -> str | None:
+        """What to change where most rows get no labels; None where there is no need to try it on a few rows first."""
+        return None
 
     @property
     @abstractmethod

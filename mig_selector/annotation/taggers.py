@@ -42,8 +42,8 @@ class AnnotationSettings:
             "What gives labels to rows that have none: vocabulary (the nearest of mig_label_vocabulary, or of 400 "
             "labels that come with the package), clusters (of similar questions of the pool, named by their "
             "terms), instagger (a language model that writes tags), llm (the chat model of mig_annotator_url), or "
-            "distilled (a small classifier learns from llm's labels of mig_distill_rows rows). Not set: such rows are "
-            "dropped.",
+            "distilled (a small classifier learns from labels of mig_distill_rows rows by mig_distill_teacher). Not "
+            "set: such rows are dropped.",
             decides=True,
         ),
     ] = None
@@ -158,9 +158,7 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
     max_tokens = settings["mig_tagger_max_tokens"]
     match settings["mig_tagger"]:
         case "instagger":
-            return InstaggerTagger(
-                model, settings["mig_instagger_template"] or PROMPT, settings["mig_instagger_max_new_tokens"]
-            )
+            return _instagger(model, settings)
         case "vocabulary":
             labels = dict.fromkeys(read_vocabulary(Path(vocabulary)), "") if vocabulary else shipped_vocabulary()
             per_row, least = settings["mig_labels_per_row"], settings["mig_label_min_similarity"]
@@ -171,12 +169,23 @@ def find_tagger(settings: Mapping[str, Any], vocabulary: str | None) -> Tagger |
         case "llm":
             return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
         case "distilled":
-            teacher = LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
             return DistilledTagger(
-                teacher, model, max_tokens, settings["mig_distill_rows"], settings["mig_distill_min_f1"]
+                _teacher(settings), model, max_tokens, settings["mig_distill_rows"], settings["mig_distill_min_f1"]
             )
         case _:
             return None
+
+
+def _teacher(settings: Mapping[str, Any]) -> Tagger:
+    """Return what labels the sample of the tagger ``distilled``."""
+    if settings["mig_distill_teacher"] == "instagger":
+        return _instagger(ModelName("mig_distill_model", settings["mig_distill_model"]), settings)
+    return LlmTagger(find_prompting("mig_tagger", settings, TAG_PROMPT))
+
+
+def _instagger(model: ModelName, settings: Mapping[str, Any]) -> InstaggerTagger:
+    template, limit = settings["mig_instagger_template"], settings["mig_instagger_max_new_tokens"]
+    return InstaggerTagger(model, template or PROMPT, limit)
 
 
 def find_tagger_model(settings: Mapping[str, Any]) -> ModelName:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.networks import longest_text, pad_right
+from mig_selector.annotation.networks import longest_text
+from mig_selector.ranks.models import pad_tokens
 from mig_selector.ranks.share import fill_matrix, tokens_per_batch
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
@@ -40,6 +41,14 @@ class TextScores:
     """NaN where there is none. Shape (n,)."""
     codes: NDArray[np.int64]
     """Index into `REASONS`; 0 where there is a score. Shape (n,)."""
+    certainties: NDArray[np.float64]
+    """Probability with which a model writes some score, whichever; 1 for models that write nothing. NaN where there is
+    no score. Shape (n,)."""
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Why texts have no score, by their index."""
+        return {text: REASONS[self.codes[text]] for text in np.flatnonzero(self.codes).tolist()}
 
 
 def score_texts(
@@ -69,14 +78,14 @@ def score_texts(
 
 def read_scores(path: Path) -> TextScores:
     """Return what `score_texts` wrote."""
-    values, codes = np.load(path, allow_pickle=False).astype(np.float64).T
-    return TextScores(values, codes.astype(np.int64))
+    values, codes, certainties = np.load(path, allow_pickle=False).astype(np.float64).T
+    return TextScores(values, codes.astype(np.int64), certainties)
 
 
 class TextScorer(ABC):
-    """The `RowModel` of texts; it computes the score of a text, and the code of the reason why there is none."""
+    """The `RowModel` of texts."""
 
-    width = 2
+    width = 3
 
     def __init__(self, network: Any, tokenizer: Any) -> None:
         """Take a model that has been loaded, and its tokenizer."""
@@ -84,41 +93,40 @@ class TextScorer(ABC):
         self._longest = longest_text(network, tokenizer)
         self.batch_tokens = tokens_per_batch(network.device)
 
-    def count_tokens(self, items: Sequence[Any]) -> NDArray[np.int64]:
-        """Count the tokens of each text; those that the model does not read have none. Shape (m,)."""
-        return np.array([len(ids) for ids in self.prepare(items)[0]], np.int64)
+    def encode(self, items: Sequence[Any]) -> list[NDArray[np.int32]]:
+        """Return the code of the reason why a text is not read, or 0, and then the tokens of those that are read."""
+        return [self._encode_one(ids) for ids in self.tokenize(items)]
 
-    def prepare(self, items: Sequence[Any]) -> tuple[list[list[int]], list[int]]:
-        """Return the tokens of each text, none where the model does not read it, and the code of the reason."""
-        texts, codes = [], []
-        for ids in self.encode(items):
-            is_long = self._longest is not None and len(ids or ()) > self._longest
-            codes.append(_NOT_TAKEN if ids is None else _TOO_LONG if is_long else 0)
-            texts.append([] if ids is None or is_long else ids)
-        return texts, codes
+    def _encode_one(self, ids: list[int] | None) -> NDArray[np.int32]:
+        if ids is None:
+            return np.array([_NOT_TAKEN], np.int32)
+        if self._longest is not None and len(ids) > self._longest:
+            return np.array([_TOO_LONG], np.int32)
+        return np.array([0, *ids], np.int32)
 
-    def compute(self, batch: tuple[list[list[int]], list[int]]) -> Any:
-        """Return the score of each text, NaN where there is none, and the code of the reason; shape (m, 2)."""
+    def compute(self, batch: Sequence[NDArray[np.int32]]) -> Any:
+        """Return for each text score, code and certainty as `TextScores` has them; shape (m, 3)."""
         import torch
 
-        texts, codes = batch
-        results = torch.full((len(texts), 2), torch.nan, device=self._network.device)
-        results[:, 1] = torch.tensor(codes)
-        readable = [index for index, ids in enumerate(texts) if ids]
+        device = self._network.device
+        results = torch.full((len(batch), self.width), torch.nan, device=device)
+        results[:, 1] = torch.tensor([int(text[0]) for text in batch])
+        readable = [index for index, text in enumerate(batch) if len(text) > 1]
         if readable:
             with torch.inference_mode():
-                scores = self.score(*pad_right([texts[index] for index in readable], self._network.device))
+                scores, certainties = self.score(*pad_tokens([batch[index][1:] for index in readable], device))
             is_finite = scores.isfinite()
             results[readable, 0] = scores.where(is_finite, torch.nan)
             results[readable, 1] = torch.where(is_finite, 0.0, float(_NOT_FINITE))
+            results[readable, 2] = certainties
         return results
 
     @abstractmethod
-    def encode(self, items: Sequence[Any]) -> list[list[int] | None]:
+    def tokenize(self, items: Sequence[Any]) -> list[list[int] | None]:
         """Return the tokens of each text, at least one; None where the model takes no such text."""
 
     @abstractmethod
-    def score(self, ids: Any, mask: Any) -> Any:
+    def score(self, ids: Any, mask: Any) -> tuple[Any, Any]:
         """Score texts padded at the end.
 
         Args:
@@ -126,5 +134,5 @@ class TextScorer(ABC):
             mask: 1 at tokens of a text. Shape (m, T).
 
         Returns:
-            A tensor of float32, shape (m,).
+            The scores, and the probability of some score (see `TextScores`); two tensors of float32, shape (m,).
         """

@@ -67,13 +67,13 @@ def _select(options: argparse.Namespace) -> int:
     return 0
 
 
-def _estimate(settings: dict[str, Any], *, selects: bool) -> int:
+def _estimate(settings: dict[str, Any], *, selects: bool, to: str | None = None) -> int:
     from mig_selector.console import show_log
     from mig_selector.pipeline.dry_run import estimate
 
     show_log(is_main=True)
     with contextlib.redirect_stdout(sys.stderr):
-        lines = estimate(settings, selects=selects)
+        lines = estimate(settings, selects=selects, to=to)
     print(*lines, sep="\n")
     return 0
 
@@ -99,7 +99,7 @@ def _annotate(options: argparse.Namespace) -> int:
     from mig_selector.pipeline.annotate_pool import annotate_pool, settings_to_annotate
 
     if options.dry_run:
-        return _estimate(settings_to_annotate(read_settings(options.settings)), selects=False)
+        return _estimate(settings_to_annotate(read_settings(options.settings)), selects=False, to=options.to)
     with joined_ranks() as ranks:
         sidecar = annotate_pool(read_settings(options.settings), ranks, to=options.to)
     if ranks.is_main:

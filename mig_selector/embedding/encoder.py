@@ -58,7 +58,13 @@ class Encoder:
 
 
 def identify_encoder(
-    model: str, dtype: str, hashes: ContentHashes, key: str = "mig_embedding_model", *, weights: bool = True
+    model: str,
+    dtype: str,
+    hashes: ContentHashes,
+    key: str = "mig_embedding_model",
+    *,
+    weights: bool = True,
+    is_default: bool = False,
 ) -> Encoder:
     """Identify the files that `model` names, without loading them.
 
@@ -68,6 +74,7 @@ def identify_encoder(
         hashes: Caches the hashes of files.
         key: The key of the configuration that names the model.
         weights: Whether the weights matter; for a tokenizer they do not.
+        is_default: Whether the model is the key's default, which the user may never have seen.
 
     Returns:
         The encoder. For a hub id the revision is the commit in the local cache or, if there is none, the latest one.
@@ -85,8 +92,9 @@ def identify_encoder(
         revision = _cached_commit(model) or _hub_commit(model)
     except Exception as error:  # from an invalid name to a hub that does not answer
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        name = f"the default, {model!r}," if is_default else repr(model)
         raise EmbeddingError(
-            f"{key}: {model!r} is not a folder on this machine and was not found on the hub ({type(error).__name__}: "
+            f"{key}: {name} is not a folder on this machine and was not found on the hub ({type(error).__name__}: "
             f"{reason}). Give a folder{_alternatives(key)}."
         ) from error
     return Encoder(model, revision, dtype, fingerprint_of({"model": model, "revision": revision}))

@@ -8,21 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import EmbeddingError
-from mig_selector.ranks.models import dtype_argument, loading
+from mig_selector.ranks.models import dtype_argument, loading, pad_tokens
 from mig_selector.ranks.share import fill_matrix, tokens_per_batch
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
 
 
-_COUNTED_TEXTS = 256
+_TOKENIZED_TEXTS = 256
 """Number of texts tokenised at once. They are padded to the longest, so one long text must not inflate many."""
+_CHARACTERS = 1 << 18
+"""Characters per batch for models that do not read tokens: they do not pad, so small batches would gain nothing."""
 _CHECKED_BYTES = 64 << 20
 """Vectors from a file are checked in blocks of this size, as the file may be larger than the memory."""
 
@@ -93,59 +95,84 @@ def _load_model(encoder: Encoder, pooling: str, max_tokens: int | None, device: 
 
 
 class _RowEmbedder:
-    """The `RowModel` of row texts; an item is a pair of the row's index among the kept rows and its text."""
+    """The `RowModel` of row texts; an item is a pair of the row's index among the kept rows and its text.
+
+    An encoded item is that index and the tokens of the text. For models that read something else than tokens and their
+    mask (word vectors, bags of words) it is the index and the characters; they tokenize when they compute.
+    """
 
     def __init__(self, model: Any, name: str, key: str) -> None:
         """Try the model on texts of two lengths, so that one that cannot pad fails before the work begins."""
         self._model, self._name, self._key = model.eval(), name, key
-        self.batch_tokens = tokens_per_batch(model.device)
-        self.width = int(self._embed(self._tokenize(["one", "one and two"])).shape[1])
+        features = self._tokenize(["one", "one and two"])
+        self._modality = {key: features[key] for key in ("modality",) if key in features}
+        read = {name for name in features if name not in self._modality}
+        if "token_type_ids" in read and not features["token_type_ids"].any():
+            read.remove("token_type_ids")  # zeros are what models take where there are none
+        self._reads_tokens = read == {"input_ids", "attention_mask"}
+        if self._reads_tokens:
+            is_padding = features["attention_mask"] == 0
+            self._padding = int(features["input_ids"][is_padding][0]) if is_padding.any() else 0
+            self._pads_left = bool(is_padding[:, 0].any())
+        self.batch_tokens = tokens_per_batch(model.device) if self._reads_tokens else _CHARACTERS
+        self.width = int(self._embed(features).shape[1])
+
+    def encode(self, items: Sequence[tuple[int, str]]) -> list[NDArray[np.int32]]:
+        """Return the index of each row and its tokens after truncation; EmbeddingError if a text has none."""
+        if not self._reads_tokens:
+            return [np.array([index, *map(ord, text)], np.int32) for index, text in items]
+        encoded = []
+        for start in range(0, len(items), _TOKENIZED_TEXTS):
+            span = items[start : start + _TOKENIZED_TEXTS]
+            features = self._tokenize([text for _, text in span])
+            are_tokens = features["attention_mask"].bool()
+            for (index, text), ids, is_token in zip(span, features["input_ids"], are_tokens, strict=True):
+                if not is_token.any():
+                    self._fail("finds no token in", index, text)
+                encoded.append(np.array([index, *ids[is_token].tolist()], np.int32))
+        return encoded
+
+    def compute(self, batch: Sequence[NDArray[np.int32]]) -> Any:
+        """Return the vectors, a float32 tensor of shape (m, D); EmbeddingError if one is zero or not finite."""
+        vectors = self._embed(self._features([row[1:] for row in batch]))
+        is_bad = ~vectors.isfinite().all(dim=1) | ~vectors.any(dim=1)
+        for row in is_bad.nonzero().flatten().tolist()[:1]:
+            fault = "computes a vector that is zero or not finite for"
+            self._fail(fault, int(batch[row][0]), self._text(batch[row][1:]))
+        return vectors
 
     def _tokenize(self, texts: list[str]) -> Any:
         """Return what the model reads of one batch of texts."""
         return self._model.preprocess(texts, prompt="")
+
+    def _features(self, encoded: Sequence[NDArray[np.int32]]) -> Any:
+        """Return what the model reads of one batch of encoded texts, as `_tokenize` would."""
+        if not self._reads_tokens:
+            return self._tokenize([self._text(characters) for characters in encoded])
+        ids, mask = pad_tokens(encoded, self._model.device, self._padding, on_left=self._pads_left)
+        return {"input_ids": ids, "attention_mask": mask, **self._modality}
 
     def _embed(self, features: Any) -> Any:
         """Return the vectors of one batch of texts, a float32 tensor of shape (m, D)."""
         import torch
         from sentence_transformers.util import batch_to_device
 
-        # What the model's `encode` does with a batch; it would also tokenize it, which other threads do ahead.
+        # What the model's `encode` does with a batch; it would also tokenize it, which another thread has done.
         with torch.inference_mode():
             vectors = self._model(batch_to_device(features, self._model.device))["sentence_embedding"]
         return vectors[:, : self._model.truncate_dim].float()
 
-    def count_tokens(self, items: Sequence[tuple[int, str]]) -> NDArray[np.int64]:
-        """Return the length of each text in tokens, shape (m,), after truncation; all 0 for models that never pad."""
-        counts = np.zeros(len(items), np.int64)
-        for start in range(0, len(items), _COUNTED_TEXTS):
-            span = slice(start, start + _COUNTED_TEXTS)
-            features = self._tokenize([text for _, text in items[span]])
-            if "attention_mask" in features:
-                counts[span] = features["attention_mask"].sum(dim=1).cpu().numpy()
-                self._raise_if_any(counts[span] == 0, items[span], "finds no token in")
-        return counts
+    def _text(self, encoded: NDArray[np.int32]) -> str:
+        """Return an encoded text, or what its tokens mean."""
+        if not self._reads_tokens:
+            return "".join(map(chr, encoded.tolist()))
+        return str(self._model.tokenizer.decode(encoded.tolist(), skip_special_tokens=True))
 
-    def prepare(self, items: Sequence[tuple[int, str]]) -> tuple[Sequence[tuple[int, str]], Any]:
-        """Return the items, and what the model reads of their texts."""
-        return items, self._tokenize([text for _, text in items])
-
-    def compute(self, batch: tuple[Sequence[tuple[int, str]], Any]) -> Any:
-        """Return the vectors, a float32 tensor of shape (m, D); EmbeddingError if one is zero or not finite."""
-        items, features = batch
-        vectors = self._embed(features)
-        is_bad = ~vectors.isfinite().all(dim=1) | ~vectors.any(dim=1)
-        self._raise_if_any(is_bad.cpu().numpy(), items, "computes a vector that is zero or not finite for")
-        return vectors
-
-    def _raise_if_any(self, is_bad: NDArray[np.bool_], items: Sequence[tuple[int, str]], fault: str) -> None:
-        """Raise an EmbeddingError that names the first bad item, if there is one."""
-        for index in np.flatnonzero(is_bad)[:1]:
-            kept_index, text = items[index]
-            raise EmbeddingError(
-                f"{self._key}: {self._name!r} {fault} row {kept_index} of the kept rows (0-based), {text[:60]!r}; "
-                "remove the row, or try another model or mig_embedding_dtype: float32."
-            )
+    def _fail(self, fault: str, index: int, text: str) -> NoReturn:
+        raise EmbeddingError(
+            f"{self._key}: {self._name!r} {fault} row {index} of the kept rows (0-based), {text[:60]!r}; "
+            "remove the row, or try another model or mig_embedding_dtype: float32."
+        )
 
 
 def read_given_rows(path: Path, num_rows: int) -> NDArray[np.floating[Any]]:

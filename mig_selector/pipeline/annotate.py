@@ -13,7 +13,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ from mig_selector.annotation.sidecar import (
 )
 from mig_selector.annotation.tagger import Tagger, Tags
 from mig_selector.arrays import RowLabels
-from mig_selector.console import progress
+from mig_selector.console import plural, progress
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.crew import Crew
 from mig_selector.pipeline.health import describe_health, log_health
@@ -97,19 +97,19 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     is_signed = request.arguments["mig_score_scale"] != "none"
     table, path = read_sidecars(needs.sidecar, is_signed=is_signed), _folder_of(needs.sidecar)
     vectors: LabelVectors = {}
-    figures = None
+    figures: dict[str, Any] = {}
     _check_can_annotate(needs, is_wanted & (look_up(table, rows.hashes) < 0), is_wanted)
     lacks_labels, lacks_score = _find_gaps(rows, table)
     is_missing = is_wanted & (lacks_labels | lacks_score)
     if is_missing.any():
         sidecars = Sidecars(rows, is_missing, lacks_labels, crew)
         made, vectors = sidecars.complete()
-        figures = sidecars.figures
+        figures = {"distilled": sidecars.figures, "scorer": sidecars.score_figures}
         table, path = _fill_gaps(table, made), _folder_of(sidecars.paths)
     pool, failed = _apply(rows, is_wanted, table)
     pool, tags = _normalize(pool, request, crew)
     health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed, rows.sample)
-    health |= {key: value for key, value in (("distilled", figures), ("tags", tags)) if value is not None}
+    health |= {key: value for key, value in {**figures, "tags": tags}.items() if value is not None}
     log_health(health, request.arguments["mig_tagger"])
     return Annotated(pool, vectors, health, path)
 
@@ -218,6 +218,8 @@ class Sidecars:
         """
         self._rows, self._is_wanted, self._lacks_labels, self._crew = rows, is_wanted, lacks_labels, crew
         self._needs, request = rows.needs, rows.request
+        self.score_figures: Mapping[str, Any] | None = None
+        """How good the scores are that this run made; None where that was not measured."""
         parts = [part for part in (self._needs.tagger, self._needs.scorer) if part is not None]
         models = {name.key: request.models[name.key] for part in parts for name in part.models}
         identity: dict[str, Any] = {
@@ -303,6 +305,7 @@ class Sidecars:
             measured = needs.scorer.measure(rows.take(to_make), self._tools)
             scores = needs.scorer.finish(scores, measured.values if measured else None, None)
             if measured is not None:
+                self.score_figures = measured.figures
                 status[np.flatnonzero(to_make)[list(measured.failures)]] = list(measured.failures.values())
         columns = [rows.hashes.filter(pa.array(to_make)), labels, pa.array(scores, from_pandas=True)]
         return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors
@@ -313,9 +316,9 @@ class Sidecars:
             failures = tagger.tag(self._rows.take(is_tried), self._tools).failures
             if 2 * len(failures) > np.count_nonzero(is_tried):
                 reasons = "; ".join(f"{reason}: {count}" for reason, count in Counter(failures.values()).most_common())
+                tried = plural(int(is_tried.sum()), "row")
                 raise PoolError(
-                    f"mig_tagger: {len(failures)} of the first {np.count_nonzero(is_tried)} rows got no labels "
-                    f"({reasons}). {tagger.advice}"
+                    f"mig_tagger: {len(failures)} of the first {tried} got no labels ({reasons}). {tagger.advice}"
                 )
         return tagger.tag(self._rows.take(is_tagged), self._tools)
 

@@ -71,11 +71,7 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str | None) -> str:
     request = resolve(arguments, host, is_registered=False)
-    copy = absolute_path(to, "--to") if to is not None else None
-    if copy is not None and copy.suffix != ".jsonl":
-        raise ArgumentError(f"--to: {copy} must end with .jsonl: JSON Lines are written.")
-    if copy is not None and copy.exists():
-        raise ArgumentError(f"--to: {copy} exists, and is not overwritten; remove it, or give another name.")
+    copy = copy_path(to, request) if to is not None else None
     warn_of_settings(request)
     annotated = annotate(read(request), request, crew)
     if annotated.sidecar is None:
@@ -88,6 +84,28 @@ def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str 
     if copy is not None:
         _write_copy(request, annotated.pool, copy)
     return str(annotated.sidecar)
+
+
+def copy_path(to: str, request: Request) -> Path:
+    """Return the path for a copy with the annotations.
+
+    Raises:
+        ArgumentError: It cannot be written there, or not in one file.
+    """
+    path = absolute_path(to, "--to")
+    if path.suffix != ".jsonl":
+        raise ArgumentError(f"--to: {path} must end with .jsonl: JSON Lines are written.")
+    if path.exists():
+        raise ArgumentError(f"--to: {path} exists, and is not overwritten; remove it, or give another name.")
+    first, *others = request.entries
+    for other in others:
+        if other.layout != first.layout:
+            raise ArgumentError(
+                f"--to: {first.name} and {other.name} have different layouts (formatting, columns or tags in "
+                "dataset_info.json), so no entry could describe a file with the rows of both. Annotate one after the "
+                f"other (mig_pool: {first.name}), each into a file of its own."
+            )
+    return path
 
 
 def _write_copy(request: Request, pool: Pool, path: Path) -> None:

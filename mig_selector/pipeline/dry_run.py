@@ -16,7 +16,9 @@ from mig_selector.annotation.asking import Asking, estimate_tokens
 from mig_selector.annotation.distilled import DistilledTagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.console import plural
 from mig_selector.integration.config import HostArguments
+from mig_selector.pipeline.annotate_pool import copy_path
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.request import Request, resolve
 from mig_selector.pipeline.rows import KeptRows
@@ -66,12 +68,13 @@ class _TimedCrew(Crew):
         self._loads += [(asked, end) for end in ready[:1]]
 
 
-def estimate(settings: Mapping[str, Any], *, selects: bool) -> list[str]:
+def estimate(settings: Mapping[str, Any], *, selects: bool, to: str | None = None) -> list[str]:
     """Describe what a run would do and take if no earlier run had left anything in the cache.
 
     Args:
         settings: LLaMA-Factory's keys and the ``mig_*`` keys, as in a YAML.
         selects: Whether the run selects rows; else it annotates them only.
+        to: Where the run would write an annotated copy.
 
     Returns:
         Lines for people: row counts and, for each model that reads rows, the time on this process alone and the disk.
@@ -83,17 +86,20 @@ def estimate(settings: Mapping[str, Any], *, selects: bool) -> list[str]:
     arguments, host = parse_arguments(own_settings, training=False), HostArguments.read(host_settings)
     with tempfile.TemporaryDirectory() as folder:
         request = resolve(replace(arguments, mig_cache_dir=folder), host, is_registered=False)
+        if to is not None:
+            copy_path(to, request)
         return in_plain_words(lambda: _describe(request, selects=selects))
 
 
 def _describe(request: Request, *, selects: bool) -> list[str]:
     pool, needs = read(request), request.needs
     report = pool.report
-    lines = [f"pool: {report.read:,} rows read, {report.kept:,} kept"]
+    lines = [f"pool: {plural(report.read, 'row')} read, {report.kept:,} kept"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in report.dropped.items()]
     if selects:
-        unit = "tokens" if request.arguments.counts_tokens else "rows"
-        lines.append(f"to choose: {', '.join(f'{budget:,}' for budget in resolve_budgets(request, pool))} {unit}")
+        *first, last = resolve_budgets(request, pool)
+        unit = "token" if request.arguments.counts_tokens else "row"
+        lines.append(f"to choose: {', '.join([*(f'{budget:,}' for budget in first), plural(last, unit)])}")
     if needs.labels is not None:
         without = np.count_nonzero(pool.labels.counts == 0)
         lines.append(f"labels: {len(pool.labels.names):,} different ones; {without:,} rows have none")
@@ -106,22 +112,28 @@ def _inquiries(request: Request, pool: Pool) -> Iterator[tuple[Asking, NDArray[n
     """Yield what asks a chat model, about which rows, and for what."""
     if (annotation := request.needs.annotation) is None:
         return
-    if isinstance(annotation.tagger, DistilledTagger) and isinstance(annotation.tagger.teacher, Asking):
-        is_tagged = pool.labels.counts == 0
-        yield annotation.tagger.teacher, is_tagged & (np.cumsum(is_tagged) <= annotation.tagger.num_rows), "tags"
-    if isinstance(annotation.tagger, Asking):
-        yield annotation.tagger, pool.labels.counts == 0, "tags"
+    tagger, is_tagged = annotation.tagger, pool.labels.counts == 0
+    if isinstance(tagger, DistilledTagger) and isinstance(tagger.teacher, Asking):
+        yield tagger.teacher, _taught(tagger, is_tagged), "tags"
+    if isinstance(tagger, Asking):
+        yield tagger, is_tagged, "tags"
     if isinstance(annotation.scorer, Asking):
         yield annotation.scorer, np.ones(len(pool.scores), np.bool_), "scores"
 
 
+def _taught(tagger: DistilledTagger, is_tagged: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return as many rows as the teacher labels."""
+    return is_tagged & (np.cumsum(is_tagged) <= tagger.num_rows)
+
+
 def _count_requests(request: Request, pool: Pool, asking: Asking, is_asked: NDArray[np.bool_], title: str) -> str:
     """Say what a chat model would be asked; it is asked nothing."""
-    chat, count = asking.prompting.chat, np.count_nonzero(is_asked)
+    chat, count = asking.prompting.chat, int(is_asked.sum())
     tokens = estimate_tokens(asking, _sample(request, pool, is_asked)) if count else 0.0
     return (
-        f"mig_annotator_model: {chat.name}: {count:,} requests for {title}, about {tokens * count / 1e6:,.2f} million "
-        f"tokens to read ({tokens:,.0f} each) and at most {chat.max_tokens} to write for each"
+        f"mig_annotator_model: {chat.name}: {plural(count, 'request')} for {title}, about "
+        f"{tokens * count / 1e6:,.2f} million tokens to read ({tokens:,.0f} each) and at most {chat.max_tokens} "
+        "to write for each"
     )
 
 
@@ -140,9 +152,12 @@ def _works(
     needs, annotation = request.needs, request.needs.annotation
     tools = RunTools(request, crew, request.arguments.cache_dir / "work")
     everything = np.ones(len(pool.scores), np.bool_)
-    if annotation is not None and annotation.tagger is not None and annotation.tagger.models:
-        tagger = annotation.tagger
-        yield tagger.models, pool.labels.counts == 0, lambda rows: tagger.rehearse(rows, tools)
+    tagger, is_tagged = annotation.tagger if annotation else None, pool.labels.counts == 0
+    if isinstance(tagger, DistilledTagger) and tagger.teacher.models:
+        yield tagger.teacher.models, _taught(tagger, is_tagged), partial(tagger.teacher.rehearse, tools=tools)
+        yield (tagger.model,), is_tagged, partial(tagger.rehearse, tools=tools)
+    elif tagger is not None and tagger.models:
+        yield tagger.models, is_tagged, partial(tagger.rehearse, tools=tools)
     for score in (needs.score, annotation.scorer if annotation else None):
         if score is not None and score.models:
             yield score.models, everything, partial(score.measure, tools=tools)
@@ -160,7 +175,7 @@ def _measure(
 ) -> str:
     """Have models compute some of the rows that they have to read, and say what all of them take."""
     keys = " and ".join(model.key for model in models)
-    count = np.count_nonzero(is_read)
+    count = int(is_read.sum())
     if not count:
         return f"{keys}: reads no rows"
     rows, size_before = _sample(request, pool, is_read), _size_of_matrices(request)
@@ -168,9 +183,10 @@ def _measure(
     seconds = time.monotonic() - rows.starts[0] - crew.loading_since(rows.starts[0])
     seconds *= count / len(rows)
     megabytes = (_size_of_matrices(request) - size_before) / len(rows) * count / 2**20
+    names = " and ".join(request.models[model.key].model for model in models)
     return (
-        f"{keys}: {' and '.join(request.models[model.key].model for model in models)} reads {count:,} rows: "
-        f"about {describe_duration(seconds)} on this process alone ({len(rows)} rows were tried), "
+        f"{keys}: {names} reads {plural(count, 'row')}: "
+        f"about {describe_duration(seconds)} on this process alone (tried on {plural(len(rows), 'row')}), "
         f"{megabytes:,.1f} MB of disk"
     )
 

@@ -279,6 +279,7 @@ def resolve(
                 hashes,
                 model.key,
                 weights=model.needs_weights,
+                is_default=model.key in all_keys() and arguments[model.key] in (None, all_keys()[model.key].default),
             )
     if site is None or faults:  # all at once
         raise type(faults[0])("\n".join(map(str, faults))) from faults[0]

@@ -26,7 +26,7 @@ from mig_selector.annotation.scales import describe_scale, rescale
 from mig_selector.annotation.vocabulary import shipped_vocabulary
 from mig_selector.arguments import MigArguments
 from mig_selector.arrays import LabelledPool, Propagation, RowLabels, Selection, typed_like
-from mig_selector.console import progress
+from mig_selector.console import plural, progress
 from mig_selector.embedding.given import read_given_vectors
 from mig_selector.embedding.rows import check_given_rows, read_given_rows
 from mig_selector.errors import ArgumentError, PoolError
@@ -180,7 +180,7 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
             budgets.append(max(int(share), 1))
         elif budget > kept:
             raise ArgumentError(
-                f"mig_num_samples: {budget} rows are asked for, but the pool has {kept} rows to choose from."
+                f"mig_num_samples: {budget} rows are asked for, but the pool has {plural(kept, 'row')} to choose from."
             )
         else:
             budgets.append(budget)
@@ -188,7 +188,7 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
         if budgets[-1] + held_out > kept:
             raise ArgumentError(
                 f"mig_val_from: rest: {budgets[-1]} rows are to be chosen and {held_out} more are for validation "
-                f"(val_size), but the pool has {kept} rows to choose from. Lower one of the two."
+                f"(val_size), but the pool has {plural(kept, 'row')} to choose from. Lower one of the two."
             )
     return budgets
 
@@ -253,8 +253,8 @@ def label(pool: Pool, request: Request) -> RowLabels | None:
     if not labels.names:
         names = [repr(name[:60]) for name in pool.labels.names[:3]]
         raise PoolError(
-            f"none of the {len(pool.labels.names)} labels in the pool counts, such as {', '.join(names)}; "
-            "check mig_label_vocabulary and mig_min_label_count."
+            f"none of the {plural(len(pool.labels.names), 'label')} in the pool counts, such as "
+            f"{', '.join(names)}; check mig_label_vocabulary and mig_min_label_count."
         )
     return labels
 
@@ -305,7 +305,7 @@ def link(
         vectors = _label_vectors(labels.names, known, request, crew)
     with clock.stage("graph"), all_threads(Ranks()):
         adjacency = build_adjacency(vectors, request.arguments.mig_edge_threshold)
-        logger.info("graph: %s labels, %s edges", f"{len(vectors):,}", f"{adjacency.num_edges:,}")
+        logger.info("graph: %s, %s", plural(len(vectors), "label"), plural(adjacency.num_edges, "edge"))
         _log_density(labels.names, vectors, adjacency.num_edges, request.arguments.mig_edge_threshold)
         propagation = build_propagation(adjacency, request.arguments.mig_propagation_weight)
     frequent = np.sort(np.argsort(-labels.count_rows(), kind="stable")[:_MAPPED_LABELS])
@@ -523,12 +523,12 @@ def describe_reading(pool: Pool, labels: RowLabels | None) -> list[str]:
     """Say, for the log, what became of the rows of the pool and of their labels."""
     report = pool.report
     names = ", ".join(source.name for source in pool.sources[:5])
-    lines = [f"pool: read {report.read:,} rows of {names}, kept {report.kept:,}"]
+    lines = [f"pool: read {plural(report.read, 'row')} of {names}, kept {report.kept:,}"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in report.dropped.items()]
     lines += [f"  skipped {count:,}: row {reason}" for reason, count in report.unreadable.items()]
     lines += [f"    {row.encode('unicode_escape').decode('ascii')}" for row in report.unreadable_rows[:20]]
     if report.duplicates:
-        lines.append(f"  {report.duplicates:,} rows are repeated; all copies stay in the pool")
+        lines.append(f"  {plural(report.duplicates, 'repeated row')}; all copies stay in the pool")
     if labels is not None:
-        lines.append(f"  {len(labels.names):,} of {len(pool.labels.names):,} labels count")
+        lines.append(f"  labels that count: {len(labels.names):,} of {len(pool.labels.names):,}")
     return lines

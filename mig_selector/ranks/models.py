@@ -1,13 +1,16 @@
-"""What everything that runs a model shares: precision, errors on loading, and giving memory back."""
+"""What everything that runs a model shares: precision, errors on loading, padding, and giving memory back."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mig_selector.errors import MigSelectorError
 
@@ -47,6 +50,31 @@ def loading(key: str, model: str, error_type: type[MigSelectorError]) -> Iterato
         yield
     except Exception as error:  # loaders raise anything, from missing files to device errors
         raise error_type(f"{key}: {model!r} cannot be loaded ({type(error).__name__}: {error}).") from error
+
+
+def pad_tokens(
+    texts: Sequence[NDArray[np.int32]], device: Any, padding: int = 0, *, on_left: bool = False
+) -> tuple[Any, Any]:
+    """Make a batch of texts of different lengths.
+
+    Args:
+        texts: The token ids of m texts, the longest of which has T.
+        device: A torch device.
+        padding: The token that fills up shorter texts.
+        on_left: Whether it goes before a text rather than behind it.
+
+    Returns:
+        The ids, and a mask that is 1 at tokens of a text; two tensors of int64, shape (m, T).
+    """
+    import torch
+
+    longest = max(map(len, texts))
+    ids = np.full((len(texts), longest), padding, np.int64)
+    mask = np.zeros_like(ids)
+    for row, text in enumerate(texts):
+        span = slice(longest - len(text), longest) if on_left else slice(len(text))
+        ids[row, span], mask[row, span] = text, 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
 def free_memory() -> None:

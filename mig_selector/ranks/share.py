@@ -4,11 +4,12 @@ The batches that the model sees depend on the rows alone, not on the number of r
 stopped. Rows are taken in chunks of a fixed size; each chunk is sorted by length and cut into batches of about the
 same number of tokens, so that there is little padding. The ranks share a round, as many chunks as there are ranks.
 (The last bit of a result can still depend on the number of threads per rank on a CPU, because numerical libraries then
-sum in another order, and on the memory of a GPU, where a batch that is too large is halved.) Ranks exchange tensors
-through the process group; nothing is pickled.
+sum in another order, and on the memory of a GPU, where a batch that is too large is halved.)
 
-While the model computes a round, threads read the next round, count its tokens and tokenize the next batches. Only one
-thread of a rank uses the tokenizer: it must not be used by two at once. Only the main thread uses the process group.
+Each text is tokenized once: a rank encodes its part of a round as arrays of integers, which all ranks exchange. While
+the model computes a round, threads read the round after the next, encode the next, and store the one before. A rank
+waits for the others once a round: there it sends its results and tokens and receives its part of the text. Only the
+main thread uses the process group; nothing is pickled.
 
 Dimension letters: m items of a batch or a round, W numbers for each item.
 """
@@ -16,18 +17,20 @@ Dimension letters: m items of a batch or a round, W numbers for each item.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from itertools import islice
-from typing import Any, Protocol
+from itertools import chain, islice, repeat, zip_longest
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.errors import ArgumentError
+from mig_selector.ranks.exchange import gather_arrays, gather_rows, scatter
 from mig_selector.ranks.group import all_threads, process_group
 from mig_selector.ranks.models import free_memory
 from mig_selector.ranks.world import Ranks
@@ -35,8 +38,11 @@ from mig_selector.ranks.world import Ranks
 
 logger = logging.getLogger(__name__)
 
+Encoded: TypeAlias = NDArray[np.int32]
+"""What a model needs of one item, one-dimensional."""
+
 CHUNK_ITEMS = 1_024
-"""Items sorted together; at most this much work for each rank is lost when a run is killed."""
+"""Items sorted together; about this much work for each rank is lost when a run is killed."""
 GPU_TOKENS, CPU_TOKENS = 16_384, 1_024
 """Tokens per batch, padding included: enough to keep a GPU busy; few enough to stay in the caches of a CPU."""
 
@@ -49,16 +55,16 @@ class RowModel(Protocol):
     batch_tokens: int
     """Most tokens per batch, padding included; an item that is longer gets a batch of its own."""
 
-    def count_tokens(self, items: Sequence[Any]) -> NDArray[np.int64]:
-        """Return the length in tokens, or a close bound, of each of m items. Shape (m,)."""
+    def encode(self, items: Sequence[Any]) -> Sequence[Encoded]:
+        """Return what `compute` needs of each item: its tokens, with whatever else it needs as integers.
+
+        The length of an array counts as the item's number of tokens. Called in a thread, which is the only one that
+        uses the tokenizer, with at least one item.
+        """
         ...
 
-    def prepare(self, items: Sequence[Any]) -> Any:
-        """Return what `compute` needs of the m items of a batch. Called in the thread that counts tokens."""
-        ...
-
-    def compute(self, batch: Any) -> Any:
-        """Return a float32 tensor of shape (m, W), one row per item of a batch that `prepare` returned."""
+    def compute(self, batch: Sequence[Encoded]) -> Any:
+        """Return a float32 tensor of shape (m, W), one row for each of m encoded items."""
         ...
 
 
@@ -78,7 +84,7 @@ class Matrix(Protocol):
         ...
 
     def append(self, rows: NDArray[np.float32]) -> None:
-        """Store the next rows, shape (m, W), so that they survive a crash."""
+        """Store the next rows, shape (m, W), so that they survive a crash. Called in a thread."""
         ...
 
     def finish(self) -> None:
@@ -134,44 +140,45 @@ def _compute_missing_rows(
     done = ranks.decide(lambda: matrix.begin(model.width))
     on_items(done)
     remaining = islice(items(), done, None) if ranks.is_main else iter(())
-    for _, rows in shared_results(remaining, model, state, on_items):
-        matrix.append(rows)
+    compute_shared(remaining, model, state, matrix.append, on_items)
 
 
-def shared_results(
-    items: Iterator[Any], model: RowModel, state: Any, on_items: Callable[[int], object]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Compute the results of a stream of items on all ranks; every rank must iterate to the end.
+def compute_shared(
+    items: Iterator[Any],
+    model: RowModel,
+    state: Any,
+    store: Callable[[NDArray[np.float32]], object],
+    on_items: Callable[[int], object],
+) -> None:
+    """Compute the results of a stream of items on all ranks, each of which must call this.
+
+    If reading fails, the rounds before are still computed and stored.
 
     Args:
         items: Only those of rank 0 are used.
         model: The same model on every rank.
         state: accelerate's PartialState, with a process group if there are several ranks.
+        store: Called in a thread of rank 0 with the results of each round, shape (m, W), in the items' order.
         on_items: Called with the number of items finished since the last call, assuming equally fast ranks.
-
-    Yields:
-        On rank 0, for each round: the index of its first item, and the results, shape (m, W), in the items' order.
     """
-    first_index = 0
-    with _thread() as reader, _thread() as tokenizer:
+    with _thread() as reader, _thread() as tokenizer, _thread() as writer:
         rounds = _Rounds(items, state, reader)
-        round_ = rounds.next()
-        counts = tokenizer.submit(_count_own_tokens, round_, model, state)
-        while round_:
-            batches = _batches_of_round(_gather_counts(counts.result(), len(round_), state), model.batch_tokens)
-            mine = [
-                [round_[index] for index in batch] for batch in batches[state.process_index :: state.num_processes]
-            ]
-            prepared = [tokenizer.submit(model.prepare, batch) for batch in mine]
-            following = rounds.next()
-            counts = tokenizer.submit(_count_own_tokens, following, model, state)
-            results = _compute_batches(mine, prepared, batches, model, state, tokenizer, on_items)
-            rows = _gather_rows(results, batches, state)
+        encoded = tokenizer.submit(_encode, rounds.next_part(), model)
+        stored: Future[object] | None = None
+        while tokens := gather_arrays(encoded.result(), state):
+            encoded = tokenizer.submit(_encode, rounds.next_part(), model)
+            lengths = np.array(list(map(len, tokens)), np.int64)
+            shares = deal_batches(_batches_of_round(lengths, model.batch_tokens), lengths, state.num_processes)
+            results = _compute_share(shares, tokens, model, state, on_items)
+            rows = _gather_in_order(results, shares, state)
+            if stored is not None:
+                stored.result()
             if state.is_main_process:
-                yield first_index, rows
-            first_index += len(round_)
-            round_ = following
-        rounds.raise_failure()
+                stored = writer.submit(store, rows)
+        if stored is not None:
+            stored.result()
+        if rounds.failure is not None:
+            raise rounds.failure
 
 
 @contextlib.contextmanager
@@ -185,39 +192,41 @@ def _thread() -> Iterator[Executor]:
 
 
 class _Rounds:
-    """The items of rank 0, round by round, on every rank; the next round is read ahead."""
+    """The items of rank 0, round by round, a part of each for every rank; the next round is read ahead."""
 
     def __init__(self, items: Iterator[Any], state: Any, reader: Executor) -> None:
         self._items, self._state, self._reader = items, state, reader
-        self._ahead = self._read()
-        self._failure: BaseException | None = None
+        # The first round is one chunk: the models wait until it has been read and encoded.
+        self._sizes = chain([CHUNK_ITEMS], repeat(CHUNK_ITEMS * state.num_processes))
+        self.failure: BaseException | None = None
+        """What ended the rounds early, if anything did."""
+        self._ahead = reader.submit(self._read)
 
-    def _read(self) -> Future[tuple[list[Any], bytes]]:
-        return self._reader.submit(self._take)
+    def next_part(self) -> Any:
+        """Return this rank's part of the next round; all are empty after the last round."""
+        parts = self._ahead.result()
+        self._ahead = self._reader.submit(self._read)
+        return scatter(parts, self._state) if self._state.num_processes > 1 else parts[0]
 
-    def _take(self) -> tuple[list[Any], bytes]:
-        """Return the next items and, if there are others to send them to, their JSON."""
+    def _read(self) -> list[Any]:
+        """Return the parts of the next items, as JSON if there are other ranks to send them to."""
         size = self._state.num_processes
-        items = list(islice(self._items, CHUNK_ITEMS * size)) if self._state.is_main_process else []
-        return items, json.dumps(items).encode("ascii") if size > 1 else b""
+        items: list[Any] = []
+        if self._state.is_main_process and self.failure is None:
+            try:
+                items = list(islice(self._items, next(self._sizes)))
+            except BaseException as error:  # noqa: BLE001  raised when the rounds before have been stored
+                self.failure = error
+        if size == 1:
+            return [items]
+        length = -(-len(items) // size)
+        return [json.dumps(items[rank * length : (rank + 1) * length]).encode("ascii") for rank in range(size)]
 
-    def next(self) -> list[Any]:
-        """Return the next round; empty after the last one.
 
-        If reading fails, the round before it is still computed and stored: then comes the end, and `raise_failure`.
-        """
-        self._failure = self._ahead.exception()
-        items, data = ([], b"[]") if self._failure is not None else self._ahead.result()
-        if self._failure is None:
-            self._ahead = self._read()
-        if self._state.num_processes > 1:
-            data = _broadcast_bytes(data, self._state)
-        return items if self._state.is_main_process else list(json.loads(data))
-
-    def raise_failure(self) -> None:
-        """Raise what ended the rounds early, if anything did."""
-        if self._failure is not None:
-            raise self._failure
+def _encode(part: Any, model: RowModel) -> Sequence[Encoded]:
+    """Encode this rank's part of a round, a list of items or its JSON."""
+    items = json.loads(part) if isinstance(part, bytes) else part
+    return model.encode(items) if items else []
 
 
 def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
@@ -241,71 +250,52 @@ def cut_batches(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDAr
     return batches
 
 
-def _broadcast_bytes(data: bytes, state: Any) -> bytes:
-    """Return rank 0's bytes on every rank."""
-    import torch
-    from accelerate.utils import broadcast
-
-    # The size goes first: a broadcast needs a tensor of the right size on the receivers.
-    size = broadcast(torch.tensor([len(data)], device=state.device))
-    if state.is_main_process:
-        tensor = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(state.device)
-    else:
-        tensor = torch.empty(int(size), dtype=torch.uint8, device=state.device)
-    return bytes(broadcast(tensor).cpu().numpy())
-
-
-def _count_own_tokens(round_: Sequence[Any], model: RowModel, state: Any) -> NDArray[np.int64]:
-    """Count the tokens of every num_processes-th item, those that are this rank's to count."""
-    mine = round_[state.process_index :: state.num_processes]
-    return model.count_tokens(mine) if mine else np.zeros(0, np.int64)
-
-
-def _gather_counts(mine: NDArray[np.int64], num_items: int, state: Any) -> NDArray[np.int64]:
-    """Return the tokens of all items of a round, as the ranks have counted them. Shape (m,)."""
-    import torch
-    from accelerate.utils import gather
-
-    # gather needs the same shape on every rank, so the last ranks pad with a zero, which is cut off again below.
-    counts = np.zeros(-(-num_items // state.num_processes), np.int64)
-    counts[: len(mine)] = mine
-    gathered = gather(torch.from_numpy(counts).to(state.device)).cpu().numpy()
-    return gathered.reshape(state.num_processes, -1).T.ravel()[:num_items]  # type: ignore[no-any-return]
-
-
 def _batches_of_round(token_counts: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
-    """Cut each chunk of a round into batches; return those of all chunks, those with the longest items first.
-
-    Ranks get them by turns, so that each has about the same to do.
-    """
+    """Cut each chunk of a round into batches; return those of all chunks, those with the longest items first."""
     starts = range(0, len(token_counts), CHUNK_ITEMS)
     chunks = (cut_batches(token_counts[start : start + CHUNK_ITEMS], batch_tokens) for start in starts)
     batches = [batch + start for start, chunk in zip(starts, chunks, strict=True) for batch in chunk]
     return sorted(batches, key=lambda batch: -token_counts[batch[0]])
 
 
-def _compute_batches(
-    mine: Sequence[Sequence[Any]],
-    prepared: Sequence[Future[Any]],
-    batches: Sequence[NDArray[np.int64]],
+def deal_batches(
+    batches: Iterable[NDArray[np.int64]], token_counts: NDArray[np.int64], num_ranks: int
+) -> list[list[NDArray[np.int64]]]:
+    """Give each batch to the rank that has the fewest tokens so far, padding included.
+
+    Returns:
+        The batches of each rank. Their sums of tokens differ by a batch at most.
+    """
+    shares: list[list[NDArray[np.int64]]] = [[] for _ in range(num_ranks)]
+    loads = [(0, rank) for rank in range(num_ranks)]  # a heap
+    for batch in batches:
+        load, rank = loads[0]
+        shares[rank].append(batch)
+        heapq.heapreplace(loads, (load + len(batch) * max(int(token_counts[batch[0]]), 1), rank))
+    return shares
+
+
+def _compute_share(
+    shares: Sequence[Sequence[NDArray[np.int64]]],
+    items: Sequence[Encoded],
     model: RowModel,
     state: Any,
-    tokenizer: Executor,
     on_items: Callable[[int], object],
 ) -> Any:
-    """Compute this rank's share of the batches; a tensor of shape (rows, W), in the order of its batches."""
+    """Compute this rank's batches; a tensor of shape (rows, W), in the order of its batches."""
     import torch
 
-    size = state.num_processes
     # A rank without a batch still has to take part in the gather, with a tensor of the right width.
     results = [torch.empty((0, model.width), dtype=torch.float32, device=state.device)]
-    for step, (items, batch) in enumerate(zip(mine, prepared, strict=True)):
-        results += _compute_halving(items, batch.result(), model, tokenizer)
-        on_items(sum(map(len, batches[step * size : (step + 1) * size])))
+    for step in zip_longest(*shares, fillvalue=np.empty(0, np.int64)):
+        own = step[state.process_index]
+        if len(own):
+            results += _compute_halving([items[index] for index in own], model)
+        on_items(sum(map(len, step)))
     return torch.cat(results)
 
 
-def _compute_halving(items: Sequence[Any], batch: Any, model: RowModel, tokenizer: Executor) -> list[Any]:
+def _compute_halving(batch: Sequence[Encoded], model: RowModel) -> list[Any]:
     """Compute a batch, in halves where the GPU has too little memory for it.
 
     Raises:
@@ -316,34 +306,22 @@ def _compute_halving(items: Sequence[Any], batch: Any, model: RowModel, tokenize
     try:
         return [model.compute(batch)]
     except torch.OutOfMemoryError as error:
-        if len(items) == 1:
+        if len(batch) == 1:
             raise ArgumentError(
                 "the GPU has too little memory for a single text of the pool; use a smaller model, "
                 "mig_embedding_dtype: bfloat16, or a GPU with more memory."
             ) from error
     # Not in the except clause: there the traceback keeps the tensors of the failed attempt.
-    logger.warning("the GPU has too little memory for %s texts at once; they are computed in halves", len(items))
+    logger.warning("the GPU has too little memory for %s texts at once; they are computed in halves", len(batch))
     free_memory()
-    middle = len(items) // 2
-    return [
-        result
-        for half in (items[:middle], items[middle:])
-        for result in _compute_halving(half, tokenizer.submit(model.prepare, half).result(), model, tokenizer)
-    ]
+    middle = len(batch) // 2
+    return [*_compute_halving(batch[:middle], model), *_compute_halving(batch[middle:], model)]
 
 
-def _gather_rows(results: Any, batches: Sequence[NDArray[np.int64]], state: Any) -> NDArray[np.float32]:
+def _gather_in_order(own: Any, shares: Sequence[Sequence[NDArray[np.int64]]], state: Any) -> NDArray[np.float32]:
     """Collect the results of all ranks in the order of the items, shape (m, W)."""
-    import torch
-    from accelerate.utils import gather
-
-    size = state.num_processes
-    indices = [np.concatenate([np.empty(0, np.int64), *batches[rank::size]]) for rank in range(size)]
-    # gather needs the same shape on every rank: each pads to the largest share, and the padding is dropped below.
-    padded = torch.zeros((max(map(len, indices)), results.shape[1]), dtype=torch.float32, device=state.device)
-    padded[: len(results)] = results
-    gathered = gather(padded).cpu().numpy().reshape(size, len(padded), -1)
-    rows = np.empty((sum(map(len, indices)), gathered.shape[2]), np.float32)
-    for rank_indices, values in zip(indices, gathered, strict=True):
-        rows[rank_indices] = values[: len(rank_indices)]
+    indices = [np.concatenate([np.empty(0, np.int64), *share]) for share in shares]
+    gathered = gather_rows(own, list(map(len, indices)), state)
+    rows = np.empty_like(gathered)
+    rows[np.concatenate(indices)] = gathered
     return rows

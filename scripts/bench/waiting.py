@@ -4,8 +4,9 @@
     python scripts/demo/make_tiny_llama.py --pool demo/data/demo_pool.jsonl --output-dir demo/tiny-llama
     torchrun --nproc_per_node 2 scripts/bench/waiting.py demo/tiny-llama demo/data/demo_pool.jsonl
 
-The model waits whenever it is not computing a batch: for rows to be read, sent to the other ranks and tokenized, for
-slower ranks, and for results to be stored. Each rank prints its share, and rank 0 the rows per second.
+The model waits whenever it is not computing a batch. Each rank prints for what share of the time, and for what: its
+part of the text from rank 0, the tokens and the results of the other ranks (both mean slower ranks), and its own
+threads, which read, tokenize and store. Rank 0 also prints the rows per second.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
+from mig_selector.ranks import share
 from mig_selector.ranks.group import all_threads, process_group
-from mig_selector.ranks.share import shared_results, tokens_per_batch
+from mig_selector.ranks.models import pad_tokens
+from mig_selector.ranks.share import tokens_per_batch
 from mig_selector.ranks.world import connect
 from mig_selector.store.matrix import MatrixFile
 
@@ -40,26 +43,38 @@ class TimedModel:
         self.batch_tokens = tokens_per_batch(self._network.device)
         self.seconds = 0.0
 
-    def count_tokens(self, items: Sequence[str]) -> NDArray[np.int64]:
-        """Count the tokens of texts."""
-        return np.array([len(ids) for ids in self._tokenizer(list(items))["input_ids"]], np.int64)
+    def encode(self, items: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Return the tokens of texts."""
+        return [np.array(ids, np.int32) for ids in self._tokenizer(list(items))["input_ids"]]
 
-    def prepare(self, items: Sequence[str]) -> Any:
-        """Return padded tokens and their mask."""
-        return self._tokenizer(list(items), padding=True, return_tensors="pt")
-
-    def compute(self, batch: Any) -> torch.Tensor:
+    def compute(self, batch: Sequence[NDArray[np.int32]]) -> torch.Tensor:
         """Return the mean of the last hidden states of each text."""
         start = time.perf_counter()
-        batch = batch.to(self._network.device)
+        ids, mask = pad_tokens(batch, self._network.device)
         with torch.inference_mode():
-            states = self._network(**batch).last_hidden_state
-            mask = batch["attention_mask"][:, :, None]
-            means = (states * mask).sum(dim=1) / mask.sum(dim=1)
+            states = self._network(input_ids=ids, attention_mask=mask).last_hidden_state
+            means = (states * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         if self._network.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - start
         return means.float()
+
+
+class Waits:
+    """Measures the time in a function that `ranks.share` calls."""
+
+    def __init__(self, name: str) -> None:
+        """Put a timed function in its place."""
+        function, self.seconds = getattr(share, name), 0.0
+
+        def timed(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        setattr(share, name, timed)
 
 
 def read_texts(pool: Path) -> Iterator[str]:
@@ -85,12 +100,16 @@ def main() -> None:
         model = TimedModel(arguments.model, state.device)
         matrix = MatrixFile(Path(folder) / "vectors.npy", num_rows)
         matrix.begin(model.width)
+        waits = {"text": Waits("scatter"), "tokens": Waits("gather_arrays"), "results": Waits("gather_rows")}
         ranks.agree(lambda: None)  # all begin at once
         start = time.perf_counter()
-        for _, rows in shared_results(read_texts(arguments.pool), model, state, lambda _: None):
-            matrix.append(rows)
+        share.compute_shared(read_texts(arguments.pool), model, state, matrix.append, lambda _: None)
         seconds = time.perf_counter() - start
-    print(f"rank {ranks.rank} of {ranks.world_size}: the model waits {1 - model.seconds / seconds:.1%} of the time")
+    shares = {name: wait.seconds / seconds for name, wait in waits.items()}
+    total = 1 - model.seconds / seconds
+    shares["own threads"] = total - sum(shares.values())
+    causes = ", ".join(f"{name} {part:.1%}" for name, part in shares.items())
+    print(f"rank {ranks.rank} of {ranks.world_size}: the model waits {total:.1%} of the time: {causes}")
     if ranks.is_main:
         print(f"{num_rows:,} rows in {seconds:.1f} s: {num_rows / seconds:,.0f} rows a second")
 

@@ -112,7 +112,7 @@ def test_a_score_of_deita_is_the_mean_by_the_probabilities_of_six_tokens(deita, 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(deita).eval(), AutoTokenizer.from_pretrained(deita)
     ids = [DIGITS[str(value)] for value in range(1, 7)]
     assert [tokenizer.decode(each) for each in ids] == list("123456")
-    for text, value, code in zip(texts, found.values, found.codes, strict=True):
+    for text, value, code, certainty in zip(texts, found.values, found.codes, found.certainties, strict=True):
         tokens = tokenizer(text, return_tensors="pt")["input_ids"]
         assert tokens[0, 0] == 1
         assert tokens[0, -1] == 29871  # the blank that ends the prompt is a token
@@ -121,12 +121,70 @@ def test_a_score_of_deita_is_the_mean_by_the_probabilities_of_six_tokens(deita, 
             assert REASONS[code] == "a text is longer than the model reads"
             continue
         with torch.inference_mode():
-            logits = model(tokens).logits[0, -1, ids].double().numpy()
-        chances = np.exp(logits - logits.max())
+            everything = model(tokens).logits[0, -1].double().numpy()
+        chances = np.exp(everything[ids] - everything.max())
+        assert certainty == pytest.approx(chances.sum() / np.exp(everything - everything.max()).sum(), rel=1e-4)
         assert value == pytest.approx(chances @ np.arange(1, 7) / chances.sum(), rel=1e-5)
         assert code == 0
     assert np.isnan(found.values).sum() == 1
     assert np.nanmax(found.values) - np.nanmin(found.values) > 0.1
+
+
+def compute_and_count(model, texts):
+    """Scores of texts in one batch, and how many tokens the model read of each."""
+    read = []
+    hook = model._network.get_input_embeddings().register_forward_pre_hook(lambda _, ids: read.append(ids[0].shape[1]))
+    scores = model.compute(model.encode(texts))[:, 0].tolist()
+    hook.remove()
+    return scores, read
+
+
+def test_the_common_beginning_of_prompts_is_read_once(deita):
+    model = DeitaModel(encoder_of(deita), "key", "complexity", "cpu")
+    begin = PROMPTS["complexity"].partition("{")[0]
+    short = [text for text in some_prompts() if len(text) < LONGEST - 2]
+    longest = max(map(len, model.encode(short))) - 1
+    scores, [behind] = compute_and_count(model, short)
+    assert behind == longest - len(f"<{BLANK}{begin}")  # a text begins with a token and a blank; each letter is one
+    one_by_one = [compute_and_count(model, [text])[0][0] for text in short]
+    model._past = None
+    whole, [everything] = compute_and_count(model, short)
+    assert everything == longest
+    assert scores == pytest.approx(whole, rel=1e-5)
+    assert one_by_one == pytest.approx(whole, rel=1e-5)
+    assert np.ptp(whole) > 0.1
+
+
+def test_prompts_that_begin_otherwise_are_read_whole(deita):
+    model = DeitaModel(encoder_of(deita), "key", "complexity", "cpu")
+    text, other = some_prompts()[0], "You are"
+    together, [length] = compute_and_count(model, [text, other])
+    assert length == len(model.encode([text])[0]) - 1
+    assert together == pytest.approx([compute_and_count(model, [each])[0][0] for each in (text, other)], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sliding window", "recurrent"])
+def test_a_model_that_does_not_keep_all_tokens_reads_prompts_whole(tmp_path, kind):
+    import torch
+    from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32000, "hidden_size": 16, "num_hidden_layers": 2, "initializer_range": 0.7}
+    if kind == "recurrent":
+        model = MambaForCausalLM(MambaConfig(state_size=4, **sizes))
+    else:
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+        model = MistralForCausalLM(MistralConfig(sliding_window=8, **heads, **sizes))
+    for part in (model, make_llama_tokenizer()):
+        part.save_pretrained(tmp_path)
+    scorer, texts = DeitaModel(encoder_of(tmp_path), "key", "complexity", "cpu"), some_prompts()[:2]
+    scores, [read] = compute_and_count(scorer, texts)
+    tokens = [torch.tensor([text[1:].tolist()]) for text in scorer.encode(texts)]
+    assert read == max(each.shape[1] for each in tokens)
+    for each, value in zip(tokens, scores, strict=True):
+        with torch.inference_mode():
+            chances = model.eval()(each).logits[0, -1, scorer._digits].softmax(dim=0)
+        assert value == pytest.approx(float(chances @ torch.arange(1.0, 7)), rel=1e-4)
 
 
 def test_a_tokenizer_that_does_not_write_scores_as_tokens_of_their_own_is_refused(tmp_path):
@@ -166,7 +224,7 @@ def test_a_reward_is_the_output_for_the_conversation_in_the_chat_template(reward
 
 def test_a_batch_of_conversations_that_the_template_refuses_has_no_scores(reward):
     model = RewardModel(encoder_of(reward), "key", "cpu")
-    [[value, code]] = model.compute(model.prepare([[("user", "refuse me")]])).tolist()
+    [[value, code, _]] = model.compute(model.encode([[("user", "refuse me")]])).tolist()
     assert np.isnan(value)
     assert REASONS[int(code)] == "the chat template of the model does not take the conversation"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import half_the_cores
+from support import half_the_cores, write_word_encoder
 
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.embedding.rows import check_given_rows, embed_rows, read_given_rows
@@ -60,6 +60,16 @@ def test_a_sentence_transformers_model_keeps_its_own_pooling(minilm, path):
     assert (found.dtype, found.shape) == (np.float32, (30, 384))
     assert found == pytest.approx(expected, abs=2e-6)
     assert sum(reported) == 30
+
+
+def test_a_model_of_word_vectors_embeds_the_text(path, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    write_word_encoder(tmp_path / "words", {word for text in TEXTS for word in text.split()})
+    model, texts = SentenceTransformer(str(tmp_path / "words"), device="cpu"), [*TEXTS, "é 🙂 unknown"]
+    assert embed(tmp_path / "words", path, texts) == pytest.approx(model.encode(texts), abs=1e-6)
+    with pytest.raises(EmbeddingError, match=r"zero or not finite for row 1 of the kept rows \(0-based\), ' ';"):
+        embed(tmp_path / "words", path.with_name("blank.npy"), ["word", " "])
 
 
 @pytest.mark.parametrize("pooling", ["mean", "lasttoken"])

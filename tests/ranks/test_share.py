@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mig_selector.errors import ArgumentError
 from mig_selector.ranks import share
-from mig_selector.ranks.share import cut_batches, fill_matrix
+from mig_selector.ranks.share import cut_batches, deal_batches, fill_matrix
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
 
@@ -31,17 +31,17 @@ with connect() as ranks:
     for count in json.loads(sys.argv[3]):
         model, reported = Widths(), []
         fill(out / f"{count}.npy", count, model, ranks=ranks, on_items=reported.append)
-        (out / f"{count}-{ranks.rank}.json").write_text(json.dumps([model.computed, model.counted, sum(reported)]))
+        (out / f"{count}-{ranks.rank}.json").write_text(json.dumps([model.computed, model.encoded, sum(reported)]))
 import torch.distributed as dist
 from accelerate.state import PartialState
 assert not dist.is_initialized() and PartialState._shared_state == {}, "process group or accelerate state left behind"
 
 
 class Breaks(Widths):
-    def compute(self, items):
+    def compute(self, batch):
         if ranks.rank == 1:
             raise EmbeddingError("the model has had enough")
-        return super().compute(items)
+        return super().compute(batch)
 
 
 try:
@@ -54,29 +54,28 @@ except MigSelectorError as error:
 
 
 class Widths:
-    """Returns for each item its length, the number of rows in its batch, and the length of the longest of them."""
+    """Returns for each item its length, the number of rows in its batch, and the length of the longest of them.
+
+    Index and characters of an item are encoded, so it counts one more than its text has.
+    """
 
     width, batch_tokens = 3, BUDGET
 
     def __init__(self):
-        self.computed, self.counted, self.batches, self.threads = [], [], [], set()
+        self.computed, self.encoded, self.batches, self.threads = [], [], [], set()
 
-    def count_tokens(self, items):
-        self.counted += [index for index, _ in items]
+    def encode(self, items):
+        self.encoded += [index for index, _ in items]
         self.threads.add(threading.current_thread().name)
-        return np.array([len(text) for _, text in items])
+        return [np.array([index, *map(ord, text)], np.int32) for index, text in items]
 
-    def prepare(self, items):
-        self.threads.add(threading.current_thread().name)
-        return items
-
-    def compute(self, items):
+    def compute(self, batch):
         import torch
 
-        self.computed += [index for index, _ in items]
-        lengths = [len(text) for _, text in items]
+        self.computed += [int(item[0]) for item in batch]
+        lengths = [len(item) for item in batch]
         self.batches.append(lengths)
-        return torch.tensor([[length, len(items), max(lengths)] for length in lengths], dtype=torch.float32)
+        return torch.tensor([[length, len(batch), max(lengths)] for length in lengths], dtype=torch.float32)
 
 
 def all_items(count):
@@ -102,10 +101,10 @@ def naive(count):
         left = sorted(all_items(count)[start : start + CHUNK], key=lambda item: (-len(item[1]), item[0]))
         while left:
             batch = [left.pop(0)]
-            while left and len(batch[0][1]) * (len(batch) + 1) <= BUDGET:
+            while left and (len(batch[0][1]) + 1) * (len(batch) + 1) <= BUDGET:
                 batch.append(left.pop(0))
             for index, text in batch:
-                rows[index] = [len(text), len(batch), len(batch[0][1])]
+                rows[index] = [len(text) + 1, len(batch), len(batch[0][1]) + 1]
     return np.array(rows, np.float32)
 
 
@@ -120,6 +119,17 @@ def test_batches_hold_every_item_once_and_no_more_tokens_than_allowed(lengths, b
     assert order == sorted(order, key=lambda index: (-counts[index], index))
     for batch in batches[:-1]:
         assert (len(batch) + 1) * max(counts[batch[0]], 1) > budget, "the first of the next batch would have fitted"
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 5))
+def test_ranks_get_batches_of_about_the_same_number_of_tokens(lengths, num_ranks):
+    counts = np.array(lengths, np.int64)
+    batches = cut_batches(counts, BUDGET)
+    shares = deal_batches(batches, counts, num_ranks)
+    assert sorted(batch.tolist() for own in shares for batch in own) == sorted(batch.tolist() for batch in batches)
+    tokens = [[len(batch) * max(int(counts[batch[0]]), 1) for batch in own] for own in shares]
+    sums = list(map(sum, tokens))
+    assert max(sums) - min(sums) <= max(map(max, filter(None, tokens)), default=0)
 
 
 @pytest.mark.parametrize("count", [1, CHUNK, CHUNK + 1, 70])
@@ -153,7 +163,7 @@ def test_an_interrupted_run_resumes_with_the_same_batches(tmp_path, chunks):
     assert (reported[0], sum(reported)) == (chunks * CHUNK, 70)
 
 
-def test_one_thread_reads_the_items_and_one_other_prepares_them(tmp_path):
+def test_one_thread_reads_the_items_and_one_other_encodes_them(tmp_path):
     model, readers = Widths(), set()
 
     def read(count):
@@ -175,12 +185,12 @@ class Small(Widths):
         super().__init__()
         self.most = most
 
-    def compute(self, items):
+    def compute(self, batch):
         import torch
 
-        if len(items) > self.most:
+        if len(batch) > self.most:
             raise torch.OutOfMemoryError("no memory")
-        return super().compute(items)
+        return super().compute(batch)
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -219,10 +229,10 @@ def test_two_ranks_share_the_work_and_the_model_sees_what_one_would_see(tmp_path
     assert done.returncode == 0
     for count in counts:
         assert np.array_equal(np.load(tmp_path / f"{count}.npy"), naive(count))
-        computed, counted, reported = zip(
+        computed, encoded, reported = zip(
             *(json.loads((tmp_path / f"{count}-{rank}.json").read_text()) for rank in range(2)), strict=True
         )
-        for shares in (computed, counted):
+        for shares in (computed, encoded):
             assert sorted(shares[0] + shares[1]) == list(range(count))
             assert min(map(len, shares)) > 0 or count <= 2
         assert reported[0] == count

@@ -121,6 +121,22 @@ def drop_options(options: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
     return kept
 
 
+def typed_as_in_yaml(value: Any) -> Any:
+    """Return a value of an option as a YAML has it: a truth value or a number, if it is written like one.
+
+    A setting must decide the same whether it comes from a YAML or from the command line.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if re.fullmatch(r"-?(0|[1-9]\d*)", value):
+        return int(value)
+    return (
+        float(value) if re.fullmatch(r"-?((\d+\.\d*|\.\d+)(e[+-]?\d+)?|\d+e[+-]?\d+)", value, re.IGNORECASE) else value
+    )
+
+
 def to_options(settings: Mapping[str, Any]) -> list[str]:
     """Return settings as ``--key value`` options; the reverse of `read_options`."""
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
@@ -179,7 +195,7 @@ class HostArguments:
     hf_hub_token: str | None
     ms_hub_token: str | None
     tokenizing: Mapping[str, Any]
-    """The keys with which rows are tokenized, as given."""
+    """The keys with which rows are tokenized, with the types that a YAML gives them."""
     schedule: Schedule | None
     """None if nothing is trained, or if the number of rows that training sees is not that of its datasets."""
 
@@ -225,7 +241,9 @@ class HostArguments:
             trust_remote_code=_is_true(settings.get("trust_remote_code")),
             hf_hub_token=_optional_string(settings.get("hf_hub_token")),
             ms_hub_token=_optional_string(settings.get("ms_hub_token")),
-            tokenizing={key: settings[key] for key in TOKENIZING_KEYS if settings.get(key) is not None},
+            tokenizing={
+                key: typed_as_in_yaml(settings[key]) for key in TOKENIZING_KEYS if settings.get(key) is not None
+            },
             schedule=_read_schedule(settings),
         )
 

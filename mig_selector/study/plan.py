@@ -9,6 +9,7 @@ from typing import Any
 
 from mig_selector.arguments import all_keys
 from mig_selector.embedding.encoder import identify_encoder
+from mig_selector.integration.config import typed_as_in_yaml
 from mig_selector.integration.training import num_processes, training_settings
 from mig_selector.pipeline.recipe import LOCAL_TO_A_NODE
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
@@ -219,7 +220,7 @@ def study_identity(setup: Setup, split: Split, processes: int, model: str) -> di
 
 def _deciding_training(setup: Setup) -> dict[str, Any]:
     training = training_settings(setup.host_settings, {})
-    return {key: value for key, value in sorted(training.items()) if key not in _NOT_DECIDING}
+    return {key: typed_as_in_yaml(value) for key, value in sorted(training.items()) if key not in _NOT_DECIDING}
 
 
 def identify_model(setup: Setup) -> str:

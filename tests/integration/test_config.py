@@ -15,6 +15,7 @@ from mig_selector.integration.config import (
     read_config,
     read_options,
     to_options,
+    typed_as_in_yaml,
 )
 
 
@@ -184,6 +185,25 @@ def test_dropped_options_go_with_their_values_however_they_are_written():
     assert drop_options(options, {}) == options
     assert drop_options(["--dataset", "a", "b", "--x", "1"], {"dataset": 1}) == ["--x", "1"]
     assert drop_options(["--dataset=a", "b", "--x=1"], {"dataset": 1}) == ["b", "--x=1"]
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        *(("256", 256), ("-1", -1), ("0", 0), ("1.5", 1.5), ("5e-05", 5e-05), ("1.0E-5", 1e-5), (".1", 0.1)),
+        *(("true", True), ("False", False), ("007", "007"), ("1,2", "1,2"), ("2024-11-26", "2024-11-26"), ("", "")),
+        *(("llama3", "llama3"), ("1e", "1e"), ("nan", "nan"), ("1_000", "1_000"), (256, 256), (None, None)),
+    ],
+)
+def test_options_get_the_types_that_a_yaml_gives_them(word, value):
+    found = typed_as_in_yaml(word)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_how_rows_are_tokenized_is_the_same_from_options_and_from_a_yaml():
+    given = {"dataset": "pool", "cutoff_len": 256, "train_on_prompt": False, "template": "llama3"}
+    options = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    assert HostArguments.read(read_options(options)).tokenizing == HostArguments.read(given).tokenizing
 
 
 def test_written_options_read_back():

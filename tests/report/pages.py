@@ -77,7 +77,7 @@ REPORT = SelectionReport(
     others=[figures("random", tokens=None), figures("top score", tokens=None)],
     all_rows=figures("all rows", rows=200, information=100.0, mean_score=3.0, tokens=None),
     tokenizer="llama",
-    training=Training(steps=10, rows_per_step=8, processes=2, epochs=2.0),
+    training=Training(steps=10, rows_per_step=8, processes=2, epochs=2.0, planned_on="2026-01-31"),
     curve=Curve(
         points=[_point(1, 5.0), _point(20, 40.0), _point(40, 50.0), _point(160, 98.0)],
         knee=_point(9, 30.0),
@@ -88,6 +88,7 @@ REPORT = SelectionReport(
     labels=Labels(
         in_use=6,
         covered=5,
+        not_counted=3,
         over=[LabelCount("wanted", 20, 12, 3.0)],
         under=[LabelCount("unwanted", 40, 0, 0.0)],
         missing=[LabelCount("lost", 7, 0, 0.0)],
@@ -132,7 +133,7 @@ def hostile():
         score=every,
         this=figures(every, note=every, sources={text: 1 for text in EVIL}),
         tokenizer=every,
-        labels=Labels(9, 1, counts, counts, counts, [MapLabel(count, 0.5, 0.5) for count in counts], [(0, 1)]),
+        labels=Labels(9, 1, 0, counts, counts, counts, [MapLabel(count, 0.5, 0.5) for count in counts], [(0, 1)]),
         distributions=[
             *REPORT.distributions,
             Distribution("x", "source", [Bin(text, 0.1, 0.1) for text in EVIL], False, None, None, 200, 40),

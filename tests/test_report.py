@@ -318,6 +318,12 @@ def test_a_selection_that_is_found_says_where_its_report_is_or_how_to_make_it(pl
     assert main(command[1:]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{copied.folder}/report.html"
 
+    page = Path(copied.folder) / "report.html"
+    page.unlink()
+    page.mkdir()
+    assert main(command[1:]) == 1
+    assert f"{page} is a directory, not a file; move it away." in capsys.readouterr().err
+
 
 def test_a_pool_that_changed_is_not_reported_again(place):
     outcome = select(place)

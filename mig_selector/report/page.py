@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mig_selector.console import plural, printable
+from mig_selector.report.annotation import describe_annotation
 from mig_selector.report.charts import chart_curve, chart_labels, chart_numbers
 from mig_selector.report.comparison import (
     COLUMNS,
@@ -102,7 +103,7 @@ def build_report_page(report: SelectionReport) -> str:
         curves=chart_curve(curve) if curve else [],
         map=chart_labels(labels) if labels and labels.map else None,
         distributions=[(each, chart_numbers(each) if each.is_numeric else None) for each in report.distributions],
-        annotation=list(_in_words(report.annotation or {})),
+        annotation=list(describe_annotation(report.annotation)) if report.annotation else [],
         settings=[
             *_pairs(report.settings),
             *_files(report),
@@ -170,18 +171,6 @@ def _files(report: SelectionReport) -> Iterator[tuple[str, str]]:
         yield f"{file['dataset']}: {file['file']}", f"sha256 {file['sha256']}"
     if others := len(report.files[_SHOWN_FILES:]):
         yield f"{others:,} more files", "in manifest.json"
-
-
-def _in_words(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the names and values of nested figures as texts; counts by name are one text."""
-    for name, value in values.items():
-        words = f"{above} {name.replace('_', ' ')}".strip()
-        if not isinstance(value, Mapping):
-            yield words, f"{value:,}" if isinstance(value, int | float) else str(value)
-        elif all(isinstance(each, int) for each in value.values()):
-            yield words, ", ".join(f"{each} ({count:,})" for each, count in value.items()) or "none"
-        else:
-            yield from _in_words(value, words)
 
 
 def _largest_sources(report: SelectionReport) -> Iterator[tuple[str, int]]:

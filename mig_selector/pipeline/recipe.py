@@ -307,7 +307,7 @@ def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[s
     if held_out := sum(part["rows"] for part in manifest.get("validation", [])):
         again = manifest.get("validation_rows_chosen", 0)
         equal = f", {again:,} of them equal to a chosen one" if again else ""
-        lines.append(f"validation: {held_out:,} rows that were not chosen{equal}")
+        lines.append(f"validation: {plural(held_out, 'row')} not chosen{equal}")
     return lines + [
         f"eval_dataset {name}: {count:,} of the {chosen:,} chosen rows are in it; the loss on it will look too good"
         for name, count in counts.items()

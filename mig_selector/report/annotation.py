@@ -26,7 +26,7 @@ def describe_annotation(health: Mapping[str, Any]) -> Iterator[str]:
         health: The figures, as the manifest has them under ``annotation``.
     """
     found, failed = health["found_in_sidecar"], health["failed"]
-    known = f"; {found:,} of them had them in mig_sidecar" if found else ""
+    known = f"; mig_sidecar had those of {found:,}" if found else ""
     yield f"{plural(health['rows'], 'row')} needed labels or scores{known}."
     if failed:
         yield f"{sum(failed.values()):,} of these got none and could not be chosen: {_counts(failed, cut=False)}."
@@ -39,12 +39,12 @@ def describe_annotation(health: Mapping[str, Any]) -> Iterator[str]:
             f"frequent: {_counts(labels['most_frequent'])}."
         )
         if rare := labels["rows_with_rare_labels_only"]:
-            yield f"{plural(rare, 'row')} with rare labels only, which do not count (mig_min_label_count)."
+            yield f"Rows with rare labels only, which do not count (mig_min_label_count): {rare:,}."
     if tags := health.get("tags"):
         yield from _tags(tags)
     if distilled := health.get("distilled"):
         yield (
-            f"The teacher labelled {plural(distilled['rows'], 'row')}, of which {distilled['failed']:,} failed; the "
+            f"{plural(distilled['rows'], 'row')} went to the teacher, of which {distilled['failed']:,} failed; the "
             f"other rows got the {plural(distilled['labels'], 'label')} learnt from these. On "
             f"{distilled['held_out_rows']:,} held-out rows, the F1 is {distilled['micro_f1']:.2f} over all labels "
             f"(micro) and {distilled['macro_f1']:.2f} as the mean of the labels (macro)."
@@ -66,7 +66,7 @@ def describe_annotation(health: Mapping[str, Any]) -> Iterator[str]:
 def _tags(tags: Mapping[str, Any]) -> Iterator[str]:
     """Describe how tags that mean the same became one label."""
     left = ", ".join(f"{count:,} {_STEPS[step]}" for step, count in tags["after"].items())
-    yield f"{plural(tags['tags'], 'different tag')} were written, of which are left: {left}."
+    yield f"Of {plural(tags['tags'], 'different tag')} that the tagger wrote, there are {left}."
     if merges := tags["largest_merges"]:
         listed = "; ".join(
             f"{_name(name)} (also for {', '.join(map(_name, others))})" for name, others in merges.items()

@@ -120,11 +120,13 @@ def test_every_part_is_on_the_page():
     assert "3 labels of the pool do not count" in text
     assert "Nearest row that lost to it: row 1,017 of the pool, with a gain of 0.4000." in text
     health = (
-        "1,200 rows needed labels or scores; 200 of them had them in mig_sidecar.",
+        "1,200 rows needed labels or scores; mig_sidecar had those of 200.",
         "3 of these got none and could not be chosen: no question (3).",
         "Languages of 294 questions drawn at random: en (290), fr (4).",
         "A row has 2.5 labels on average, of 40 different ones. The most frequent: algebra (100), logic (90).",
-        "1 row with rare labels only",
+        "Rows with rare labels only, which do not count (mig_min_label_count): 1.",
+        "Of 900 different tags that the tagger wrote, there are 80 once rare ones are left out, 60 once",
+        "500 rows went to the teacher, of which 2 failed; the other rows got the 38 labels learnt from these.",
         "Labels that stand for the most tags: algebra (also for algebras, linear equations).",
         "On 50 held-out rows, the F1 is 0.71 over all labels (micro)",
         "Scores (deita) are from 11.72 to 30.00, 15.20 on average.",

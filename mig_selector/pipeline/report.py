@@ -213,6 +213,10 @@ def _curve(selected: Selected, effort: Effort, pool_information: float | None) -
         rows = select_rows(pool, propagation, objective, selected.num_kept).rows
     nothing = objective.value(np.zeros(propagation.num_labels))
     information = nothing + np.cumsum(information_added(pool, propagation, objective, rows))
+    # A running sum is rounded at each step. Where E(D) is measured, the curve must not show a second figure for it.
+    if len(rows) == selected.num_kept:
+        information[-1] = pool_information
+    information[len(selected.rows) - 1] = selected.manifest["information"]
     return build_curve(information, len(selected.rows), pool_information)
 
 

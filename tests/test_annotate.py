@@ -21,8 +21,10 @@ from mig_selector.errors import ArgumentError, MigSelectorError, PoolError
 from mig_selector.pipeline.annotate_pool import annotate_pool
 from mig_selector.pipeline.comparison import compare_methods
 from mig_selector.pipeline.dry_run import estimate
+from mig_selector.pipeline.explain import explain_row
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pipeline.stages import _log_density
+from mig_selector.pipeline.stored import find_selection
 from mig_selector.ranks import share
 
 
@@ -404,6 +406,9 @@ def test_values_that_a_sidecar_lacks_are_reasons(place):
     score = [None if number in (10, 11) else 1.0 for number in range(60)]
     outcome = select(place, **write_sidecar_of(place, rows, labels=labels, score=score), **vectors_of(place))
     assert manifest(outcome)["annotation"]["failed"] == {"no labels in the sidecar": 4, "no score in the sidecar": 2}
+    selection = find_selection(outcome.folder, str(place.data))
+    for row, lack in ((3, "labels"), (11, "score")):
+        assert f"could not be chosen: not annotated: no {lack} in the sidecar." in explain_row(selection, row=row)[0]
 
 
 def test_clusters_of_a_pool_are_its_labels_and_their_centres_the_label_vectors(place, computed):

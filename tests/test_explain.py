@@ -39,7 +39,7 @@ def test_a_chosen_row_has_its_rank_its_gain_and_the_labels_that_earned_it(explai
     ask = explain()
     table = ask.table
     text = ask("--row", table["row_index"][3])
-    assert f"row {table['row_index'][3]} (pool.jsonl, row {table['source_row'][3] + 1}): chosen by mig" in text
+    assert f"row {table['row_index'][3]} (pool.jsonl:{table['source_row'][3] + 1}): chosen by mig" in text
     assert "at rank 3 (0-based) of 10" in text
     assert number("gain: #, earned", text) == pytest.approx(table["gain"][3], rel=1e-5)
     assert number("it added # to", text) == pytest.approx(table["information"][3], rel=1e-5)
@@ -66,7 +66,7 @@ def test_a_row_that_was_not_chosen_would_have_entered_where_it_says(explain, poo
     ask = explain(mig_normalize=normalize)
     row = next(row for row in range(60) if row not in ask.table["row_index"])
     text = ask("--id", f"id{row}")
-    assert f"row {row} (pool.jsonl, row {row + 1}): not among the 10 rows that mig chose" in text
+    assert f"row {row} (pool.jsonl:{row + 1}): not among the 10 rows that mig chose" in text
     entry_rank = int(number("would have entered at rank #,", text))
     assert f"mig_num_samples: {entry_rank + 1}" in text
     needed = number("with a score above #;", text)
@@ -103,12 +103,33 @@ def test_a_row_that_was_dropped_or_does_not_exist(explain, pool_of_60):
     rows[8:10] = [make_row("twin", [LABELS[0]], 0.5)] * 2  # too bad to be chosen
     write_lines(pool_of_60.data / "pool.jsonl", rows)
     ask = explain(mig_method="top_score", mig_labels="annotation.instag.content")
-    text = ask("--row", 7)
-    assert "could not be chosen, as it is not among the 59 rows that were kept" in text
-    assert "  1: no labels at annotation.instag.content" in text
+    assert "row 7 (pool.jsonl:8): could not be chosen: no labels at annotation.instag.content." in ask("--row", 7)
     assert "--row: 60 is not a row of the pool; it has rows 0 to 59" in ask("--row", 60, code=1)
     assert "'nobody': no kept row has it" in ask("--id", "nobody", code=1)
     assert "'idtwin': 2 rows have it (8, 9); give one by --row" in ask("--id", "idtwin", code=1)
+
+
+def test_each_dropped_row_has_its_own_reason(explain, pool_of_60):
+    rows = make_rows(60)
+    rows[5]["annotation"]["instag"]["content"] = []
+    del rows[6]["annotation"]["deita"]
+    rows[7]["annotation"]["instag"]["content"] = 3
+    rows[8]["dialogs"][1]["content"] = 5
+    write_lines(pool_of_60.data / "pool.jsonl", rows)
+    entries = pool_of_60.entries()
+    entries["pool"]["split"] = "train[:50]"
+    (pool_of_60.data / "dataset_info.json").write_text(json.dumps(entries), encoding="utf-8")
+    ask = explain(mig_on_bad_row="skip", mig_method="top_score", mig_labels="annotation.instag.content")
+    for row, reason in {
+        5: "no labels at annotation.instag.content",
+        6: "no score at annotation.deita.quality_scores",
+        7: "annotation.instag.content must be",
+        8: "content of every message must be a string",
+        55: "outside split train[:50]",
+    }.items():
+        text = ask("--row", row)
+        assert text.startswith(f"row {row} (pool.jsonl:{row + 1}): could not be chosen: {reason}")
+        assert "Of the 60 rows of the pool, 14 could not be;" in text
 
 
 def test_a_changed_table_is_not_explained(explain):

@@ -629,7 +629,7 @@ def test_validation_rows_come_from_the_rest_in_the_number_that_the_host_would_ta
     assert outcome.settings["val_size"] == 0
     info = json.loads((Path(outcome.settings["dataset_dir"]) / "dataset_info.json").read_text())
     assert info[outcome.settings["eval_dataset"]]["columns"] == {"messages": "dialogs"}
-    assert f"validation: {count} rows that were not chosen" in outcome.summary
+    assert f"validation: {count} rows not chosen" in outcome.summary
     again = select(pool_of_60, **keys)
     assert again.is_reused
     assert again.settings == outcome.settings

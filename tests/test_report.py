@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -93,11 +94,10 @@ def bins_of(found, key, side):
 
 def test_the_figures_are_those_of_the_rows(place):
     outcome = select(place)
-    assert f"report: {outcome.folder}/report.html, written last" in outcome.summary
+    assert f"report: {outcome.folder}/report.html" in outcome.summary
     found, rows, matrix = report_of(outcome), place.rows, matrix_of(place)
     order = pq.read_table(Path(outcome.folder) / "selection.parquet")["row_index"].to_pylist()
     chosen = [rows[row] for row in order]
-    nothing = information([], matrix)
 
     assert (found["rows"], found["kept_rows"], found["read_rows"]) == (120, 150, 150)
     assert found["this"]["information"] == pytest.approx(information(chosen, matrix))
@@ -109,10 +109,10 @@ def test_the_figures_are_those_of_the_rows(place):
     curve = found["curve"]
     assert [point["rows"] for point in curve["at_shares"].values()] == [12, 30, 60, 120]
     for point in (*curve["at_shares"].values(), *curve["points"][:20]):
-        expected = information(chosen[: point["rows"]], matrix) - nothing
-        assert point["information"] == pytest.approx(expected)
+        assert point["information"] == pytest.approx(information(chosen[: point["rows"]], matrix), rel=1e-9)
+    assert curve["at_shares"]["100%"]["information"] == found["this"]["information"]
     assert curve["points"][-1]["rows"] == 150  # such a small pool is chosen to its end
-    assert curve["points"][-1]["information"] == pytest.approx(curve["pool_information"])
+    assert curve["points"][-1]["information"] == curve["pool_information"] == found["all_rows"]["information"]
     assert list(curve["rows_needed"].values()) == sorted(curve["rows_needed"].values())
 
     counts = {each["count"]["name"]: each["count"] for each in found["labels"]["map"]}
@@ -296,6 +296,7 @@ def test_training_does_not_wait_for_the_report_but_a_fork_does(place, monkeypatc
     settings = place.settings(mig_num_samples=120, mig_report="html")
     [outcome] = run_selection(settings, training=True)
     page = Path(outcome.folder) / "report.html"
+    assert f"report: {page} (being written)" in outcome.summary
     assert set(place.entries()) == {"pool", "pool_mig_120"}
     assert not page.exists()
     threading.Timer(0.1, may_go_on.set).start()
@@ -315,6 +316,12 @@ def test_a_selection_that_is_found_says_where_its_report_is_or_how_to_make_it(pl
     command = shlex.split(line.partition(", run ")[2])
     assert main(command[1:]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{copied.folder}/report.html"
+
+    page = Path(copied.folder) / "report.html"
+    page.unlink()
+    page.mkdir()
+    assert main(command[1:]) == 1
+    assert f"{page} is a directory, not a file; move it away." in capsys.readouterr().err
 
 
 def test_a_pool_that_changed_is_not_reported_again(place):
@@ -349,6 +356,7 @@ def test_steps_of_training_are_those_of_the_trainer(place):
         [again] = run_selection({**settings, "mig_overwrite": None}, training=True)
         assert [line for line in again.summary if line.startswith("training: ")] == lines
         made = report_of(outcome)["training"]
+        assert made is None or made.pop("planned_on") == time.strftime("%Y-%m-%d")
         steps = made and f"training: {made['steps']} optimizer steps of up to {made['rows_per_step']} rows"
         assert lines == ([steps] if made else [])
         return made

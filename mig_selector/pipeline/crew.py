@@ -288,6 +288,8 @@ def in_plain_words(work: Callable[[], Result]) -> Result:
     """
     try:
         return work()
+    except IsADirectoryError as error:
+        raise RegistrationError(f"{error.filename} is a directory, not a file; move it away.") from error
     except OSError as error:
         raise RegistrationError(
             f"{error.filename or 'a file'} cannot be used: {error.strerror or error}. Grant access to it; if it is in "

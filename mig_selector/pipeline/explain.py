@@ -15,6 +15,7 @@ from mig_selector.pipeline.recipe import offer
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import Clock, Offered, information_inputs
 from mig_selector.pipeline.stored import StoredSelection
+from mig_selector.pool.index.file_index import judge_row
 from mig_selector.pool.reading import Pool
 from mig_selector.pool.subset.writing import ID_COLUMNS, read_row_id
 from mig_selector.ranks.world import Ranks
@@ -56,12 +57,11 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
         raise ArgumentError(f"--row: {row} is not a row of the pool; it has rows 0 to {pool.report.read - 1:,}.")
     kept = int(np.searchsorted(pool.pool_indices, row))
     if kept == len(pool.pool_indices) or pool.pool_indices[kept] != row:
-        return list(_explain_dropped(row, pool))
+        return [_explain_dropped(row, request, pool)]
     rows = np.searchsorted(pool.pool_indices, table["row_index"].to_numpy())
     gains = table["gain"].to_numpy().astype(np.float64)
-    sources, source_rows = pool.locate(np.array([kept]))
-    where = f"row {row} ({pool.sources[sources[0]].name}, row {source_rows[0] + 1})"
-    return list(_explain(where, kept, Selection(rows, gains), request, offered, table["information"].to_pylist()))
+    information = table["information"].to_pylist()
+    return list(_explain(_where(row, pool), kept, Selection(rows, gains), request, offered, information))
 
 
 def _find_id(wanted: str, chosen_ids: Sequence[str | None], chosen: NDArray[np.int64], pool: Pool) -> int:
@@ -77,11 +77,25 @@ def _find_id(wanted: str, chosen_ids: Sequence[str | None], chosen: NDArray[np.i
     return found[0]
 
 
-def _explain_dropped(row: int, pool: Pool) -> Iterator[str]:
-    yield f"row {row}: could not be chosen, as it is not among the {pool.report.kept:,} rows that were kept"
-    yield f"of the {pool.report.read:,} rows of the pool were left out:"
-    for reason, count in (*pool.report.dropped.items(), *pool.report.unreadable.items()):
-        yield f"  {count:,}: {reason}"
+def _where(row: int, pool: Pool) -> str:
+    source, source_row = pool.locate_any(row)
+    return f"row {row} ({pool.sources[source].name}:{source_row + 1})"
+
+
+def _explain_dropped(row: int, request: Request, pool: Pool) -> str:
+    """Say why a row could not be chosen: a stage after reading dropped it, or it is judged once more."""
+    reason = next((reason for reason, rows in pool.dropped_later if row in rows), None)
+    if reason is None:
+        source, source_row = pool.locate_any(row)
+        entry_index = pool.source_entry_indices[source]
+        reason = judge_row(pool.sources[source], source_row, request.judges[entry_index])
+        if reason is None:  # nothing is wrong with the row itself
+            reason = f"outside split {request.entries[entry_index].split}"
+    lost = pool.report.read - pool.report.kept
+    return (
+        f"{_where(row, pool)}: could not be chosen: {reason}. Of the {pool.report.read:,} rows of the pool, "
+        f"{lost:,} could not be; manifest.json counts them by reason."
+    )
 
 
 def _explain(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
+from mig_selector.console import plural
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import check_origin_markers, check_output_is_free
@@ -218,7 +219,7 @@ def _select(request: Request, crew: Crew, clock: Clock, made: list[Selected], pr
         ]
         if request.arguments.mig_report == "html":
             made.append(Selected(request, offered, chosen.selection, folder, manifest, training))
-            summary.append(f"report: {folder / PAGE}, written last")
+            summary.append(f"report: {folder / PAGE}{'' if processes is None else ' (being written)'}")
         finished.append(describe_finished(request, fingerprint, folder, manifest, summary))
     return finished
 
@@ -287,14 +288,15 @@ def _tokens_of_reused(
     return {"training_tokens": fed, "tokens": texts}
 
 
-def _describe_training(request: Request, rows: int, processes: int | None) -> list[str]:
+def _describe_training(request: Request, num_rows: int, processes: int | None) -> list[str]:
     """Say what training on the rows takes; where none follows, what it would take on one process."""
     if processes is None and request.among is not None:  # whoever compares methods says it for all of them
         return []
-    if (training := plan_training(request, rows, processes or 1)) is None:
+    if (training := plan_training(request, num_rows, processes or 1)) is None:
         return []
     where = " on one process" if processes is None else ""
-    return [f"training{where}: {training.steps:,} optimizer steps of up to {training.rows_per_step:,} rows"]
+    steps, rows = plural(training.steps, "optimizer step"), plural(training.rows_per_step, "row")
+    return [f"training{where}: {steps} of up to {rows}"]
 
 
 def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[str, Any], folder: Path) -> list[str]:
@@ -305,7 +307,7 @@ def _describe_evaluation(request: Request, fingerprint: str, manifest: Mapping[s
     if held_out := sum(part["rows"] for part in manifest.get("validation", [])):
         again = manifest.get("validation_rows_chosen", 0)
         equal = f", {again:,} of them equal to a chosen one" if again else ""
-        lines.append(f"validation: {held_out:,} rows that were not chosen{equal}")
+        lines.append(f"validation: {plural(held_out, 'row')} not chosen{equal}")
     return lines + [
         f"eval_dataset {name}: {count:,} of the {chosen:,} chosen rows are in it; the loss on it will look too good"
         for name, count in counts.items()

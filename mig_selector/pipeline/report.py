@@ -6,6 +6,7 @@ Dimension letters: N kept rows, B chosen rows, L labels.
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,8 +212,12 @@ def _curve(selected: Selected, effort: Effort, pool_information: float | None) -
     if selected.manifest["method"] == "mig" and selected.num_kept <= effort.continued_rows:
         rows = select_rows(pool, propagation, objective, selected.num_kept).rows
     nothing = objective.value(np.zeros(propagation.num_labels))
-    added = information_added(pool, propagation, objective, rows)
-    return build_curve(added, len(selected.rows), pool_information - nothing)
+    information = nothing + np.cumsum(information_added(pool, propagation, objective, rows))
+    # A running sum is rounded at each step. Where E(D) is measured, the curve must not show a second figure for it.
+    if len(rows) == selected.num_kept:
+        information[-1] = pool_information
+    information[len(selected.rows) - 1] = selected.manifest["information"]
+    return build_curve(information, len(selected.rows), pool_information)
 
 
 def _texts(selected: Selected, effort: Effort) -> Texts | None:
@@ -268,6 +273,7 @@ def plan_training(request: Request, rows: int, processes: int | None) -> Trainin
         rows_per_step=schedule.rows_per_batch * schedule.batches_per_step * processes,
         processes=processes,
         epochs=None if schedule.max_steps > 0 else schedule.epochs,
+        planned_on=time.strftime("%Y-%m-%d"),
     )
 
 
@@ -277,14 +283,16 @@ def _labels(selected: Selected) -> Labels | None:
     if labels is None:
         return None
     mapped = graph.frequent if graph else np.zeros(0, np.int64)
+    in_pool = labels.count_rows()
     return describe_labels(
         labels.names,
-        labels.count_rows(),
+        in_pool,
         labels.count_rows(selected.rows),
         len(selected.rows) / selected.num_kept,
         mapped,
         lay_out(graph.frequent_vectors) if graph else np.zeros((0, 2)),
         _edges(graph, mapped) if graph else [],
+        int(np.count_nonzero(selected.offered.pool.labels.count_rows()) - np.count_nonzero(in_pool)),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import KEPT_COLUMNS
-from mig_selector.console import progress
+from mig_selector.console import plural, progress
 from mig_selector.pipeline.evaluation import count_shared_rows
 from mig_selector.pipeline.names import pool_part
 from mig_selector.pipeline.request import ALGORITHM_VERSION, Request
@@ -211,7 +211,7 @@ def summarise(
     by = "" if method == "mig" else f" by {method}"
     value = "" if chosen.information is None else f", E(D) {chosen.information:.6g}"
     return [
-        f"pool: {report.read:,} rows read, {lost}",
+        f"pool: {plural(report.read, 'row')} read, {lost}",
         f"chosen: {chosen.budget:,} of {report.kept:,} rows{by}{value}{without}{filled}",
         *summarise_tokens(manifest),
         f"seconds: {', '.join(f'{stage} {spent:.1f}' for stage, spent in seconds.items())}",

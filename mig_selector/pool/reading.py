@@ -73,6 +73,8 @@ class Pool:
     """Where each row begins in its file; 0 in a source that does not find rows by offset. Shape (N,); None if no
     source does."""
     report: ReadingReport
+    dropped_later: tuple[tuple[str, NDArray[np.int64]], ...] = ()
+    """Reason and pool indices of the rows that `without` dropped."""
 
     def locate(self, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return for some kept indices the source, as an index into `sources`, and the source row."""
@@ -102,7 +104,13 @@ class Pool:
     def without(self, is_dropped: NDArray[np.bool_], reason: str) -> Pool:
         """Drop the kept rows where `is_dropped`, shape (N,), is true, and count them."""
         dropped = self.report.dropped + Counter({reason: int(is_dropped.sum())})
-        return self._take(~is_dropped, replace(self.report, dropped=dropped))
+        kept = self._take(~is_dropped, replace(self.report, dropped=dropped))
+        return replace(kept, dropped_later=(*self.dropped_later, (reason, self.pool_indices[is_dropped])))
+
+    def locate_any(self, pool_index: int) -> tuple[int, int]:
+        """Return for any row of the pool, kept or not, the source, as an index into `sources`, and the source row."""
+        index = int(np.searchsorted(self.source_starts, pool_index, side="right")) - 1
+        return index, pool_index - int(self.source_starts[index])
 
     def _take(self, keep: NDArray[np.bool_], report: ReadingReport) -> Pool:
         return replace(

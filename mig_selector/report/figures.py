@@ -28,16 +28,15 @@ _VALUES_AT_ONCE = 1 << 20
 _LISTED_LABELS = 20
 
 
-def build_curve(added: NDArray[np.float64], budget: int, pool_information: float) -> Curve:
+def build_curve(information: NDArray[np.float64], budget: int, pool_information: float) -> Curve:
     """Build the information curve.
 
     Args:
-        added: What each row adds to E in the order of choice: the chosen rows first, then those that the method would
-            have chosen next, as far as that is known.
+        information: E(D) after each row in the order of choice: the chosen rows first, then those that the method
+            would have chosen next, as far as that is known.
         budget: Rows chosen.
-        pool_information: E of all rows of the pool, less E of nothing.
+        pool_information: E(D) of all rows of the pool.
     """
-    information = np.cumsum(added)
     total = float(information[budget - 1])
 
     def point(rows: int) -> Point:
@@ -49,7 +48,7 @@ def build_curve(added: NDArray[np.float64], budget: int, pool_information: float
         rows = int(np.searchsorted(information, share * pool_information * (1 - 1e-9))) + 1
         return rows if rows <= len(information) else None
 
-    spans = np.linspace((1, budget), (budget, len(added)), _CURVE_POINTS)
+    spans = np.linspace((1, budget), (budget, len(information)), _CURVE_POINTS)
     shown = np.unique(spans.round().astype(int))
     above_line = information[:budget] - total * np.arange(1, budget + 1) / budget
     return Curve(
@@ -122,6 +121,7 @@ def describe_labels(
     mapped: NDArray[np.int64],
     positions: NDArray[np.float64],
     edges: Sequence[tuple[int, int]],
+    not_counted: int,
 ) -> Labels:
     """Describe the labels of a pool.
 
@@ -133,6 +133,7 @@ def describe_labels(
         mapped: The labels on the map, as indices into `names`. Shape (M,).
         positions: Their positions. Shape (M, 2).
         edges: Pairs of labels on the map that share an edge, as indices into `mapped`.
+        not_counted: Labels of the pool that are not among `names`.
     """
     expected = pool * chosen_share
 
@@ -147,9 +148,10 @@ def describe_labels(
     return Labels(
         in_use=int(np.count_nonzero(pool)),
         covered=int(np.count_nonzero(chosen)),
+        not_counted=not_counted,
         over=[count(label) for label in order[:_LISTED_LABELS] if smoothed[label] > 1],
         under=[count(label) for label in order[: -_LISTED_LABELS - 1 : -1] if smoothed[label] < 1],
-        missing=[count(label) for label in absent[:_LISTED_LABELS].tolist()],
+        missing=[count(label) for label in absent.tolist()],
         map=[MapLabel(count(label), *xy) for label, xy in zip(mapped.tolist(), positions.tolist(), strict=True)],
         edges=edges,
     )

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mig_selector.console import printable
+from mig_selector.console import plural, printable
+from mig_selector.report.annotation import describe_annotation
 from mig_selector.report.charts import chart_curve, chart_labels, chart_numbers
 from mig_selector.report.comparison import (
     COLUMNS,
@@ -37,7 +38,7 @@ _LABEL_COLUMNS, _SHORT_LABEL_COLUMNS = 60, 24
 _SHOWN_SOURCES = 200
 """More are only counted: in some pools every row has a source of its own."""
 _SHOWN_LABELS = 20
-"""Of a chosen row."""
+"""Of a chosen row, and of the labels that no chosen row has."""
 _SHOWN_FILES = 100
 _NAMED_SOURCES = 3
 """Sources that the first sentence of a report names."""
@@ -98,12 +99,11 @@ def build_report_page(report: SelectionReport) -> str:
         sources=list(_largest_sources(report)),
         information_share=curve and curve.at_shares["100%"].information / (curve.pool_information or 1),
         tokens=(this.tokens, 0) if not this.tokens_error else round_to_error(this.tokens or 0, this.tokens_error),
-        supervised=_BY_KEY["supervised_tokens"].text(this),
+        supervised=None if this.supervised_tokens is None else _BY_KEY["supervised_tokens"].text(this),
         curves=chart_curve(curve) if curve else [],
-        unlisted=labels.in_use - labels.covered - len(labels.missing) if labels else 0,
         map=chart_labels(labels) if labels and labels.map else None,
         distributions=[(each, chart_numbers(each) if each.is_numeric else None) for each in report.distributions],
-        annotation=list(_in_words(report.annotation or {})),
+        annotation=list(describe_annotation(report.annotation)) if report.annotation else [],
         settings=[
             *_pairs(report.settings),
             *_files(report),
@@ -145,6 +145,7 @@ def _environment() -> Environment:
         shown=printable,
         shown_lines=lambda text: printable(text, keep="\n\t"),
         count="{:,}".format,
+        plural=plural,
         length1="{:.1f}".format,
         percent=lambda share: f"{100 * share:.1f}",
         number=lambda value: significant(value, 4) if math.isfinite(value) else MISSING,
@@ -170,18 +171,6 @@ def _files(report: SelectionReport) -> Iterator[tuple[str, str]]:
         yield f"{file['dataset']}: {file['file']}", f"sha256 {file['sha256']}"
     if others := len(report.files[_SHOWN_FILES:]):
         yield f"{others:,} more files", "in manifest.json"
-
-
-def _in_words(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the names and values of nested figures as texts; counts by name are one text."""
-    for name, value in values.items():
-        words = f"{above} {name.replace('_', ' ')}".strip()
-        if not isinstance(value, Mapping):
-            yield words, f"{value:,}" if isinstance(value, int | float) else str(value)
-        elif all(isinstance(each, int) for each in value.values()):
-            yield words, ", ".join(f"{each} ({count:,})" for each, count in value.items()) or "none"
-        else:
-            yield from _in_words(value, words)
 
 
 def _largest_sources(report: SelectionReport) -> Iterator[tuple[str, int]]:

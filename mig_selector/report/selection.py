@@ -20,7 +20,7 @@ class Point:
     rows: int
     """So many rows of the selection, from the first."""
     information: float
-    """E of these rows (Eq. 8), less E of nothing."""
+    """E(D) of these rows (Eq. 8)."""
     share: float
     """`information` as a share of that of the whole selection."""
 
@@ -37,7 +37,7 @@ class Curve:
     at_shares: Mapping[str, Point]
     """At 10, 25, 50 and 100 % of the budget."""
     pool_information: float
-    """E of all rows of the pool, less E of nothing."""
+    """E(D) of all rows of the pool."""
     rows_needed: Mapping[str, int | None]
     """Rows that reach 80, 90, 95 and 99 % of `pool_information`; None if that is beyond the last point."""
 
@@ -102,12 +102,15 @@ class Labels:
     """Labels that at least one row of the pool has."""
     covered: int
     """Labels that at least one chosen row has."""
+    not_counted: int
+    """Labels of the pool that do not count: fewer rows than ``mig_min_label_count`` have them, or they are not in
+    ``mig_label_vocabulary``."""
     over: Sequence[LabelCount]
     """The twenty most over-represented, by `ratio` with a row more on both sides, so that rare labels do not lead."""
     under: Sequence[LabelCount]
     """The twenty most under-represented, likewise."""
     missing: Sequence[LabelCount]
-    """The twenty most frequent that no chosen row has."""
+    """All labels in use that no chosen row has, the most frequent first."""
     map: Sequence[MapLabel]
     """The most frequent labels, if their vectors are known."""
     edges: Sequence[tuple[int, int]]
@@ -157,13 +160,15 @@ class AnnotatedRow:
 
 @dataclass(frozen=True)
 class Training:
-    """What the configuration means for training."""
+    """What training on the rows takes, as planned by the run that selected them; a later run may train otherwise."""
 
     steps: int
     rows_per_step: int
     processes: int
     epochs: float | None
     """None where the number of steps is given instead."""
+    planned_on: str
+    """The day of that run, such as 2026-11-26."""
 
 
 @dataclass(frozen=True)

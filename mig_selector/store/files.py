@@ -77,7 +77,8 @@ def whole_file(
                 before_rename()
             Path(temporary).replace(target)
     except OSError as error:
-        error.filename = error.filename or str(target)  # a failed write ("disk full") names no file
+        # A failed write ("disk full") names no file, a failed rename the temporary one first.
+        error.filename = error.filename2 or error.filename or str(target)
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)

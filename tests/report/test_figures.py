@@ -14,7 +14,7 @@ ADDED = np.array([8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.25])
 
 
 def test_the_curve_is_the_running_sum_of_what_rows_add():
-    curve = build_curve(ADDED, budget=4, pool_information=16.0)
+    curve = build_curve(np.cumsum(ADDED), budget=4, pool_information=16.0)
     assert [(point.rows, point.information) for point in curve.points] == list(enumerate(np.cumsum(ADDED), start=1))
     assert {name: (point.rows, point.information, point.share) for name, point in curve.at_shares.items()} == {
         "10%": (1, 8.0, 8 / 15), "25%": (1, 8.0, 8 / 15), "50%": (2, 12.0, 12 / 15), "100%": (4, 15.0, 1.0),
@@ -25,7 +25,7 @@ def test_the_curve_is_the_running_sum_of_what_rows_add():
 
 
 def test_what_lies_beyond_the_last_row_is_not_known():
-    curve = build_curve(ADDED[:4], budget=4, pool_information=16.0)
+    curve = build_curve(np.cumsum(ADDED[:4]), budget=4, pool_information=16.0)
     assert curve.rows_needed == {"80%": 3, "90%": 4, "95%": None, "99%": None}
     assert len(chart_curve(curve)) == 1
 
@@ -37,7 +37,7 @@ def test_rows_that_add_nothing_make_a_curve_too():
 
 
 def test_a_long_curve_has_points_up_to_the_budget_and_beyond():
-    curve = build_curve(np.ones(100_000), budget=500, pool_information=100_000.0)
+    curve = build_curve(np.arange(1.0, 100_001), budget=500, pool_information=100_000.0)
     rows = [point.rows for point in curve.points]
     assert len(rows) <= 200
     assert sum(each <= 500 for each in rows) >= 100
@@ -93,13 +93,19 @@ def test_categories_are_named_up_to_twelve_and_the_others_added_up():
 def test_labels_are_compared_with_a_random_choice():
     names = ["common", "rare", "missing", "seldom missing", "unused"]
     pool, chosen = np.array([100, 2, 50, 1, 0]), np.array([30, 2, 0, 0, 0])
-    found = describe_labels(names, pool, chosen, 0.2, np.array([0, 2]), np.array([[0, 0], [1, 1]]), [(0, 1)])
-    assert (found.in_use, found.covered) == (4, 2)
+    found = describe_labels(names, pool, chosen, 0.2, np.array([0, 2]), np.array([[0, 0], [1, 1]]), [(0, 1)], 6)
+    assert (found.in_use, found.covered, found.not_counted) == (4, 2, 6)
     # 31 / 21 = 1.48, 3 / 1.4 = 2.14; 1 / 11 = 0.09, 1 / 1.2 = 0.83
     assert [(each.name, each.ratio) for each in found.over] == [("rare", 5.0), ("common", 1.5)]
     assert [(each.name, each.ratio) for each in found.under] == [("missing", 0.0), ("seldom missing", 0.0)]
     assert [each.name for each in found.missing] == ["missing", "seldom missing"]
     assert [(each.count.name, each.x) for each in found.map] == [("common", 0), ("missing", 1)]
+
+
+def test_every_label_without_a_chosen_row_is_listed():
+    names, nothing = [f"label {n}" for n in range(30)], np.zeros(30, np.int64)
+    found = describe_labels(names, nothing + 1, nothing, 0.2, nothing[:0], np.zeros((0, 2)), [], 0)
+    assert [each.name for each in found.missing] == names
 
 
 @pytest.mark.parametrize("top", [3e-7, 0.4, 1.0, 7.0, 99.5, 123_456.0])

@@ -14,7 +14,7 @@ from report.pages import EVIL, REPORT, chosen_row, hostile
 
 from mig_selector.report.comparison import MethodFigures
 from mig_selector.report.page import build_report_page
-from mig_selector.report.selection import Labels
+from mig_selector.report.selection import LabelCount, Labels
 from mig_selector.report.selection_picture import draw_pictures
 from mig_selector.report.writing import write_pictures, write_report
 
@@ -75,12 +75,34 @@ def test_the_sentence_comes_first_and_says_how_many_from_where_and_how_good():
     sentence = (
         "40 of 200 rows (20.0%), selected by mig from alpha (30) and beta (10). They cover 5 of 6 labels and hold "
         "50.0% of the information of the whole pool. Their mean score (deita) is 4.500, against 3.000 in the pool. "
-        "They have about 12,300 tokens (\u00b1 300). Training takes 10 steps of 8 rows, 2 epochs."
+        "Their texts have about 12,300 tokens (\u00b1 300). Training takes 10 steps of 8 rows, 2 epochs, as planned "
+        "when the rows were selected, on 2026-01-31."
     )
     assert sentence in text
     fed = replace(REPORT, this=replace(REPORT.this, supervised_tokens=6_123, supervised_tokens_error=120))
-    assert "12,300 tokens (\u00b1 300), ~6,100 of them with a loss. Training takes" in words(page_of(fed).text)
+    assert (
+        "With the template and cutoff_len of the run that selected them, training is fed about 12,300 tokens "
+        "(\u00b1 300), ~6,100 of them with a loss. Training takes" in words(page_of(fed).text)
+    )
     assert text.index(sentence) < 100
+
+
+def test_what_says_nothing_is_left_out_of_the_sentence_and_one_is_singular():
+    once = replace(REPORT.training, steps=1, rows_per_step=1)
+    text = words(page_of(replace(REPORT, score="constant", training=once)).text)
+    assert "of the whole pool. Their texts have" in text
+    assert "Training takes 1 step of 1 row," in text
+
+
+def test_long_lists_of_labels_are_cut_on_the_page_and_reasons_are_not():
+    missing = [LabelCount(f"lost{number}", 1, 0, 0.0) for number in range(23)]
+    reason = "not annotated: no label of the vocabulary is near (mig_label_min_similarity)"
+    report = replace(REPORT, labels=replace(REPORT.labels, in_use=3, missing=missing), dropped={reason: 2})
+    text = words(page_of(report).text)
+    assert "lost19 1 and 3 more, in report.json" in text
+    assert f"{reason} (2)." in text
+    assert "All 3 labels; those of similar meaning" in text
+    assert "The 3 most frequent of 6 labels;" in words(page_of(REPORT).text)
 
 
 def test_every_part_is_on_the_page():
@@ -94,8 +116,23 @@ def test_every_part_is_on_the_page():
         assert words(row.question) in text
         assert words(row.answer) in text
     assert "Earned by: algebra 75.0% logic 25.0%" in text
+    assert "0 What is 0 + 0? Row 1,000 of the pool: pool.jsonl:1, id id0." in text
+    assert "3 labels of the pool do not count" in text
     assert "Nearest row that lost to it: row 1,017 of the pool, with a gain of 0.4000." in text
-    health = ("rows 1,200", "failed no question (3)", "labels most frequent algebra (100), logic (90)")
+    health = (
+        "1,200 rows needed labels or scores; mig_sidecar had those of 200.",
+        "3 of these got none and could not be chosen: no question (3).",
+        "Languages of 294 questions drawn at random: en (290), fr (4).",
+        "A row has 2.5 labels on average, of 40 different ones. The most frequent: algebra (100), logic (90).",
+        "Rows with rare labels only, which do not count (mig_min_label_count): 1.",
+        "Of 900 different tags that the tagger wrote, there are 80 once rare ones are left out, 60 once",
+        "500 rows went to the teacher, of which 2 failed; the other rows got the 38 labels learnt from these.",
+        "Labels that stand for the most tags: algebra (also for algebras, linear equations).",
+        "On 50 held-out rows, the F1 is 0.71 over all labels (micro)",
+        "Scores (deita) are from 11.72 to 30.00, 15.20 on average.",
+        "For 40 of 40 texts the complexity model would rather write something else than a score from 1 to 6.",
+    )
+    assert "the quality model" not in text
     for annotated in (*health, "7 Solve x + 1 = 2. algebra 3.500", "11 And now?"):
         assert annotated in text
     assert REPORT.command in text
@@ -189,7 +226,7 @@ def test_pictures_are_png_and_svg_and_the_same_again(tmp_path, report):
 
 
 def test_the_pictures_of_a_report_without_a_graph_are_those_of_its_distributions(tmp_path):
-    flat = Labels(in_use=1, covered=1, over=[], under=[], missing=[], map=[], edges=[])
+    flat = Labels(in_use=1, covered=1, not_counted=0, over=[], under=[], missing=[], map=[], edges=[])
     files = write_pictures(tmp_path, replace(REPORT, curve=None, labels=flat))
     assert [file.name for file in files] == ["report_distributions.png", "report_distributions.svg"]
 

@@ -112,6 +112,25 @@ def index_span(
     return _join(batches, list(numbering), tally)
 
 
+def judge_row(source: RowSource, source_row: int, judge: RowJudge) -> str | None:
+    """Return why a row is not in the index of its file, by reading the file up to it; None if it is in the index.
+
+    Args:
+        source: The file.
+        source_row: 0-based row within the file.
+        judge: Decides what becomes of a row.
+    """
+    numbering, decoder, start = Numbering(), judge.decoder(), 0
+    for span in source.spans(max(source.size, 1)):
+        for leaves in source.scan(span, decoder, numbering, lambda num_bytes: None):
+            if source_row < start + len(leaves):
+                values = leaves.of_row(source_row - start)
+                verdict = values if isinstance(values, Unreadable) else judge.judge(values)
+                return None if isinstance(verdict, tuple) else verdict.reason
+            start += len(leaves)
+    raise ValueError(f"row {source_row} of {source.name}: the file has {start} rows")
+
+
 @contextlib.contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
     """Pause the search for reference cycles: decoding makes millions of objects and no cycles."""

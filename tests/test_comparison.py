@@ -458,10 +458,13 @@ def test_methods_are_compared_at_one_budget_of_tokens(place, tiny_llama, tmp_pat
     assert len({each["rows"] for each in found["methods"]}) > 1
     assert f"{budget:,} {found['budget_unit']} from 48 rows" in compared.table
     assert len(list((tmp_path / "cache" / "row_tokens").glob("*.npy"))) == 1  # counted once for all methods
-    with pytest.raises(
-        ArgumentError, match=r"mig_num_tokens: 1000000 tokens are asked for, but the 48 rows to choose"
+    shortest = counts[kept, column].min()
+    for asked, fault in (
+        ("1M", "mig_num_tokens: 1,000,000 tokens are asked for, but all 48 rows to choose from have"),
+        ("1", f"mig_num_tokens: 1 is less than the shortest row to choose from has, {shortest} tokens; set at"),
     ):
-        compare_methods({**keys, "mig_num_tokens": "1M"}, methods)
+        with pytest.raises(ArgumentError, match=fault):
+            compare_methods({**keys, "mig_num_tokens": asked}, methods)
 
 
 @pytest.mark.llamafactory

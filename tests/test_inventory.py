@@ -52,7 +52,7 @@ def test_list_shows_subsets_comparisons_and_what_is_cached(chosen, tmp_path, cap
         assert line.count(name) == 3  # its name, the entry that names it, the folder
         assert line.endswith(str(folder))
         assert time.strftime("%Y-%m-%d") in line
-    assert "comparison-" in out
+    assert re.search(r"^comparison-\w+ +- ", out, re.MULTILINE)
     assert "cache/pools" in out
     assert f"IN {tmp_path / 'cache'}" in out
     assert " in all\n" in out

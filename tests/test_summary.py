@@ -29,8 +29,11 @@ def manifest(outcome):
     return json.loads((Path(outcome.folder) / "manifest.json").read_text())
 
 
+OF_TEXT = "tokens of text, before the chat template: "
+
+
 def tokens_line(outcome):
-    return next((line for line in outcome.summary if line.startswith("tokens: ")), None)
+    return next((line for line in outcome.summary if line.startswith(OF_TEXT)), None)
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def test_tokens_of_few_rows_are_counted(wordy, minilm):
         "rows_sampled": 30,
         "tokenizer": minilm,
     }
-    assert tokens_line(outcome) == f"tokens: {exact:,}"
+    assert tokens_line(outcome) == f"{OF_TEXT}{exact:,}"
     again = select(wordy, mig_method="random", mig_num_samples=30, mig_tokenizer=minilm)
     assert again.is_reused
     assert tokens_line(again) == tokens_line(outcome)
@@ -69,7 +72,7 @@ def test_tokens_of_many_rows_are_estimated_from_a_sample_with_an_error(wordy, mi
     assert found["rows_sampled"] == 512
     assert 0 < found["error"] < 0.02 * exact
     assert abs(found["estimate"] - exact) <= 2 * found["error"]
-    assert tokens_line(outcome) == f"tokens: {describe_tokens(found, 800)}"
+    assert tokens_line(outcome) == f"{OF_TEXT}{describe_tokens(found, 800)}"
 
 
 def test_of_long_rows_fewer_are_sampled(wordy, minilm, monkeypatch):
@@ -88,10 +91,10 @@ def test_a_training_says_what_it_is_fed_also_for_rows_that_were_selected_before(
 
     def said(training=True, **more):
         [outcome] = run_selection({**keys, **more}, training=training)
-        lines = [line for line in outcome.summary if line.startswith(("training is fed", "tokens: "))]
+        lines = [line for line in outcome.summary if line.startswith(("training is fed", OF_TEXT))]
         return lines[0], outcome
 
-    assert said(training=False)[0].startswith("tokens: ")  # of the texts: LLaMA-Factory is not imported for that
+    assert said(training=False)[0].startswith(OF_TEXT)  # of the texts: LLaMA-Factory is not imported for that
     line, outcome = said()
     rows = pq.read_table(Path(outcome.folder) / "selection.parquet")["row_index"].to_pylist()
     fed, supervised = trained_tokens(tiny_llama, make_rows(60))[rows].sum(axis=0).tolist()
@@ -168,11 +171,11 @@ def test_counting_tokens_loads_neither_transformers_nor_torch(wordy, minilm):
 import json, sys
 from mig_selector.pipeline.recipe import run_selection
 [outcome] = run_selection(json.loads(sys.argv[1]))
-print(next(line for line in outcome.summary if line.startswith("tokens: ")))
+print(next(line for line in outcome.summary if line.startswith("tokens of text")))
 print(*({"torch", "transformers"} & set(sys.modules)))
 """
     text, loaded = run_program(program, wordy, mig_method="random", mig_tokenizer=minilm)
-    assert text.startswith("tokens: ")
+    assert text.startswith(OF_TEXT)
     assert loaded == ""
 
 

@@ -47,14 +47,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     show_log(is_main=True)
     if (options.model_url is None) != (options.model_name is None):
         raise EvaluationError("--model-url and --model-name belong together: give both, or none")
+    if options.model_name is not None and not options.model_name.strip():
+        raise EvaluationError("--model-name is empty; give what the server at --model-url calls the model.")
     with redirect_stdout(sys.stderr):  # the libraries print
         from mig_selector.annotation.chat import read_address
         from mig_selector.evaluation.answers import ServedModel
         from mig_selector.evaluation.judge import find_judge
         from mig_selector.pipeline.evaluate_models import evaluate
-        from mig_selector.pipeline.evaluation_plan import describe_cost, plan_evaluation
+        from mig_selector.pipeline.evaluation_cost import describe_cost
+        from mig_selector.pipeline.evaluation_plan import plan_evaluation
 
-        url = options.model_url and read_address("--model-url", options.model_url, "OPENAI_API_KEY")
+        given = options.model_url
+        url = None if given is None else read_address("--model-url", given, "OPENAI_API_KEY")
         judge = find_judge(options.judge_url, options.judge_model, options.judge_requests, options.judge_max_tokens)
         plan = plan_evaluation(
             options.models,

@@ -73,7 +73,8 @@ def _list(options: argparse.Namespace) -> int:
     rows = [("SUBSET", "ROWS", "SIZE", "WRITTEN", "POOL", "METHOD", "NAMED BY", "FOLDER")]
     for folder in inventory.folders:
         names = dict.fromkeys(entry.name for entry in inventory.entries[folder.path])
-        figures = f"{folder.rows:,} of {folder.kept_rows:,}", describe_size(folder.num_bytes), _day(folder.written)
+        rows_of_pool = "-" if folder.rows is None else "{:,} of {:,}".format(*folder.rows)
+        figures = rows_of_pool, describe_size(folder.num_bytes), _day(folder.written)
         named_by = ", ".join(names) or "-"
         rows.append((folder.name, *figures, folder.pool, folder.method, named_by, str(folder.path)))
     _print_table(rows)

@@ -59,13 +59,35 @@ class LocalModel:
                 "the template that it was trained with (llamafactory-cli api), and give its address as --model-url."
             )
 
+    def check_room(self, column: str, answer_tokens: int) -> None:
+        """Make sure that the longest answer to a benchmark leaves room for the question.
+
+        Raises:
+            EvaluationError: It does not.
+        """
+        config = Path(self._base or self.path) / "config.json"
+        reads = (read_json(config) or {}).get("max_position_embeddings")
+        if isinstance(reads, int) and reads <= answer_tokens:
+            raise EvaluationError(
+                f"{column}: {self.name} reads at most {reads:,} tokens (max_position_embeddings in {config}), and an "
+                f"answer may have {answer_tokens:,}, which leaves no room for the question. Evaluate a model that "
+                "reads more."
+            )
+
+    @property
+    def _base(self) -> str | None:
+        """The model that it is an adapter of."""
+        adapter = self.path / "adapter_config.json"
+        if not adapter.exists():
+            return None
+        return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
     def load(self) -> LM:
         """Load it; its own chat template is applied."""
         import torch
         from lm_eval.models.huggingface import HFLM
 
-        adapter = self.path / "adapter_config.json"
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.exists() else None
+        base = self._base
         try:
             return HFLM(
                 pretrained=base or str(self.path),
@@ -110,8 +132,7 @@ Model = LocalModel | ServedModel
 def find_models(path: Path) -> dict[Path, str]:
     """Return the model folders that a path stands for, with a name each: itself, or those below it.
 
-    Checkpoints of a run are left out, and what is in hidden folders: a study trains there. A study keeps its models in
-    folders called ``model``; those have the name of the folder above.
+    Checkpoints of a run are left out, and what is in hidden folders: a study trains there.
 
     Raises:
         EvaluationError: There is none.
@@ -120,17 +141,25 @@ def find_models(path: Path) -> dict[Path, str]:
         raise EvaluationError(f"{path} is not a folder. Name a model folder, or a folder with model folders in it.")
     path = path.resolve()
     if _is_model(path):
-        return {path: path.name}
+        return {path: _model_name((path.parent.name, path.name))}
     models = {}
     for folder in sorted({config.parent for config in path.rglob("*config.json")}):
         parts = folder.relative_to(path).parts
         if _is_model(folder) and not any(part.startswith((".", "checkpoint-")) for part in parts):
-            models[folder] = "_".join(parts[:-1] if len(parts) > 1 and parts[-1] == "model" else parts)
+            models[folder] = _model_name(parts)
     if not models:
         raise EvaluationError(
             f"{path} has no model in it: no folder with weights and config.json, or adapter_config.json."
         )
     return models
+
+
+def _model_name(parts: tuple[str, ...]) -> str:
+    """Return the name for some folders, one in the other.
+
+    A study keeps its models in folders called ``model``; those have the name of the folder above.
+    """
+    return "_".join(parts[:-1] if len(parts) > 1 and parts[-1] == "model" else parts)
 
 
 def _is_model(folder: Path) -> bool:
@@ -182,7 +211,7 @@ def ask(model: LM, column: str, requests: Sequence[Any], journal: Journal) -> li
         except (http.RequestException, aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
             raise server_fault(column, error) from error
         except AssertionError as error:  # of lm_eval: an answer leaves no room for the question
-            raise EvaluationError(f"{column}: the model reads too few tokens: {error}") from error
+            raise EvaluationError(f"{column}: use a model that reads more tokens: {error}") from error
         for request, answer in zip(missing, answers, strict=True):
             kept.add_partial("generate_until", request.args, answer)
         if num_empty := answers.count(""):
@@ -193,6 +222,14 @@ def ask(model: LM, column: str, requests: Sequence[Any], journal: Journal) -> li
 
 def server_fault(column: str, error: Exception) -> EvaluationError:
     """Return the error for a server that did not answer; the libraries tried often enough."""
+    import aiohttp
+    import requests as http
+
+    if isinstance(error, http.ConnectionError | aiohttp.ClientConnectorError):
+        return ModelError(
+            f"the server of the model cannot be reached: {error}. Check --model-url, and that the server runs. "
+            "The same command goes on."
+        )
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     goes_on = "Answers so far are kept; the same command goes on."
     match status:

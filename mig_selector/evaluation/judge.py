@@ -123,6 +123,8 @@ def find_judge(url: str | None, name: str | None, max_requests: int, max_tokens:
         return None
     if url is None or name is None:
         raise EvaluationError("--judge-url and --judge-model belong together: give both, or none.")
+    if not name.strip():
+        raise EvaluationError("--judge-model is empty; give what the server at --judge-url calls the judge.")
     for option, value in {"--judge-requests": max_requests, "--judge-max-tokens": max_tokens}.items():
         if value < 1:
             raise EvaluationError(f"{option} must be 1 or more, but is {value}.")

@@ -51,6 +51,11 @@ class JudgedBenchmark:
         data = fingerprint_of({"docs": self.docs})
         return {"task": self.settings, "data": data, "judge": self.judge.identity, "lm_eval": version("lm_eval")}
 
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens of an answer."""
+        return int(self.settings["max_gen_toks"])
+
 
 @dataclass(frozen=True)
 class Query:
@@ -96,7 +101,7 @@ def answer_questions(model: LM, benchmark: JudgedBenchmark, journal: Journal) ->
             for doc, chat, replies in zip(benchmark.docs, chats, answers, strict=True):
                 chat.append({"role": "assistant", "content": replies[-1]})
                 chat.append({"role": "user", "content": doc["follow_ups"][turn - 1]})
-        requests = chat_requests(chats, benchmark.settings["max_gen_toks"], model.apply_chat_template)
+        requests = chat_requests(chats, benchmark.answer_tokens, model.apply_chat_template)
         for replies, reply in zip(answers, ask(model, benchmark.name, requests, journal), strict=True):
             replies.append(reply)
     return answers

@@ -101,7 +101,7 @@ def _read_rows(name: str, path: Path) -> list[Row]:
     if not files:
         raise EvaluationError(
             f"--data-dir: {name} needs {path}, and there is no such file, or none in it. The manual says where to get "
-            f"it; or leave {name} out of --tasks."
+            "it."
         )
     return [row for file in files for row in _read_file(name, file)]
 
@@ -118,4 +118,4 @@ def _read_file(name: str, file: Path) -> list[Row]:
             return list(json.loads(text))
         return [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-        raise EvaluationError(f"{name}: {file} cannot be read: {error}") from error
+        raise EvaluationError(f"{name}: {file} cannot be read: {error}.") from error

@@ -44,6 +44,11 @@ class Benchmark:
         data = fingerprint_of({"docs": self.docs, "examples": self.examples})
         return {"task": self.config, "data": data, "lm_eval": version("lm_eval")}
 
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens of an answer."""
+        return int(self.config["generation_kwargs"]["max_gen_toks"])
+
     def subsets(self) -> Iterator[tuple[str, list[Row]]]:
         """Yield the questions of each subset: a subject of MMLU, a task of BBH."""
         for subset, docs in groupby(self.docs, lambda doc: str(doc.get("subset", ""))):
@@ -132,7 +137,7 @@ def _load(name: str, source: str, part: str | None, split: str, data_dir: Path |
     if folder is not None and not folder.is_dir():
         raise EvaluationError(
             f"--data-dir: {name} needs {folder}, which is not a folder. Fetch it once (hf download {source} "
-            f"--repo-type dataset --local-dir {folder}), or leave {name} out of --tasks."
+            f"--repo-type dataset --local-dir {folder})."
         )
     try:
         return load_dataset(source if folder is None else str(folder), part, split=split)

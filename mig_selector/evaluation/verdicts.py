@@ -25,7 +25,7 @@ def read_winner(text: str) -> float:
     text = _conclusion(text)
     found = re.match(r"\W*([mM])\b", text) or re.search(r"(?:^|\n)\W*([mM])\W*$", text)
     if not found:
-        raise ValueError("neither m nor M")
+        raise ValueError("the verdict was neither 'm' nor 'M'")
     return float(found.group(1) == "m")
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from mig_selector.annotation.journal import Journal
 from mig_selector.errors import EvaluationError, ModelError
 from mig_selector.evaluation.answers import Model, ask, build_requests
-from mig_selector.evaluation.columns import BY_NAME
 from mig_selector.evaluation.grading import GRADERS, humaneval_program
 from mig_selector.evaluation.judged import JudgedBenchmark, answer_questions, judge_answers
 from mig_selector.evaluation.results import Result, read_result, write_result
@@ -47,9 +46,7 @@ def evaluate(plan: EvaluationPlan) -> Evaluation:
     Raises:
         EvaluationError: There is no score at all.
     """
-    hashes = ContentHashes(default_cache_dir())
-    identities = [(model, model.identity(hashes)) for model in plan.models]
-    models = [(model, identity, plan.output_dir / _folder_name(model, identity)) for model, identity in identities]
+    models = find_results(plan)
     _check_judge(plan.benchmarks, [(folder, identity) for _, identity, folder in models])
     rows: dict[str, list[Cell]] = {}
     faults: list[str] = []
@@ -66,18 +63,24 @@ def evaluate(plan: EvaluationPlan) -> Evaluation:
                 rows[folder.name] = make_cells(folder.name, earlier)
     write_text(plan.output_dir / "table.csv", render_csv(rows))
     write_json(plan.output_dir / "table.json", as_records(rows))
-    left_out = [f"{BY_NAME[name].title} is blank: {reason}" for name, reason in plan.left_out.items()]
-    return Evaluation("\n".join([render_text(rows), *left_out]), tuple(faults))
+    return Evaluation("\n".join([render_text(rows), *plan.why_blank]), tuple(faults))
 
 
-def _folder_name(model: Model, identity: dict[str, Any]) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', model.name)}-{fingerprint_of(identity)[:8]}"
+def find_results(plan: EvaluationPlan) -> list[tuple[Model, dict[str, Any], Path]]:
+    """Return each model with its identity and the folder of its results, which need not exist."""
+    hashes = ContentHashes(default_cache_dir())
+    found = []
+    for model in plan.models:
+        identity = model.identity(hashes)
+        name = f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', model.name)}-{fingerprint_of(identity)[:8]}"
+        found.append((model, identity, plan.output_dir / name))
+    return found
 
 
 def _check_judge(benchmarks: Sequence[AnyBenchmark], models: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     """Make sure that the judge answers, if any model has yet to be judged."""
     judged = [benchmark for benchmark in benchmarks if isinstance(benchmark, JudgedBenchmark)]
-    if any(_read_result(each, folder, {"model": identity}) is None for each in judged for folder, identity in models):
+    if any(read_finished(each, folder, identity) is None for each in judged for folder, identity in models):
         judged[0].judge.check()
 
 
@@ -89,7 +92,7 @@ def _evaluate_model(
     results, faults = [], []
     for benchmark in benchmarks:
         try:
-            result = _read_result(benchmark, folder, {"model": identity})
+            result = read_finished(benchmark, folder, identity)
             if result is None:
                 lm = lm or model.load()
                 logger.info("%s: %s, %s questions", model.name, benchmark.name, f"{len(benchmark.docs):,}")
@@ -113,16 +116,31 @@ def _result_path(benchmark: AnyBenchmark, folder: Path) -> Path:
     return folder / f"{benchmark.name}{part}.json"
 
 
-def _read_result(benchmark: AnyBenchmark, folder: Path, model_identity: dict[str, Any]) -> Result | None:
-    identity = {**model_identity, **_settings_identity(benchmark)}
+def read_finished(benchmark: AnyBenchmark, folder: Path, model_identity: dict[str, Any]) -> Result | None:
+    """Read the result of a model on a benchmark; None if it is not finished."""
+    return _read_result(benchmark, folder, {"model": model_identity})
+
+
+def answers_of(benchmark: AnyBenchmark, folder: Path) -> Journal:
+    """Return the answers of a model to a benchmark, as they come."""
+    return Journal(folder / f"{benchmark.name}.answers.jsonl")
+
+
+def verdicts_of(benchmark: AnyBenchmark, folder: Path) -> Journal:
+    """Return the verdicts of the judge on them."""
+    return Journal(folder / f"{benchmark.name}.verdicts.jsonl")
+
+
+def _read_result(benchmark: AnyBenchmark, folder: Path, known: dict[str, Any]) -> Result | None:
+    identity = {**known, **_settings_identity(benchmark)}
     return read_result(_result_path(benchmark, folder), benchmark.name, identity)
 
 
 def _ask_and_grade(lm: Any, benchmark: AnyBenchmark, folder: Path) -> list[dict[str, Any]]:
-    journal = Journal(folder / f"{benchmark.name}.answers.jsonl")
+    journal = answers_of(benchmark, folder)
     if isinstance(benchmark, JudgedBenchmark):
-        verdicts = Journal(folder / f"{benchmark.name}.verdicts.jsonl")
-        return judge_answers(benchmark, answer_questions(lm, benchmark, journal), verdicts)
+        answers = answer_questions(lm, benchmark, journal)
+        return judge_answers(benchmark, answers, verdicts_of(benchmark, folder))
     requests = build_requests(benchmark, lm.apply_chat_template)
     return _grade(benchmark, ask(lm, benchmark.name, requests, journal))
 

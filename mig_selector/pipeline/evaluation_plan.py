@@ -1,4 +1,4 @@
-"""Plan an evaluation: find the models, read the benchmarks, check what they need, and say what it will cost."""
+"""Plan an evaluation: find the models, read the benchmarks, and check what they need."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mig_selector.errors import EvaluationError
-from mig_selector.evaluation.answers import LocalModel, Model, ServedModel, build_requests, find_models
+from mig_selector.evaluation.answers import LocalModel, Model, ServedModel, find_models
+from mig_selector.evaluation.columns import BY_NAME
 from mig_selector.evaluation.judge import Judge
-from mig_selector.evaluation.judged import JUDGED_NAMES, JudgedBenchmark, read_judged, write_queries
+from mig_selector.evaluation.judged import JUDGED_NAMES, JudgedBenchmark, read_judged
 from mig_selector.evaluation.sandbox import run_program
 from mig_selector.evaluation.tasks import NAMES, Benchmark, read_benchmark
 
 
 logger = logging.getLogger(__name__)
-
-_CHARACTERS_PER_TOKEN = 4
 
 AnyBenchmark = Benchmark | JudgedBenchmark
 
@@ -32,6 +31,16 @@ class EvaluationPlan:
     output_dir: Path
     left_out: dict[str, str]
     """Benchmarks that were not asked for by name and cannot be run, with the reason."""
+
+    @property
+    def why_blank(self) -> list[str]:
+        """Why columns of the table will be blank; those with the same reason together."""
+        titles: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            titles.setdefault(reason, []).append(BY_NAME[name].title)
+        return [
+            f"{', '.join(each)} {'is' if len(each) == 1 else 'are'} blank: {reason}" for reason, each in titles.items()
+        ]
 
 
 def plan_evaluation(
@@ -70,30 +79,36 @@ def plan_evaluation(
     for option, value in {"--limit": limit, "--batch-size": batch_size, "--requests": num_requests}.items():
         if value is not None and value < 1:
             raise EvaluationError(f"{option} must be 1 or more, but is {value}.")
-    wanted = _wanted_tasks(tasks, judge, allow_code=allow_code)
-    folders = {folder: name for path in paths for folder, name in find_models(path).items()}
-    local = [LocalModel(folder, name, device, batch_size) for folder, name in folders.items()]
-    for model in local:
-        model.check()
+    wanted, left_out = _wanted_tasks(tasks, judge, allow_code=allow_code)
+    local = _find_local(paths, device, batch_size)
     models: list[Model] = [*local, *([] if served is None else [served])]
     if not models:
         raise EvaluationError("name a model folder, or a served model with --model-url")
     benchmarks: list[AnyBenchmark] = []
-    left_out: dict[str, str] = {}
     for name in wanted:
         try:
-            benchmarks.append(_read(name, data_dir, limit, judge))
+            benchmarks.append(_read(name, data_dir, limit, judge, local))
         except EvaluationError as error:
             if tasks:
-                raise
-            logger.warning("%s is left out: %s", name, error)
+                raise EvaluationError(f"{error} Or leave {name} out of --tasks.") from error
             left_out[name] = str(error)
     if not benchmarks:
-        raise EvaluationError("no benchmark can be run. " + next(iter(left_out.values())))
+        raise EvaluationError(f"no benchmark can be run. {left_out[wanted[0]]}")
+    if left_out:
+        logger.info("left out: %s; the reasons are at the end", ", ".join(left_out))
     return EvaluationPlan(tuple(models), tuple(benchmarks), output_dir, left_out)
 
 
-def _wanted_tasks(tasks: Sequence[str], judge: Judge | None, *, allow_code: bool) -> list[str]:
+def _find_local(paths: Sequence[Path], device: str | None, batch_size: int) -> list[LocalModel]:
+    folders = {folder: name for path in paths for folder, name in find_models(path).items()}
+    models = [LocalModel(folder, name, device, batch_size) for folder, name in folders.items()]
+    for model in models:
+        model.check()
+    return models
+
+
+def _wanted_tasks(tasks: Sequence[str], judge: Judge | None, *, allow_code: bool) -> tuple[list[str], dict[str, str]]:
+    """Return the benchmarks to run, and why others are left out."""
     names = (*NAMES, *JUDGED_NAMES)
     if unknown := sorted(set(tasks) - set(names)):
         raise EvaluationError(f"--tasks: there is no {unknown[0]!r}. The benchmarks are {', '.join(names)}.")
@@ -102,24 +117,31 @@ def _wanted_tasks(tasks: Sequence[str], judge: Judge | None, *, allow_code: bool
     if judge is None and (judged := sorted(set(tasks) & set(JUDGED_NAMES))):
         raise EvaluationError(f"--tasks: {judged[0]} needs a judge. Name one with --judge-url and --judge-model.")
     if tasks:
-        return list(dict.fromkeys(tasks))
+        return list(dict.fromkeys(tasks)), {}
+    left_out = {}
     if not allow_code:
-        logger.info("humaneval is left out: it runs programs that the model writes, which --allow-code allows")
+        left_out["humaneval"] = "it runs programs that the model writes, which --allow-code allows"
     if judge is None:
-        logger.info("%s are left out: they need a judge (--judge-url and --judge-model)", ", ".join(JUDGED_NAMES))
-    left_out = {*(() if allow_code else ("humaneval",)), *(() if judge else JUDGED_NAMES)}
-    return [name for name in names if name not in left_out]
+        left_out |= dict.fromkeys(JUDGED_NAMES, "they need a judge (--judge-url and --judge-model)")
+    return [name for name in names if name not in left_out], left_out
 
 
-def _read(name: str, data_dir: Path | None, limit: int | None, judge: Judge | None) -> AnyBenchmark:
+def _read(
+    name: str, data_dir: Path | None, limit: int | None, judge: Judge | None, models: Sequence[LocalModel]
+) -> AnyBenchmark:
     """Read a benchmark, and check what else it needs."""
+    benchmark: AnyBenchmark
     if judge is not None and name in JUDGED_NAMES:
-        return read_judged(name, data_dir, limit, judge)
-    if name == "ifeval":
-        _find_sentence_model(data_dir)
-    if name == "humaneval":
-        _check_sandbox()
-    return read_benchmark(name, data_dir, limit)
+        benchmark = read_judged(name, data_dir, limit, judge)
+    else:
+        if name == "ifeval":
+            _find_sentence_model(data_dir)
+        if name == "humaneval":
+            _check_sandbox()
+        benchmark = read_benchmark(name, data_dir, limit)
+    for model in models:
+        model.check_room(name, benchmark.answer_tokens)
+    return benchmark
 
 
 def _find_sentence_model(data_dir: Path | None) -> None:
@@ -133,8 +155,8 @@ def _find_sentence_model(data_dir: Path | None) -> None:
     except LookupError as error:
         where = "" if data_dir is None else f", or put it into {data_dir / 'nltk_data' / 'tokenizers' / 'punkt_tab'}"
         raise EvaluationError(
-            f"--tasks: ifeval counts sentences with NLTK's punkt_tab, which is not here. Fetch it once: python -m "
-            f"nltk.downloader punkt_tab{where}, or leave ifeval out of --tasks."
+            f"ifeval counts sentences with NLTK's punkt_tab, which is not here. Fetch it once: python -m "
+            f"nltk.downloader punkt_tab{where}."
         ) from error
 
 
@@ -149,39 +171,3 @@ def _check_sandbox() -> None:
             *([] if outcome.is_confined else ["write to their own folder only"]),
         ]
         logger.warning("this system does not let programs of models %s; use a container", " and ".join(lacks))
-
-
-def describe_cost(plan: EvaluationPlan) -> str:
-    """Say how many requests and tokens each benchmark takes, for each model."""
-    lines = [f"models: {len(plan.models)}; for each of them:"]
-    for benchmark in plan.benchmarks:
-        if isinstance(benchmark, JudgedBenchmark):
-            lines += _describe_judged_cost(benchmark)
-        else:
-            requests = build_requests(benchmark, lambda messages, **_: "".join(turn["content"] for turn in messages))
-            prompts = sum(len(request.args[0]) for request in requests)
-            answer_tokens = benchmark.config["generation_kwargs"]["max_gen_toks"]
-            lines.append(_describe_requests(benchmark.name, len(requests), prompts, len(requests) * answer_tokens))
-    return "\n".join(lines)
-
-
-def _describe_judged_cost(benchmark: JudgedBenchmark) -> list[str]:
-    """Describe what the model is asked, and what the judge is: the answers that it reads are not known yet."""
-    turns = [[*(turn["content"] for turn in doc["chat"]), *doc["follow_ups"]] for doc in benchmark.docs]
-    num_answers = [1 + len(doc["follow_ups"]) for doc in benchmark.docs]
-    answers = sum(num_answers) * benchmark.settings["max_gen_toks"]
-    unanswered = [[""] * count for count in num_answers]
-    prompts = [query.prompt for queries in write_queries(benchmark, unanswered) for query in queries]
-    verdicts = len(prompts) * benchmark.judge.chat.max_tokens
-    questions = sum(len(text) for texts in turns for text in texts)
-    return [
-        _describe_requests(benchmark.name, sum(num_answers), questions, answers),
-        _describe_requests("  judge", len(prompts), sum(map(len, prompts)), verdicts) + ", and reads the answers",
-    ]
-
-
-def _describe_requests(name: str, num_requests: int, num_characters: int, answer_tokens: int) -> str:
-    return (
-        f"{name:<10} {num_requests:>6,} requests, about {num_characters // _CHARACTERS_PER_TOKEN:>11,} tokens of "
-        f"questions, at most {answer_tokens:>11,} of answers"
-    )

@@ -115,10 +115,15 @@ def _check_budgets(request: Request, tokens: RowTokens) -> None:
     counted = tokens.counted(request.arguments.mig_count_tokens)
     total, shortest = int(counted.sum()), int(counted.min())
     for budget in request.arguments.budgets:
-        if not shortest <= budget <= total:
+        if budget < shortest:
             raise ArgumentError(
-                f"mig_num_tokens: {int(budget)} tokens are asked for, but the {len(counted)} rows to choose from have "
-                f"{total} tokens, and the shortest of them {shortest}."
+                f"mig_num_tokens: {int(budget):,} is less than the shortest row to choose from has, {shortest:,} "
+                "tokens; set at least that."
+            )
+        if budget > total:
+            raise ArgumentError(
+                f"mig_num_tokens: {int(budget):,} tokens are asked for, but all {len(counted):,} rows to choose from "
+                f"have {total:,} together; set fewer."
             )
 
 

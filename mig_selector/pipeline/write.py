@@ -222,5 +222,6 @@ def summarise_tokens(manifest: Mapping[str, Any]) -> list[str]:
     """Say what training is fed; where that is not known, how many tokens the texts have, if they were counted."""
     if fed := manifest.get("training_tokens"):
         return [describe_training_tokens(fed, manifest["budget"])]
-    tokens = manifest.get("tokens")
-    return [f"tokens: {describe_tokens(tokens, manifest['budget'])}"] if tokens else []
+    if tokens := manifest.get("tokens"):
+        return [f"tokens of text, before the chat template: {describe_tokens(tokens, manifest['budget'])}"]
+    return []

@@ -15,6 +15,8 @@ from mig_selector.console import plural
 from mig_selector.report.comparison import MISSING, shorten
 
 
+APART = 0.05
+"""Relative difference of an arm from random, in passes or tokens seen, from which readers are told."""
 _LINE_WIDTH = 120
 _NAME_WIDTH = 24
 
@@ -123,8 +125,11 @@ class Study:
         steps = plural(random.steps or 0, "optimizer step")
         if self.match == "rows":
             return f"each training takes {steps} on {self.budget} chosen; the tokens that it sees differ"
-        seen = random.supervised_tokens_seen or 0
-        return f"each training sees about {seen:,.0f} supervised tokens in {steps} ({self.budget} chosen)"
+        seen = [each.supervised_tokens_seen for each in self.arms if each.supervised_tokens_seen is not None]
+        usual = seen[0]
+        differ = any(abs(each - usual) > APART * usual for each in seen)
+        tokens = f"{min(seen):,.0f} to {max(seen):,.0f}" if differ else f"about {usual:,.0f}"
+        return f"each training sees {tokens} supervised tokens in {steps} ({self.budget} chosen)"
 
     @property
     def compared(self) -> list[ArmFigures]:

@@ -56,10 +56,8 @@ class StoredFolder:
     method: str
     pool: str
     """Names of the pools, joined by ``+``."""
-    rows: int
-    """Rows chosen; in a comparison the most that a method chose, in a study those of a random choice."""
-    kept_rows: int
-    """Rows to choose from."""
+    rows: tuple[int, int] | None
+    """Rows chosen, and rows to choose from; None for comparisons and studies, of which each subset is listed too."""
     num_bytes: int
     written: float
     """Seconds since the epoch."""
@@ -113,18 +111,17 @@ def _describe(path: Path) -> StoredFolder | None:
         pool = "+".join(dict.fromkeys(subset["dataset"] for subset in manifest["subsets"]))
         rows = (manifest["budget"], manifest["rows"]["kept"])
         written = (path / MANIFEST).stat().st_mtime
-        return StoredFolder("subset", path, name, manifest["method"], pool, *rows, _size(path), written)
+        return StoredFolder("subset", path, name, manifest["method"], pool, rows, _size(path), written)
     if path.name.startswith("study-"):
         return _describe_study(path)
     file = path / COMPARISON
     comparison: Any = read_json(file) if path.name.startswith("comparison-") and not file.is_symlink() else None
     try:
         methods = ", ".join(each["method"] for each in comparison["methods"])
-        rows = (max(int(each["rows"]) for each in comparison["methods"]), int(comparison["kept_rows"]))
         pool = str(comparison["pool"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError):
         return None
-    return StoredFolder("comparison", path, path.name, methods, pool, *rows, _size(path), file.stat().st_mtime)
+    return StoredFolder("comparison", path, path.name, methods, pool, None, _size(path), file.stat().st_mtime)
 
 
 def _describe_study(path: Path) -> StoredFolder | None:
@@ -133,10 +130,9 @@ def _describe_study(path: Path) -> StoredFolder | None:
     try:
         plan = study["plan"]
         methods, pool = ", ".join(plan["arms"]), str(plan["pool"])
-        rows = (int(plan["arms"]["random"][0]["rows"]), int(plan["candidates"]["rows"]))
-    except (TypeError, KeyError, ValueError, IndexError):
+    except (TypeError, KeyError):
         return None
-    return StoredFolder("study", path, path.name, methods, pool, *rows, _size(path), file.stat().st_mtime)
+    return StoredFolder("study", path, path.name, methods, pool, None, _size(path), file.stat().st_mtime)
 
 
 def recorded_output_dirs(cache_dir: Path) -> list[Path]:

@@ -85,14 +85,14 @@ def find_budget(setup: Setup, tokens: RowTokens, count: int) -> Budget:
     size = max(int(asked * count), 1) if isinstance(asked, float) else asked
     if size > whole:
         key = "mig_num_tokens" if counts_tokens else "mig_num_samples"
-        raise ArgumentError(f"{key}: {size} are asked for, but the rows that all arms choose from have {whole}.")
+        raise ArgumentError(f"{key}: {size:,} are asked for, but the rows that all arms choose from have {whole:,}.")
     if setup.options.match == "rows":
         return Budget(size, counts_tokens=False)
     budget = max(round(size / whole * each * int(tokens.supervised.sum())), 1)
     if budget < (shortest := int(tokens.counted("supervised").min())):
         raise ArgumentError(
-            f"mig_num_tokens: {size} are {budget} supervised tokens, and the shortest row to choose from has "
-            f"{shortest}; set more."
+            f"mig_num_tokens: {size:,} are {budget:,} supervised tokens, and the shortest row to choose from has "
+            f"{shortest:,}; set more."
         )
     return Budget(budget, counts_tokens=True)
 
@@ -151,14 +151,14 @@ def draw_by_source(
     chosen: list[int] = []
     for source in sorted(members):
         share = budget.size * int(costs[members[source]].sum()) // whole
-        chosen += _fitting(members[source], costs, share)
+        chosen += take_fitting(members[source], costs, share)
     taken = set(chosen)
     left = budget.size - int(costs[chosen].sum())
-    chosen += _fitting([row for row in order if row not in taken], costs, left)
+    chosen += take_fitting([row for row in order if row not in taken], costs, left)
     return np.array(sorted(chosen), np.int64)
 
 
-def _fitting(rows: Sequence[int], costs: NDArray[np.int64], budget: int) -> list[int]:
+def take_fitting(rows: Sequence[int], costs: NDArray[np.int64], budget: int) -> list[int]:
     """Take rows in their order, but for those that do not fit in what is left of the budget."""
     taken = []
     for row in rows:

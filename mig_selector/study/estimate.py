@@ -24,14 +24,15 @@ from mig_selector.pipeline.stages import read
 from mig_selector.pipeline.tokens import draw_sample
 from mig_selector.store.hashing import fingerprint_of
 from mig_selector.store.subsets import MANIFEST
-from mig_selector.study.arms import find_budget
-from mig_selector.study.heldout import Split, describe_split, hold_out
+from mig_selector.study.arms import Budget, find_budget, take_fitting
+from mig_selector.study.heldout import Split, describe_one_group, describe_split, hold_out
 from mig_selector.study.plan import identify_model, planned_runs, study_identity
 from mig_selector.study.record import folder_name
-from mig_selector.study.setup import RANDOM, Options, Setup, set_up
+from mig_selector.study.setup import FEWEST_DRAWS, RANDOM, Options, Setup, set_up
 
 
 _SAMPLED_ROWS, _TIMED_ROWS = 4_096, 16
+_SEED = 0
 _TRAINING_COST = 3.0
 """A step of training computes about three times what a prediction does: forward, and twice that backward."""
 _START_SECONDS = 15.0
@@ -64,7 +65,7 @@ def _describe(setup: Setup, only: Sequence[str]) -> list[str]:
     tokens = RowTokens(np.array([len(row.ids) for row in rows]), np.array([row.supervised for row in rows]))
     budget = find_budget(setup, tokens, len(split.candidates))
     fed, supervised = float(tokens.fed.mean()), float(tokens.counted("supervised").mean())
-    chosen = max(round(budget.size / supervised) if budget.counts_tokens else budget.size, 1)
+    chosen, chosen_fed, chosen_supervised = _choose_at_random(tokens, budget, len(split.candidates))
     processes = num_processes()
     steps = setup.schedule.steps(chosen, processes)
     per_step = setup.schedule.rows_per_batch * setup.schedule.batches_per_step * processes
@@ -75,20 +76,36 @@ def _describe(setup: Setup, only: Sequence[str]) -> list[str]:
     trainings, trainings_left = (sum(run.seed is not None for run in each) for each in (runs, left))
     done = f", {trainings - trainings_left:,} of them finished in {folder}" if len(left) < len(runs) else ""
     per_token = _seconds_per_token(setup, rows)
-    training = _START_SECONDS + _TRAINING_COST * passes * chosen * fed * per_token / processes
+    training = _START_SECONDS + _TRAINING_COST * passes * chosen_fed * per_token / processes
     measuring = sum(len(row.ids) for row in split.heldout.rows) * per_token
     arms = ", ".join(f"{arm} {count}" for arm, count in setup.planned.items() if count and (arm in only or not only))
     return [
         f"pool: {fed:,.0f} tokens a row, {supervised:,.0f} with a loss ({plural(len(rows), 'row')} sampled)",
         *describe_split(split),
+        *([f"warning: {warning}"] if (warning := describe_one_group(split.heldout, setup.holdout)) else []),
         f"arms: {arms or 'none that is trained'}: {plural(trainings, 'training')}{done}",
         f"budget of each arm: {budget.described}",
-        f"each training, as of {RANDOM}: about {plural(chosen, 'row')} with {chosen * supervised:,.0f} supervised "
+        f"each training, as for random rows: about {plural(chosen, 'row')} with {chosen_supervised:,.0f} supervised "
         f"tokens, {plural(steps, 'step')}, {passes:.3g} passes; equal {setup.options.match}",
         f"time: about {describe_duration(training)} a training, {describe_duration(measuring)} a measurement, "
         f"{describe_duration(trainings_left * training + len(left) * measuring)} for what is left, with this "
         "machine's speed on a few rows; annotating and selecting come on top",
     ]
+
+
+def _choose_at_random(tokens: RowTokens, budget: Budget, count: int) -> tuple[int, float, float]:
+    """Return how many rows a random choice has, and its tokens, fed and with a loss; means over some choices.
+
+    A budget of tokens is filled up with short rows, so they are more than those of average length would be.
+    """
+    rows = np.resize(np.arange(len(tokens.fed)), count)  # the sample, repeated to the number of candidates
+    costs = tokens.counted("supervised")[rows] if budget.counts_tokens else np.ones(count, np.int64)
+    rng = np.random.default_rng(_SEED)
+    draws = [take_fitting(rng.permutation(count).tolist(), costs, budget.size) for _ in range(FEWEST_DRAWS)]
+    chosen = tokens.take(rows[np.concatenate(draws)])
+    totals = len(chosen.fed), chosen.fed.sum(), chosen.supervised.sum()
+    size, fed, supervised = (float(total) / FEWEST_DRAWS for total in totals)
+    return round(size), fed, supervised
 
 
 def _sample(setup: Setup, split: Split) -> tuple[list[TokenizedRow], Path]:

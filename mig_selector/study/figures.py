@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.console import plural
-from mig_selector.report.study import ArmFigures, Difference, Group, Study
-from mig_selector.study.heldout import FEWEST_ANSWERS
+from mig_selector.report.study import APART, ArmFigures, Difference, Group, Study
+from mig_selector.study.heldout import FEWEST_ANSWERS, describe_one_group
 from mig_selector.study.overlap import GRAM
-from mig_selector.study.plan import PRIMARY, Plan, Run
+from mig_selector.study.plan import Plan, Run
 from mig_selector.study.runs import Result
+from mig_selector.study.schedule import is_held_by_batch_size
 from mig_selector.study.setup import BASE, RANDOM
 from mig_selector.study.statistics import ERROR_RATE, Effect, Losses, compare, macro_average
 
@@ -23,12 +24,12 @@ from mig_selector.study.statistics import ERROR_RATE, Effect, Losses, compare, m
 _MOST_LABELS = 12
 _LENGTHS = 4
 """Parts of about equal size into which answers are divided by length."""
+_NAMED_RUNS = 5
+"""Of those that were added later."""
 _EXPECTED_ROWS = 5
 """A source of which a random choice has fewer rows may be missing by chance."""
-_PASSES_APART = 0.05
-"""Relative difference in passes from which readers are told."""
 _PASSES_OFF = 0.25
-"""The same against the trainer's count, which takes the last batch of a pass for a whole one."""
+"""Relative difference in passes against the trainer's count, which takes the last batch of a pass for a whole one."""
 
 
 def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any]) -> Study:
@@ -61,7 +62,7 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
     heldout = plan.split.heldout
     return Study(
         pool=record["plan"]["pool"],
-        primary=PRIMARY,
+        primary=plan.primary,
         budget=plan.budget.described,
         match=plan.setup.options.match,
         held_out=(
@@ -71,7 +72,7 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
         confidence=1 - error_rate,
         arms=arms,
         groups=groups,
-        warnings=list(_warnings(plan, results, arms)),
+        warnings=[*_warnings(plan, results, arms), *_describe_additions(record)],
         settings={**record.get("options", {}), **record["settings"]},
         about_groups=(
             f"Sources with fewer than {FEWEST_ANSWERS} answers are taken together. Of labels, the {_MOST_LABELS} most "
@@ -142,7 +143,7 @@ def _groups(
     heldout = plan.split.heldout
     everything = np.ones(len(sources), np.bool_)
     yield "all", "every answer alike", everything, losses
-    for name in sorted(set(heldout.sources)):
+    for name in sorted(set(heldout.sources)) if not heldout.is_one_group else ():
         yield "source", name, heldout.sources == name, losses
     counts = Counter(label for labels in heldout.labels for label in labels)
     for label, count in counts.most_common(_MOST_LABELS):
@@ -172,11 +173,14 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
             "the held-out rows are a random part of the pool: they resemble random choices, which favours random by "
             "construction. Rows of the task that the model is for, as eval_dataset, do not."
         )
+    if warning := describe_one_group(heldout, plan.setup.holdout):
+        yield warning
+    see = "" if heldout.is_one_group else " See the figures by source."
     for arm, lacking in _uncovered(plan).items():
         shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
         yield (
             f"{arm} has no row of {shown}: on answers from there coverage decides, and not the quality of the chosen "
-            "rows. See the figures by source."
+            f"rows.{see}"
         )
     if flagged := int(heldout.is_flagged.sum()):
         yield (
@@ -193,11 +197,32 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
             )
     passes = {each.arm: each.passes for each in arms if each.passes is not None}
     for arm, seen in passes.items():
-        if RANDOM in passes and abs(seen / passes[RANDOM] - 1) > _PASSES_APART:
+        if RANDOM in passes and abs(seen / passes[RANDOM] - 1) > APART:
             yield (
-                f"{arm} goes through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: batches of whole "
-                "rows come no nearer."
+                f"{arm} goes through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: "
+                f"{_why_passes_differ(plan, arm, passes[RANDOM])}."
             )
+
+
+def _why_passes_differ(plan: Plan, arm: str, wanted: float) -> str:
+    if not plan.budget.counts_tokens:
+        return "all arms take as many rows a step"
+    most, steps = plan.setup.schedule.rows_per_batch, plan.lessons[arm][0].steps
+    if any(is_held_by_batch_size(each.rows, steps, wanted, most, plan.processes) for each in plan.subsets[arm]):
+        return (
+            "a step is gradient_accumulation_steps equal batches, of at most per_device_train_batch_size: "
+            f"{most} rows; a larger one would come nearer"
+        )
+    return "batches of whole rows come no nearer"
+
+
+def _describe_additions(record: Mapping[str, Any]) -> Iterator[str]:
+    for added in record.get("added", []):
+        runs, more = added["runs"][:_NAMED_RUNS], len(added["runs"]) - _NAMED_RUNS
+        yield (
+            f"added on {added['at'][:10]}, after the study had been planned: {', '.join(runs)}"
+            f"{f' and {more:,} more' if more > 0 else ''}."
+        )
 
 
 def describe_missing(missing: int, planned: int) -> str:

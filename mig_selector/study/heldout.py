@@ -74,6 +74,11 @@ class HeldOut:
         """Which of them share at least half of their text with the candidates. Shape (N,)."""
         return self.shares >= FLAGGED_SHARE
 
+    @property
+    def is_one_group(self) -> bool:
+        """Whether all sources were taken together, as they have too few answers."""
+        return set(self.sources) == {OTHER_SOURCES}
+
 
 @dataclass(frozen=True)
 class Split:
@@ -193,7 +198,7 @@ def describe_split(split: Split) -> list[str]:
     heldout = split.heldout
     repeats, flagged = split.same_question, int(np.count_nonzero(heldout.is_flagged))
     lines = [
-        f"held out: {plural(len(heldout.rows), 'answer')} from {plural(len(set(heldout.sources)), 'source')}, "
+        f"held out: {plural(len(heldout.rows), 'answer')} from {_describe_sources(heldout)}, "
         f"{int(heldout.tokens.sum()):,} tokens with a loss ({heldout.described})",
         f"candidates: {plural(len(split.candidates), 'row')}; left out because they ask the question of a held-out "
         f"row: {repeats:,}",
@@ -202,6 +207,31 @@ def describe_split(split: Split) -> list[str]:
     if split.left_out:
         lines.append(f"  left out {split.left_out:,}: no token of the answer has a loss within cutoff_len")
     return lines
+
+
+def _describe_sources(heldout: HeldOut) -> str:
+    names = set(heldout.sources)
+    if heldout.is_one_group:
+        return "several sources, all taken together"
+    if OTHER_SOURCES in names:
+        return f"{plural(len(names) - 1, 'source')} and others taken together"
+    return plural(len(names), "source")
+
+
+def describe_one_group(heldout: HeldOut, share: float | None) -> str | None:
+    """Warn if the measure cannot be an average over sources.
+
+    Args:
+        heldout: The held-out answers.
+        share: Share of the pool that is held out; None if `eval_dataset` is.
+    """
+    if not heldout.is_one_group:
+        return None
+    return (
+        f"too few sources have {FEWEST_ANSWERS} held-out answers, so all {len(heldout.rows):,} are one group: the "
+        "measure is their plain average, and there are no figures by source. "
+        f"{'Give a larger eval_dataset.' if share is None else f'Raise --holdout (now {share:g}).'}"
+    )
 
 
 def _read(pool: Pool, entries: Sequence[PoolEntry], column: str) -> _Rows:

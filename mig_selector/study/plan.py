@@ -20,10 +20,6 @@ from mig_selector.study.setup import BASE, BUDGET_KEYS, RANDOM, Setup
 from mig_selector.study.statistics import ERROR_RATE, POWER
 
 
-PRIMARY = (
-    "loss a token of each held-out answer (nats), averaged over the answers of each source, then over sources and "
-    "learning rates; lower is better"
-)
 _VERSION = 1
 """Raised when the same settings would give other figures."""
 _NOT_DECIDING = (
@@ -95,6 +91,12 @@ class Plan:
         """All runs; see `planned_runs`."""
         return planned_runs(self.setup)
 
+    @property
+    def primary(self) -> str:
+        """What is measured."""
+        over = "answers" if self.split.heldout.is_one_group else "the answers of each source, then over sources"
+        return f"loss a token of each held-out answer (nats), averaged over {over} and learning rates; lower is better"
+
     def subset(self, run: Run) -> tuple[Subset, Lesson]:
         """Return what a training trains on, and how."""
         subsets = self.subsets[run.arm]
@@ -157,7 +159,7 @@ class Plan:
         heldout, split, judged = self.split.heldout, self.split, len(self.subsets) - 1
         return {
             "pool": "+".join(self.setup.host.dataset),
-            "primary": PRIMARY,
+            "primary": self.primary,
             "comparison": f"each method against {RANDOM}, by a paired hierarchical bootstrap of answers and runs",
             "error_rate": ERROR_RATE,
             "error_rate_of_each_interval": ERROR_RATE / judged,

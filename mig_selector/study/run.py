@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from mig_selector.console import plural
+from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.study import format_study
 from mig_selector.report.writing import write_study
 from mig_selector.store.files import in_use
+from mig_selector.store.inventory import STUDY
 from mig_selector.store.subsets import check_own_folder
 from mig_selector.study.arms import count_candidate_tokens, find_budget, select_arms
 from mig_selector.study.figures import describe_missing, gather
-from mig_selector.study.heldout import describe_split, hold_out
+from mig_selector.study.heldout import describe_one_group, describe_split, hold_out
 from mig_selector.study.plan import Plan, make_plan
 from mig_selector.study.record import keep_steps, record_plan, study_folder
 from mig_selector.study.runs import do_run, read_result
@@ -65,6 +67,8 @@ def _run(setup: Setup, only: Sequence[str], *, trains: bool) -> Studied:
             plan = _plan(setup)
             folder = study_folder(plan, Path(plan.subsets[RANDOM][0].outcome.folder).parent)
             check_own_folder(folder)
+            if not trains and not (folder / STUDY).is_file():
+                raise ArgumentError("--report: nothing has been trained; start the study without --report.")
             stack.enter_context(in_use(folder))
             plan = _continued(plan, folder)
             record = record_plan(plan, folder)
@@ -109,6 +113,8 @@ def _plan(setup: Setup) -> Plan:
     split = hold_out(setup, Crew(Ranks(), setup.measuring_arguments()))
     for line in describe_split(split):
         logger.info("%s", line)
+    if warning := describe_one_group(split.heldout, setup.holdout):
+        logger.warning("%s", warning)
     tokens = count_candidate_tokens(setup, split)
     budget = find_budget(setup, tokens, len(split.candidates))
     logger.info("budget of each arm: %s", budget.described)

@@ -73,6 +73,14 @@ def _nearest(rows: int, steps: int, passes: float, most_per_batch: int, processe
     return min(made, key=lambda lesson: abs(lesson.passes - passes))
 
 
+def is_held_by_batch_size(rows: int, steps: int, passes: float, most_per_batch: int, processes: int) -> bool:
+    """Whether a step should take a number of rows that cannot be cut into equal batches of the size allowed."""
+    ideal = int(passes * rows / (steps * processes))
+    counts = [count for count in (ideal, ideal + 1) if count]
+    best = min(counts, key=lambda count: abs(_passes(rows, steps, Batch(count, 1), processes) - passes))
+    return not any(_batches(best, best, most_per_batch))
+
+
 def _batches(least: int, most: int, most_per_batch: int) -> Iterator[Batch]:
     """Yield batches of so many rows a step, in as few equal parts as fit the configured size."""
     for rows in range(least, most + 1):

@@ -12,8 +12,11 @@ from chat_server import chat_server, reply
 
 from mig_selector.cli import main
 from mig_selector.errors import ModelError
-from mig_selector.evaluation.answers import build_requests, server_fault
+from mig_selector.evaluation.answers import ServedModel, build_requests, server_fault
 from mig_selector.evaluation.tasks import read_benchmark
+from mig_selector.pipeline.evaluate_models import answers_of, find_results
+from mig_selector.pipeline.evaluation_cost import describe_cost
+from mig_selector.pipeline.evaluation_plan import EvaluationPlan
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,8 @@ def test_answers_without_text_are_counted_and_asked_for_again(data_dir, tmp_path
         words = ["--model-url", server.url, "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]
         code, table, err = run(capsys, *words, "--output-dir", tmp_path / "results")
         assert code == 0
+        dry = run(capsys, *words, "--output-dir", tmp_path / "results", "--dry-run")[1]
+        assert dry.splitlines() == ["models: 1 (m); for each of them:", "gsm8k      finished"]
         assert "gsm8k: 2 of 2 answers have no text; they are graded as empty" in err
         assert table.splitlines()[1].endswith(" 0.00*")
     assert not list((tmp_path / "results").rglob("*.answers.jsonl"))
@@ -170,7 +175,8 @@ def test_a_server_that_is_not_there_is_an_error(data_dir, tmp_path, capsys):
     words = ["--model-url", "http://127.0.0.1:9/v1", "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]
     code, _, err = run(capsys, *words, "--output-dir", tmp_path / "results")
     assert code == 1
-    assert "the server of the model does not answer as OpenAI's" in err
+    assert "the server of the model cannot be reached: " in err
+    assert "Check --model-url, and that the server runs" in " ".join(err.split())
 
 
 def test_a_password_in_an_address_is_refused(capsys):
@@ -218,7 +224,12 @@ def test_what_cannot_be_run_is_left_out_and_the_table_has_earlier_models(data_di
             code, table, err = run(capsys, *words, "--output-dir", out)
             assert code == 0, err
     assert "ARC is blank: --data-dir: arc needs" in table
-    assert "IFEval is blank: --tasks: ifeval counts sentences with NLTK's punkt_tab" in table
+    assert "HE is blank: it runs programs that the model writes, which --allow-code allows" in table
+    assert "AE, MT, Wild are blank: they need a judge (--judge-url and --judge-model)" in table
+    assert "out of --tasks" not in table + err
+    assert "left out: humaneval, alpacaeval, mtbench, wildbench, arc, bbh, mmlu, ifeval; the reasons" in err
+    assert "arc needs" not in err
+    assert "IFEval is blank: ifeval counts sentences with NLTK's punkt_tab" in table
     assert [line.split()[0][:6] for line in table.splitlines()[1:4:2]] == ["second", "first-"]
     cells = json.loads((out / "table.json").read_text())
     assert [(cell["model"].partition("-")[0], cell["column"]) for cell in cells] == [
@@ -263,6 +274,8 @@ def test_the_cost_is_said_and_nothing_is_asked(data_dir, tmp_path, capsys):
         (["--tasks", "humaneval"], "humaneval runs programs that the model writes. Allow that with --allow-code."),
         (["--limit", "0"], "--limit must be 1 or more, but is 0."),
         (["--batch-size", "-1"], "--batch-size must be 1 or more, but is -1."),
+        (["--model-url", "http://x/v1", "--model-name", " "], "--model-name is empty; give what the server at"),
+        (["--model-url", "", "--model-name", "m"], "--model-url: expected http:// or https://"),
         (["--model-url", "http://x/v1"], "--model-url and --model-name belong together"),
         (["nowhere"], "nowhere is not a folder"),
         (["."], "has no model in it"),
@@ -281,6 +294,7 @@ def test_data_that_is_missing_or_of_another_format_is_named(data_dir, tmp_path, 
     assert code == 1
     assert f"--data-dir: gsm8k needs {tmp_path}/openai/gsm8k, which is not a folder" in err
     assert "hf download openai/gsm8k --repo-type dataset" in err
+    assert " Or leave gsm8k out of --tasks." in " ".join(err.split())
     folder = tmp_path / "openai" / "gsm8k"
     (folder / "main").mkdir(parents=True)
     (folder / "main" / "test.jsonl").write_text('{"question": "?", "answer": "no mark"}\n')
@@ -296,6 +310,31 @@ def test_data_that_is_missing_or_of_another_format_is_named(data_dir, tmp_path, 
     err = run(capsys, *served, "--tasks", "mmlu")[2]
     assert "mmlu: split dev of cais/mmlu has 2 examples of astronomy, but 5 are needed" in err
     assert "ifeval counts sentences with NLTK's punkt_tab" in run(capsys, *served, "--tasks", "ifeval")[2]
+
+
+def test_a_model_that_reads_too_few_tokens_is_refused_before_it_is_loaded(data_dir, tmp_path, capsys):
+    folder = tmp_path / "runs" / "mig-seed0" / "model"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "config.json").write_text('{"max_position_embeddings": 1024}')
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    words = [folder, "--data-dir", data_dir, "--output-dir", tmp_path / "none", "--dry-run", "--tasks"]
+    code, _, err = run(capsys, *words, "gsm8k")
+    assert code == 1
+    assert "gsm8k: mig-seed0 reads at most 1,024 tokens (max_position_embeddings in " in " ".join(err.split())
+    assert "Evaluate a model that reads more. Or leave gsm8k out of --tasks." in " ".join(err.split())
+    code, text, _ = run(capsys, *words, "mmlu")
+    assert (code, text.splitlines()[0]) == (0, "models: 1 (mig-seed0); for each of them:")
+
+
+def test_answers_of_a_run_that_was_cut_off_are_counted(data_dir, tmp_path, capsys):
+    plan = EvaluationPlan(
+        (ServedModel("http://localhost:1/v1", "m"),), (read_benchmark("gsm8k", data_dir, None),), tmp_path, {}
+    )
+    [(_, _, folder)] = find_results(plan)
+    answers_of(plan.benchmarks[0], folder).add("question", "answer")
+    kept = "kept of runs that were cut off, all models together: 1 answers"
+    assert describe_cost(plan).splitlines()[2].strip() == kept
 
 
 def test_a_model_without_chat_template_is_refused(data_dir, tiny_llama, tmp_path, capsys):

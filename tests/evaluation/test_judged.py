@@ -272,7 +272,7 @@ def test_the_cost_of_the_judge_is_said(data_dir, tmp_path, capsys):
         ("judge", "3"),
     ]
     assert text.splitlines()[1].endswith("at most       2,048 of answers")
-    assert text.splitlines()[2].endswith("at most       4,096 of answers, and reads the answers")
+    assert text.splitlines()[2].endswith("at most       4,096 of answers, plus the answers, which it reads too")
 
 
 JUDGED = ["--judge-url", "http://localhost:1/v1", "--judge-model", "J", "--tasks"]
@@ -283,6 +283,7 @@ JUDGED = ["--judge-url", "http://localhost:1/v1", "--judge-model", "J", "--tasks
     [
         (["--tasks", "arc,mtbench"], "--tasks: mtbench needs a judge. Name one with --judge-url and --judge-model."),
         (["--judge-url", "http://x/v1"], "--judge-url and --judge-model belong together"),
+        (["--judge-url", "http://x/v1", "--judge-model", ""], "--judge-model is empty"),
         (["--judge-url", "x", "--judge-model", "J"], "--judge-url: expected http:// or https://"),
         (["--judge-url", "http://a:b@x/v1", "--judge-model", "J"], "MIG_JUDGE_API_KEY in the environment"),
         ([*JUDGED, "mtbench", "--judge-requests", "0"], "--judge-requests must be 1 or more, but is 0."),

@@ -41,7 +41,7 @@ def test_the_winner_is_the_first_word_or_the_last_line(text, first_wins):
 
 @pytest.mark.parametrize("text", ["", "Model m", "Model M is better.", "mM", "Maybe m", "Both.", "I choose m over M."])
 def test_a_text_that_only_mentions_a_model_has_no_winner(text):
-    with pytest.raises(ValueError, match="neither m nor M"):
+    with pytest.raises(ValueError, match="the verdict was neither 'm' nor 'M'"):
         read_winner(text)
 
 

@@ -51,6 +51,13 @@ def test_the_table_has_a_line_for_each_arm_and_what_to_bear_in_mind():
     assert "intervals: 97.5 %" in lines
 
 
+def test_the_headline_gives_a_range_where_trainings_see_different_amounts():
+    arms = [replace(each, passes=3.6) if each.arm == "mig" else each for each in STUDY.arms]
+    assert "each training sees 3,466 to 4,284 supervised tokens in 20 optimizer steps" in format_study(
+        replace(STUDY, arms=arms)
+    )
+
+
 def test_files_hold_the_same_figures_and_the_plan_stays_as_it_was(tmp_path):
     record = {"fingerprint": "f", "fixed_at": "then", "plan": {"primary": "x"}, "settings": {}, "figures": None}
     files = write_study(tmp_path, STUDY, record)

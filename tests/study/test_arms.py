@@ -59,7 +59,7 @@ def test_the_budget_is_the_supervised_tokens_of_a_random_choice(keys, match, exp
     ("keys", "match", "message"),
     [
         ({"mig_num_samples": 101}, "tokens", "mig_num_samples: 101 are asked for, but the rows .* have 100"),
-        ({"mig_num_tokens": "2K"}, "tokens", "mig_num_tokens: 2000 are asked for, but the rows .* have 1000"),
+        ({"mig_num_tokens": "2K"}, "tokens", "mig_num_tokens: 2,000 are asked for, but the rows .* have 1,000"),
         ({"mig_num_tokens": 9}, "tokens", "mig_num_tokens: 9 are 4 supervised tokens, and the shortest .* has 5"),
     ],
 )

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mig_selector.integration.config import Schedule
 from mig_selector.integration.tokenization import TokenizedRow
 from mig_selector.study.arms import Budget
 from mig_selector.study.figures import gather
-from mig_selector.study.heldout import HeldOut
+from mig_selector.study.heldout import OTHER_SOURCES, HeldOut
 from mig_selector.study.plan import Plan, Run
 from mig_selector.study.runs import Result
 from mig_selector.study.schedule import Batch, Lesson
@@ -18,13 +19,13 @@ PLANNED = {"base": 0, "random": 5, "stratified": 2, "mig": 2, "longest": 2}
 SOURCES = np.repeat(np.array(["a", "b", "c"], np.object_), [15, 15, 30])
 
 
-def plan_of(rates=(), holdout=0.1):
+def plan_of(rates=(), holdout=0.1, sources=SOURCES, batch=2):
     """A plan whose subsets were never selected."""
     heldout = HeldOut(
         "0.1 of the pool",
         np.arange(60),
         [TokenizedRow([1] * (number + 3), [-100] + [1] * (number + 2)) for number in range(60)],
-        SOURCES,
+        sources,
         [frozenset({"algebra"} if number < 20 else {"history"}) for number in range(60)],
         np.array([0.9] + [0.0] * 59),
         "digest",
@@ -35,7 +36,7 @@ def plan_of(rates=(), holdout=0.1):
     lessons = {arm: [Lesson(12, Batch(2, 2), 1.0)] * len(made) for arm, made in subsets.items()}
     lessons["longest"] = [Lesson(12, Batch(1, 1), 1.2)]
     options = SimpleNamespace(learning_rates=rates, match="tokens")
-    setup = SimpleNamespace(planned=PLANNED, options=options, holdout=holdout)
+    setup = SimpleNamespace(planned=PLANNED, options=options, holdout=holdout, schedule=Schedule(batch, 1, 1.0, -1))
     split = SimpleNamespace(heldout=heldout)
     return Plan(setup, split, Budget(300, counts_tokens=True), subsets, lessons, 1, "model")
 
@@ -108,8 +109,38 @@ def test_readers_are_warned():
         "longest has no row of b",
         "share at least half of their runs of 13 words with rows to choose from: 1 of 60",
         "random-seed3 went through its rows 0.50 times by the trainer's count, not 1.00 times",
-        "longest goes through its rows 1.20 times, random 1.00 times",
+        "longest goes through its rows 1.20 times, random 1.00 times: batches of whole rows come no nearer",
     ):
         assert any(message in warning for warning in study.warnings), message
     outside = plan_of(holdout=None)
     assert not any("by construction" in warning for warning in study_of(outside, results_of(outside)).warnings)
+
+
+def test_sources_with_too_few_answers_are_said_to_be_one_group():
+    plan = plan_of(sources=np.full(60, OTHER_SOURCES, np.object_))
+    study = study_of(plan, results_of(plan))
+    assert study.primary.startswith("loss a token of each held-out answer (nats), averaged over answers and learning")
+    assert (
+        "too few sources have 10 held-out answers, so all 60 are one group: the measure is their plain average, and "
+        "there are no figures by source. Raise --holdout (now 0.1)."
+    ) in study.warnings
+    assert not any(group.kind == "source" for group in study.groups)
+    assert not any("See the figures by source" in warning for warning in study.warnings)
+    assert "over the answers of each source, then over sources" in study_of(plan_of(), {}).primary
+
+
+def test_what_was_added_later_and_a_batch_that_is_too_small_are_named():
+    plan = plan_of(batch=4)
+    # 58 rows in 3 steps: 5 rows a step would come nearer, but are no equal batches of at most 4.
+    subset = SimpleNamespace(**{**vars(plan.subsets["longest"][0]), "rows": 58})
+    plan.subsets["longest"] = [subset]
+    plan.lessons["longest"] = [Lesson(3, Batch(4, 1), 12 / 58)]
+    plan.lessons["random"] = [Lesson(3, Batch(4, 1), 0.25)] * 5
+    added = [{"at": "2026-11-26T13:00:00+00:00", "runs": ["longest-seed0", "longest-seed1"]}]
+    record = {"plan": {"pool": "pool", "arms": plan.subsets}, "settings": {}, "added": added}
+    warnings = gather(plan, results_of(plan), record).warnings
+    assert (
+        "longest goes through its rows 0.21 times, random 0.25 times: a step is gradient_accumulation_steps equal "
+        "batches, of at most per_device_train_batch_size: 4 rows; a larger one would come nearer."
+    ) in warnings
+    assert "added on 2026-11-26, after the study had been planned: longest-seed0, longest-seed1." in warnings

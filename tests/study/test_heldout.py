@@ -9,7 +9,7 @@ from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.common_rows import settle_common_rows
 from mig_selector.pipeline.crew import Crew
 from mig_selector.ranks.world import Ranks
-from mig_selector.study.heldout import OTHER_SOURCES, merge_small, split_pool
+from mig_selector.study.heldout import OTHER_SOURCES, describe_one_group, describe_split, merge_small, split_pool
 from mig_selector.study.setup import Options, set_up
 
 
@@ -73,6 +73,14 @@ def test_eval_dataset_is_held_out_flagged_by_its_overlap_and_taken_out_of_the_po
     assert found.heldout.is_flagged.tolist() == [True] + [False] * 11
     assert found.heldout.shares[0] > 0.9
     assert set(found.heldout.sources) == {"test"}
+
+
+@pytest.mark.llamafactory
+def test_sources_of_which_none_has_enough_answers_are_one_group(split):
+    found = split(rows_of(*[20] * 8), holdout=0.1)
+    assert describe_split(found)[0].startswith("held out: 16 answers from several sources, all taken together, ")
+    assert describe_one_group(found.heldout, 0.1).endswith("Raise --holdout (now 0.1).")
+    assert describe_one_group(found.heldout, None).endswith("Give a larger eval_dataset.")
 
 
 @pytest.mark.llamafactory

@@ -98,7 +98,10 @@ def test_rows_are_scored_by_deita_turn_by_turn(place, models, turns, join, caplo
     assert manifest["annotation"]["scorer"] == {"texts": num_texts, "doubtful": doubtful}
     assert doubtful["complexity"] == sum(certainty < 0.5 for certainty in certainties["complexity"])
     assert doubtful["complexity"] > 0
-    assert "texts the model would rather write something else than a score from 1 to 6; if that is" in caplog.text
+    count = f"for {doubtful['complexity']} of {num_texts} texts the model would rather write something else"
+    is_most = 2 * doubtful["complexity"] > num_texts
+    advice = "; it is probably not one of DEITA's scorers, and its scores mean little" if is_most else ""
+    assert f"mig_deita_complexity_model: {count} than a score from 1 to 6{advice}\n" in caplog.text
 
 
 def test_only_the_turns_that_are_asked_for_are_scored(place):

@@ -411,9 +411,13 @@ def test_tagger_and_scorer_fill_the_gaps_of_a_sidecar_and_replace_nothing(place,
 def test_values_that_a_sidecar_lacks_are_reasons(place):
     rows = make_raw_rows(60)
     labels = [None if number < 4 else ["algebra"] for number in range(60)]
-    score = [None if number in (10, 11) else 1.0 for number in range(60)]
+    score = [None if number in (3, 10, 11) else 1.0 for number in range(60)]
     outcome = select(place, **write_sidecar_of(place, rows, labels=labels, score=score), **vectors_of(place))
-    assert manifest(outcome)["annotation"]["failed"] == {"no labels in the sidecar": 4, "no score in the sidecar": 2}
+    assert manifest(outcome)["annotation"]["failed"] == {
+        "no labels in the sidecar": 3,
+        "no score in the sidecar": 2,
+        "neither labels nor score in the sidecar": 1,
+    }
     assert manifest(outcome)["annotation"]["scores"]["from"] == "mig_sidecar"
     keys = write_sidecar_of(place, rows, labels=labels, score=score)
     with pytest.raises(PoolError, match=r"\): 0, 1, 2, 3, 10, \.\.\.\. Set mig_tagger and mig_scorer to fill in"):
@@ -429,7 +433,7 @@ def test_questions_that_are_not_english_are_warned_of_where_the_labels_are(place
     assert "not in English" not in caplog.text
     with pytest.raises(PoolError, match="could not be annotated"):
         annotate_pool({**own_labels, "mig_label_vocabulary": None, "mig_max_failed": 0, "mig_label_min_similarity": 1})
-    assert "30 of 40 sampled questions are not in English (de (30)), but the labels are" in caplog.text
+    assert "30 of 40 sampled questions are not in English (de: 30), but the labels are" in caplog.text
     assert "set mig_tagger: clusters with a multilingual mig_tagger_model" in caplog.text
 
 
@@ -530,7 +534,7 @@ def test_annotations_that_tell_no_rows_apart_are_warned_of(place, caplog):
     keys = write_sidecar_of(place, rows, labels=labels, score=[3.0] * 60)
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None))
     assert "every row has the score 3: whatever made the scores tells no rows apart" in caplog.text
-    assert "60 rows with only labels that fewer than mig_min_label_count rows have" in caplog.text
+    assert "60 of 60 rows have only labels that fewer than mig_min_label_count rows have" in caplog.text
     assert "for common labels set mig_tagger: vocabulary and mig_retag: true" in caplog.text
     caplog.clear()
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None) | {"mig_tagger": "vocabulary"})

@@ -43,8 +43,13 @@ logger = logging.getLogger(__name__)
 _LISTED_ROWS = 5
 """Rows that an error names."""
 _LACKS_LABELS, _LACKS_SCORE = "no labels in the sidecar", "no score in the sidecar"
-_FILLED_BY = {_LACKS_LABELS: "mig_tagger", _LACKS_SCORE: "mig_scorer"}
-"""The key that fills in what a sidecar lacks."""
+_LACKS_BOTH = "neither labels nor score in the sidecar"
+_FILLED_BY = {
+    _LACKS_LABELS: ("mig_tagger",),
+    _LACKS_SCORE: ("mig_scorer",),
+    _LACKS_BOTH: ("mig_tagger", "mig_scorer"),
+}
+"""The keys that fill in what a sidecar lacks."""
 _SAMPLED_CHARACTERS = 500
 """Beginning of a sampled question by which its language is found."""
 
@@ -177,15 +182,17 @@ def _apply(rows: RowsToAnnotate, is_wanted: NDArray[np.bool_], table: pa.Table) 
     mine = table.take(pa.array(look_up(table, rows.hashes)[is_wanted]))
     reasons = np.full(len(is_wanted), OK, object)
     reasons[is_wanted] = mine["status"].to_pylist()
+    is_ok = reasons == OK
     scores = pool.scores
     if needs.gives_scores:
         scores = np.full(len(is_wanted), np.nan)
         scores[is_wanted] = mine["score"].to_numpy()
-        reasons[is_wanted & np.isnan(scores) & (reasons == OK)] = _LACKS_SCORE
+        reasons[is_wanted & np.isnan(scores) & is_ok] = _LACKS_SCORE
     labels = pool.labels
     if needs.gives_labels:
         labels = _with_labels(pool.labels, rows.lacks_labels, mine.filter(pa.array(rows.lacks_labels[is_wanted])))
-        reasons[rows.lacks_labels & (labels.counts == 0) & (reasons == OK)] = _LACKS_LABELS
+        is_without = rows.lacks_labels & (labels.counts == 0) & is_ok
+        reasons[is_without] = np.where(reasons[is_without] == OK, _LACKS_LABELS, _LACKS_BOTH)
     failed = Counter(reasons[reasons != OK].tolist())
     limit, num_wanted = rows.request.arguments["mig_max_failed"], int(is_wanted.sum())
     if failed.total() > limit * num_wanted:
@@ -225,8 +232,8 @@ def _with_labels(own: RowLabels, is_tagged: NDArray[np.bool_], annotations: pa.T
 
 def _failure(failed: Counter[str], num_rows: int, listed: str, limit: float) -> PoolError:
     reasons = "; ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
-    keys = " and ".join(key for reason, key in _FILLED_BY.items() if reason in failed)
-    change = f"Set {keys} to fill in what the sidecar lacks" if keys else "Change what failed"
+    keys = dict.fromkeys(key for reason, own in _FILLED_BY.items() if reason in failed for key in own)
+    change = f"Set {' and '.join(keys)} to fill in what the sidecar lacks" if keys else "Change what failed"
     return PoolError(
         f"{failed.total():,} of {plural(num_rows, 'row')} could not be annotated, more than mig_max_failed: {limit:g} "
         f"allows ({reasons}); rows of the pool (0-based): {listed}. {change}, or raise mig_max_failed to go on "

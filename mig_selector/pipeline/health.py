@@ -47,10 +47,12 @@ def warn_of_languages(languages: Mapping[str, Any], arguments: MigArguments) -> 
     foreign = {language: count for language, count in clear.items() if language != "en"}
     if 2 * sum(foreign.values()) > sum(clear.values()):
         logger.warning(
-            "%s of %s sampled questions are not in English (%s), but the labels are, so they mean little unless "
+            "%s of %s are not in English (%s), but the labels are, so they mean little unless "
             "mig_tagger_model is multilingual; set mig_tagger: clusters with a multilingual mig_tagger_model, or a "
             "mig_label_vocabulary in that language",
-            *(f"{sum(foreign.values()):,}", f"{languages['sampled']:,}", _listed(foreign)),
+            f"{sum(foreign.values()):,}",
+            plural(languages["sampled"], "sampled question"),
+            ", ".join(f"{language}: {count:,}" for language, count in foreign.items()),
         )
 
 
@@ -128,8 +130,10 @@ def log_health(health: dict[str, Any], tagger: str | None) -> None:
         )
         if labels["rows_with_rare_labels_only"] > _RARE_SHARE * health["rows"]:
             logger.warning(
-                "%s with only labels that fewer than mig_min_label_count rows have, which bring no information; %s",
-                plural(labels["rows_with_rare_labels_only"], "row"),
+                "%s of %s have only labels that fewer than mig_min_label_count rows have, so they bring no "
+                "information; %s",
+                f"{labels['rows_with_rare_labels_only']:,}",
+                plural(health["rows"], "row"),
                 _COMMON_LABELS.get(tagger or "", "for common labels set mig_tagger: vocabulary and mig_retag: true"),
             )
     if scores is not None:

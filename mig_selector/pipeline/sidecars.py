@@ -188,7 +188,7 @@ class Sidecars:
         if tagger.advice is not None:
             is_tried = is_tagged & (np.cumsum(is_tagged) <= _TRIED_ROWS)
             tried = plural(int(is_tried.sum()), "row")
-            logger.info("mig_tagger: the first %s are a trial, before the model is loaded for all rows", tried)
+            logger.info("mig_tagger: a trial with the first %s", tried)
             failures = tagger.tag(self._rows.take(is_tried), self._tools).failures
             if 2 * len(failures) > np.count_nonzero(is_tried):
                 reasons = "; ".join(f"{reason}: {count}" for reason, count in Counter(failures.values()).most_common())

@@ -377,6 +377,21 @@ def is_switched_off(settings: Mapping[str, Any]) -> bool:
         return False
 
 
+def check_names(settings: Mapping[str, Any]) -> None:
+    """Refuse unknown keys; a program that asks for a key calls this first, as the key may only be misspelt.
+
+    Args:
+        settings: A whole configuration, as LLaMA-Factory reads it.
+
+    Raises:
+        ArgumentError: One or more of our keys are unknown.
+    """
+    _, own_settings = split_keys(settings)
+    keys = {**all_keys(), **_keys_of_custom_method(own_settings.get("mig_method"))}
+    if faults := _unknown_keys(own_settings, keys):
+        raise ArgumentError("\n".join(faults))
+
+
 def parse_arguments(settings: Mapping[str, Any], *, training: bool) -> MigArguments:
     """Check the ``mig_*`` keys, all of them, and report every fault at once.
 
@@ -397,7 +412,7 @@ def parse_arguments(settings: Mapping[str, Any], *, training: bool) -> MigArgume
     if function is not None:
         given["mig_method"] = load_method(function).name
     keys = {**all_keys(), **_keys_of_custom_method(function or given.get("mig_method"))}
-    faults = [_unknown_key(key, value, keys) for key, value in settings.items() if key not in keys]
+    faults = _unknown_keys(settings, keys)
     values: dict[str, Any] = {}
     for name, raw in given.items():
         if name not in keys:
@@ -423,6 +438,10 @@ def _keys_of_custom_method(method: Any) -> dict[str, Key]:
         return load_method(method).keys
     except ArgumentError:
         return {}
+
+
+def _unknown_keys(settings: Mapping[str, Any], keys: Mapping[str, Key]) -> list[str]:
+    return [_unknown_key(key, value, keys) for key, value in settings.items() if key not in keys]
 
 
 def _unknown_key(key: str, value: Any, keys: Mapping[str, Key]) -> str:

@@ -163,7 +163,7 @@ class LoggedProgress:
     def __init__(self, title: str, total: int, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Log what begins, and how much of it there is; see `progress`."""
         self._title, self._total, self._clock = title, total, clock
-        self._amount = f"{total / 2**20:,.1f} MB" if unit == "B" else f"{total:,} {unit}"
+        self._amount = f"{total / 2**20:,.1f} MB" if unit == "B" else plural(total, unit.removesuffix("s"))
         self._done = self._logged = 0
         self._logged_at = clock()
         logger.info("%s: %s", title, self._amount)

@@ -379,7 +379,7 @@ def test_a_sidecar_of_the_cache_can_be_given_to_a_later_run(place):
         assert table(select(place, **keys)) == chosen
 
 
-def test_tagger_and_scorer_fill_the_gaps_of_a_sidecar_and_replace_nothing(place, word_encoder, computed):
+def test_tagger_and_scorer_fill_the_gaps_of_a_sidecar_and_replace_nothing(place, word_encoder, computed, caplog):
     rows = make_raw_rows(60)
     labels = [None if number in (2, 3) else ["algebra"] for number in range(60)]
     score = [None if number in (3, 10) else 7.0 for number in range(60)]
@@ -390,6 +390,16 @@ def test_tagger_and_scorer_fill_the_gaps_of_a_sidecar_and_replace_nothing(place,
     assert manifest(outcome)["annotation"]["found_in_sidecar"] == 57
     assert manifest(outcome)["rows"]["dropped"] == {"not annotated: the model did not answer": 1}
     assert computed["rows"] == 2
+    assert manifest(outcome)["annotation"]["scores"] == {
+        "from": "mig_sidecar and constant",
+        **{"least": 1.0, "mean": pytest.approx((57 * 7 + 2) / 59), "most": 7.0},
+        "sources": {
+            "mig_sidecar": {"rows": 57, "least": 7.0, "most": 7.0},
+            "constant": {"rows": 2, "least": 1.0, "most": 1.0},
+        },
+    }
+    warning = "57 scores from mig_sidecar (7 to 7), 2 scores from constant (1 to 1); they are compared as they are"
+    assert warning in caplog.text
     expected = expected_labels(rows, word_encoder, least=-1)
     chosen = table(outcome)
     found = {
@@ -403,12 +413,33 @@ def test_tagger_and_scorer_fill_the_gaps_of_a_sidecar_and_replace_nothing(place,
 def test_values_that_a_sidecar_lacks_are_reasons(place):
     rows = make_raw_rows(60)
     labels = [None if number < 4 else ["algebra"] for number in range(60)]
-    score = [None if number in (10, 11) else 1.0 for number in range(60)]
+    score = [None if number in (3, 10, 11) else 1.0 for number in range(60)]
     outcome = select(place, **write_sidecar_of(place, rows, labels=labels, score=score), **vectors_of(place))
-    assert manifest(outcome)["annotation"]["failed"] == {"no labels in the sidecar": 4, "no score in the sidecar": 2}
+    assert manifest(outcome)["annotation"]["failed"] == {
+        "no labels in the sidecar": 3,
+        "no score in the sidecar": 2,
+        "neither labels nor score in the sidecar": 1,
+    }
+    assert manifest(outcome)["annotation"]["scores"]["from"] == "mig_sidecar"
     selection = find_selection(outcome.folder, str(place.data))
-    for row, lack in ((3, "labels"), (11, "score")):
-        assert f"could not be chosen: not annotated: no {lack} in the sidecar." in explain_row(selection, row=row)[0]
+    for row, lack in ((2, "no labels"), (3, "neither labels nor score"), (11, "no score")):
+        assert f"could not be chosen: not annotated: {lack} in the sidecar." in explain_row(selection, row=row)[0]
+    keys = write_sidecar_of(place, rows, labels=labels, score=score)
+    with pytest.raises(PoolError, match=r"\): 0, 1, 2, 3, 10, \.\.\.\. Set mig_tagger and mig_scorer to fill in"):
+        select(place, **keys, **vectors_of(place), mig_max_failed=0.05, mig_overwrite=True)
+
+
+def test_questions_that_are_not_english_are_warned_of_where_the_labels_are(place, caplog):
+    question = "Welche Unterlagen braucht man in Deutschland, um ein Gewerbe anzumelden?"
+    rows = [{"instruction": f"{question} ({number})", "input": "", "output": "Viele."} for number in range(30)]
+    write_lines(place.data / "pool.jsonl", [*rows, *make_raw_rows(10)])
+    own_labels = place.settings(mig_max_failed=1, mig_label_min_similarity=-1)
+    annotate_pool(own_labels)
+    assert "not in English" not in caplog.text
+    with pytest.raises(PoolError, match="could not be annotated"):
+        annotate_pool({**own_labels, "mig_label_vocabulary": None, "mig_max_failed": 0, "mig_label_min_similarity": 1})
+    assert "30 of 40 sampled questions are not in English (de: 30), but the labels are" in caplog.text
+    assert "set mig_tagger: clusters with a multilingual mig_tagger_model" in caplog.text
 
 
 def test_clusters_of_a_pool_are_its_labels_and_their_centres_the_label_vectors(place, computed):
@@ -469,6 +500,7 @@ def test_several_pool_files_have_a_sidecar_each(place):
     ("keys", "to", "message"),
     [
         ({"mig_tagger": None}, None, "nothing says how rows are annotated; set mig_tagger"),
+        ({"mig_tagger": None, "mig_tager": "vocabulary"}, None, "mig_tager is not a key .* did you mean mig_tagger?"),
         ({}, "pool.jsonl", "pool.jsonl exists, and is not overwritten"),
         ({}, "copy.parquet", "copy.parquet must end with .jsonl: JSON Lines are written"),
         ({"mig_score": "score", "mig_labels": "tags"}, None, "there is nothing to annotate. Set mig_retag: true"),
@@ -507,7 +539,7 @@ def test_annotations_that_tell_no_rows_apart_are_warned_of(place, caplog):
     keys = write_sidecar_of(place, rows, labels=labels, score=[3.0] * 60)
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None))
     assert "every row has the score 3: whatever made the scores tells no rows apart" in caplog.text
-    assert "60 rows have only labels that fewer than mig_min_label_count rows have" in caplog.text
+    assert "60 of 60 rows have only labels that fewer than mig_min_label_count rows have" in caplog.text
     assert "for common labels set mig_tagger: vocabulary and mig_retag: true" in caplog.text
     caplog.clear()
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None) | {"mig_tagger": "vocabulary"})
@@ -534,9 +566,10 @@ def test_a_dry_run_says_what_an_annotation_would_take_and_writes_nothing(place, 
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "pool: 90 rows read, 90 kept"
         assert ("to choose: 20 rows" in lines) is (command != "annotate")
-        assert "labels: 2 different ones; 60 rows have none" in lines
-        [model] = [line for line in lines if line.startswith("mig_tagger_model: ")]
+        assert "labels: 2 distinct; 60 rows without any" in lines
+        model, labels = [line for line in lines if line.startswith("mig_tagger_model: ")]
         assert re.search(r" reads 60 rows: about [\d.]+ \w+ on this process alone \(tried on 60 rows\), 0.0 MB", model)
+        assert re.search(r" embeds 8 texts of labels: about [\d.]+ \w+ on this .* \(tried on 8 texts\)", labels)
     assert main(["compare", *words, "--methods=mig,random", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith(("==", "to choose"))] == [
@@ -550,7 +583,7 @@ def test_a_dry_run_tries_every_model_that_reads_rows(place, word_encoder, tiny_l
     more = {"mig_scorer": "response_tokens", "mig_tokenizer": tiny_llama}
     lines = estimate(place.settings(**keys, **more), selects=True)
     assert [line.partition(": ")[0] for line in lines[3:]] == [
-        *("mig_tagger_model", "mig_tokenizer", "mig_row_embedding_model")
+        *("mig_tagger_model", "mig_tokenizer", "mig_row_embedding_model", "mig_tagger_model")
     ]
 
 

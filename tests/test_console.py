@@ -51,6 +51,8 @@ def test_without_a_terminal_a_line_is_logged_after_ten_percent_or_ten_seconds(ca
     assert lines_of_progress(caplog, 4, [1] * 7) == ["1,000 rows", "0 % of 1,000 rows", "0 % of 1,000 rows"]
     caplog.clear()
     assert lines_of_progress(caplog, 0.01, [10] * 100) == ["1,000 rows"]  # quick work is one line
+    caplog.clear()
+    assert lines_of_progress(caplog, 1, [1], total=1) == ["1 row"]
 
 
 @pytest.mark.slow

@@ -77,6 +77,12 @@ def test_the_demo_selects_trains_and_says_where_everything_is(demo, checkout):
     assert "checkpoint: demo/output" in demo.stdout
 
 
+def test_the_tiny_llama_asks_for_its_pool(tmp_path):
+    done = run_command("python", ROOT / "scripts" / "demo" / "make_tiny_llama.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "demo_pool.jsonl is not a file; run this in the root of the repository, or set --pool" in done.stderr
+
+
 def test_the_readme_names_its_two_commands():
     assert {"bash scripts/demo.sh", "bash scripts/test.sh"} <= set(commands(README))
 

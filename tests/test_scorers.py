@@ -1,6 +1,7 @@
 """Rows scored by models inside a selection: DEITA's two scorers and a reward model, tiny and random."""
 
 import json
+import logging
 import re
 import time
 from pathlib import Path
@@ -87,7 +88,9 @@ def test_rows_are_scored_by_deita_turn_by_turn(place, models, turns, join, caplo
     expected = [
         join([np.prod([one_by_one(kind, *pair) for kind in PROMPTS]) for pair in pairs_of(row)]) for row in rows
     ]
-    [outcome] = run_selection(place.with_scorer("deita", mig_deita_turns=turns))
+    with caplog.at_level(logging.INFO, logger="mig_selector"):
+        [outcome] = run_selection(place.with_scorer("deita", mig_deita_turns=turns))
+    assert caplog.text.count("mig_deita_complexity_model: loading ") == 1
     chosen = pq.read_table(Path(outcome.folder) / "selection.parquet").to_pydict()
     assert chosen["score"] == pytest.approx([expected[row] for row in chosen["row_index"]], rel=1e-5)
     assert chosen["row_index"] == np.argsort(-np.nan_to_num(expected), kind="stable")[:6].tolist()
@@ -98,7 +101,10 @@ def test_rows_are_scored_by_deita_turn_by_turn(place, models, turns, join, caplo
     assert manifest["annotation"]["scorer"] == {"texts": num_texts, "doubtful": doubtful}
     assert doubtful["complexity"] == sum(certainty < 0.5 for certainty in certainties["complexity"])
     assert doubtful["complexity"] > 0
-    assert "texts the model would rather write something else than a score from 1 to 6; if that is" in caplog.text
+    count = f"for {doubtful['complexity']} of {num_texts} texts the model would rather write something else"
+    is_most = 2 * doubtful["complexity"] > num_texts
+    advice = "; it is probably not one of DEITA's scorers, and its scores mean little" if is_most else ""
+    assert f"mig_deita_complexity_model: {count} than a score from 1 to 6{advice}\n" in caplog.text
 
 
 def test_only_the_turns_that_are_asked_for_are_scored(place):
@@ -157,4 +163,5 @@ def test_a_dry_run_tries_the_models_of_a_scorer_and_does_not_count_their_loading
         monkeypatch.setattr(f"mig_selector.annotation.{module}.load_network", load_slowly)
     lines = estimate(place.with_scorer(scorer), selects=True)
     assert [line.partition(": ")[0] for line in lines[2:]] == [keys]
+    assert (" read 12 rows: " if scorer == "deita" else " reads 12 rows: ") in lines[2]
     assert float(re.search(r"about ([\d.]+) seconds on this process alone \(tried on 12 rows\)", lines[2])[1]) < 1000

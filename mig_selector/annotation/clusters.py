@@ -18,6 +18,7 @@ from mig_selector.annotation.language import UNCLEAR, detect_languages
 from mig_selector.annotation.tagger import Tags
 from mig_selector.annotation.vectors import VectorTagger, unit_length
 from mig_selector.arrays import RowLabels
+from mig_selector.console import plural
 from mig_selector.selection.clusters import cluster_by_batches
 
 
@@ -32,8 +33,13 @@ _TERMS = 3
 _ANY_WORD = "cluster"
 """Names clusters whose questions have no term."""
 _WORD = r"(?u)\b[^\W\d_]{2,}\b"
-_MOST_QUESTIONS = 0.1
-"""In questions that are not English, words that more of them have name no cluster: they are mostly function words."""
+_MOST_QUESTIONS, _FEW_QUESTIONS = 0.05, 3
+"""Where questions are not English, words that more than this share of them have, and more than a few, name no cluster:
+they are mostly function words."""
+_LEAST_LETTERS = 4
+"""Nor do shorter words there that are written in Latin letters."""
+_AFTER_LATIN = "\u0250"
+"""The first character after the Latin letters that most languages use."""
 _READ_QUESTIONS = 200
 """Questions from which the language is found."""
 _SEED = 0
@@ -52,7 +58,7 @@ class ClusterTagger(VectorTagger):
     @property
     def identity(self) -> dict[str, Any]:
         """Granularities and the way in which clusters are found."""
-        return {"kind": "clusters", "version": 2, "numbers": list(self.numbers), "max_tokens": self.max_tokens}
+        return {"kind": "clusters", "version": 3, "numbers": list(self.numbers), "max_tokens": self.max_tokens}
 
     def tag_vectors(
         self,
@@ -63,7 +69,8 @@ class ClusterTagger(VectorTagger):
         """Label rows; the vector of a label is the mean of those of its rows, all of length 1."""
         most = max(len(vectors) // _MIN_ROWS_PER_CLUSTER, 1)
         if most < max(self.numbers):
-            logger.warning("mig_clusters: %s clusters at most, one per 20 rows of %s", most, len(vectors))
+            found, rows = plural(most, "cluster"), f"{len(vectors):,}"
+            logger.warning("mig_clusters: %s at most, one per %s rows of %s", found, _MIN_ROWS_PER_CLUSTER, rows)
         step = -(-len(vectors) // _NAMED_ROWS)
         words = _Words(list(itertools.islice(questions(), 0, None, step)))
         names: list[str] = []
@@ -73,7 +80,8 @@ class ClusterTagger(VectorTagger):
             ids.append(clusters + len(names))
             names += words.name_clusters(clusters[::step], number, names)
             centres.append(_centres(vectors, clusters, number))
-            logger.info("clusters: %s of %s rows, such as %s", f"{number:,}", f"{len(vectors):,}", names[-1])
+            clustered = f"{plural(number, 'cluster')} of {plural(len(vectors), 'row')}"
+            logger.info("mig_tagger: %s, such as %s", clustered, names[-1])
         offsets = np.arange(len(vectors) + 1, dtype=np.int64) * len(ids)
         return Tags(RowLabels(names, offsets, np.stack(ids, axis=1).ravel().astype(np.int32)), np.concatenate(centres))
 
@@ -114,10 +122,13 @@ class _Words:
 
         counter = CountVectorizer(token_pattern=_WORD, stop_words="english", binary=True, dtype=np.int64)
         has_term = counter.fit_transform([*questions, _ANY_WORD])[:-1]
-        most = len(questions) if _are_english(questions) else _MOST_QUESTIONS * len(questions)
-        is_kept = np.asarray(has_term.sum(axis=0)).ravel() <= max(most, 1)
+        terms, is_kept = counter.get_feature_names_out(), np.ones(has_term.shape[1], np.bool_)
+        if not _are_english(questions):  # there is a list of English stop words only
+            most = max(_MOST_QUESTIONS * len(questions), _FEW_QUESTIONS)
+            is_kept = np.asarray(has_term.sum(axis=0)).ravel() <= most
+            is_kept &= [len(term) >= _LEAST_LETTERS or max(term) >= _AFTER_LATIN for term in terms.tolist()]
         self._has_term = has_term[:, is_kept]  # shape (n, T)
-        self._terms: list[str] = counter.get_feature_names_out()[is_kept].tolist()
+        self._terms: list[str] = terms[is_kept].tolist()
 
     def name_clusters(self, clusters: NDArray[np.int32], number: int, taken: Collection[str]) -> list[str]:
         """Name each cluster by the terms that set it apart, so that all names differ.

@@ -23,6 +23,7 @@ from mig_selector.annotation.scores import MeasuredScore, Measurement
 from mig_selector.annotation.text_scores import TextScorer
 from mig_selector.annotation.tokens import encode, load_tokenizer
 from mig_selector.annotation.tools import Rows, Tools
+from mig_selector.console import plural
 from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import ArgumentError
 
@@ -45,6 +46,7 @@ PROMPTS: dict[Kind, str] = {
 _SCORES = range(1, 7)
 _CERTAIN = 0.5
 """Where all scores together are less probable, the model would rather write something else."""
+_MEANS_LITTLE = "; it is probably not one of DEITA's scorers, and its scores mean little"
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ class DeitaScorer(MeasuredScore):
                 failures.setdefault(int(row_of_pair[pair]), f"{name.key}: {reason}")
             doubtful[kind] = int(np.count_nonzero(scored.certainties < _CERTAIN))
             if doubtful[kind]:
+                is_most = 2 * doubtful[kind] > len(scored.values)
                 logger.warning(
-                    "%s: for %s of %s texts the model would rather write something else than a score from 1 to 6; "
-                    "if that is most of them, the model is probably not one of DEITA's scorers",
-                    *(name.key, f"{doubtful[kind]:,}", f"{len(scored.values):,}"),
+                    "%s: for %s of %s the model would rather write something else than a score from 1 to 6%s",
+                    *(name.key, f"{doubtful[kind]:,}", plural(len(scored.values), "text"), _MEANS_LITTLE * is_most),
                 )
         total = np.bincount(row_of_pair, product, len(rows)).astype(np.float64)
         figures = {"texts": len(row_of_pair), "doubtful": doubtful}

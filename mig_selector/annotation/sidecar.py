@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mig_selector.console import plural
 from mig_selector.errors import ArgumentError
 from mig_selector.store.files import whole_file
 from mig_selector.store.folders import is_believed
@@ -149,7 +150,10 @@ def _read_given(file: Path, *, is_signed: bool) -> pa.Table:
     for fault, is_faulty in _faults(table, is_signed=is_signed):
         rows = np.flatnonzero(is_faulty.fill_null(False).to_numpy(zero_copy_only=False))
         if len(rows):
-            raise ArgumentError(f"mig_sidecar: {file}: row {rows[0]} (0-based) has {fault}; {len(rows):,} rows have.")
+            have = "has" if len(rows) == 1 else "have"
+            raise ArgumentError(
+                f"mig_sidecar: {file}: {plural(len(rows), 'row')} {have} {fault}; first row {rows[0]} (0-based)."
+            )
     return table
 
 

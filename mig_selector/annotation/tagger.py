@@ -6,7 +6,7 @@ Dimension letters: N rows that are tagged, L labels, D dimensions of a vector.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,6 +52,11 @@ class Tagger(ABC):
     def advice(self) -> str | None:
         """What to change where most rows get no labels; None where there is no need to try it on a few rows first."""
         return None
+
+    @property
+    def label_texts(self) -> Sequence[str]:
+        """The texts of labels that it embeds by ``mig_tagger_model``, beside the questions."""
+        return ()
 
     @property
     @abstractmethod

@@ -45,7 +45,7 @@ def load_tokenizer(model: str, key: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model; see `count_tokens`."""
     from transformers import AutoTokenizer
 
-    with loading(key, model, ArgumentError):
+    with loading(key, model, ArgumentError, is_logged=False):
         return AutoTokenizer.from_pretrained(model, revision=revision)
 
 

@@ -46,6 +46,11 @@ class VocabularyTagger(VectorTagger):
             "max_tokens": self.max_tokens,
         }
 
+    @property
+    def label_texts(self) -> list[str]:
+        """The names, then the requests."""
+        return [*self.vocabulary, *filter(None, self.vocabulary.values())]
+
     def tag_vectors(
         self,
         vectors: NDArray[np.float32],
@@ -53,9 +58,9 @@ class VocabularyTagger(VectorTagger):
         embed: Callable[[Sequence[str]], NDArray[np.floating[Any]]],
     ) -> Tags:
         """Label rows; the vector of a label is the mean of those of its name and its request."""
-        names, requests = list(self.vocabulary), [text for text in self.vocabulary.values() if text]
-        label_vectors = unit_length(embed([*names, *requests]))
-        if requests:
+        names = list(self.vocabulary)
+        label_vectors = unit_length(embed(self.label_texts))
+        if len(label_vectors) > len(names):
             label_vectors = unit_length(label_vectors[: len(names)] + label_vectors[len(names) :])
         labels = nearest_labels(vectors, label_vectors, names, self.per_row, self.min_similarity)
         failures = dict.fromkeys(np.flatnonzero(labels.counts == 0).tolist(), _NO_LABEL)

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from mig_selector.annotation.normalization import normalize_tags
 from mig_selector.annotation.sidecar import OK, SCHEMA, look_up, read_sidecars
 from mig_selector.arrays import RowLabels
-from mig_selector.console import progress
+from mig_selector.console import plural, progress
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.crew import Crew
-from mig_selector.pipeline.health import describe_health, log_health
+from mig_selector.pipeline.health import describe_health, describe_languages, log_health, warn_of_languages
 from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
@@ -42,6 +42,14 @@ logger = logging.getLogger(__name__)
 
 _LISTED_ROWS = 5
 """Rows that an error names."""
+_LACKS_LABELS, _LACKS_SCORE = "no labels in the sidecar", "no score in the sidecar"
+_LACKS_BOTH = "neither labels nor score in the sidecar"
+_FILLED_BY = {
+    _LACKS_LABELS: ("mig_tagger",),
+    _LACKS_SCORE: ("mig_scorer",),
+    _LACKS_BOTH: ("mig_tagger", "mig_scorer"),
+}
+"""The keys that fill in what a sidecar lacks."""
 _SAMPLED_CHARACTERS = 500
 """Beginning of a sampled question by which its language is found."""
 
@@ -79,6 +87,9 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     figures: dict[str, Any] = {}
     _check_can_annotate(needs, is_wanted & (look_up(table, rows.hashes) < 0), is_wanted)
     lacks_labels, lacks_score = _find_gaps(rows, table)
+    languages = describe_languages(rows.sample)
+    if lacks_labels.any():  # before they fail, which this may explain
+        warn_of_languages(languages, request.arguments)
     is_missing = is_wanted & (lacks_labels | lacks_score)
     if is_missing.any():
         sidecars = Sidecars(rows, is_missing, lacks_labels, crew)
@@ -87,7 +98,9 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
         table, path = _fill_gaps(table, made), _folder_of(sidecars.paths)
     pool, failed = _apply(rows, is_wanted, table)
     pool, tags = _normalize(pool, request, crew)
-    health = describe_health(pool, request, int(is_wanted.sum()), int(is_missing.sum()), failed, rows.sample)
+    is_scored = np.isin(pool.pool_indices, rows.pool.pool_indices[is_missing & lacks_score])
+    num_wanted, num_made = int(is_wanted.sum()), int(is_missing.sum())
+    health = describe_health(pool, request, num_wanted, num_made, failed, languages, is_scored)
     health |= {key: value for key, value in {**figures, "tags": tags}.items() if value is not None}
     log_health(health, request.arguments["mig_tagger"])
     return Annotated(pool, vectors, health, path)
@@ -169,19 +182,22 @@ def _apply(rows: RowsToAnnotate, is_wanted: NDArray[np.bool_], table: pa.Table) 
     mine = table.take(pa.array(look_up(table, rows.hashes)[is_wanted]))
     reasons = np.full(len(is_wanted), OK, object)
     reasons[is_wanted] = mine["status"].to_pylist()
+    is_ok = reasons == OK
     scores = pool.scores
     if needs.gives_scores:
         scores = np.full(len(is_wanted), np.nan)
         scores[is_wanted] = mine["score"].to_numpy()
-        reasons[is_wanted & np.isnan(scores) & (reasons == OK)] = "no score in the sidecar"
+        reasons[is_wanted & np.isnan(scores) & is_ok] = _LACKS_SCORE
     labels = pool.labels
     if needs.gives_labels:
         labels = _with_labels(pool.labels, rows.lacks_labels, mine.filter(pa.array(rows.lacks_labels[is_wanted])))
-        reasons[rows.lacks_labels & (labels.counts == 0) & (reasons == OK)] = "no labels in the sidecar"
+        is_without = rows.lacks_labels & (labels.counts == 0) & is_ok
+        reasons[is_without] = np.where(reasons[is_without] == OK, _LACKS_LABELS, _LACKS_BOTH)
     failed = Counter(reasons[reasons != OK].tolist())
     limit, num_wanted = rows.request.arguments["mig_max_failed"], int(is_wanted.sum())
     if failed.total() > limit * num_wanted:
         listed = ", ".join(map(str, pool.pool_indices[reasons != OK][:_LISTED_ROWS]))
+        listed += ", ..." if failed.total() > _LISTED_ROWS else ""
         raise _failure(failed, num_wanted, listed, limit)
     pool = replace(pool, labels=labels, scores=scores)
     for reason in failed:
@@ -216,8 +232,10 @@ def _with_labels(own: RowLabels, is_tagged: NDArray[np.bool_], annotations: pa.T
 
 def _failure(failed: Counter[str], num_rows: int, listed: str, limit: float) -> PoolError:
     reasons = "; ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
+    keys = dict.fromkeys(key for reason, own in _FILLED_BY.items() if reason in failed for key in own)
+    change = f"Set {' and '.join(keys)} to fill in what the sidecar lacks" if keys else "Change what failed"
     return PoolError(
-        f"{failed.total():,} of {num_rows:,} rows could not be annotated, more than mig_max_failed: {limit:g} allows "
-        f"({reasons}); rows of the pool (0-based): {listed}, ... Change what failed, or raise mig_max_failed to go on "
+        f"{failed.total():,} of {plural(num_rows, 'row')} could not be annotated, more than mig_max_failed: {limit:g} "
+        f"allows ({reasons}); rows of the pool (0-based): {listed}. {change}, or raise mig_max_failed to go on "
         "without these rows."
     )

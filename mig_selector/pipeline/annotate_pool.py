@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mig_selector.arguments import MigArguments, parse_arguments, split_keys
-from mig_selector.console import progress
+from mig_selector.arguments import MigArguments, check_names, parse_arguments, split_keys
+from mig_selector.console import plural, progress
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.annotate import annotate
@@ -55,8 +55,9 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a selection that needs the annotations and no other models.
 
     Raises:
-        ArgumentError: They do not say how rows are annotated.
+        ArgumentError: A key is unknown, or none says how rows are annotated.
     """
+    check_names(settings)
     gives_labels = any(settings.get(key) is not None for key in ("mig_tagger", "mig_sidecar"))
     if not gives_labels and settings.get("mig_scorer") is None:
         raise ArgumentError("nothing says how rows are annotated; set mig_tagger or mig_scorer.")
@@ -80,7 +81,7 @@ def _annotate(arguments: MigArguments, host: HostArguments, crew: Crew, to: str 
             "Set mig_retag: true to label the rows again."
         )
     for reason, count in (annotated.health or {}).get("failed", {}).items():
-        logger.info("  not annotated, %s: %s rows", reason, f"{count:,}")
+        logger.info("  not annotated, %s: %s", reason, plural(count, "row"))
     if copy is not None:
         _write_copy(request, annotated.pool, copy)
     return str(annotated.sidecar)
@@ -118,4 +119,4 @@ def _write_copy(request: Request, pool: Pool, path: Path) -> None:
             text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=str)
             stream.write(text.encode("utf-8", "backslashreplace") + b"\n")
             bar(1)
-    logger.info("%s annotated rows are in %s", f"{count:,}", path)
+    logger.info("%s: %s", plural(count, "annotated row"), path)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mig_selector.annotation.asking import Asking, estimate_tokens
 from mig_selector.annotation.distilled import DistilledTagger
+from mig_selector.annotation.tagger import Tagger
 from mig_selector.annotation.tools import ModelName
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.console import plural
@@ -101,11 +102,15 @@ def _describe(request: Request, *, selects: bool) -> list[str]:
         unit = "token" if request.arguments.counts_tokens else "row"
         lines.append(f"to choose: {', '.join([*(f'{budget:,}' for budget in first), plural(last, unit)])}")
     if needs.labels is not None:
-        without = np.count_nonzero(pool.labels.counts == 0)
-        lines.append(f"labels: {len(pool.labels.names):,} different ones; {without:,} rows have none")
+        without = int(np.count_nonzero(pool.labels.counts == 0))
+        lines.append(f"labels: {len(pool.labels.names):,} distinct; {plural(without, 'row')} without any")
     lines += [_count_requests(request, pool, *inquiry) for inquiry in _inquiries(request, pool)]
     crew = _TimedCrew(Ranks(), request.arguments)
-    return lines + [_measure(request, pool, crew, *work) for work in _works(request, pool, crew)]
+    lines += [_measure(request, pool, crew, *work) for work in _works(request, pool, crew)]
+    tagger = needs.annotation.tagger if needs.annotation else None
+    if tagger is not None and tagger.label_texts and not pool.labels.counts.all():
+        lines.append(_measure_labels(request, crew, tagger))
+    return lines
 
 
 def _inquiries(request: Request, pool: Pool) -> Iterator[tuple[Asking, NDArray[np.bool_], str]]:
@@ -175,19 +180,40 @@ def _measure(
 ) -> str:
     """Have models compute some of the rows that they have to read, and say what all of them take."""
     keys = " and ".join(model.key for model in models)
+    found = dict.fromkeys(request.models[model.key].model for model in models)
+    reads = "reads" if len(found) == 1 else "read"
     count = int(is_read.sum())
     if not count:
-        return f"{keys}: reads no rows"
+        return f"{keys}: {' and '.join(found)} {reads} no rows"
     rows, size_before = _sample(request, pool, is_read), _size_of_matrices(request)
     compute(rows)
     seconds = time.monotonic() - rows.starts[0] - crew.loading_since(rows.starts[0])
     seconds *= count / len(rows)
     megabytes = (_size_of_matrices(request) - size_before) / len(rows) * count / 2**20
-    names = " and ".join(request.models[model.key].model for model in models)
     return (
-        f"{keys}: {names} reads {plural(count, 'row')}: "
+        f"{keys}: {' and '.join(found)} {reads} {plural(count, 'row')}: "
         f"about {describe_duration(seconds)} on this process alone (tried on {plural(len(rows), 'row')}), "
         f"{megabytes:,.1f} MB of disk"
+    )
+
+
+def _measure_labels(request: Request, crew: Crew, tagger: Tagger) -> str:
+    """Have the tagger's model embed some of the texts of its labels, and say what all of them take."""
+    [model] = tagger.models
+    texts, encoder = tagger.label_texts, request.models[model.key]
+    sampled = [texts[index] for index in draw_sample(len(texts), most=_SAMPLED_ROWS).tolist()]
+    starts: list[float] = []
+
+    def read() -> Iterator[str]:
+        starts.append(time.monotonic())  # the model has been loaded
+        yield from sampled
+
+    path = request.arguments.cache_dir / "work" / "labels.npy"
+    crew.embed_rows(read, len(sampled), encoder, path, key=model.key, pooling="mean", max_tokens=None)
+    seconds = (time.monotonic() - starts[0]) * len(texts) / len(sampled)
+    return (
+        f"{model.key}: {encoder.model} embeds {plural(len(texts), 'text')} of labels: about "
+        f"{describe_duration(seconds)} on this process alone (tried on {plural(len(sampled), 'text')})"
     )
 
 

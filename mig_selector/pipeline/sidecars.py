@@ -141,9 +141,8 @@ class Sidecars:
             if any(part is not None and part.may_succeed_later for part in (self._needs.tagger, self._needs.scorer)):
                 is_made &= ~np.append(_has_failed(table), False)[found]
             to_make = self._first_of_equal_rows(self._is_wanted & ~is_made)
-            logger.info(
-                "annotations: %s rows are in %s, %s are made", f"{is_made.sum():,}", self.folder, f"{to_make.sum():,}"
-            )
+            kept, count = plural(int(is_made.sum()), "row"), f"{to_make.sum():,}"
+            logger.info("annotations: %s in %s, %s to be made", kept, self.folder, count)
             if to_make.any():
                 made, vectors = self._make(to_make)
                 table = merge(table, made)
@@ -188,10 +187,11 @@ class Sidecars:
     def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_]) -> Tags:
         if tagger.advice is not None:
             is_tried = is_tagged & (np.cumsum(is_tagged) <= _TRIED_ROWS)
+            tried = plural(int(is_tried.sum()), "row")
+            logger.info("mig_tagger: a trial with the first %s", tried)
             failures = tagger.tag(self._rows.take(is_tried), self._tools).failures
             if 2 * len(failures) > np.count_nonzero(is_tried):
                 reasons = "; ".join(f"{reason}: {count}" for reason, count in Counter(failures.values()).most_common())
-                tried = plural(int(is_tried.sum()), "row")
                 raise PoolError(
                     f"mig_tagger: {len(failures)} of the first {tried} got no labels ({reasons}). {tagger.advice}"
                 )

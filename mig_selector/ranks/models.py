@@ -37,15 +37,17 @@ def dtype_argument(dtype: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def loading(key: str, model: str, error_type: type[MigSelectorError]) -> Iterator[None]:
+def loading(key: str, model: str, error_type: type[MigSelectorError], *, is_logged: bool = True) -> Iterator[None]:
     """Log that a model is being loaded, and turn whatever prevents it into one error for the user.
 
     Args:
         key: The key of the configuration that names the model.
         model: Folder or hub id.
         error_type: The exception to raise.
+        is_logged: False for its tokenizer, which is loaded in no time.
     """
-    logger.info("%s: loading %s", key, model)
+    if is_logged:
+        logger.info("%s: loading %s", key, model)
     try:
         yield
     except Exception as error:  # loaders raise anything, from missing files to device errors

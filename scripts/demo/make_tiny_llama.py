@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=1024, help="context length in tokens")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the weights")
     arguments = parser.parse_args()
+    if not arguments.pool.is_file():
+        parser.error(f"{arguments.pool} is not a file; run this in the root of the repository, or set --pool")
 
     tokenizer = train_tokenizer(read_texts(arguments.pool), arguments.vocab_size, arguments.max_length)
     model = build_model(tokenizer, arguments.max_length, arguments.seed)

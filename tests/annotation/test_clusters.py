@@ -110,7 +110,7 @@ def test_names_of_a_small_pool_are_no_stop_words():
     ]
     one_cluster = np.zeros(20, np.int32)
     assert _Words(english).name_clusters(one_cluster[:3], 1, []) == ["cook / soup / best"]
-    # No list of ours has German stop words, but more than a tenth of the questions have them.
+    # No list of ours has German stop words, but they are short, or many questions have them.
     dishes = [
         "Auflauf",
         "Braten",
@@ -125,6 +125,18 @@ def test_names_of_a_small_pool_are_no_stop_words():
     ]
     german = [f"Wie kocht man das in der Küche, und was ist mit {dish} oder {dish} gemeint?" for dish in dishes * 2]
     assert _Words(german).name_clusters(one_cluster, 1, []) == ["auflauf / braten / eintopf"]
+    law = "Was muss in dem Kaufvertrag stehen?\nGilt für den Kaufvertrag eine Frist?\nWann endet der Mietvertrag?"
+    rome = "Es gibt in Rom viele Quellen; welche?\nGibt es in Rom eine Statue des Kaisers?\nWer war der Kaiser?"
+    questions, clusters = [*law.splitlines(), *rome.splitlines(), *german], np.array([0] * 3 + [1] * 3 + [2] * 20)
+    words = {word for name in _Words(questions).name_clusters(clusters, 3, []) for word in name.split(" / ")}
+    assert {"kaufvertrag", "kaiser", "auflauf"} <= words
+    assert not words & {"den", "dem", "der", "die", "das", "des", "es", "in", "und", "was", "wer", "war", "man"}
+
+
+def test_short_words_of_other_scripts_are_terms():
+    questions = ["Напиши рассказ про мир и про кота", "Как приготовить суп из рыбы?", "Где купить чай в Москве?"] * 2
+    [name] = _Words(questions).name_clusters(np.zeros(6, np.int32), 1, [])
+    assert len(min(name.split(" / "), key=len)) < 4
 
 
 def test_nothing_fails_where_no_word_is_left():

@@ -16,6 +16,7 @@ from support import LABELS, SHAREGPT, make_row, make_rows, run_command
 from mig_selector.annotation import scores
 from mig_selector.errors import ArgumentError, EmbeddingError, PoolError
 from mig_selector.pipeline import crew
+from mig_selector.pipeline.annotate_pool import settings_to_annotate
 from mig_selector.pipeline.needs import DEFAULT_LABELS
 from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pool.reading import Pool
@@ -438,6 +439,22 @@ def test_a_method_of_ones_own_is_named_by_its_path_or_its_entry_point(scored, ow
     assert "already selected" in select(scored, name).summary[0]
     own_package.write_text(own_package.read_text() + "\n# changed\n")
     assert "already selected" not in select(scored, name).summary[0]
+
+
+def test_rows_are_annotated_whatever_keys_a_method_of_ones_own_has(tmp_path, monkeypatch):
+    (tmp_path / "keyed.py").write_text(
+        "from typing import Annotated\nfrom mig_selector import Setting, method\n\n\n@method(needs=[])\n"
+        "def choose(pool, budget, *, keyed_step: Annotated[int, Setting('Step.', decides=True)] = 1):\n"
+        "    return [0]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = {"dataset": "pool", "mig_method": "keyed.choose", "mig_keyed_step": 2, "mig_tagger": "vocabulary"}
+    needed = settings_to_annotate(settings)
+    assert (needed["mig_method"], needed["mig_tagger"], needed["dataset"]) == ("top_score", "vocabulary", "pool")
+    assert "mig_keyed_step" not in needed
+    with pytest.raises(ArgumentError, match="mig_keyed_stop is not a key"):
+        settings_to_annotate({**settings, "mig_keyed_stop": 2})
+    sys.modules.pop("keyed")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mig_selector.arguments import MigArguments, check_names, parse_arguments, split_keys
+from mig_selector.arguments import MigArguments, all_keys, check_names, parse_arguments, split_keys
 from mig_selector.console import plural, progress
 from mig_selector.errors import ArgumentError
 from mig_selector.integration.config import HostArguments
@@ -20,6 +20,7 @@ from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.stages import read
 from mig_selector.pool.reading import Pool
 from mig_selector.ranks.world import Ranks
+from mig_selector.settings import PREFIX
 from mig_selector.store.files import whole_file
 from mig_selector.store.folders import absolute_path
 
@@ -61,7 +62,9 @@ def settings_to_annotate(settings: Mapping[str, Any]) -> dict[str, Any]:
     gives_labels = any(settings.get(key) is not None for key in ("mig_tagger", "mig_sidecar"))
     if not gives_labels and settings.get("mig_scorer") is None:
         raise ArgumentError("nothing says how rows are annotated; set mig_tagger or mig_scorer.")
-    needed = {**settings, "mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
+    keys_of_all = all_keys()  # those of a custom method mean nothing to another one
+    needed = {key: value for key, value in settings.items() if key in keys_of_all or not key.startswith(PREFIX)}
+    needed |= {"mig_method": "top_score", "mig_num_samples": 1, "mig_num_tokens": None}
     needed["mig_tag_normalization"] = "none"  # sidecars keep tags as they were given
     if settings.get("mig_scorer") == "reward" and settings.get("mig_score_scale") is None:
         needed["mig_score_scale"] = "rank"  # sidecars have the scores as they are

@@ -405,6 +405,10 @@ def test_the_share_of_time_that_a_model_waits_is_measured(bench, tiny_llama, tmp
     monkeypatch.setattr(sys, "argv", ["waiting.py", tiny_llama, str(tmp_path / "pool.jsonl")])
     bench("bench.waiting").main()
     first, second = capsys.readouterr().out.splitlines()
-    share = re.fullmatch(r"rank 0 of 1: the model waits ([\d.]+)% of the time", first)
-    assert 0 < float(share[1]) < 100
+    total, *parts = map(float, re.findall(r"([\d.]+)%", first))
+    assert first.startswith("rank 0 of 1: the model waits ")
+    causes = [part.rpartition(" ")[0] for part in first.partition("time: ")[2].split(", ")]
+    assert causes == ["text", "tokens", "results", "own threads"]
+    assert 0 < total < 100
+    assert sum(parts) == pytest.approx(total, abs=0.3)
     assert second.startswith("50 rows in ")

@@ -451,7 +451,7 @@ def _unknown_key(key: str, value: Any, keys: Mapping[str, Key]) -> str:
     plain = key.lstrip("-").lower().replace("-", "_")
     option = "num_samples" if plain == PREFIX.rstrip("_") else plain.removeprefix(PREFIX)
     # Without the prefix: it is the same in all keys, and would make any two of them look alike.
-    nearest = difflib.get_close_matches(option, [known.removeprefix(PREFIX) for known in keys], n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(option, [known.removeprefix(PREFIX) for known in keys], n=1)
     hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else f"known keys: {', '.join(keys)}"
     return f"{key} is not a key of mig_selector; {hint}"
 

@@ -22,7 +22,8 @@ from training import host_settings
 
 
 def pytest_configure(config):
-    """Compile the search once for the whole session: its processes share one folder, wherever their caches are."""
+    """Keep the session off the hub; compile the search once for all its processes, wherever their caches are."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when a test first imports it
     # A shell that starts pytest in the background has it ignore interrupts, but some tests send it one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit it
@@ -65,8 +66,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path):
-    """No hub, an empty cache, and no variables of torchrun."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    """An empty cache, and no variables of torchrun."""
     monkeypatch.setenv("MIG_SELECTOR_CACHE", str(tmp_path / "cache"))
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "FORCE_TORCHRUN", "MIG_SELECTOR_DISABLE", "ALLOW_EXTRA_ARGS"):
         monkeypatch.delenv(name, raising=False)

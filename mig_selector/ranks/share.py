@@ -2,7 +2,8 @@
 
 The batches that the model sees depend on the rows alone, not on the number of ranks nor on where an earlier run
 stopped. Rows are taken in chunks of a fixed size; each chunk is sorted by length and cut into batches of about the
-same number of tokens, so that there is little padding. The ranks share a round, as many chunks as there are ranks.
+same number of tokens, so that there is little padding. The ranks share a round, as many chunks as there are ranks, or
+more of them if they are done in no time.
 (The last bit of a result can still depend on the number of threads per rank on a CPU, because numerical libraries then
 sum in another order, and on the memory of a GPU, where a batch that is too large is halved.)
 
@@ -20,10 +21,11 @@ import contextlib
 import heapq
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from itertools import chain, islice, repeat, zip_longest
+from itertools import islice, zip_longest
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -42,7 +44,11 @@ Encoded: TypeAlias = NDArray[np.int32]
 """What a model needs of one item, one-dimensional."""
 
 CHUNK_ITEMS = 1_024
-"""Items sorted together; about this much work for each rank is lost when a run is killed."""
+"""Items sorted together; about this much work for each rank is lost when a run is killed, or `_ROUND_SECONDS`."""
+_ROUND_SECONDS = 2.0
+"""Rounds that take less grow, as the ranks wait for the slowest at the end of each."""
+_MOST_CHUNKS = 32
+"""For each rank; a round is held in memory."""
 GPU_TOKENS, CPU_TOKENS = 16_384, 1_024
 """Tokens per batch, padding included: enough to keep a GPU busy; few enough to stay in the caches of a CPU."""
 
@@ -169,8 +175,10 @@ def compute_shared(
             encoded = tokenizer.submit(_encode, rounds.next_part(), model)
             lengths = np.array(list(map(len, tokens)), np.int64)
             shares = deal_batches(_batches_of_round(lengths, model.batch_tokens), lengths, state.num_processes)
+            begun = time.monotonic()
             results = _compute_share(shares, tokens, model, state, on_items)
             rows = _gather_in_order(results, shares, state)
+            rounds.grow(len(tokens), time.monotonic() - begun)
             if stored is not None:
                 stored.result()
             if state.is_main_process:
@@ -196,8 +204,8 @@ class _Rounds:
 
     def __init__(self, items: Iterator[Any], state: Any, reader: Executor) -> None:
         self._items, self._state, self._reader = items, state, reader
-        # The first round is one chunk: the models wait until it has been read and encoded.
-        self._sizes = chain([CHUNK_ITEMS], repeat(CHUNK_ITEMS * state.num_processes))
+        self._size = CHUNK_ITEMS * state.num_processes
+        self._is_first = True
         self.failure: BaseException | None = None
         """What ended the rounds early, if anything did."""
         self._ahead = reader.submit(self._read)
@@ -208,13 +216,21 @@ class _Rounds:
         self._ahead = self._reader.submit(self._read)
         return scatter(parts, self._state) if self._state.num_processes > 1 else parts[0]
 
+    def grow(self, num_items: int, seconds: float) -> None:
+        """Make later rounds larger if one of `num_items` took few seconds."""
+        most = _MOST_CHUNKS * CHUNK_ITEMS * self._state.num_processes
+        if num_items == self._size < most and seconds < _ROUND_SECONDS:
+            self._size *= 2
+
     def _read(self) -> list[Any]:
         """Return the parts of the next items, as JSON if there are other ranks to send them to."""
         size = self._state.num_processes
         items: list[Any] = []
         if self._state.is_main_process and self.failure is None:
+            # The first round is one chunk: the models wait until it has been read and encoded.
+            num_items, self._is_first = CHUNK_ITEMS if self._is_first else self._size, False
             try:
-                items = list(islice(self._items, next(self._sizes)))
+                items = list(islice(self._items, num_items))
             except BaseException as error:  # noqa: BLE001  raised when the rounds before have been stored
                 self.failure = error
         if size == 1:

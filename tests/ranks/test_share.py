@@ -163,6 +163,27 @@ def test_an_interrupted_run_resumes_with_the_same_batches(tmp_path, chunks):
     assert (reported[0], sum(reported)) == (chunks * CHUNK, 70)
 
 
+@pytest.mark.parametrize(("seconds", "largest"), [(60, 4 * CHUNK), (0, CHUNK)])
+def test_rounds_that_take_no_time_grow_and_others_do_not(tmp_path, monkeypatch, seconds, largest):
+    monkeypatch.setattr(share, "_ROUND_SECONDS", seconds)
+    monkeypatch.setattr(share, "_MOST_CHUNKS", 4)
+    sizes = []
+
+    class Stored(MatrixFile):
+        def append(self, rows):
+            sizes.append(len(rows))
+            super().append(rows)
+
+    count = 40 * CHUNK + 3
+    fill_matrix(Stored(tmp_path / "m.npy", count), lambda: iter(all_items(count)), lambda _: Widths(), Ranks(), print)
+    assert np.array_equal(np.load(tmp_path / "m.npy"), naive(count))
+    *whole, rest = sizes
+    assert max(whole) == largest
+    assert whole == sorted(whole)
+    assert rest % CHUNK == 3
+    assert not any(size % CHUNK for size in whole)
+
+
 def test_one_thread_reads_the_items_and_one_other_encodes_them(tmp_path):
     model, readers = Widths(), set()
 

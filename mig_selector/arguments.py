@@ -68,16 +68,16 @@ class MigArguments:
     mig_num_samples: Annotated[
         str,
         Setting(
-            "Rows to choose: an integer, or a share of the pool in (0, 1). This key, or mig_num_tokens, switches the "
-            "selection on.",
+            "Rows to choose: an integer, or a share in (0, 1) of the rows that can be chosen. This key, or "
+            "mig_num_tokens, switches the selection on.",
             decides=True,
         ),
     ] = ""
     mig_num_tokens: Annotated[
         str | None,
         Setting(
-            "In place of mig_num_samples: the tokens that training is fed for all chosen rows together, by its own "
-            "tokenizer, template and cutoff_len; an integer, or a number with K, M or B (thousands, millions, "
+            "In place of mig_num_samples: how many tokens the chosen rows may have together, as training is fed them "
+            "(its tokenizer, template and cutoff_len); an integer, or a number with K, M or B (thousands, millions, "
             "billions).",
             decides=True,
         ),
@@ -164,7 +164,11 @@ class MigArguments:
     ] = False
     mig_label_vocabulary: Annotated[
         str | None,
-        Setting("JSON list or text file (one a line) of the labels that count.", decides=True, part="labels"),
+        Setting(
+            "File with the labels that count: a JSON list (.json), or one label per line (any other).",
+            decides=True,
+            part="labels",
+        ),
     ] = None
     mig_min_label_count: Annotated[
         int,
@@ -176,7 +180,7 @@ class MigArguments:
         str | None,
         Setting(
             "Sentence-transformers model that embeds the labels: hub id or folder; default "
-            "intfloat/e5-mistral-7b-instruct, with mig_tagger: vocabulary or clusters its model.",
+            "intfloat/e5-mistral-7b-instruct or, with a mig_tagger other than instagger, mig_tagger_model.",
             decides=True,
             part="graph",
         ),
@@ -221,8 +225,8 @@ class MigArguments:
     mig_turns: Annotated[
         Literal["all", "first", "last"],
         Setting(
-            "What counts as question and answer of a conversation, for embeddings, IFD and length: all turns, the "
-            "first question and its answer, or the last answer and everything before it.",
+            "What counts as question and answer of a conversation, for mig_tagger, mig_scorer, embeddings, IFD and "
+            "length: all turns, the first question and its answer, or the last answer and everything before it.",
             decides=True,
             part="texts",
         ),
@@ -263,9 +267,9 @@ class MigArguments:
     mig_cache_dir: Annotated[
         str | None,
         Setting(
-            "Where label and row vectors, IFD, content hashes and the pool index (labels, scores, row offsets) are "
-            "kept; default $MIG_SELECTOR_CACHE or ~/.cache/mig_selector, where compiled code is in any case. It may "
-            "be deleted.",
+            "Where annotations, vectors, IFD, token counts, content hashes and the pool index (labels, scores, row "
+            "offsets) are kept; default $MIG_SELECTOR_CACHE or ~/.cache/mig_selector, where compiled code is in any "
+            "case. It may be deleted.",
             decides=False,
         ),
     ] = None
@@ -277,7 +281,7 @@ class MigArguments:
             decides=False,
         ),
     ] = None
-    mig_overwrite: Annotated[bool, Setting("Select again although a valid subset exists.", decides=False)] = False
+    mig_overwrite: Annotated[bool, Setting("Select again even if a valid subset exists.", decides=False)] = False
     mig_report: Annotated[
         Literal["html", "none"],
         Setting("Write report.html and report.json into the folder of the subset, or nothing.", decides=False),

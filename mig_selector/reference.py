@@ -19,7 +19,7 @@ _WIDTH = 100
 _INTRODUCTION = """\
 # Keys
 
-Every key goes into the YAML that LLaMA-Factory trains with, beside its own keys, or behind it on the command line as
+Every key goes into the YAML that LLaMA-Factory trains with, beside its own keys, or after it on the command line as
 `key=value`. Unknown keys are refused. This page is generated from the code: `python -m mig_selector.reference`.
 
 *Selects again* says whether a change of the value can change which rows are chosen: then they are selected again. The

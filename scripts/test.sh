@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the package with what its tests need, and checks style, types and all tests but those that need a GPU.
 #
-#   bash scripts/test.sh                     # about 15 minutes on two cores, plus the installation
+#   bash scripts/test.sh                     # about 20 minutes on two cores, plus the installation
 #   bash scripts/test.sh --fast              # at most 3 minutes: no test that is marked slow
 #   bash scripts/test.sh tests/pool -k csv   # arguments go to pytest
 #

@@ -40,25 +40,25 @@ class NormalizationSettings:
     mig_tag_normalization: Annotated[
         Literal["instag", "none"],
         Setting(
-            "instag brings together tags of mig_tagger: instagger, llm or distilled that mean the same, and leaves "
-            "out rare ones; none takes them as they are, and so do mig_label_vocabulary and mig_label_embeddings.",
+            "instag drops rare tags of mig_tagger: instagger, llm or distilled, and merges those that mean the same; "
+            "none takes them as they are, and so do mig_label_vocabulary and mig_label_embeddings.",
             decides=True,
         ),
     ] = "instag"
     mig_tag_min_count: Annotated[
         int,
-        Setting("Rows that a tag must have before tags are brought together (InsTag: 20).", at_least(1), decides=True),
+        Setting("Tags of fewer rows are dropped, before any are merged (InsTag: 20).", at_least(1), decides=True),
     ] = 2
     mig_tag_max_distance: Annotated[
-        float, Setting("Cosine distance up to which two tags are one.", between(0, 0.5), decides=True)
+        float, Setting("Cosine distance up to which two tags are merged.", between(0, 0.5), decides=True)
     ] = 0.05
     mig_tag_min_support: Annotated[
-        int, Setting("Rows that two tags which imply each other must share to be one.", at_least(1), decides=True)
+        int, Setting("Rows that must have both of two tags, for the two to be merged.", at_least(1), decides=True)
     ] = 40
     mig_tag_min_confidence: Annotated[
         float,
         Setting(
-            "Share of the rows of either tag that must have the other one, for the two to be one.",
+            "Share of the rows of each of two tags that must have the other one, for the two to be merged.",
             above_and_at_most(0, 1),
             decides=True,
         ),

@@ -75,27 +75,29 @@ class AnnotationSettings:
         str | None,
         Setting(
             "A Parquet file, or a folder of them, with labels and scores of rows made elsewhere; rows that it lacks "
-            "are an error, unless mig_tagger is set.",
+            "are an error, unless mig_tagger labels them and, where scores are needed, mig_scorer scores them.",
             decides=True,
         ),
     ] = None
     mig_retag: Annotated[
         bool,
-        Setting("Give all rows labels of mig_tagger or mig_sidecar, also those that have some.", decides=True),
+        Setting("Give all rows labels of mig_tagger or mig_sidecar, even those that have some.", decides=True),
     ] = False
     mig_tagger_model: Annotated[
         str | None,
         Setting(
-            "Model of mig_tagger: hub id or folder. For vocabulary and clusters a sentence-transformers model "
-            "(default sentence-transformers/all-MiniLM-L6-v2), which also embeds labels unless mig_embedding_model is "
-            "set; for instagger a causal language model (default OFA-Sys/InsTagger).",
+            "Model of mig_tagger: hub id or folder. For instagger a causal language model (default "
+            "OFA-Sys/InsTagger); for the others a sentence-transformers model (default "
+            "sentence-transformers/all-MiniLM-L6-v2), which also embeds labels unless mig_embedding_model is set.",
             decides=True,
         ),
     ] = None
     mig_tagger_max_tokens: Annotated[
         int,
         Setting(
-            "Tokens of a question that vocabulary and clusters read; the rest is cut off.", at_least(1), decides=True
+            "Tokens of a question that vocabulary, clusters and distilled embed; the rest is cut off.",
+            at_least(1),
+            decides=True,
         ),
     ] = 128
     mig_instagger_template: Annotated[
@@ -116,7 +118,7 @@ class AnnotationSettings:
         ),
     ] = 512
     mig_labels_per_row: Annotated[
-        int, Setting("Most labels that the tagger vocabulary gives a row.", at_least(1), decides=True)
+        int, Setting("Largest number of labels that the tagger vocabulary gives a row.", at_least(1), decides=True)
     ] = 4
     mig_label_min_similarity: Annotated[
         float,
@@ -130,7 +132,7 @@ class AnnotationSettings:
     mig_clusters: Annotated[
         str,
         Setting(
-            "How many clusters the tagger clusters finds, at one or several granularities; at most one for 20 rows.",
+            "How many clusters the tagger clusters finds, at one or several granularities; at most one per 20 rows.",
             _NUMBERS,
             decides=True,
         ),

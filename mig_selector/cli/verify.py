@@ -15,7 +15,7 @@ def add_commands(commands: Any) -> None:
     parser = commands.add_parser("verify", help=text, description=text, allow_abbrev=False)
     add_selection(parser)
     parser.add_argument(
-        "--use-cache", action="store_true", help="believe cached vectors and scores, so that no model runs again"
+        "--use-cache", action="store_true", help="trust cached vectors and scores, so that no model runs again"
     )
     parser.set_defaults(run=_verify)
 

@@ -165,8 +165,8 @@ def read_pool(
         raise PoolError(
             f"none of the {report.read} rows of {', '.join(source.name for source in all_sources)} can be selected: "
             f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. The first rows have values at "
-            f"{describe_paths(all_sources[0])}. Check mig_labels, mig_score, and the columns and tags of the entry; "
-            "raw rows get labels by mig_tagger: vocabulary."
+            f"{describe_paths(all_sources[0])}. Check mig_labels, mig_score, and the columns and tags of the entry. "
+            "Set mig_tagger: vocabulary for rows without labels, mig_score: constant for labelled rows without score."
         )
     return _assemble(all_sources, entry_indices, parts, report)
 

@@ -98,6 +98,6 @@ def _say_not_believed(folder: Path, name: str) -> None:
         _not_believed.add(folder)
         logger.warning(
             "%s is not used, nor are other files beside it, where they belong to another user or others may write to "
-            "them; what they hold is made again (see Caching in the README)",
+            "them; what they hold is made again (see Caching in mig_selector/README.md)",
             folder / name,
         )

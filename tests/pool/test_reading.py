@@ -199,6 +199,7 @@ def test_a_pool_without_a_usable_row_is_an_error_that_says_why(pool):
         pool('{"s":1}\n{"t":["a"]}\nx\n', on_bad_row="skip")
     assert "no labels at t: 1; no score at s: 1; is not valid JSON: 1" in str(caught.value)
     assert "The first rows have values at s, t. Check mig_labels" in str(caught.value)
+    assert str(caught.value).endswith("mig_score: constant for labelled rows without score.")
 
 
 def test_a_wrong_path_is_answered_with_those_that_rows_have(pool):

@@ -23,6 +23,7 @@ from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.settings import PREFIX
 from mig_selector.store.files import read_json, whole_file, write_json
+from mig_selector.store.folders import is_believed
 from mig_selector.store.subsets import MANIFEST
 
 
@@ -164,7 +165,7 @@ def _write_rows(rows: Any, folder: Path) -> Path:
         )
     if hasattr(rows, "to_parquet"):  # a datasets.Dataset keeps its own types
         file = folder / f"{hashlib.sha256(str(rows._fingerprint).encode()).hexdigest()[:32]}.parquet"
-        if not file.exists():
+        if not (file.exists() and is_believed(file)):
             with whole_file(file) as stream:
                 rows.to_parquet(stream)
         return file
@@ -178,7 +179,7 @@ def _write_rows(rows: Any, folder: Path) -> Path:
             raise ArgumentError(f"pool: row {index} cannot be written as JSON ({error}).") from error
     data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
     file = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.jsonl"
-    if not file.exists():
+    if not (file.exists() and is_believed(file)):
         with whole_file(file) as stream:
             stream.write(data)
     return file

@@ -54,6 +54,16 @@ def test_rows_in_memory_keep_all_their_columns(vectors):
         assert subset.dataset["extra"] == subset.indices.tolist()
 
 
+@pytest.mark.parametrize("form", [list, Dataset.from_list])
+def test_rows_in_a_file_that_others_may_write_to_are_written_again(form):
+    pool = form([{"instruction": f"q{n}", "output": "a", "rating": float(n)} for n in range(20)])
+    select(pool, num_samples=2, method="top_score", score="rating")
+    [file] = (Path(os.environ["MIG_SELECTOR_CACHE"]) / "notebook").glob("*.*")
+    file.write_bytes(b"")
+    file.chmod(0o666)
+    assert select(pool, num_samples=3, method="top_score", score="rating").indices.tolist() == [19, 18, 17]
+
+
 def test_alpaca_rows_need_no_layout_and_other_columns_are_named(vectors):
     rows = [{"q": f"q{n}", "a": f"a{n}", "rating": float(n)} for n in range(20)]
     subset = select(rows, num_samples=3, method="top_score", score="rating", columns={"prompt": "q", "response": "a"})

@@ -86,16 +86,18 @@ class AnnotationSettings:
     mig_tagger_model: Annotated[
         str | None,
         Setting(
-            "Model of mig_tagger: hub id or folder. For vocabulary and clusters a sentence-transformers model "
-            "(default sentence-transformers/all-MiniLM-L6-v2), which also embeds labels unless mig_embedding_model is "
-            "set; for instagger a causal language model (default OFA-Sys/InsTagger).",
+            "Model of mig_tagger: hub id or folder. For vocabulary, clusters, llm and distilled a "
+            "sentence-transformers model (default sentence-transformers/all-MiniLM-L6-v2), which also embeds labels "
+            "unless mig_embedding_model is set; for instagger a causal language model (default OFA-Sys/InsTagger).",
             decides=True,
         ),
     ] = None
     mig_tagger_max_tokens: Annotated[
         int,
         Setting(
-            "Tokens of a question that vocabulary and clusters read; the rest is cut off.", at_least(1), decides=True
+            "Tokens of a question that vocabulary, clusters and distilled read; the rest is cut off.",
+            at_least(1),
+            decides=True,
         ),
     ] = 128
     mig_instagger_template: Annotated[

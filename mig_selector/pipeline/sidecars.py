@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mig_selector.annotation.sidecar import OK, SCHEMA, look_up, merge, read_own_sidecar, write_sidecar
+from mig_selector.annotation.sidecar import OK, SCHEMA, TEXT, look_up, merge, read_own_sidecar, write_sidecar
 from mig_selector.annotation.tagger import Tagger, Tags
 from mig_selector.arrays import RowLabels
 from mig_selector.console import plural
@@ -213,7 +213,7 @@ class Sidecars:
                 self.score_figures = measured.figures
                 status[np.flatnonzero(to_make)[list(measured.failures)]] = list(measured.failures.values())
         columns = [rows.hashes.filter(pa.array(to_make)), labels, pa.array(scores, from_pandas=True)]
-        return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors
+        return pa.Table.from_arrays([*columns, pa.array(status[to_make], TEXT)], schema=SCHEMA), vectors
 
     def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_], *, is_tried: bool) -> Tags:
         if tagger.advice is not None and not is_tried:
@@ -293,5 +293,5 @@ def _as_lists(labels: RowLabels, is_labelled: NDArray[np.bool_]) -> pa.Array:
     counts = np.zeros(len(is_labelled), np.int64)
     counts[is_labelled] = labels.counts
     offsets = pa.array(np.concatenate(([0], np.cumsum(counts))), pa.int32(), mask=np.append(~is_labelled, False))
-    names = pa.array(labels.names, pa.string()).take(pa.array(labels.ids))
+    names = pa.array(labels.names, TEXT).take(pa.array(labels.ids))
     return pa.ListArray.from_arrays(offsets, names)

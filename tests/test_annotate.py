@@ -26,6 +26,7 @@ from mig_selector.pipeline.recipe import run_selection
 from mig_selector.pipeline.stages import _log_density
 from mig_selector.pipeline.stored import find_selection
 from mig_selector.ranks import share
+from mig_selector.store.inventory import find_cached
 
 
 ALPACA = {"formatting": "alpaca"}
@@ -239,6 +240,7 @@ def test_rows_without_a_question_fail(place):
     rows = make_raw_rows(60)
     rows[5] = {**rows[5], "instruction": " \n", "input": ""}
     write_lines(place.data / "pool.jsonl", rows)
+    assert "mig_tagger_model: " in estimate(place.settings(), selects=False)[-2]
     assert manifest(select(place))["annotation"]["failed"]["the question is empty"] == 1
 
 
@@ -494,6 +496,30 @@ def test_several_pool_files_have_a_sidecar_each(place):
     folder = annotate_pool(place.settings(dataset="pool,more"))
     assert {len(pq.read_table(path)) for path in folder.glob("*.parquet")} == {60, 9}
     assert {path.name.rpartition("-")[0] for path in folder.glob("*.parquet")} == {"pool", "more"}
+
+
+def test_a_kill_between_two_sidecars_changes_no_clusters(place):
+    place.add("more", make_raw_rows(30, seed=3), **ALPACA)
+    keys = {"mig_tagger": "clusters", "mig_clusters": [3], "mig_label_vocabulary": None}
+    folder = annotate_pool(place.settings(dataset="pool,more", **keys))
+    files = sorted(folder.glob("*.*"))
+    before = [file.read_bytes() for file in files]
+    [cached] = [kind for kind in find_cached(place.root / "cache") if kind.name == "annotations"]
+    assert sorted(file.path for file in cached.files) == files  # so that all of them can be pruned
+    next(folder.glob("more-*.parquet")).unlink()
+    annotate_pool(place.settings(dataset="pool,more", **keys))
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_media_belong_to_the_hash_of_a_row(place):
+    rows = [
+        {**row, "instruction": f"<image>{row['instruction']}", "images": [f"{number}.png"]}
+        for number, row in enumerate(make_raw_rows(60))
+    ]
+    columns = {"prompt": "instruction", "query": "input", "response": "output", "images": "images"}
+    place.add("pool", rows, **ALPACA, columns=columns)
+    outcome = select(place, **write_sidecar_of(place, rows), **vectors_of(place))
+    assert manifest(outcome)["annotation"]["found_in_sidecar"] == 60
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,15 @@ def test_a_model_that_does_not_answer_as_expected_is_tried_on_few_rows(place, mo
     assert "set mig_instagger_template" in str(caught.value)
 
 
+def test_a_model_that_answered_before_is_not_tried_again_on_new_rows(place):
+    layout = {"formatting": "sharegpt", "columns": {"messages": "dialogs"}, "tags": TAGS}
+    rows = [conversation(f"{number} of algebra") for number in range(20)]
+    place.add("pool", rows, **layout)
+    annotate_pool(place.tagged())
+    place.add("pool", [*rows, conversation("what is prose")], **layout)
+    assert annotations(annotate_pool(place.tagged())).count(([], REASONS[0])) == 1
+
+
 @pytest.mark.slow
 def test_its_tags_of_a_sample_are_learnt(place, tagger, tmp_path):
     questions = [f"{word} {number} of {word}" for number in range(130) for word in ("algebra", "soup")]
@@ -211,6 +220,7 @@ def test_its_tags_of_a_sample_are_learnt(place, tagger, tmp_path):
         ('[{"tag": "a" "explanation": "no comma"}, {"tag" : "b"', ["a", "b"]),
         ('Here: {"tag": "a"} and {"tag": ""}', ["a"]),
         ('[{"tag": 3}, "a", {"tags": "b"}]', []),
+        ('[{"tag": "a \\ud83d"}, {"tag": "\\ude00"}]', ["a"]),
         ('"tag"', []),
         ("[]", []),
         ("", []),

@@ -217,6 +217,27 @@ def test_rows_of_a_small_pool_that_the_teacher_failed_are_asked_about_again(plac
             assert bad <= {asked_about(message)[0] for message in at.asked}
 
 
+def test_rows_of_which_only_the_score_failed_keep_their_labels(place):
+    rows = make_raw_rows(60)
+    bad = {row["output"] for row in rows[25:27]}
+    rows[7] = {**rows[7], "instruction": " ", "input": ""}  # is looked at again by every run
+    write_lines(place.data / "pool.jsonl", rows)
+
+    def behave(message, before):
+        return reply("no") if asked_about(message)[1] in bad else always(message, before)
+
+    keys = {"mig_tagger": "clusters", "mig_clusters": [3], "mig_scorer": "llm", "mig_edge_threshold": 0.3}
+    found = []
+    for answers, failed in ((behave, 3), (always, 1)):
+        with chat_server(answers) as at:
+            outcome = select(place, at.url, **keys, mig_overwrite=True)
+        assert sum(manifest(outcome)["annotation"]["failed"].values()) == failed
+        [sidecar] = (place.root / "cache" / "annotations").glob("*/*.parquet")
+        vectors = sidecar.with_name("label_vectors.npz").read_bytes()
+        found.append((pq.read_table(sidecar, columns=["row_hash", "labels"]), vectors, manifest(outcome)["edges"]))
+    assert found[0] == found[1]
+
+
 def test_a_server_that_fails_is_not_taken_for_a_poor_model(place):
     with (
         chat_server(lambda *_: reply(body='{"response": "[]"}')) as at,
@@ -308,6 +329,9 @@ def test_a_classifier_learns_from_a_sample_and_labels_the_rest(place):
             select(place, at.url, **keys, mig_distill_min_f1=1, mig_turns="first")
         assert len(at.requests) == num_requests
 
+        with pytest.raises(PoolError, match=r"below mig_distill_min_f1: 1,"):  # although all labels are kept
+            select(place, at.url, **keys, mig_distill_min_f1=1, mig_overwrite=True)
+
         lines = estimate(place.settings(at.url, **keys), selects=True)
         assert any("judge: 240 requests for tags" in line for line in lines)
         assert len(at.requests) == num_requests
@@ -345,7 +369,7 @@ def test_no_key_and_no_address_with_a_password_is_written_down(place, monkeypatc
     monkeypatch.setenv("MIG_ANNOTATOR_API_KEY", "topsecret")
     with chat_server(faulty) as at:
         select(place, at.url, mig_annotator_timeout=0.2)
-        for url in ("http://me:topsecret@h/v1", "http://h/v1?k=topsecret"):
+        for url in ("http://me:topsecret@h/v1", "http://h/v1?k=topsecret", "http://192.168.1.300:8000/v1"):
             with pytest.raises(MigSelectorError, match="mig_annotator_url: expected http") as error:
                 select(place, url)
             assert "topsecret" not in str(error.value)

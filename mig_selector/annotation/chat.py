@@ -78,9 +78,12 @@ class ChatModel:
 class _UnansweredError(Exception):
     """A request failed in a way that may pass."""
 
-    def __init__(self, reason: str, *, pause: float | None = None, is_told_to_wait: bool = False) -> None:
+    def __init__(
+        self, reason: str, described: str = "", *, pause: float | None = None, is_told_to_wait: bool = False
+    ) -> None:
+        """Say why, for the row and, with what the server says of it, for people."""
         super().__init__(reason)
-        self.pause, self.is_told_to_wait = pause, is_told_to_wait
+        self.described, self.pause, self.is_told_to_wait = described or reason, pause, is_told_to_wait
 
 
 class _RefusedError(Exception):
@@ -129,7 +132,12 @@ class _Session:
     async def ask_all(self, prompts: Iterator[tuple[Any, str]]) -> None:
         import httpx
 
-        key = os.environ.get(self._chat.names.api_key)
+        key = os.environ.get(self._chat.names.api_key, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise AnnotatorError(
+                f"{self._chat.names.api_key}: the key in the environment has characters that are not printable ASCII, "
+                "such as a line break or a typographic quotation mark; set it again."
+            )
         timeout = httpx.Timeout(self._chat.timeout_seconds, connect=_CONNECT_SECONDS, pool=None)
         limits = httpx.Limits(max_connections=self._chat.max_requests)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -197,13 +205,13 @@ class _Session:
         self._failed_since_answer += 1
         if time.monotonic() >= self._next_warning:
             pause = f" after {fault.pause:.0f} seconds, as it wants" if fault.pause else ""
-            logger.warning("%s: %s; asking again%s", self._chat.url, fault, pause)
+            logger.warning("%s: %s; asking again%s", self._chat.url, fault.described, pause)
             self._next_warning = time.monotonic() + _WARNING_SECONDS
         if self._failed_since_answer > _TRIES * self._chat.max_requests:
             names = self._chat.names
             raise AnnotatorError(
-                f"{names.url}: {self._chat.url} answers no more: {fault}. The answers so far are kept; once the "
-                f"server is back, or {names.requests} is lower, start again to go on."
+                f"{names.url}: {self._chat.url} answers no more: {fault.described}. The answers so far are kept; once "
+                f"the server is back, or {names.requests} is lower, start again to go on."
             )
 
     async def _post(self, body: dict[str, Any]) -> Any:
@@ -222,16 +230,20 @@ class _Session:
                         raise _RefusedError(f"an answer of more than {_LARGEST_BODY >> 20} MiB")
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _UnansweredError(f"no answer from the server ({type(error).__name__})") from error
+        fault = f"the server answered {response.status_code}"
         if response.status_code == 200:
             try:
-                return json.loads(answer)
+                completion = json.loads(answer)
             except (ValueError, RecursionError) as error:
                 raise _UnansweredError("the answer of the server is not valid JSON") from error
-        fault = f"the server answered {response.status_code}"
+            if isinstance(completion, dict) and completion.get("error") and not completion.get("choices"):
+                described = f"{fault}: {_message_of(answer)}"  # by a router, of the server behind it
+                raise _UnansweredError("the answer of the server is an error", described)
+            return completion
         described = f"{fault}: {_message_of(answer)}"
         if response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
             pause = _retry_after(response)
-            raise _UnansweredError(fault, pause=pause, is_told_to_wait=response.status_code == 429)
+            raise _UnansweredError(fault, described, pause=pause, is_told_to_wait=response.status_code == 429)
         if response.status_code in (400, 413, 422):  # this row may be too long, or otherwise unfit
             logger.warning("%s: %s", self._chat.url, described)
             raise _RefusedError(fault)
@@ -253,10 +265,13 @@ def read_address(setting: str, url: str, api_key: str) -> str:
     Raises:
         ArgumentError: It is not an address, or holds more than one.
     """
+    from httpx import URL, InvalidURL
+
     try:
+        URL(url)
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
+    except (ValueError, InvalidURL):
         is_address = False
     if not is_address or "@" in parts.netloc or parts.query or parts.fragment:
         # Not repeated here: it may hold a password, which belongs in no log.

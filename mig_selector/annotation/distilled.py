@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -123,6 +124,13 @@ class DistilledTagger(Tagger):
         learnt_from = np.flatnonzero(is_taught)[has_labels]
         classifier, figures = learn(vectors[learnt_from], taught.labels.take(has_labels))
         logger.info("distilled: held-out F1 %.2f (micro), %.2f (macro)", figures["micro_f1"], figures["macro_f1"])
+        self.check(figures)
+        labels = _join(taught.labels, learnt_from, has_labels, classifier, vectors)
+        figures = {"rows": int(is_taught.sum()), "failed": len(taught.failures), **figures}
+        return Tags(labels, figures=figures)
+
+    def check(self, figures: Mapping[str, Any]) -> None:
+        """Compare the held-out F1 with the least that is wanted; see `Tagger.check`."""
         if figures["micro_f1"] < self.min_f1:
             raise PoolError(
                 f"mig_tagger: distilled: F1 on {figures['held_out_rows']:,} held-out rows is "
@@ -130,9 +138,6 @@ class DistilledTagger(Tagger):
                 "rows would be poor. Set a larger mig_distill_rows (a chat model is not asked again about rows that "
                 "it has labelled), another mig_tagger_model, or mig_tagger: llm or instagger, which label all rows."
             )
-        labels = _join(taught.labels, learnt_from, has_labels, classifier, vectors)
-        figures = {"rows": int(is_taught.sum()), "failed": len(taught.failures), **figures}
-        return Tags(labels, figures=figures)
 
     def rehearse(self, rows: Rows, tools: Tools) -> None:
         """Embed the questions; see `Tagger.rehearse`."""

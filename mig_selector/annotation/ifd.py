@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.networks import logits_at
+from mig_selector.annotation.networks import load_network, logits_at
 from mig_selector.annotation.tokens import encode, load_tokenizer
+from mig_selector.embedding.encoder import Encoder
 from mig_selector.errors import ArgumentError
-from mig_selector.ranks.models import dtype_argument, loading, pad_tokens
+from mig_selector.ranks.models import pad_tokens
 from mig_selector.ranks.share import fill_matrix, tokens_per_batch
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.matrix import MatrixFile
@@ -109,11 +110,9 @@ def _load(model: CausalModel, device: Any) -> _LossModel:
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(model.model, model.key, model.revision)
-    with loading(model.key, model.model, ArgumentError):
-        network = AutoModelForCausalLM.from_pretrained(
-            model.model, revision=model.revision, **dtype_argument(model.dtype)
-        )
-        network = network.to(device).eval()
+    tokenizer.truncation_side = "right"  # the end is cut off: tokens are counted from the beginning
+    encoder = Encoder(model.model, model.revision, model.dtype, content="")
+    network = load_network(AutoModelForCausalLM, encoder, model.key, device)
     longest = getattr(network.config.get_text_config(), "max_position_embeddings", None) or model.max_tokens
     if longest < model.max_tokens:
         raise ArgumentError(

@@ -154,4 +154,6 @@ def parse_tags(answer: str) -> list[str]:
     else:
         objects = parsed if isinstance(parsed, list) else [parsed]
         found = [each["tag"] for each in objects if isinstance(each, dict) and isinstance(each.get("tag"), str)]
-    return list(dict.fromkeys(tag for each in found if (tag := each.strip().lower())))
+    # JSON can spell half of a surrogate pair, which is not text.
+    texts = (each.encode("utf-8", "ignore").decode().strip().lower() for each in found)
+    return list(dict.fromkeys(filter(None, texts)))

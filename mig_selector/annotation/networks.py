@@ -34,12 +34,13 @@ def load_network(auto_class: Any, encoder: Encoder, key: str, device: Any) -> An
         network, info = auto_class.from_pretrained(
             encoder.model, revision=encoder.revision, output_loading_info=True, **dtype_argument(encoder.dtype)
         )
+        network = network.to(device).eval()
     if info["missing_keys"]:
         raise ArgumentError(
             f"{key}: {encoder.model!r} lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}, so it was not "
             f"trained as {auto_class.__name__}; give a model that was."
         )
-    return network.to(device).eval()
+    return network
 
 
 def longest_text(network: Any, tokenizer: Any) -> int | None:

@@ -25,9 +25,9 @@ from mig_selector.store.files import whole_file
 from mig_selector.store.folders import is_believed
 
 
-SCHEMA = pa.schema(
-    {"row_hash": pa.string(), "labels": pa.list_(pa.string()), "score": pa.float64(), "status": pa.string()}
-)
+TEXT = pa.large_string()
+"""The hashes of 34 million rows do not fit into one array of `pa.string`; in a Parquet file both are the same."""
+SCHEMA = pa.schema({"row_hash": TEXT, "labels": pa.list_(TEXT), "score": pa.float64(), "status": TEXT})
 OK = "ok"
 """The status of a row that was annotated; any other is the reason why it was not."""
 METADATA_KEY = b"mig_selector"
@@ -62,7 +62,7 @@ def _without_nulls(value: Any) -> Any:
 
 def look_up(table: pa.Table, hashes: pa.Array) -> NDArray[np.int64]:
     """Return the row of a sidecar that has each hash; -1 where none has it. Shape (N,)."""
-    found = pc.index_in(hashes, value_set=table["row_hash"].combine_chunks())
+    found = pc.index_in(hashes.cast(TEXT), value_set=table["row_hash"].combine_chunks())
     return found.fill_null(-1).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
 
@@ -145,7 +145,7 @@ def _read_given(file: Path, *, is_signed: bool) -> pa.Table:
     try:
         table = table.select(SCHEMA.names).cast(SCHEMA)
     except pa.ArrowException as error:
-        types = ", ".join(f"{field.name} {field.type}" for field in SCHEMA)
+        types = ", ".join(f"{field.name} {field.type}" for field in SCHEMA).replace(str(TEXT), "string")
         raise ArgumentError(f"mig_sidecar: {file}: expected the types {types}: {error}") from error
     for fault, is_faulty in _faults(table, is_signed=is_signed):
         rows = np.flatnonzero(is_faulty.fill_null(False).to_numpy(zero_copy_only=False))

@@ -77,6 +77,13 @@ class Tagger(ABC):
             tools: What else may be used.
         """
 
+    def check(self, figures: Mapping[str, Any]) -> None:  # noqa: B027  most taggers have no figures
+        """Refuse labels whose figures, as `Tags` has them, are too poor.
+
+        Raises:
+            PoolError: They are.
+        """
+
     def rehearse(self, rows: Rows, tools: Tools) -> None:
         """Do the part of `tag` that takes longer the more rows there are; a dry run measures how long."""
         self.tag(rows, tools)

@@ -106,11 +106,6 @@ class Tools(Protocol):
         """All ranks, who run a model together."""
         ...
 
-    @property
-    def folder(self) -> Path:
-        """A folder for what must survive a kill, named by all that decides tags and scores; may not exist yet."""
-        ...
-
     def answers_path(self, identity: Mapping[str, object]) -> Path:
         """Name the file for the answers of a chat model, by all that decides them beside the prompts."""
         ...

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mig_selector.annotation.normalization import normalize_tags
-from mig_selector.annotation.sidecar import OK, SCHEMA, look_up, read_sidecars
+from mig_selector.annotation.sidecar import OK, SCHEMA, TEXT, look_up, read_sidecars
 from mig_selector.arrays import RowLabels
 from mig_selector.console import plural, progress
 from mig_selector.errors import PoolError
@@ -122,7 +122,7 @@ def _read_rows(pool: Pool, request: Request) -> tuple[pa.Array, NDArray[np.bool_
             if index in sampled:
                 sample.append(question[:_SAMPLED_CHARACTERS])
             bar(1)
-    return pa.array(hashes, pa.string()), has_question, sample
+    return pa.array(hashes, TEXT), has_question, sample
 
 
 def _check_can_annotate(needs: AnnotationNeeds, is_missing: NDArray[np.bool_], is_wanted: NDArray[np.bool_]) -> None:

@@ -155,19 +155,26 @@ def _works(
 ) -> Iterator[tuple[tuple[ModelName, ...], NDArray[np.bool_], Compute]]:
     """Yield for what reads rows its models, which rows it reads, and what it does with them."""
     needs, annotation = request.needs, request.needs.annotation
-    tools = RunTools(request, crew, request.arguments.cache_dir / "work")
+    tools = RunTools(request, crew)
     everything = np.ones(len(pool.scores), np.bool_)
     tagger, is_tagged = annotation.tagger if annotation else None, pool.labels.counts == 0
     if isinstance(tagger, DistilledTagger) and tagger.teacher.models:
-        yield tagger.teacher.models, _taught(tagger, is_tagged), partial(tagger.teacher.rehearse, tools=tools)
-        yield (tagger.model,), is_tagged, partial(tagger.rehearse, tools=tools)
+        yield tagger.teacher.models, _taught(tagger, is_tagged), partial(_rehearse, tagger.teacher, tools)
+        yield (tagger.model,), is_tagged, partial(_rehearse, tagger, tools)
     elif tagger is not None and tagger.models:
-        yield tagger.models, is_tagged, partial(tagger.rehearse, tools=tools)
+        yield tagger.models, is_tagged, partial(_rehearse, tagger, tools)
     for score in (needs.score, annotation.scorer if annotation else None):
         if score is not None and score.models:
             yield score.models, everything, partial(score.measure, tools=tools)
     if (how := needs.embedding) is not None:
         yield (ModelName("mig_row_embedding_model", how.model),), everything, lambda rows: embed_rows(rows, crew)
+
+
+def _rehearse(tagger: Tagger, tools: RunTools, rows: _TimedRows) -> None:
+    """Have a tagger read the rows that it would be given: those with a question."""
+    has_question = np.array([bool(question.strip()) for question in rows.questions()], np.bool_)
+    if has_question.any():
+        tagger.rehearse(rows.take(has_question), tools)
 
 
 def _measure(

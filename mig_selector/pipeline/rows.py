@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class KeptRows:
 
     def take(self, keep: NDArray[np.bool_]) -> KeptRows:
         """Return the rows where `keep`, shape (N,), is true."""
-        return KeptRows(self.request, self.pool.without(~keep, ""))
+        return replace(self, pool=self.pool.without(~keep, ""))
 
     def exchanges(self, which: Which | None = None) -> Iterator[Exchange]:
         """Read question and answer of each row.
@@ -95,16 +95,21 @@ class KeptRows:
 
     def hashed_questions(self) -> Iterator[tuple[str, str]]:
         """Read the hash by which sidecars know a row, and the question, of each row."""
-        columns = [list(dict.fromkeys(entry.columns.values())) for entry in self.request.entries]
-        for row in self._rows():
+        columns = self._trained_columns
+        for row in self._rows(set(chain.from_iterable(columns))):
             _, exchange = self._exchange(row, self.request.arguments.mig_turns)
             yield hash_row(row.record, columns[row.entry_index]), _question(exchange)
 
     def trained(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Read for each row the index of its entry, and the columns that training reads, media included."""
-        columns = [list(dict.fromkeys(entry.columns.values())) for entry in self.request.entries]
-        for row in self._rows({column for each in columns for column in each}):
+        """Read for each row the index of its entry, and the columns that training reads."""
+        columns = self._trained_columns
+        for row in self._rows(set(chain.from_iterable(columns))):
             yield row.entry_index, {column: row.record.get(column) for column in columns[row.entry_index]}
+
+    @property
+    def _trained_columns(self) -> list[list[str]]:
+        """The columns of each entry that training reads, media included."""
+        return [list(dict.fromkeys(entry.columns.values())) for entry in self.request.entries]
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Read the rows with all their columns."""

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mig_selector.annotation.sidecar import OK, SCHEMA, look_up, merge, read_own_sidecar, write_sidecar
+from mig_selector.annotation.sidecar import OK, SCHEMA, TEXT, look_up, merge, read_own_sidecar, write_sidecar
 from mig_selector.annotation.tagger import Tagger, Tags
 from mig_selector.arrays import RowLabels
 from mig_selector.console import plural
@@ -130,24 +130,43 @@ class Sidecars:
         Returns:
             The annotations of all wanted rows, each hash once, and the vectors of the tagger's labels.
         """
-        rows = self._rows
+        tagger = self._needs.tagger
         with locked(self.folder):
             vectors = self._read_vectors()
-            tables = [read_own_sidecar(path) if vectors is not None else SCHEMA.empty_table() for path in self.paths]
+            tables = [read_own_sidecar(path) for path in self.paths]
             table = _unique(pa.concat_tables(tables))
-            found = look_up(table, rows.hashes)
-            has_labels = np.append(_has_labels(table), False)[found]  # found is -1 where nothing is
-            is_made = (found >= 0) & (has_labels | ~self._lacks_labels)
-            if any(part is not None and part.may_succeed_later for part in (self._needs.tagger, self._needs.scorer)):
-                is_made &= ~np.append(_has_failed(table), False)[found]
+            found = self._find_usable(table, has_vectors=vectors is not None)
+            has_failed = np.append(_has_failed(table), False)[found]  # found is -1 where nothing is
+            lacks_tags = self._lacks_labels & ~np.append(_has_tags(table), False)[found]
+            is_made = (found >= 0) & np.where(has_failed, not self._may_succeed_later, ~lacks_tags)
             to_make = self._first_of_equal_rows(self._is_wanted & ~is_made)
-            kept, count = plural(int(is_made.sum()), "row"), f"{to_make.sum():,}"
+            kept, count = plural(int(np.sum(self._is_wanted & is_made)), "row"), f"{to_make.sum():,}"
             logger.info("annotations: %s in %s, %s to be made", kept, self.folder, count)
             if to_make.any():
-                made, vectors = self._make(to_make)
+                rows = found[to_make]
+                labels = table["labels"].take(pa.array(rows, mask=rows < 0))
+                is_tried = int(np.count_nonzero(_has_tags(table))) >= _TRIED_ROWS
+                made, new_vectors = self._make(to_make, lacks_tags, labels, is_tried=is_tried)
                 table = merge(table, made)
-                self._write(table, tables, vectors)
+                self._write(table, tables, new_vectors)
+                vectors = new_vectors or vectors
+            if tagger is not None and (figures := self.figures):
+                tagger.check(figures)
         return table, vectors or {}
+
+    def _find_usable(self, table: pa.Table, *, has_vectors: bool) -> NDArray[np.int64]:
+        """Return which annotation is that of each row; -1 where none can be used. Shape (N,)."""
+        found, tagger = look_up(table, self._rows.hashes), self._needs.tagger
+        # A kill between two sidecars leaves a part of the rows, and the others would get other labels without them.
+        is_whole = tagger is None or not tagger.depends_on_all_rows or np.all(found[self._lacks_labels] >= 0)
+        if not has_vectors or not is_whole:
+            found[self._lacks_labels] = -1
+        return found
+
+    @property
+    def _may_succeed_later(self) -> bool:
+        parts = (self._needs.tagger, self._needs.scorer)
+        return any(part is not None and part.may_succeed_later for part in parts)
 
     def _first_of_equal_rows(self, is_wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Of rows with equal hashes leave one, one that lacks labels if there is any."""
@@ -159,18 +178,30 @@ class Sidecars:
         is_first[rows[order[first]]] = True
         return is_first
 
-    def _make(self, to_make: NDArray[np.bool_]) -> tuple[pa.Table, LabelVectors]:
-        """Annotate rows with different hashes."""
+    def _make(
+        self, to_make: NDArray[np.bool_], lacks_tags: NDArray[np.bool_], labels: pa.ChunkedArray, *, is_tried: bool
+    ) -> tuple[pa.Table, LabelVectors]:
+        """Annotate rows with different hashes.
+
+        Args:
+            to_make: Which rows. Shape (N,).
+            lacks_tags: Which rows the tagger labels; others keep their labels. Shape (N,).
+            labels: Those that the rows to be annotated have, null where they have none.
+            is_tried: Whether the tagger is known to label rows like these.
+
+        Returns:
+            The annotations, and the vectors of the labels that were made.
+        """
         rows, needs = self._rows, self._needs
         status = np.full(len(to_make), OK, object)
-        labels, vectors = pa.nulls(int(to_make.sum()), SCHEMA.field("labels").type), {}
-        is_tagged = to_make & self._lacks_labels & rows.has_question
+        vectors: LabelVectors = {}
+        is_tagged = to_make & lacks_tags & rows.has_question
         if needs.tagger is not None:
-            status[to_make & self._lacks_labels & ~rows.has_question] = _NO_QUESTION
+            status[to_make & lacks_tags & ~rows.has_question] = _NO_QUESTION
         if needs.tagger is not None and is_tagged.any():
-            tags = self._tag(needs.tagger, is_tagged)
+            tags = self._tag(needs.tagger, is_tagged, is_tried=is_tried)
             status[np.flatnonzero(is_tagged)[list(tags.failures)]] = list(tags.failures.values())
-            labels = _as_lists(tags.labels, is_tagged[to_make])
+            labels = pc.coalesce(_as_lists(tags.labels, is_tagged[to_make]), labels)
             if tags.figures is not None:
                 write_json(self._figures_path, tags.figures, is_private=True)
             vectors = dict(zip(tags.labels.names, tags.vectors, strict=True)) if tags.vectors is not None else {}
@@ -182,15 +213,15 @@ class Sidecars:
                 self.score_figures = measured.figures
                 status[np.flatnonzero(to_make)[list(measured.failures)]] = list(measured.failures.values())
         columns = [rows.hashes.filter(pa.array(to_make)), labels, pa.array(scores, from_pandas=True)]
-        return pa.Table.from_arrays([*columns, pa.array(status[to_make], pa.string())], schema=SCHEMA), vectors
+        return pa.Table.from_arrays([*columns, pa.array(status[to_make], TEXT)], schema=SCHEMA), vectors
 
-    def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_]) -> Tags:
-        if tagger.advice is not None:
-            is_tried = is_tagged & (np.cumsum(is_tagged) <= _TRIED_ROWS)
-            tried = plural(int(is_tried.sum()), "row")
+    def _tag(self, tagger: Tagger, is_tagged: NDArray[np.bool_], *, is_tried: bool) -> Tags:
+        if tagger.advice is not None and not is_tried:
+            is_first = is_tagged & (np.cumsum(is_tagged) <= _TRIED_ROWS)
+            tried = plural(int(is_first.sum()), "row")
             logger.info("mig_tagger: a trial with the first %s", tried)
-            failures = tagger.tag(self._rows.take(is_tried), self._tools).failures
-            if 2 * len(failures) > np.count_nonzero(is_tried):
+            failures = tagger.tag(self._rows.take(is_first), self._tools).failures
+            if 2 * len(failures) > np.count_nonzero(is_first):
                 reasons = "; ".join(f"{reason}: {count}" for reason, count in Counter(failures.values()).most_common())
                 raise PoolError(
                     f"mig_tagger: {len(failures)} of the first {tried} got no labels ({reasons}). {tagger.advice}"
@@ -199,7 +230,7 @@ class Sidecars:
 
     @property
     def _tools(self) -> RunTools:
-        return RunTools(self._rows.request, self._crew, self.folder / "work", self._rows.most_failures)
+        return RunTools(self._rows.request, self._crew, self._rows.most_failures)
 
     def _write(self, table: pa.Table, before: list[pa.Table], vectors: LabelVectors) -> None:
         """Write the sidecar of each pool file: the wanted rows of the file, and what it had before."""
@@ -252,9 +283,9 @@ def _has_failed(table: pa.Table) -> NDArray[np.bool_]:
     return np.asarray(failed, np.bool_)
 
 
-def _has_labels(table: pa.Table) -> NDArray[np.bool_]:
-    """Say of each annotation whether it has labels, or failed to get some. Shape (number of rows,)."""
-    return np.asarray(pc.is_valid(table["labels"]).to_numpy(), np.bool_) | _has_failed(table)
+def _has_tags(table: pa.Table) -> NDArray[np.bool_]:
+    """Say of each annotation whether it has labels. Shape (number of rows,)."""
+    return np.asarray(pc.list_value_length(table["labels"]).fill_null(0).to_numpy() > 0, np.bool_)
 
 
 def _as_lists(labels: RowLabels, is_labelled: NDArray[np.bool_]) -> pa.Array:
@@ -262,5 +293,5 @@ def _as_lists(labels: RowLabels, is_labelled: NDArray[np.bool_]) -> pa.Array:
     counts = np.zeros(len(is_labelled), np.int64)
     counts[is_labelled] = labels.counts
     offsets = pa.array(np.concatenate(([0], np.cumsum(counts))), pa.int32(), mask=np.append(~is_labelled, False))
-    names = pa.array(labels.names, pa.string()).take(pa.array(labels.ids))
+    names = pa.array(labels.names, TEXT).take(pa.array(labels.ids))
     return pa.ListArray.from_arrays(offsets, names)

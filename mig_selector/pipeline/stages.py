@@ -196,7 +196,7 @@ def resolve_budgets(request: Request, pool: Pool) -> list[int]:
 def measure(pool: Pool, request: Request, crew: Crew) -> Measured:
     """Have a model measure the rows, if the kind of score needs one; drop and count the rows that it cannot score."""
     score = request.needs.score
-    tools = RunTools(request, crew, request.arguments.cache_dir / "scores")
+    tools = RunTools(request, crew)
     measured = score.measure(KeptRows(request, pool), tools) if score is not None else None
     if measured is None:
         return Measured(pool, None)

@@ -27,7 +27,6 @@ class RunTools:
 
     request: Request
     crew: Crew
-    folder: Path
     most_failures: float = math.inf
 
     def find(self, model: ModelName) -> Encoder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,9 @@ from mig_selector.ranks.world import Ranks
 
 _TIMEOUT = timedelta(days=30)
 """In effect none: a rank may have to wait for hours of work on another. Dead ranks are detected by `watch`."""
+_OF_TRAINING = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+"""What ``accelerate launch`` sets for the training that follows. With FSDP, transformers would load models with
+weights of zero on all ranks but the first; with DeepSpeed, accelerate would hand our process group to it."""
 
 
 @contextlib.contextmanager
@@ -30,15 +33,17 @@ def process_group(ranks: Ranks) -> Iterator[Any]:
     from accelerate.state import AcceleratorState, PartialState
 
     if ranks.world_size == 1:
-        with _reset_accelerate(AcceleratorState):
+        # torchrun sets LOCAL_RANK for a single rank, too: accelerate would open a default process group, which stays.
+        with _environment({"LOCAL_RANK": None}), _reset_accelerate(AcceleratorState):
             yield PartialState()
         return
     from torch import distributed
 
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(ranks.local_rank)
-    with _restored_environment(), _reset_accelerate(AcceleratorState):
+        torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())  # a launcher may show each rank one GPU
+    # Not every launcher sets LOCAL_RANK; without it accelerate would use the CPU beside a process group of GPUs.
+    with _environment({"LOCAL_RANK": str(ranks.local_rank)}), _reset_accelerate(AcceleratorState):
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=ranks.open_store(_TIMEOUT),
@@ -53,10 +58,17 @@ def process_group(ranks: Ranks) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _restored_environment() -> Iterator[None]:
-    """Restore the environment when the block ends: accelerate sets variables on CPU, which must not reach training."""
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables, None to remove one, and remove those of training; restore the environment when the block ends.
+
+    accelerate sets variables, too, on CPU; they must not reach training.
+    """
     before = dict(os.environ)
     try:
+        for name, value in {**dict.fromkeys(_OF_TRAINING), **variables}.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         yield
     finally:
         for name in set(os.environ) - set(before):

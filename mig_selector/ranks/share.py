@@ -2,8 +2,8 @@
 
 The batches that the model sees depend on the rows alone, not on the number of ranks nor on where an earlier run
 stopped. Rows are taken in chunks of a fixed size; each chunk is sorted by length and cut into batches of about the
-same number of tokens, so that there is little padding. The ranks share a round, as many chunks as there are ranks, or
-more of them if they are done in no time.
+same number of tokens, so that there is little padding. The ranks share a round: as many chunks as there are ranks, or
+more of them if a round takes less than `_ROUND_SECONDS`.
 (The last bit of a result can still depend on the number of threads per rank on a CPU, because numerical libraries then
 sum in another order, and on the memory of a GPU, where a batch that is too large is halved.)
 
@@ -44,9 +44,9 @@ Encoded: TypeAlias = NDArray[np.int32]
 """What a model needs of one item, one-dimensional."""
 
 CHUNK_ITEMS = 1_024
-"""Items sorted together; about this much work for each rank is lost when a run is killed, or `_ROUND_SECONDS`."""
+"""Items sorted together. When a run is killed, the rounds that are under way are lost."""
 _ROUND_SECONDS = 2.0
-"""Rounds that take less grow, as the ranks wait for the slowest at the end of each."""
+"""Shorter rounds grow, as the ranks wait for the slowest at the end of each; far longer ones shrink."""
 _MOST_CHUNKS = 32
 """For each rank; a round is held in memory."""
 GPU_TOKENS, CPU_TOKENS = 16_384, 1_024
@@ -171,18 +171,20 @@ def compute_shared(
         rounds = _Rounds(items, state, reader)
         encoded = tokenizer.submit(_encode, rounds.next_part(), model)
         stored: Future[object] | None = None
+        begun = time.monotonic()
         while tokens := gather_arrays(encoded.result(), state):
             encoded = tokenizer.submit(_encode, rounds.next_part(), model)
             lengths = np.array(list(map(len, tokens)), np.int64)
             shares = deal_batches(_batches_of_round(lengths, model.batch_tokens), lengths, state.num_processes)
-            begun = time.monotonic()
             results = _compute_share(shares, tokens, model, state, on_items)
             rows = _gather_in_order(results, shares, state)
-            rounds.grow(len(tokens), time.monotonic() - begun)
             if stored is not None:
                 stored.result()
             if state.is_main_process:
                 stored = writer.submit(store, rows)
+            # The wait for texts counts: where it is reading that takes time, larger rounds would only take memory.
+            begun, before = time.monotonic(), begun
+            rounds.resize(len(tokens), begun - before)
         if stored is not None:
             stored.result()
         if rounds.failure is not None:
@@ -204,7 +206,7 @@ class _Rounds:
 
     def __init__(self, items: Iterator[Any], state: Any, reader: Executor) -> None:
         self._items, self._state, self._reader = items, state, reader
-        self._size = CHUNK_ITEMS * state.num_processes
+        self._size = self._least = CHUNK_ITEMS * state.num_processes
         self._is_first = True
         self.failure: BaseException | None = None
         """What ended the rounds early, if anything did."""
@@ -216,11 +218,14 @@ class _Rounds:
         self._ahead = self._reader.submit(self._read)
         return scatter(parts, self._state) if self._state.num_processes > 1 else parts[0]
 
-    def grow(self, num_items: int, seconds: float) -> None:
-        """Make later rounds larger if one of `num_items` took few seconds."""
-        most = _MOST_CHUNKS * CHUNK_ITEMS * self._state.num_processes
-        if num_items == self._size < most and seconds < _ROUND_SECONDS:
-            self._size *= 2
+    def resize(self, num_items: int, seconds: float) -> None:
+        """Make later rounds larger if one of `num_items` took few seconds, and smaller if it took many."""
+        if num_items != self._size:  # an earlier size
+            return
+        if seconds < _ROUND_SECONDS:
+            self._size = min(2 * self._size, _MOST_CHUNKS * self._least)
+        elif seconds > 4 * _ROUND_SECONDS:
+            self._size = max(self._size // 2, self._least)
 
     def _read(self) -> list[Any]:
         """Return the parts of the next items, as JSON if there are other ranks to send them to."""

@@ -29,7 +29,7 @@ _MATRIX = rf"{_HASH}\.npy(\.partial(\.json)?)?"
 _CACHED = {
     "pools": ("pool index: labels, scores and row offsets of pool files", rf"{_HASH}\.parquet"),
     "embeddings": ("label vectors, by encoder", rf"{_HASH}/{_HASH}\.parquet"),
-    "annotations": ("labels and scores that annotators gave to rows", rf"{_HASH}/.+\.(parquet|json)"),
+    "annotations": ("labels and scores that annotators gave to rows", rf"{_HASH}/.+\.(parquet|json|npz)"),
     "chat_answers": ("answers of chat models", rf"{_HASH}\.jsonl"),
     "row_embeddings": ("row vectors", _MATRIX),
     "written_tokens": ("tokens that language models wrote", _MATRIX),

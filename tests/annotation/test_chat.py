@@ -78,6 +78,7 @@ FAULTS = {
     "broken JSON": lambda: reply(body='{"choices": [{"mess'),
     "nested JSON": lambda: reply(body="[" * 100_000),
     "not UTF-8": lambda: reply(body=b"\xff\xfe\x00"),
+    "behind a router": lambda: reply(body='{"error": {"message": "upstream is busy", "code": 502}}'),
 }
 
 
@@ -178,6 +179,26 @@ def test_a_server_that_is_gone_stops_the_run():
         ask_all(model_at(at.url, max_requests=2), ["row"] * 100)
     with pytest.raises(AnnotatorError, match=r"answers no more: no answer from the server \(ConnectError\)"):
         ask_all(model_at(at.url, max_requests=2), ["row"] * 100)
+
+
+def test_what_the_server_says_of_an_error_is_told(caplog):
+    body = json.dumps({"error": {"message": "You exceeded your quota."}})
+    message = r"answers no more: the server answered 429: You exceeded your quota\."
+    with chat_server(lambda *_: reply(status=429, body=body)) as at, pytest.raises(AnnotatorError, match=message):
+        ask_all(model_at(at.url, max_requests=1), ["row"])
+    assert "the server answered 429: You exceeded your quota.; asking again" in caplog.text
+
+
+def test_a_key_with_a_line_end_is_taken_without_it_and_other_odd_ones_are_refused(monkeypatch):
+    with chat_server(lambda *_: reply("yes")) as at:
+        monkeypatch.setenv("MIG_ANNOTATOR_API_KEY", "secret\r\n")
+        ask_all(model_at(at.url), ["row"])
+        assert at.requests[0][3]["Authorization"] == "Bearer secret"
+        for key in ("\u201csecret\u201d", "sec\nret"):
+            monkeypatch.setenv("MIG_ANNOTATOR_API_KEY", key)
+            with pytest.raises(AnnotatorError, match=r"MIG_ANNOTATOR_API_KEY: the key in .* ASCII") as error:
+                ask_all(model_at(at.url), ["row"])
+            assert "secret" not in str(error.value)
 
 
 def test_an_answer_that_cannot_be_used_is_asked_for_once_more():

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -189,6 +190,14 @@ def test_a_batch_is_small_where_the_vocabulary_is_large(folder, monkeypatch, dty
     assert 33_000 / (vocabulary * bytes_per_number) - 1 < model.batch_tokens < 33_000 / (vocabulary * bytes_per_number)
 
 
+@pytest.mark.parametrize("folder", ["gpt2"], indirect=True)
+def test_rows_are_cut_off_at_their_end_whatever_the_tokenizer_says(folder, path):
+    expected = score(folder, path.with_name("right.npy"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "left"}))
+    assert np.array_equal(score(folder, path), expected, equal_nan=True)
+
+
 RANK_PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -211,7 +220,9 @@ def test_two_ranks_measure_the_same_bytes_as_one(folder, path, tmp_path):
     program.write_text(RANK_PROGRAM)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [program, folder, tmp_path, json.dumps(ROWS), str(LONGEST)]
-    subprocess.run([sys.executable, *torchrun, *words], check=True, timeout=120)
+    # As `accelerate launch` sets them for training with FSDP: transformers would load weights of zero on rank 1.
+    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    subprocess.run([sys.executable, *torchrun, *words], check=True, timeout=120, env={**os.environ, **fsdp})
     with half_the_cores():
         score(folder, path)
     assert (tmp_path / "losses.npy").read_bytes() == path.read_bytes()
@@ -223,6 +234,15 @@ def test_two_ranks_measure_the_same_bytes_as_one(folder, path, tmp_path):
 def test_a_folder_that_holds_no_model_is_named(tmp_path, path):
     with pytest.raises(ArgumentError, match=r"mig_ifd_model: '/.*' cannot be loaded \("):
         score(tmp_path, path)
+
+
+@pytest.mark.parametrize("folder", ["llama"], indirect=True)
+def test_a_model_without_a_head_is_refused(folder, path):
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(folder).model.save_pretrained(folder)
+    with pytest.raises(ArgumentError, match=r"mig_ifd_model: '/.*' lacks the weights lm_head.weight, so it was not"):
+        score(folder, path)
 
 
 def test_a_model_that_reads_less_than_rows_are_long_is_refused(folder, path):

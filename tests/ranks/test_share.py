@@ -1,7 +1,9 @@
 import json
+import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,6 +184,28 @@ def test_rounds_that_take_no_time_grow_and_others_do_not(tmp_path, monkeypatch, 
     assert whole == sorted(whole)
     assert rest % CHUNK == 3
     assert not any(size % CHUNK for size in whole)
+
+
+def test_rounds_shrink_again_where_they_take_long():
+    with share._thread() as reader:
+        rounds = share._Rounds(iter(()), SimpleNamespace(num_processes=2, is_main_process=True), reader)
+    sizes = []
+    for seconds in [0.1, 1.9, 3.0, 9.0, 9.0, 9.0]:
+        rounds.resize(rounds._size, seconds)
+        rounds.resize(1, seconds)  # of another size: says nothing
+        sizes.append(rounds._size // CHUNK)
+    assert sizes == [4, 8, 8, 4, 2, 2]
+
+
+def test_a_single_rank_that_torchrun_started_leaves_no_process_group(tmp_path, monkeypatch):
+    from torch import distributed
+
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in {**variables, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    fill(tmp_path / "m.npy", 20, Widths())
+    assert not distributed.is_initialized()
+    assert {name: os.environ.get(name) for name in variables} == variables
 
 
 def test_one_thread_reads_the_items_and_one_other_encodes_them(tmp_path):

@@ -30,7 +30,7 @@ TEXT = pa.large_string()
 SCHEMA = pa.schema({"row_hash": TEXT, "labels": pa.list_(TEXT), "score": pa.float64(), "status": TEXT})
 OK = "ok"
 """The status of a row that was annotated; any other is the reason why it was not."""
-METADATA_KEY = b"mig_selector"
+_METADATA_KEY = "mig_selector"
 
 
 def hash_row(row: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -80,9 +80,11 @@ def write_sidecar(path: Path, table: pa.Table, made_by: Mapping[str, Any]) -> No
         table: Rows with the columns of `SCHEMA`.
         made_by: What made them, as JSON can hold it.
     """
-    described = table.replace_schema_metadata({METADATA_KEY: json.dumps(made_by)})
-    with whole_file(path, is_private=True) as stream:
-        pq.write_table(described, stream, compression="zstd", write_page_checksum=True)
+    # Without Arrow's own schema, whose large strings are a matter of memory: the contract says string.
+    how = {"store_schema": False, "compression": "zstd", "write_page_checksum": True}
+    with whole_file(path, is_private=True) as stream, pq.ParquetWriter(stream, table.schema, **how) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_METADATA_KEY: json.dumps(made_by)})
 
 
 def read_own_sidecar(path: Path) -> pa.Table:

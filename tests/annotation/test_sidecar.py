@@ -134,6 +134,8 @@ def test_a_sidecar_of_ours_says_what_made_it_and_counts_as_absent_if_it_is_damag
     path = tmp_path / "own.parquet"
     write_sidecar(path, table().cast(SCHEMA), {"tagger": {"kind": "vocabulary"}})
     assert json.loads(pq.read_metadata(path).metadata[b"mig_selector"]) == {"tagger": {"kind": "vocabulary"}}
+    types = {"row_hash": pa.string(), "labels": pa.list_(pa.string()), "score": pa.float64(), "status": pa.string()}
+    assert {field.name: field.type for field in pq.read_schema(path)} == types
     assert read_own_sidecar(path).to_pylist() == table().to_pylist()
     content = bytearray(path.read_bytes())
     content[60] ^= 1

@@ -234,4 +234,7 @@ def _take_rows(rows: Any, indices: NDArray[np.int64]) -> Any:
 
     if isinstance(rows, Dataset):
         return rows.select(indices)
-    return Dataset.from_list([dict(rows[index]) for index in indices.tolist()])
+    chosen = [rows[index] for index in indices.tolist()]
+    names = dict.fromkeys(name for row in chosen for name in row)
+    # Not `from_list`: it takes only the columns that the first row has.
+    return Dataset.from_dict({name: [row.get(name) for row in chosen] for name in names})

@@ -54,6 +54,13 @@ def test_rows_in_memory_keep_all_their_columns(vectors):
         assert subset.dataset["extra"] == subset.indices.tolist()
 
 
+def test_columns_that_the_first_chosen_row_lacks_are_kept(vectors):
+    rows = [{"instruction": "q", "output": "a", "rating": 9}]
+    rows += [{**rows[0], "rating": rating, "system": "Be brief."} for rating in (8, 7)]
+    subset = select(rows, num_samples=2, method="top_score", score="rating")
+    assert subset.dataset["system"] == [None, "Be brief."]
+
+
 def test_alpaca_rows_need_no_layout_and_other_columns_are_named(vectors):
     rows = [{"q": f"q{n}", "a": f"a{n}", "rating": float(n)} for n in range(20)]
     subset = select(rows, num_samples=3, method="top_score", score="rating", columns={"prompt": "q", "response": "a"})

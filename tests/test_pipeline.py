@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ import pytest
 from naive import dense, naive_selection
 from support import LABELS, SHAREGPT, make_row, make_rows, run_command, write_lines, write_vectors
 
+from mig_selector.arguments import parse_arguments, split_keys
+from mig_selector.arrays import RowLabels
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import TrainingOrigin
 from mig_selector.pipeline import stages, write
 from mig_selector.pipeline.recipe import run_selection
-from mig_selector.pipeline.request import Request
+from mig_selector.pipeline.request import Request, resolve
 from mig_selector.pool.index import parallel
 from mig_selector.selection.objective import Objective
 
@@ -129,6 +132,16 @@ def test_normalising_divides_by_all_labels_that_a_row_names(workplace):
     assert chosen["row_index"] == [1]
     chosen = table(select(workplace, mig_num_samples=2, mig_normalize=True))
     assert chosen["score"] == [2.0, 5.0]  # before normalisation
+
+
+def test_a_row_that_has_lost_all_its_tags_keeps_its_score(workplace):
+    workplace.add("pool", [make_row(0, ["algebra"], 5.0), make_row(1, ["algebra", "biology"], 2.0)])
+    host, own = split_keys(workplace.settings(mig_normalize=True))
+    request = resolve(parse_arguments(own, training=False), HostArguments.read(host))
+    pool = stages.read(request)
+    left = RowLabels(["biology"], np.array([0, 0, 1]), np.zeros(1, np.int32))  # as mig_tag_min_count leaves them
+    scores = stages.finish_scores(stages.Measured(replace(pool, labels=left), None), left, request)
+    assert scores.final.tolist() == [5.0, 2.0]
 
 
 def test_number_of_labels_as_score_counts_distinct_labels_of_the_vocabulary(workplace, tmp_path):
@@ -589,8 +602,11 @@ def test_nothing_is_selected_where_nothing_is_trained(pool_of_60, keys):
     assert (found.folder, found.settings) == (selected.folder, selected.settings)
 
 
-def test_an_empty_tokenized_path_is_filled_without_training(pool_of_60, tmp_path):
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_empty_tokenized_path_is_filled_without_training(pool_of_60, tmp_path, exists):
     settings = pool_of_60.settings(do_train=False, tokenized_path=str(tmp_path / "tokenized"))
+    if exists:
+        (tmp_path / "tokenized").mkdir()
     assert run_selection(settings, training=True)[0].budget == 10
 
 

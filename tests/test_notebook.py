@@ -54,6 +54,15 @@ def test_rows_in_memory_keep_all_their_columns(vectors):
         assert subset.dataset["extra"] == subset.indices.tolist()
 
 
+def test_rows_of_several_datasets_are_in_the_order_of_choice(workplace):
+    for name, ratings in (("a", [1, 4]), ("b", [3, 2])):
+        rows = [{"instruction": f"q{rating}", "output": "a", "rating": rating} for rating in ratings]
+        workplace.add(name, rows, formatting="alpaca")
+    subset = select("a,b", dataset_dir=workplace.data, num_samples=4, method="top_score", score="rating")
+    assert subset.indices.tolist() == [1, 2, 3, 0]
+    assert subset.dataset["instruction"] == ["q4", "q3", "q2", "q1"]
+
+
 def test_columns_that_the_first_chosen_row_lacks_are_kept(vectors):
     rows = [{"instruction": "q", "output": "a", "rating": 9}]
     rows += [{**rows[0], "rating": rating, "system": "Be brief."} for rating in (8, 7)]

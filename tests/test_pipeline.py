@@ -417,6 +417,12 @@ def test_a_pool_name_that_is_no_dataset_is_refused(pool_of_60):
         select(pool_of_60, mig_pool="other")
 
 
+@pytest.mark.parametrize("more", [{"dataset": "pool,pool"}, {"dataset": "pool,pool,other", "mig_pool": "pool"}])
+def test_a_pool_that_is_named_twice_is_an_error(pool_of_60, more):
+    with pytest.raises(ArgumentError, match=r"dataset: a name of the pool is there twice \(pool, pool\)"):
+        select(pool_of_60, **more)
+
+
 def test_an_unreadable_row_stops_with_file_and_line_and_skip_goes_on(workplace):
     workplace.add("pool", make_rows(30))
     path = workplace.data / "pool.jsonl"

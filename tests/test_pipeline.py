@@ -15,6 +15,7 @@ from support import LABELS, SHAREGPT, make_row, make_rows, run_command, write_li
 
 from mig_selector.arguments import parse_arguments, split_keys
 from mig_selector.arrays import RowLabels
+from mig_selector.console import plural
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.integration.config import HostArguments
@@ -640,7 +641,7 @@ def held_out(outcome):
     ]
 
 
-@pytest.mark.parametrize(("val_size", "count"), [(7, 7), ("7", 7), (0.25, 3), (2.9, 2)])
+@pytest.mark.parametrize(("val_size", "count"), [(7, 7), ("7", 7), (1, 1), (0.25, 3), (2.9, 2)])
 def test_validation_rows_come_from_the_rest_in_the_number_that_the_host_would_take(pool_of_60, val_size, count):
     keys = {"mig_method": "random", "mig_val_from": "rest", "val_size": val_size}
     outcome = select(pool_of_60, **keys)
@@ -651,7 +652,7 @@ def test_validation_rows_come_from_the_rest_in_the_number_that_the_host_would_ta
     assert outcome.settings["val_size"] == 0
     info = json.loads((Path(outcome.settings["dataset_dir"]) / "dataset_info.json").read_text())
     assert info[outcome.settings["eval_dataset"]]["columns"] == {"messages": "dialogs"}
-    assert f"validation: {count} rows not chosen" in outcome.summary
+    assert f"validation: {plural(count, 'row')} not chosen" in outcome.summary
     again = select(pool_of_60, **keys)
     assert again.is_reused
     assert again.settings == outcome.settings

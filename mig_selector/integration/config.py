@@ -186,7 +186,7 @@ class HostArguments:
     """The values of `interleave_probs`; empty if it is not set or cannot be read."""
     seed: int
     val_size: float
-    """Rows that the host takes out of training for validation: a number above 1, or a share; 0 for none."""
+    """Rows that the host takes out of training for validation: a number of 1 or more, or a share; 0 for none."""
     model_name_or_path: str | None
     stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"]
     do_train: bool

@@ -424,6 +424,20 @@ def test_a_pool_that_is_named_twice_is_an_error(pool_of_60, more):
         select(pool_of_60, **more)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"dataset": "more,sub", "mig_pool": "more"}, {"dataset": "sub"}, {"dataset": "more", "eval_dataset": "sub"}],
+)
+def test_a_subset_that_the_run_reads_is_not_replaced(pool_of_60, more):
+    pool_of_60.add("more", make_rows(20))
+    keys = {"mig_method": "random", "mig_dataset_name": "sub"}
+    first = select(pool_of_60, **keys)
+    assert select(pool_of_60, **keys, eval_dataset="sub").is_reused
+    with pytest.raises(RegistrationError, match="mig_dataset_name: 'sub' is also a dataset that this run reads"):
+        select(pool_of_60, **keys, **more, mig_num_samples=5)
+    assert pool_of_60.entries()["sub"]["mig_selector"] == first.fingerprint
+
+
 def test_an_unreadable_row_stops_with_file_and_line_and_skip_goes_on(workplace):
     workplace.add("pool", make_rows(30))
     path = workplace.data / "pool.jsonl"

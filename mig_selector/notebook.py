@@ -216,7 +216,7 @@ def _subset(outcome: Outcome, load: Callable[[], Any]) -> Subset:
 def _read_table(outcome: Outcome) -> dict[str, NDArray[Any]]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(Path(outcome.folder) / "selection.parquet", columns=["row_index", "gain"])
+    table = pq.read_table(Path(outcome.folder) / "selection.parquet", columns=["row_index", "gain", "dataset"])
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
@@ -225,9 +225,14 @@ def _load_rows(outcome: Outcome) -> Any:
 
     manifest = read_json(Path(outcome.folder) / MANIFEST)
     kinds = {".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
-    files = [Path(outcome.folder) / subset["file"] for subset in manifest["subsets"]]
-    parts = [load_dataset(kinds[file.suffix], data_files=[str(file)], split="train") for file in files]
-    return concatenate_datasets(parts)
+    names = _read_table(outcome)["dataset"]
+    parts, ranks = [], []
+    for subset in manifest["subsets"]:  # one for each name of the pool
+        file = Path(outcome.folder) / subset["file"]
+        parts.append(load_dataset(kinds[file.suffix], data_files=[str(file)], split="train"))
+        ranks.append(np.flatnonzero(names == subset["dataset"]))
+    rows = concatenate_datasets(parts)
+    return rows if len(parts) == 1 else rows.select(np.argsort(np.concatenate(ranks)))
 
 
 def _take_rows(rows: Any, indices: NDArray[np.int64]) -> Any:
@@ -235,4 +240,7 @@ def _take_rows(rows: Any, indices: NDArray[np.int64]) -> Any:
 
     if isinstance(rows, Dataset):
         return rows.select(indices)
-    return Dataset.from_list([dict(rows[index]) for index in indices.tolist()])
+    chosen = [rows[index] for index in indices.tolist()]
+    names = dict.fromkeys(name for row in chosen for name in row)
+    # Not `from_list`: it takes only the columns that the first row has.
+    return Dataset.from_dict({name: [row.get(name) for row in chosen] for name in names})

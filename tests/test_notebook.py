@@ -64,6 +64,22 @@ def test_rows_in_a_file_that_others_may_write_to_are_written_again(form):
     assert select(pool, num_samples=3, method="top_score", score="rating").indices.tolist() == [19, 18, 17]
 
 
+def test_rows_of_several_datasets_are_in_the_order_of_choice(workplace):
+    for name, ratings in (("a", [1, 4]), ("b", [3, 2])):
+        rows = [{"instruction": f"q{rating}", "output": "a", "rating": rating} for rating in ratings]
+        workplace.add(name, rows, formatting="alpaca")
+    subset = select("a,b", dataset_dir=workplace.data, num_samples=4, method="top_score", score="rating")
+    assert subset.indices.tolist() == [1, 2, 3, 0]
+    assert subset.dataset["instruction"] == ["q4", "q3", "q2", "q1"]
+
+
+def test_columns_that_the_first_chosen_row_lacks_are_kept(vectors):
+    rows = [{"instruction": "q", "output": "a", "rating": 9}]
+    rows += [{**rows[0], "rating": rating, "system": "Be brief."} for rating in (8, 7)]
+    subset = select(rows, num_samples=2, method="top_score", score="rating")
+    assert subset.dataset["system"] == [None, "Be brief."]
+
+
 def test_alpaca_rows_need_no_layout_and_other_columns_are_named(vectors):
     rows = [{"q": f"q{n}", "a": f"a{n}", "rating": float(n)} for n in range(20)]
     subset = select(rows, num_samples=3, method="top_score", score="rating", columns={"prompt": "q", "response": "a"})

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 from naive import dense, naive_selection
 from support import LABELS, SHAREGPT, make_row, make_rows, run_command, write_lines, write_vectors
 
+from mig_selector.arguments import parse_arguments, split_keys
+from mig_selector.arrays import RowLabels
+from mig_selector.console import plural
 from mig_selector.errors import ArgumentError, EmbeddingError, HandoverError, PoolError, RegistrationError
 from mig_selector.graph.label_graph import build_adjacency, build_propagation
 from mig_selector.integration.config import HostArguments
 from mig_selector.integration.handover import TrainingOrigin
 from mig_selector.pipeline import stages, write
 from mig_selector.pipeline.recipe import run_selection
-from mig_selector.pipeline.request import Request
+from mig_selector.pipeline.request import Request, resolve
 from mig_selector.pool.index import parallel
 from mig_selector.selection.objective import Objective
 
@@ -129,6 +133,16 @@ def test_normalising_divides_by_all_labels_that_a_row_names(workplace):
     assert chosen["row_index"] == [1]
     chosen = table(select(workplace, mig_num_samples=2, mig_normalize=True))
     assert chosen["score"] == [2.0, 5.0]  # before normalisation
+
+
+def test_a_row_that_has_lost_all_its_tags_keeps_its_score(workplace):
+    workplace.add("pool", [make_row(0, ["algebra"], 5.0), make_row(1, ["algebra", "biology"], 2.0)])
+    host, own = split_keys(workplace.settings(mig_normalize=True))
+    request = resolve(parse_arguments(own, training=False), HostArguments.read(host))
+    pool = stages.read(request)
+    left = RowLabels(["biology"], np.array([0, 0, 1]), np.zeros(1, np.int32))  # as mig_tag_min_count leaves them
+    scores = stages.finish_scores(stages.Measured(replace(pool, labels=left), None), left, request)
+    assert scores.final.tolist() == [5.0, 2.0]
 
 
 def test_number_of_labels_as_score_counts_distinct_labels_of_the_vocabulary(workplace, tmp_path):
@@ -404,6 +418,26 @@ def test_a_pool_name_that_is_no_dataset_is_refused(pool_of_60):
         select(pool_of_60, mig_pool="other")
 
 
+@pytest.mark.parametrize("more", [{"dataset": "pool,pool"}, {"dataset": "pool,pool,other", "mig_pool": "pool"}])
+def test_a_pool_that_is_named_twice_is_an_error(pool_of_60, more):
+    with pytest.raises(ArgumentError, match=r"dataset: a name of the pool is there twice \(pool, pool\)"):
+        select(pool_of_60, **more)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"dataset": "more,sub", "mig_pool": "more"}, {"dataset": "sub"}, {"dataset": "more", "eval_dataset": "sub"}],
+)
+def test_a_subset_that_the_run_reads_is_not_replaced(pool_of_60, more):
+    pool_of_60.add("more", make_rows(20))
+    keys = {"mig_method": "random", "mig_dataset_name": "sub"}
+    first = select(pool_of_60, **keys)
+    assert select(pool_of_60, **keys, eval_dataset="sub").is_reused
+    with pytest.raises(RegistrationError, match="mig_dataset_name: 'sub' is also a dataset that this run reads"):
+        select(pool_of_60, **keys, **more, mig_num_samples=5)
+    assert pool_of_60.entries()["sub"]["mig_selector"] == first.fingerprint
+
+
 def test_an_unreadable_row_stops_with_file_and_line_and_skip_goes_on(workplace):
     workplace.add("pool", make_rows(30))
     path = workplace.data / "pool.jsonl"
@@ -589,8 +623,11 @@ def test_nothing_is_selected_where_nothing_is_trained(pool_of_60, keys):
     assert (found.folder, found.settings) == (selected.folder, selected.settings)
 
 
-def test_an_empty_tokenized_path_is_filled_without_training(pool_of_60, tmp_path):
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_empty_tokenized_path_is_filled_without_training(pool_of_60, tmp_path, exists):
     settings = pool_of_60.settings(do_train=False, tokenized_path=str(tmp_path / "tokenized"))
+    if exists:
+        (tmp_path / "tokenized").mkdir()
     assert run_selection(settings, training=True)[0].budget == 10
 
 
@@ -618,7 +655,7 @@ def held_out(outcome):
     ]
 
 
-@pytest.mark.parametrize(("val_size", "count"), [(7, 7), ("7", 7), (0.25, 3), (2.9, 2)])
+@pytest.mark.parametrize(("val_size", "count"), [(7, 7), ("7", 7), (1, 1), (0.25, 3), (2.9, 2)])
 def test_validation_rows_come_from_the_rest_in_the_number_that_the_host_would_take(pool_of_60, val_size, count):
     keys = {"mig_method": "random", "mig_val_from": "rest", "val_size": val_size}
     outcome = select(pool_of_60, **keys)
@@ -629,7 +666,7 @@ def test_validation_rows_come_from_the_rest_in_the_number_that_the_host_would_ta
     assert outcome.settings["val_size"] == 0
     info = json.loads((Path(outcome.settings["dataset_dir"]) / "dataset_info.json").read_text())
     assert info[outcome.settings["eval_dataset"]]["columns"] == {"messages": "dialogs"}
-    assert f"validation: {count} rows not chosen" in outcome.summary
+    assert f"validation: {plural(count, 'row')} not chosen" in outcome.summary
     again = select(pool_of_60, **keys)
     assert again.is_reused
     assert again.settings == outcome.settings

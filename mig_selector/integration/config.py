@@ -85,20 +85,22 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         options: The words of the command line.
 
     Returns:
-        Values as strings by key, with ``_`` for ``-`` in keys, as the host accepts both; True for a bare flag. Of
-        repeated options the last wins. Words that are neither options nor their values are left out.
+        Values as strings by key, with ``_`` for ``-`` in keys, as the host accepts both; a list of strings where
+        several words follow, True for a bare flag. Of repeated options the last wins. Words that are neither options
+        nor their values are left out.
     """
     settings: dict[str, Any] = {}
     index = 0
     while index < len(options):
-        key, has_value, value = options[index].partition("=")
+        key, equals, value = options[index].partition("=")
         index += 1
         if not key.startswith("--"):
             continue
-        if not has_value and index < len(options) and not options[index].startswith("--"):
-            value, has_value = options[index], "="
+        values = [value] if equals else []
+        while not equals and index < len(options) and not options[index].startswith("--"):
+            values.append(options[index])
             index += 1
-        settings[_option_key(key)] = value if has_value else True
+        settings[_option_key(key)] = values if len(values) > 1 else values[0] if values else True
     return settings
 
 
@@ -184,7 +186,7 @@ class HostArguments:
     """The values of `interleave_probs`; empty if it is not set or cannot be read."""
     seed: int
     val_size: float
-    """Rows that the host takes out of training for validation: a number above 1, or a share; 0 for none."""
+    """Rows that the host takes out of training for validation: a number of 1 or more, or a share; 0 for none."""
     model_name_or_path: str | None
     stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto"]
     do_train: bool

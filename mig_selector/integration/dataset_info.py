@@ -250,7 +250,7 @@ def _source(
             raise PoolError(f"dataset {name!r}: {key} is not supported; give file_name or hf_hub_url.")
     if folder is None or not isinstance(raw.get("file_name"), str):
         raise PoolError(f"dataset {name!r}: the entry names no file; give file_name or hf_hub_url.")
-    return LocalSource(raw["file_name"], Path(os.path.normpath(folder / raw["file_name"])))
+    return LocalSource(raw["file_name"], folder / raw["file_name"])  # ".." behind a link leads where it leads the host
 
 
 def _is_enabled(variable: str) -> bool:

@@ -79,7 +79,7 @@ def check_origin_markers(host: HostArguments, fingerprint: str) -> None:
             "other rows. Set overwrite_output_dir: true, or another output_dir (or resume_from_checkpoint)."
         )
     path = host.tokenized_path
-    if path is not None and _has_data(path) and not _is_tokenized_from(path, fingerprint):
+    if path is not None and has_tokenized_data(path) and not _is_tokenized_from(path, fingerprint):
         raise HandoverError(
             f"tokenized_path: {path} exists and was not made from this selection; LLaMA-Factory would train on it "
             "and ignore the selected rows. Set another tokenized_path, or remove that folder."
@@ -129,7 +129,7 @@ def _hash_state(folder: Path) -> str | None:
         return None
 
 
-def _has_data(tokenized_path: Path) -> bool:
+def has_tokenized_data(tokenized_path: Path) -> bool:
     """Whether the host would read tokenized data there, by its own rule."""
     return tokenized_path.is_dir() and any(tokenized_path.iterdir())
 
@@ -196,7 +196,7 @@ class TrainingOrigin:
     def prepare(cls, host: HostArguments, origin: Mapping[str, Any], *, is_local_main: bool) -> TrainingOrigin:
         """Look at what is there before the host starts; a marker of tokenized data that are gone is removed."""
         path = host.tokenized_path
-        if path is not None and _has_data(path):
+        if path is not None and has_tokenized_data(path):
             path = None
         if path is not None and is_local_main:
             with contextlib.suppress(OSError):
@@ -206,7 +206,7 @@ class TrainingOrigin:
 
     def mark_tokenized(self) -> None:
         """Mark tokenized data that the host has written."""
-        if self.tokenized_path is not None and _has_data(self.tokenized_path):
+        if self.tokenized_path is not None and has_tokenized_data(self.tokenized_path):
             content = {_CONTENT_KEY: _hash_tokenized(self.tokenized_path)}
             write_json(_tokenized_marker(self.tokenized_path), {**self.origin, **content})
 

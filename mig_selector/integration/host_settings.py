@@ -137,7 +137,7 @@ def _faults_of_dataclasses(given: Mapping[str, Any]) -> list[str]:
 def _template_faults(name: Any) -> list[str]:
     from llamafactory.data.template import TEMPLATES
 
-    if name is None or name in TEMPLATES:
+    if name is None or str(name) in TEMPLATES:
         return []
     return [f"template: {name!r} is not a template of LLaMA-Factory{_nearest(str(name), TEMPLATES, 0.5) or '.'}"]
 

@@ -16,7 +16,7 @@ from mig_selector.arguments import MigArguments, parse_arguments, split_keys
 from mig_selector.console import plural
 from mig_selector.errors import ArgumentError, HandoverError, MigSelectorError, RegistrationError
 from mig_selector.integration.config import HostArguments
-from mig_selector.integration.handover import check_origin_markers, check_output_is_free
+from mig_selector.integration.handover import check_origin_markers, check_output_is_free, has_tokenized_data
 from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew, in_plain_words
 from mig_selector.pipeline.deliver import Finished, Outcome, deliver, describe_finished, settle
@@ -162,7 +162,7 @@ def _refuse_to_select(host: HostArguments) -> None:
     A run that fills an empty tokenized_path prepares a training, so it is let through.
     """
     path = host.tokenized_path
-    if path is not None and not path.exists():
+    if path is not None and not has_tokenized_data(path):
         return
     raise HandoverError(
         "do_train is not set: nothing is trained, so nothing is selected, and the subset of these settings does not "

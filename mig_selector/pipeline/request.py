@@ -404,10 +404,17 @@ def _identity(
 
 
 def _check_names(request: Request) -> None:
-    """Refuse names of entries that are not ours, as far as names are known before the pool is read."""
+    """Refuse names of entries that are not ours, or that this run reads, as far as names are known by now."""
     if not request.is_registered:
         return
+    info, host = request.site.info, request.site.host
     for fingerprint, budget in zip(request.fingerprints, request.arguments.budgets, strict=True):
         if isinstance(budget, int) or request.arguments.mig_dataset_name:
             for name in request.subset_names(fingerprint, int(budget) or 1):
-                check_name_is_free(request.site.info, name)
+                check_name_is_free(info, name)
+                made_of = info.entries.get(name, {}).get(OWN_KEY, fingerprint)
+                if name in (*host.dataset, *host.eval_dataset) and made_of != fingerprint:
+                    raise RegistrationError(
+                        f"mig_dataset_name: {name!r} is also a dataset that this run reads; it would be pointed to "
+                        "the new subset. Set another name."
+                    )

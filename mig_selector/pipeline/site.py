@@ -45,15 +45,16 @@ def pool_names(arguments: MigArguments, host: HostArguments) -> tuple[str, ...]:
     """Return the datasets that form the pool, in the order of `dataset`.
 
     Raises:
-        ArgumentError: `mig_pool` names something else, or a name is there twice.
+        ArgumentError: `mig_pool` names something else, or `dataset` has a name of the pool twice.
     """
     names = arguments.pool_names or host.dataset
     for name in names:
         if name not in host.dataset:
             raise ArgumentError(f"mig_pool: {name!r} is not in dataset ({', '.join(host.dataset)}).")
-    if len(set(names)) != len(names):
-        raise ArgumentError(f"dataset: a name of the pool is there twice ({', '.join(names)}).")
-    return tuple(name for name in host.dataset if name in names)
+    pool = tuple(name for name in host.dataset if name in names)
+    if len(set(pool)) != len(pool):
+        raise ArgumentError(f"dataset: a name of the pool is there twice ({', '.join(pool)}).")
+    return pool
 
 
 def _output_dir(arguments: MigArguments, info: DatasetInfo) -> Path:

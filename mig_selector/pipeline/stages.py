@@ -272,8 +272,9 @@ def finish_scores(measured: Measured, labels: RowLabels | None, request: Request
         return None
     raw = score.finish(pool.scores, measured.values, labels)
     scaled = rescale(raw, score.scale)
-    # A row is divided by the labels that it names, before the vocabulary, repetitions included: as published.
-    final = scaled / pool.labels.counts if request.arguments.mig_normalize else scaled
+    # A row is divided by the labels that it names, before the vocabulary, repetitions included: as published. One that
+    # has lost all its tags to mig_tag_min_count stays as it is.
+    final = scaled / np.maximum(pool.labels.counts, 1) if request.arguments.mig_normalize else scaled
     with np.errstate(over="ignore"):
         if not math.isfinite(float(np.sum(np.abs(final)))):
             raise PoolError("mig_score: the scores are so large that their sum is not finite; scale them down.")

@@ -35,7 +35,7 @@ def num_validation_rows(arguments: MigArguments, host: HostArguments, budget: in
     """Return how many rows that are not chosen are for validation, counted as the host counts `val_size`."""
     if arguments.mig_val_from != "rest":
         return 0
-    return int(host.val_size) if host.val_size > 1 else math.ceil(host.val_size * budget)
+    return int(host.val_size) if host.val_size >= 1 else math.ceil(host.val_size * budget)
 
 
 def validation_identity(arguments: MigArguments, host: HostArguments) -> dict[str, Any] | None:

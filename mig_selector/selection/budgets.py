@@ -38,7 +38,7 @@ def choose_for_budgets(
         The selections, and how many rows at the end of each were taken by score because the method fell short.
 
     Raises:
-        ArgumentError: The method falls short and `fill` is ``error``.
+        ArgumentError: The method falls short and `fill` is ``error``, or chooses no row within a budget of tokens.
     """
     if pool.tokens is not None:
         return _choose_for_tokens(method, pool, pool.tokens, budgets, settings, fill, on_progress)
@@ -81,6 +81,12 @@ def _choose_for_tokens(
             )
         rest = pass_over(_the_rest(selection, pool.scores), tokens, budget - found) if fell_short else Selection.none()
         chosen.append(selection.joined(rest))
+        if not len(chosen[-1].rows):
+            raise ArgumentError(
+                f"mig_num_tokens: {method.name} chooses none of the {len(pool)} rows within {budget} tokens: none "
+                "that fits gains anything, or the method takes more rows at once than fit. Ask for more tokens, or "
+                "check mig_score and the settings of the method."
+            )
         filled.append(len(rest.rows))
     return chosen, filled
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,9 +39,15 @@ def choose_within_tokens(
 
     Returns:
         The selection, and whether the method fell short: it has no more rows, although all of them fit.
+
+    Raises:
+        ArgumentError: A method that keeps to tokens itself did not.
     """
     if method.declaration.keeps_to_tokens:
-        return method(pool, budget, settings, on_progress), False
+        selection = method(pool, budget, settings, on_progress)
+        if (found := int(tokens[selection.rows].sum())) > budget:
+            raise ArgumentError(f"mig_method: {method.name} chose rows of {found} tokens, expected at most {budget}.")
+        return selection, False
     most = int(np.searchsorted(np.cumsum(np.sort(tokens)), budget, side="right"))
     if method.declaration.is_nested:
         selection, fell_short = _in_order(method, pool, tokens, budget, settings)
@@ -83,18 +90,20 @@ def _as_many_as_fit(
 ) -> Selection:
     """Return what the method chooses of the largest number of rows found whose tokens fit."""
 
+    @functools.cache
     def choose(count: int) -> Selection | None:
         try:
-            selection = method(pool, count, settings, lambda made: None)
-        except ArgumentError:  # more rows than it can choose
+            return method(pool, count, settings, lambda made: None)
+        except ArgumentError:  # more rows than it can choose, or fewer
             return None
-        return selection if tokens[selection.rows].sum() <= budget else None
 
     best, low, high = Selection.none(), 1, most
     while low <= high:
         middle = (low + high) // 2
         found = choose(middle)
-        if found is None:
+        if found is None and not len(best.rows) and choose(most) is not None:
+            low = middle + 1  # it takes no fewer rows than some number, such as one of each cluster
+        elif found is None or tokens[found.rows].sum() > budget:
             high = middle - 1
         else:
             best, low = found, middle + 1

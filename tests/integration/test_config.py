@@ -170,6 +170,12 @@ def test_options_are_read_in_every_notation():
     }
 
 
+def test_several_words_behind_an_option_are_a_list_as_in_a_yaml():
+    settings = read_options(["--dataset", "a", "b", "--mig_labels", "topics", "skills", "--seed", "1"])
+    assert settings == {"dataset": ["a", "b"], "mig_labels": ["topics", "skills"], "seed": "1"}
+    assert HostArguments.read(settings).dataset == ("a", "b")
+
+
 def test_the_last_of_equal_options_wins_and_loose_words_are_left_out():
     assert read_options(["loose", "--a", "1", "words", "--a", "2"]) == {"a": "2"}
     assert read_options([]) == {}

@@ -548,10 +548,20 @@ def test_an_entry_means_what_it_means_to_the_host(tmp_path, monkeypatch, raw, va
     if theirs.load_from == "file":
         assert isinstance(ours.source, LocalSource)
         assert ours.source.file_name == theirs.dataset_name
-        assert ours.source.path == Path(os.path.normpath(tmp_path / theirs.dataset_name))
+        assert ours.source.path == tmp_path / theirs.dataset_name  # as the host opens it
         assert ours.source.path.is_absolute()
     else:
         assert ours.source == Theirs(theirs).source
+
+
+def test_a_file_above_a_linked_folder_is_the_one_that_the_host_opens(tmp_path):
+    (tmp_path / "disk" / "data").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(tmp_path / "disk" / "data")
+    for folder in (tmp_path, tmp_path / "disk"):
+        (folder / "pool.json").write_text("[]")
+    source = resolve_entry("pool", {"file_name": "../pool.json"}, tmp_path / "data").source
+    assert isinstance(source, LocalSource)
+    assert source.path.samefile(tmp_path / "disk" / "pool.json")
 
 
 @pytest.mark.llamafactory

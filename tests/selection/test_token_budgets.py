@@ -76,3 +76,32 @@ def test_a_method_that_depends_on_the_number_of_rows_is_asked_for_as_many_as_fit
     rows, _ = choose(every_other, min(budget, 600), tokens=tokens)
     count = min(budget // 10, 25)
     assert rows == (np.arange(count) * 2 + count % 2).tolist()
+
+
+@method(needs={"scores"})
+def one_of_each_cluster(pool, budget):
+    """As CaR, which takes no fewer rows than there are clusters."""
+    if budget < 20:
+        raise ArgumentError("at least 20")
+    return np.arange(budget)
+
+
+@pytest.mark.parametrize("count", [20, 23, 39, 45])
+def test_a_method_that_takes_no_few_rows_is_asked_for_more(count):
+    rows, _ = choose(one_of_each_cluster, 10 * count + 9, tokens=np.full(60, 10))
+    assert rows == list(range(count))
+
+
+def test_where_no_row_is_chosen_is_an_error():
+    with pytest.raises(ArgumentError, match=r"mig_num_tokens: .* chooses none of the 60 rows within 199 tokens: none"):
+        choose(one_of_each_cluster, 199, tokens=np.full(60, 10))
+
+
+@method(needs={"scores"}, keeps_to_tokens=True)
+def the_first_ten(pool, budget):
+    return np.arange(10)
+
+
+def test_a_method_that_spends_more_than_it_is_given_is_an_error():
+    with pytest.raises(ArgumentError, match=r"mig_method: .*ten chose rows of 100 tokens, expected at most 99"):
+        choose(the_first_ten, 99, tokens=np.full(60, 10))

@@ -36,7 +36,12 @@ _BLOCK_ROWS = 16
 _MOST_BLOCKS = 1024
 
 
-@method(needs={"records"}, nested=True, version=2)  # 1 had equal ratios go by row index alone
+@method(
+    needs={"records"},
+    nested=True,
+    version=2,  # 1 had equal ratios go by row index alone
+    keeps_to_tokens=True,
+)
 def least_redundant(
     pool: Candidates,
     budget: int,
@@ -58,17 +63,19 @@ def least_redundant(
 
     The texts of all rows are in a temporary file (in ``TMPDIR``), about as large as the pool.
 
+    Of a budget of tokens, choices that no longer fit are passed over, until no row fits that may still be chosen.
+
     Args:
         pool: N rows, at least ``2 * budget + zip_k1``, more if `zip_k2` is more than twice `zip_k3`.
-        budget: Rows to choose.
+        budget: Rows to choose; tokens, where the pool has `tokens`.
         zip_k1: Rows that a round measures.
         zip_k2: Rows that a round takes out of the pool, at most `zip_k1`.
         zip_k3: Rows that a round chooses, at most `zip_k2`; the last round ends at the budget.
-        on_progress: Called with 1 after each choice.
+        on_progress: Called after each choice, with 1 or the tokens of the row.
 
     Returns:
         The rows that the published algorithm chooses, cut to the budget. A gain is the ratio of the round's choices up
-        to and with this one: low is good.
+        to and with this one, those passed over included: low is good.
 
     Raises:
         ArgumentError: The settings contradict each other, or the pool is too small for them.
@@ -77,23 +84,37 @@ def least_redundant(
     Source: ZIP (arXiv 2407.06645), Algorithm 1, and the defaults of its published code, which leaves the order of
     equal ratios to `torch.topk`, and chooses rows again when fewer than `zip_k1` are left.
     """
-    _check(len(pool), budget, zip_k1, zip_k2, zip_k3)
-    rows, gains = np.empty(budget, np.int64), np.empty(budget)
+    _check_settings(zip_k1, zip_k2, zip_k3)
+    tokens = pool.tokens
+    if tokens is None:
+        _check_pool(len(pool), budget, zip_k1, zip_k2, zip_k3)
+    rows, gains = list[int](), list[float]()
     cores = len(os.sched_getaffinity(0))
     with _kept_texts(pool.records()) as texts, ThreadPoolExecutor(cores) as threads:
-        choices = _choose(_Meter(texts, threads), len(pool), zip_k1, zip_k2, zip_k3)
-        for rank, (row, ratio) in enumerate(islice(choices, budget)):
-            rows[rank], gains[rank] = row, ratio
-            on_progress(1)
-    return Selection(rows, gains)
+        meter = _Meter(texts, threads)
+        ratios = meter.measure(CompressedList(), np.arange(len(pool)))
+        choices = _choose(meter, ratios, zip_k1, zip_k2, zip_k3)
+        fitting = (
+            islice(choices, budget)
+            if tokens is None
+            else _take_fitting(choices, ratios, tokens, budget, zip_k1, zip_k3)
+        )
+        for row, ratio in fitting:
+            rows.append(row)
+            gains.append(ratio)
+            on_progress(1 if tokens is None else int(tokens[row]))
+    return Selection(np.array(rows, np.int64), np.array(gains))
 
 
-def _check(num_rows: int, budget: int, k1: int, k2: int, k3: int) -> None:
+def _check_settings(k1: int, k2: int, k3: int) -> None:
     if not k1 >= k2 >= k3 >= 1:
         raise ArgumentError(
             f"mig_zip_k1, mig_zip_k2, mig_zip_k3: {k1}, {k2}, {k3} are not allowed together; "
             "expected mig_zip_k1 >= mig_zip_k2 >= mig_zip_k3 >= 1."
         )
+
+
+def _check_pool(num_rows: int, budget: int, k1: int, k2: int, k3: int) -> None:
     taken_out = (budget - 1) // k3 * k2
     needed = max(2 * budget, taken_out) + k1
     if num_rows < needed:
@@ -104,11 +125,49 @@ def _check(num_rows: int, budget: int, k1: int, k2: int, k3: int) -> None:
         )
 
 
-def _choose(meter: _Meter, num_rows: int, k1: int, k2: int, k3: int) -> Iterator[tuple[int, float]]:
-    """Yield rows and their ratios, round after round, for as long as the pool lasts."""
+def _take_fitting(
+    choices: Iterator[tuple[int, float]],
+    ratios: NDArray[np.float32],
+    tokens: NDArray[np.int64],
+    budget: int,
+    k1: int,
+    k3: int,
+) -> Iterator[tuple[int, float]]:
+    """Yield the choices that fit in what is left of a budget of tokens.
+
+    Raises:
+        ArgumentError: Every choice fits, but too few rows are left for another round.
+    """
+    left, num_seen, num_taken = budget, 0, 0
+    for row, ratio in choices:
+        num_seen += 1
+        if tokens[row] <= left:
+            left -= int(tokens[row])
+            num_taken += 1
+            yield row, ratio
+        is_round_over = num_seen % k3 == 0
+        if is_round_over and not np.any(tokens[np.isfinite(ratios)] <= left):
+            return
+    if num_taken == num_seen:
+        raise ArgumentError(
+            f"mig_num_tokens: {budget} tokens are asked for, but zip chooses only {num_taken} of {len(tokens)} rows, "
+            f"with {budget - left} tokens; then fewer than mig_zip_k1: {k1} rows are left. Ask for fewer, or lower "
+            "mig_zip_k1 or mig_zip_k2."
+        )
+
+
+def _choose(meter: _Meter, ratios: NDArray[np.float32], k1: int, k2: int, k3: int) -> Iterator[tuple[int, float]]:
+    """Yield rows and their ratios, round after round, for as long as the pool lasts.
+
+    Args:
+        meter: Measures rows.
+        ratios: Of each row alone; brought up to date, and infinite for rows that are out of the pool. Shape (N,).
+        k1: Rows that a round measures.
+        k2: Rows that it takes out of the pool.
+        k3: Rows that it chooses.
+    """
     chosen = CompressedList()
-    ratios = meter.measure(chosen, np.arange(num_rows))
-    while True:
+    while np.count_nonzero(np.isfinite(ratios)) >= k1:
         candidates = _lowest(ratios, k1)
         ratios[candidates] = meter.measure(chosen, candidates)
         taken_out = candidates[_lowest(ratios[candidates], k2)]

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.selection.budgets import choose_for_budgets
 from mig_selector.selection.method import Candidates
 from mig_selector.selection.methods.zip import CompressedList, least_redundant
+from mig_selector.selection.registry import load_method
 
 
 def choose(rows, budget, k1, k2, k3, on_progress=lambda count: None):
@@ -132,6 +134,36 @@ def test_equal_ratios_go_by_the_order_of_the_candidates(seed):
 def test_those_pools_are_chosen_from_otherwise_in_any_simpler_order(ties):
     pools = [letters(seed) for seed in range(8)]
     assert any(naive_zip(rows, 24, 40, 12, 6, **ties) != naive_zip(rows, 24, 40, 12, 6) for rows in pools)
+
+
+def choose_within(rows, tokens, budget, *ks):
+    spent = []
+    pool = Candidates(len(rows), records=lambda: iter(rows), tokens=tokens)
+    settings = dict(zip(("zip_k1", "zip_k2", "zip_k3"), ks, strict=True))
+    [selection], _ = choose_for_budgets(load_method("zip"), pool, [budget], settings, "error", spent.append)
+    assert sum(spent) == tokens[selection.rows].sum()
+    return selection.rows.tolist()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.45])
+def test_of_a_budget_of_tokens_rows_that_no_longer_fit_are_passed_over(share):
+    rows, ks = letters(1), (20, 8, 4)
+    tokens = np.random.default_rng(1).integers(5, 200, len(rows))
+    tokens[0] = 1  # so that the budget is never so spent that no row of the pool would fit
+    budget = int(share * tokens.sum())
+    expected = []
+    for row in naive_zip(rows, 52, *ks)[0]:  # after 13 rounds fewer than 20 rows are left
+        if tokens[[*expected, row]].sum() <= budget:
+            expected.append(row)
+    assert choose_within(rows, tokens, budget, *ks) == expected
+
+
+def test_a_pool_that_does_not_last_for_a_budget_of_tokens_is_an_error():
+    message = "mig_num_tokens: {} tokens are asked for, but zip chooses only {} of {} rows, with {} tokens; then fewer"
+    with pytest.raises(ArgumentError, match=message.format(1_000, 52, 120, 520)):
+        choose_within(letters(1), np.full(120, 10), 1_000, 20, 8, 4)
+    with pytest.raises(ArgumentError, match=message.format(50, 0, 9, 0)):
+        choose_within(letters(1, 9), np.full(9, 10), 50, 20, 8, 4)
 
 
 def realistic_rows(count, num_words, seed):

@@ -55,6 +55,19 @@ def test_a_chosen_row_has_its_rank_its_gain_and_the_labels_that_earned_it(explai
     assert ask("--id", table["row_id"][3], code=1).count("selected from other files or settings") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.llamafactory
+def test_with_a_budget_of_tokens_the_parts_of_a_gain_are_per_token_as_the_gain_is(explain, tiny_llama):
+    host = {"model_name_or_path": tiny_llama, "template": "llama3", "cutoff_len": 128}
+    ask = explain(mig_num_samples=None, mig_num_tokens=300, **host)
+    text = ask("--row", ask.table["row_index"][1])
+    gain = number("gain per token: #, earned", text)
+    assert gain == pytest.approx(ask.table["gain"][1], rel=1e-5)
+    parts = re.findall(r"^ +[\d.]+%  ([\d.e+-]+)  \w+$", text, re.MULTILINE)
+    assert sum(map(float, parts)) == pytest.approx(gain, rel=1e-4)
+    assert "nearest row" not in text
+
+
 def test_a_tie_is_said_to_be_one(explain, pool_of_60):
     pool_of_60.add("pool", [make_row(number, [LABELS[0]], 1.0) for number in range(60)])
     text = explain()("--row", 0)

@@ -154,7 +154,7 @@ def _explain_gain(
         receipt = receipts(*known, selection, [rank], runner_ups=tokens is None)[0]
         unit = "gain" if tokens is None else "gain per token"
         yield f"{unit}: {receipt.gain:.6g}, earned by its labels:"
-        yield from _shares(receipt.shares, labelled.labels.names)
+        yield from _shares(receipt.shares, receipt.gain, labelled.labels.names)
         if receipt.runner_up is not None:
             is_tied = receipt.runner_up_gain == receipt.gain
             how = "the same gain; ties go to the earlier row" if is_tied else f"a gain of {receipt.runner_up_gain:.6g}"
@@ -163,7 +163,7 @@ def _explain_gain(
         absence = explain_absence(*known, selection, kept)
         last = f"{selection.gains[-1]:.6g}"
         yield f"gain: {absence.gain:.6g} after all chosen rows, the last of which had {last}; by its labels:"
-        yield from _shares(absence.shares, labelled.labels.names)
+        yield from _shares(absence.shares, absence.gain, labelled.labels.names)
         yield f"it would have entered at rank {absence.entry_rank}, with mig_num_samples: {absence.entry_rank + 1}"
         if absence.needed_score is not None:
             # What methods get is divided by this; what people know is not.
@@ -181,8 +181,9 @@ def _explain_gain(
         yield f"  {each.taken / loss.first_gain:6.1%}  {each.taken:.6g}  {who}, from {', '.join(names)}"
 
 
-def _shares(shares: Sequence[LabelShare], names: Sequence[str]) -> Iterator[str]:
+def _shares(shares: Sequence[LabelShare], gain: float, names: Sequence[str]) -> Iterator[str]:
+    """Say what each label contributes to a gain, in the unit of the gain."""
     if not shares:
         yield "  none of its labels counts, so it adds no information"
     for each in shares:
-        yield f"  {each.share:6.1%}  {each.gain:.6g}  {names[each.label]}"
+        yield f"  {each.share:6.1%}  {each.share * gain:.6g}  {names[each.label]}"

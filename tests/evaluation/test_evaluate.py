@@ -1,9 +1,12 @@
 """The command `evaluate`: models in process and behind an address, on a few rows of each benchmark."""
 
+import gc
 import itertools
 import json
 import re
 import shutil
+import weakref
+from pathlib import Path
 
 import pytest
 import requests
@@ -12,7 +15,7 @@ from chat_server import chat_server, reply
 
 from mig_selector.cli import main
 from mig_selector.errors import ModelError
-from mig_selector.evaluation.answers import ServedModel, build_requests, server_fault
+from mig_selector.evaluation.answers import LocalModel, ServedModel, build_requests, server_fault
 from mig_selector.evaluation.tasks import read_benchmark
 from mig_selector.pipeline.evaluate_models import answers_of, find_results
 from mig_selector.pipeline.evaluation_cost import describe_cost
@@ -344,3 +347,14 @@ def test_a_model_without_chat_template_is_refused(data_dir, tiny_llama, tmp_path
     assert code == 1
     assert "its tokenizer has no chat template" in err
     assert not (tmp_path / "none").exists()
+
+
+def test_the_model_before_is_gone_when_the_next_one_is_loaded(tiny_llama):
+    model = LocalModel(Path(tiny_llama), "tiny", "cpu")
+    gc.disable()  # when Python looks for reference cycles by itself is a matter of chance
+    try:
+        first = weakref.ref(model.load())
+        model.load()
+        assert first() is None
+    finally:
+        gc.enable()

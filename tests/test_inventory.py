@@ -151,7 +151,7 @@ def test_what_a_process_has_locked_stays(chosen, tmp_path, capsys):
     [index] = (tmp_path / "cache" / "pools").glob("*.parquet")
     with locked(index):
         assert run("prune", workplace, "cache/pools") == 1
-    assert "1 stay" in capsys.readouterr().out
+    assert "kept 1 file that another process has locked" in capsys.readouterr().out
     assert index.exists()
     with locked(tmp_path / "cache" / "locks" / "any selection"):
         assert run("prune", workplace, "cache") == 1
@@ -174,8 +174,8 @@ def test_prune_of_the_cache_removes_our_files_and_no_others(chosen, tmp_path, ca
     (cache / "row_embeddings" / f"{'2' * 32}.npy.partial").write_text("ours")
     assert run("prune", workplace, "cache") == 0
     out = capsys.readouterr().out
-    assert "removed 1 files of cache/pools" in out
-    assert "removed 1 files of cache/row_embeddings" in out
+    assert "removed 1 file of cache/pools" in out
+    assert "removed 1 file of cache/row_embeddings" in out
     assert list((cache / "pools").glob("*.parquet")) == []
     assert (outside / f"{'0' * 32}.npy").read_text() == "precious"
     assert (cache / "row_embeddings" / "thesis.npy").exists()
@@ -187,7 +187,7 @@ def test_prune_of_the_cache_removes_our_files_and_no_others(chosen, tmp_path, ca
 def test_cache_means_the_cache_and_no_subset_of_that_name(pool_of_60, capsys):
     [outcome] = run_selection(pool_of_60.settings(mig_method="random", mig_dataset_name="cache"))
     assert run("prune", pool_of_60, "cache", "--registered") == 0
-    assert "removed 1 files of cache/pools" in capsys.readouterr().out
+    assert "removed 1 file of cache/pools" in capsys.readouterr().out
     assert Path(outcome.folder).exists()
 
 

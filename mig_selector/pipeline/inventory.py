@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mig_selector.console import plural
 from mig_selector.errors import ArgumentError, PoolError, RegistrationError
 from mig_selector.integration.dataset_info import FILE_NAME, read_local_paths
 from mig_selector.store.inventory import (
@@ -158,8 +159,9 @@ def _prune_folder(folder: StoredFolder, named_by: Sequence[Entry], *, dry_run: b
 def _prune_cached(name: str, files: Sequence[CachedFile], *, dry_run: bool) -> Pruned:
     gone = [file for file in files if dry_run or remove_cached(file)]
     num_bytes, num_held = sum(file.num_bytes for file in gone), len(files) - len(gone)
-    stay = f"; {num_held:,} stay, as another process holds their lock" if num_held else ""
-    line = f"{_done(dry_run)} {len(gone):,} files of {_CACHE}/{name} ({describe_size(num_bytes)}){stay}"
+    kept = f"; kept {plural(num_held, 'file')} that another process has locked" if num_held else ""
+    files_of = f"{plural(len(gone), 'file')} of {_CACHE}/{name}"
+    line = f"{_done(dry_run)} {files_of} ({describe_size(num_bytes)}){kept}"
     return Pruned(line, num_bytes, is_kept=num_held > 0)
 
 

@@ -40,6 +40,8 @@ def training_settings(host_settings: Mapping[str, Any], changes: Mapping[str, An
         for key, value in host_settings.items()
         if key not in (*_EVALUATING_KEYS, *_RESUMING_KEYS, _ORDER_KEY, "num_train_epochs")
     }
+    if kept.get("save_strategy") == "best":  # the best in an evaluation
+        del kept["save_strategy"]
     return {**kept, "do_train": True, "push_to_hub": False, **changes}
 
 

@@ -93,10 +93,11 @@ def test_what_decides_held_out_rows_or_training_makes_another_study(plan_of):
 
 
 def test_each_training_has_its_own_order_of_rows_and_evaluates_nothing(plan_of, tmp_path):
-    plan = plan_of(seeds=2, changes={"data_seed": 7, "early_stopping_steps": 3, "eval_on_start": True, "seed": 5})
+    evaluating = {"early_stopping_steps": 3, "eval_on_start": True, "save_strategy": "best"}
+    plan = plan_of(seeds=2, changes={"data_seed": 7, "seed": 5, **evaluating})
     first, second = (plan.training_settings(Run("mig", seed, None), tmp_path) for seed in (0, 1))
     assert (first["seed"], second["seed"]) == (5, 6)
-    assert {"data_seed", "early_stopping_steps", "eval_on_start"}.isdisjoint(first)
+    assert {"data_seed", *evaluating}.isdisjoint(first)
 
 
 def test_an_arm_of_the_same_name_with_other_rows_leaves_the_folder_alone(plan_of, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -66,6 +67,13 @@ def test_with_a_budget_of_tokens_the_parts_of_a_gain_are_per_token_as_the_gain_i
     parts = re.findall(r"^ +[\d.]+%  ([\d.e+-]+)  \w+$", text, re.MULTILINE)
     assert sum(map(float, parts)) == pytest.approx(gain, rel=1e-4)
     assert "nearest row" not in text
+
+
+def test_a_cache_that_cannot_be_used_is_an_error(explain, tmp_path):
+    ask = explain()
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("")
+    assert "cannot be used: Not a directory" in ask("--row", 3, code=1)
 
 
 def test_a_tie_is_said_to_be_one(explain, pool_of_60):

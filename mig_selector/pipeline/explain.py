@@ -48,8 +48,14 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
         PoolError: The pool or the settings are not what they were, so another selection would be explained.
     """
     arguments, host = selection.arguments()
-    request = selection.unchanged_request(arguments, host)
-    offered = offer(request, Crew(Ranks(), arguments), Clock())
+    crew = Crew(Ranks(), arguments)
+    return crew.run(lambda: _explain_row(selection, selection.unchanged_request(arguments, host), crew, row, row_id))
+
+
+def _explain_row(
+    selection: StoredSelection, request: Request, crew: Crew, row: int | None, row_id: str | None
+) -> list[str]:
+    offered = offer(request, crew, Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:
         row = _find_id(row_id, table["row_id"].to_pylist(), table["row_index"].to_numpy(), pool)

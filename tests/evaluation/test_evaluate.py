@@ -173,6 +173,15 @@ def test_answers_without_text_are_counted_and_asked_for_again(data_dir, tmp_path
     assert not list((tmp_path / "results").rglob("*.answers.jsonl"))
 
 
+def test_an_output_folder_that_cannot_be_used_is_an_error(data_dir, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with chat_server(answer_some) as server:
+        words = ["--model-url", server.url, "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]
+        code, _, err = run(capsys, *words, "--output-dir", tmp_path / "file" / "results")
+    assert code == 1
+    assert "cannot be used: Not a directory. Grant access to it, free some space, or give another folder" in err
+
+
 @pytest.mark.slow
 def test_a_server_that_is_not_there_is_an_error(data_dir, tmp_path, capsys):
     words = ["--model-url", "http://127.0.0.1:9/v1", "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]

@@ -201,6 +201,7 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
                 "NPROC_PER_NODE as for the training."
             )
     yield from _warn_of_divergence(results)
+    yield from _warn_of_unspent_budgets(plan, arms)
     passes = {each.arm: each.passes for each in arms if each.passes is not None}
     for arm, seen in passes.items():
         if RANDOM in passes and abs(seen / passes[RANDOM] - 1) > APART:
@@ -217,6 +218,18 @@ def _warn_of_divergence(results: Mapping[Run, Result]) -> Iterator[str]:
             "the arm has no interval and no verdict; if it is random, no arm has one. Lower learning_rate, or train "
             "with bf16 in place of fp16."
         )
+
+
+def _warn_of_unspent_budgets(plan: Plan, arms: Sequence[ArmFigures]) -> Iterator[str]:
+    if not plan.budget.counts_tokens:
+        return
+    chosen = {each.arm: each.supervised_tokens for each in arms if each.supervised_tokens is not None}
+    for arm, tokens in chosen.items():
+        if tokens < (1 - APART) * chosen[RANDOM]:
+            yield (
+                f"{arm} has {tokens:,.0f} supervised tokens, random {chosen[RANDOM]:,.0f}: the method chose no more "
+                "rows that fit, so it is trained on less."
+            )
 
 
 def _why_passes_differ(plan: Plan, arm: str, wanted: float) -> str:

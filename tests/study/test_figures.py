@@ -132,6 +132,15 @@ def test_a_training_that_diverged_is_named_and_gets_no_verdict():
     assert any("mig-seed1: the loss of some answers is not finite" in each for each in study.warnings)
 
 
+def test_an_arm_that_leaves_much_of_its_budget_is_named():
+    plan = plan_of()
+    assert not any("is trained on less" in each for each in study_of(plan, {}).warnings)
+    plan.subsets["mig"] = [SimpleNamespace(**{**vars(plan.subsets["mig"][0]), "supervised": 280})]
+    assert (
+        "mig has 280 supervised tokens, random 300: the method chose no more rows that fit, so it is trained on less."
+    ) in study_of(plan, {}).warnings
+
+
 def test_sources_with_too_few_answers_are_said_to_be_one_group():
     plan = plan_of(sources=np.full(60, OTHER_SOURCES, np.object_))
     study = study_of(plan, results_of(plan))

@@ -69,6 +69,12 @@ def test_with_a_budget_of_tokens_the_parts_of_a_gain_are_per_token_as_the_gain_i
     assert "nearest row" not in text
 
 
+def test_an_identifier_of_rows_in_two_files_is_refused_also_if_one_of_them_was_chosen(explain, pool_of_60):
+    pool_of_60.add("more", make_rows(60, seed=9))
+    ask = explain(dataset="pool,more")
+    assert "2 rows have it (" in ask("--id", ask.table["row_id"][0], code=1)
+
+
 def test_a_cache_that_cannot_be_used_is_an_error(explain, tmp_path):
     ask = explain()
     shutil.rmtree(tmp_path / "cache")

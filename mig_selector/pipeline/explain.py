@@ -71,9 +71,9 @@ def _explain_row(
 
 
 def _find_id(wanted: str, chosen_ids: Sequence[str | None], chosen: NDArray[np.int64], pool: Pool) -> int:
-    """Return the pool index of the row with an identifier: looked for among the chosen rows, then in the files."""
+    """Return the pool index of the row with an identifier: of a chosen row, or else looked for in the files."""
     found = [int(row) for row, row_id in zip(chosen, chosen_ids, strict=True) if row_id == wanted]
-    if not found:
+    if not found or len(pool.sources) > 1:  # files may count their rows alike
         rows = zip(pool.pool_indices.tolist(), pool.rows(ID_COLUMNS), strict=True)
         found = [index for index, row in rows if read_row_id(row.record) == wanted]
     if len(found) != 1:

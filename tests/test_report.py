@@ -355,7 +355,7 @@ def test_a_comparison_leads_to_the_report_of_each_selection(place):
         assert "every method of a comparison" in report["notes"][0]
         assert report["command"] is None  # `select` would choose from other rows
         page = (Path(each["folder"]) / "report.html").read_text(encoding="utf-8")
-        assert "<code>mig-selector compare</code> with the same" in page
+        assert "It is part of a comparison or a study" in page
 
 
 def test_steps_of_training_are_those_of_the_trainer(place):

@@ -395,7 +395,7 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort) -> Iterator[
     """Yield what is estimated, or left out, and why."""
     again = "mig-selector report, with the folder of the selection,"
     if selected.request.among is not None:
-        yield "The pool is the rows that every method of a comparison can use."
+        yield "The pool is the rows that every method of a comparison can use, or that a study has not held out."
     if filled := selected.manifest["rows_filled_by_score"]:
         yield f"The method chose fewer rows than were asked for; the last {filled:,} were taken by score."
     if texts is None:

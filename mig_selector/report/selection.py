@@ -208,7 +208,7 @@ class SelectionReport:
     notes: Sequence[str]
     """What is estimated, or left out, and why."""
     command: str | None
-    """Repeats the selection; None where a comparison said which rows there were to choose from."""
+    """Repeats the selection; None where a comparison or a study said which rows there were to choose from."""
     settings: Mapping[str, Any]
     """Keys that differ from their defaults."""
     files: Sequence[Mapping[str, Any]]

@@ -214,6 +214,11 @@ def test_a_stdout_that_cannot_be_written_is_one_message_with_the_folder(workplac
     assert "Traceback" not in done.stderr
 
 
+def test_a_list_that_cannot_be_written_is_one_message(tmp_path):
+    done = run_command("sh", "-c", 'exec mig-selector list --dataset-dir "$0" >/dev/full', tmp_path)
+    assert (done.returncode, done.stderr) == (1, "mig-selector: error: stdout: No space left on device\n")
+
+
 def test_a_name_with_line_ends_does_not_forge_a_message(workplace, tmp_path):
     name = "a\nmig-selector: error: forged\n[mig_selector] forged.jsonl"
     workplace.add("pool", make_rows(60), file_name=name, **SHAREGPT)

@@ -7,7 +7,7 @@ import yaml
 
 from mig_selector.cli import main
 from mig_selector.integration.packages import find_clashes
-from mig_selector.pipeline.checkup import check_cache, check_config, check_hook
+from mig_selector.pipeline.checkup import check_cache, check_config, check_gpus, check_hook
 
 
 def faults(findings):
@@ -177,3 +177,10 @@ def test_kernels_that_others_can_replace_are_a_fault(tmp_path, monkeypatch):
     (tmp_path / "cache" / "kernels").mkdir(parents=True)
     (tmp_path / "cache" / "kernels").chmod(0o777)
     assert "is not private, so every run compiles again" in "".join(faults(check_cache()))
+
+
+def test_gpus_that_the_user_hides_are_no_fault(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert faults(check_gpus()) == []

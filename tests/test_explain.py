@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -53,6 +54,32 @@ def test_a_chosen_row_has_its_rank_its_gain_and_the_labels_that_earned_it(explai
     write_lines(pool_of_60.data / "pool.jsonl", rows)
     assert explain().table["row_index"][:4] == [*table["row_index"][:3], loser]
     assert ask("--id", table["row_id"][3], code=1).count("selected from other files or settings") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.llamafactory
+def test_with_a_budget_of_tokens_the_parts_of_a_gain_are_per_token_as_the_gain_is(explain, tiny_llama):
+    host = {"model_name_or_path": tiny_llama, "template": "llama3", "cutoff_len": 128}
+    ask = explain(mig_num_samples=None, mig_num_tokens=300, **host)
+    text = ask("--row", ask.table["row_index"][1])
+    gain = number("gain per token: #, earned", text)
+    assert gain == pytest.approx(ask.table["gain"][1], rel=1e-5)
+    parts = re.findall(r"^ +[\d.]+%  ([\d.e+-]+)  \w+$", text, re.MULTILINE)
+    assert sum(map(float, parts)) == pytest.approx(gain, rel=1e-4)
+    assert "nearest row" not in text
+
+
+def test_an_identifier_of_rows_in_two_files_is_refused_also_if_one_of_them_was_chosen(explain, pool_of_60):
+    pool_of_60.add("more", make_rows(60, seed=9))
+    ask = explain(dataset="pool,more")
+    assert "2 rows have it (" in ask("--id", ask.table["row_id"][0], code=1)
+
+
+def test_a_cache_that_cannot_be_used_is_an_error(explain, tmp_path):
+    ask = explain()
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("")
+    assert "cannot be used: Not a directory" in ask("--row", 3, code=1)
 
 
 def test_a_tie_is_said_to_be_one(explain, pool_of_60):

@@ -70,6 +70,10 @@ def test_a_subset_elsewhere_is_found_because_the_cache_has_recorded_it(pool_of_6
     run_selection(pool_of_60.settings(mig_method="random", mig_output_dir=str(tmp_path / "elsewhere")))
     assert main(["list", "--dataset-dir", str(tmp_path)]) == 0
     assert str(tmp_path / "elsewhere" / "pool_random_10-") in capsys.readouterr().out
+    # It is registered where it was selected, wherever `prune` is called.
+    age(tmp_path / "elsewhere", days=9)
+    assert main(["prune", "--older-than", "1w", "--dataset-dir", str(tmp_path)]) == 0
+    assert f"named by pool_random_10 in {pool_of_60.data / 'dataset_info.json'}" in capsys.readouterr().out
 
 
 def test_prune_leaves_what_an_entry_names_unless_told_otherwise(chosen, capsys):
@@ -147,7 +151,7 @@ def test_what_a_process_has_locked_stays(chosen, tmp_path, capsys):
     [index] = (tmp_path / "cache" / "pools").glob("*.parquet")
     with locked(index):
         assert run("prune", workplace, "cache/pools") == 1
-    assert "1 stay" in capsys.readouterr().out
+    assert "kept 1 file that another process has locked" in capsys.readouterr().out
     assert index.exists()
     with locked(tmp_path / "cache" / "locks" / "any selection"):
         assert run("prune", workplace, "cache") == 1
@@ -170,14 +174,21 @@ def test_prune_of_the_cache_removes_our_files_and_no_others(chosen, tmp_path, ca
     (cache / "row_embeddings" / f"{'2' * 32}.npy.partial").write_text("ours")
     assert run("prune", workplace, "cache") == 0
     out = capsys.readouterr().out
-    assert "removed 1 files of cache/pools" in out
-    assert "removed 1 files of cache/row_embeddings" in out
+    assert "removed 1 file of cache/pools" in out
+    assert "removed 1 file of cache/row_embeddings" in out
     assert list((cache / "pools").glob("*.parquet")) == []
     assert (outside / f"{'0' * 32}.npy").read_text() == "precious"
     assert (cache / "row_embeddings" / "thesis.npy").exists()
     assert not (cache / "row_embeddings" / f"{'2' * 32}.npy.partial").exists()
     # Nothing is lost: the next run makes the cache again, and finds the subset.
     assert run_selection(workplace.settings(mig_method="random"))[0].folder == str(ten)
+
+
+def test_cache_means_the_cache_and_no_subset_of_that_name(pool_of_60, capsys):
+    [outcome] = run_selection(pool_of_60.settings(mig_method="random", mig_dataset_name="cache"))
+    assert run("prune", pool_of_60, "cache", "--registered") == 0
+    assert "removed 1 file of cache/pools" in capsys.readouterr().out
+    assert Path(outcome.folder).exists()
 
 
 def test_links_and_strange_folders_are_no_subsets(chosen, tmp_path, capsys):

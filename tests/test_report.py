@@ -165,6 +165,17 @@ def test_tokens_are_compared_where_those_of_every_row_are_counted(place, tiny_ll
     page = Path(outcome.folder) / "report.html"
     assert "Total tokens that training is fed" in page.read_text(encoding="utf-8")
 
+    outcome = select(place, mig_num_samples=None, mig_num_tokens=3_000, **keys)
+    found, matrix = report_of(outcome), matrix_of(place)
+    order = pq.read_table(Path(outcome.folder) / "selection.parquet")["row_index"].to_pylist()
+    assert found["curve"]["points"][-1]["rows"] == len(order) < 150
+    for point in found["curve"]["points"]:
+        chosen = [place.rows[row] for row in order[: point["rows"]]]
+        assert point["information"] == pytest.approx(information(chosen, matrix))
+    assert found["notes"] == [
+        "Gains are per token, and the curve ends at the budget: a larger one may choose other rows first."
+    ]
+
     outcome = select(place, mig_method="random", **keys)
     found = report_of(outcome)
     assert found["this"]["tokens"] > 0
@@ -340,8 +351,11 @@ def test_a_comparison_leads_to_the_report_of_each_selection(place):
     assert len(links) == 2
     assert all((compared / link.replace("%20", " ").replace("%C3%A9", "é")).is_file() for link in links)
     for each in json.loads((compared / "comparison.json").read_text())["methods"]:
-        notes = json.loads((Path(each["folder"]) / "report.json").read_text())["notes"]
-        assert "every method of a comparison" in notes[0]
+        report = json.loads((Path(each["folder"]) / "report.json").read_text())
+        assert "every method of a comparison" in report["notes"][0]
+        assert report["command"] is None  # `select` would choose from other rows
+        page = (Path(each["folder"]) / "report.html").read_text(encoding="utf-8")
+        assert "It is part of a comparison or a study" in page
 
 
 def test_steps_of_training_are_those_of_the_trainer(place):

@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 from mig_selector.cli import doctor, evaluate, explain, inventory, report, select, study, verify
 from mig_selector.cli.options import discard_stdout
-from mig_selector.console import print_error, print_line
+from mig_selector.console import print_error, print_line, printable
 from mig_selector.errors import MigSelectorError
 
 
@@ -39,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # whoever reads stdout, such as `head`, has had enough
         discard_stdout()
+        return 1
+    except OSError as error:  # such as a full disk that stdout goes to
+        discard_stdout()
+        print_line(printable(f"mig-selector: error: {error.filename or 'stdout'}: {error.strerror or error}"))
         return 1
     except KeyboardInterrupt:
         print_line("mig-selector: interrupted")

@@ -63,7 +63,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         plan = plan_evaluation(
             options.models,
             output_dir=options.output_dir,
-            tasks=[name for name in options.tasks.split(",") if name],
+            tasks=[name.strip() for name in options.tasks.split(",") if name.strip()],
             data_dir=options.data_dir,
             limit=options.limit,
             served=ServedModel(url, options.model_name, options.requests) if url else None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mig_selector.annotation.answers import release_memory
 from mig_selector.annotation.journal import Journal
 from mig_selector.errors import EvaluationError, ModelError
 from mig_selector.evaluation.tasks import Benchmark
@@ -88,6 +89,7 @@ class LocalModel:
         from lm_eval.models.huggingface import HFLM
 
         base = self._base
+        release_memory()  # the model before this one is in reference cycles, and a GPU may have no room for two
         try:
             return HFLM(
                 pretrained=base or str(self.path),

@@ -256,7 +256,7 @@ _CHANGE_ROWS = ("packing", "neat_packing", "val_size", "max_samples", "interleav
 
 def _read_schedule(settings: Mapping[str, Any]) -> Schedule | None:
     """Return how training goes through its rows; None if that cannot be told from the configuration."""
-    if not _is_true(settings.get("do_train")) or any(settings.get(key) for key in _CHANGE_ROWS):
+    if not _is_true(settings.get("do_train")) or any(typed_as_in_yaml(settings.get(key)) for key in _CHANGE_ROWS):
         return None
     try:
         schedule = Schedule(

@@ -23,17 +23,25 @@ _LOG_LINES = 12
 _EVALUATING_KEYS = (
     *("eval_dataset", "val_size", "eval_on_each_dataset", "eval_strategy", "evaluation_strategy", "eval_steps"),
     *("do_eval", "do_predict", "predict_with_generate", "load_best_model_at_end", "metric_for_best_model"),
+    *("eval_on_start", "early_stopping_steps"),
 )
 _RESUMING_KEYS = ("resume_from_checkpoint", "overwrite_output_dir")
+_ORDER_KEY = "data_seed"
+"""Would give all trainings the same order of rows, whatever their `seed`."""
 
 
 def training_settings(host_settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the host's keys for a training that only trains: without evaluation, and with some keys changed."""
+    """Return the host's keys for a training that only trains: without evaluation, and with some keys changed.
+
+    The order of rows follows `seed` alone, so that trainings of different seeds differ.
+    """
     kept = {
         key: typed(value)
         for key, value in host_settings.items()
-        if key not in (*_EVALUATING_KEYS, *_RESUMING_KEYS, "num_train_epochs")
+        if key not in (*_EVALUATING_KEYS, *_RESUMING_KEYS, _ORDER_KEY, "num_train_epochs")
     }
+    if kept.get("save_strategy") == "best":  # the best in an evaluation
+        del kept["save_strategy"]
     return {**kept, "do_train": True, "push_to_hub": False, **changes}
 
 
@@ -75,12 +83,17 @@ def _resolved(command: str) -> list[str]:
 
 
 def num_processes() -> int:
-    """Return how many processes `llamafactory-cli train` would train with in this environment."""
+    """Return how many processes `llamafactory-cli train` would train with in this environment.
+
+    On a machine without a device, as where jobs are submitted, one a node: the host itself would start none, and fail.
+    """
     if not starts_torchrun():
         return 1
     from llamafactory.extras.misc import get_device_count
 
-    return int(os.environ.get("NNODES", "1")) * int(os.environ.get("NPROC_PER_NODE", get_device_count()))
+    given = os.environ.get("NPROC_PER_NODE", "")
+    a_node = int(given) if given.isdecimal() else get_device_count()  # torchrun takes words such as gpu, too
+    return int(os.environ.get("NNODES", "1")) * max(a_node, 1)
 
 
 def load_for_prediction(host_settings: Mapping[str, Any], trained: Path | None) -> Any:

@@ -44,8 +44,18 @@ def evaluate(plan: EvaluationPlan) -> Evaluation:
     were asked the same: the questions, settings, judge and versions of this run.
 
     Raises:
-        EvaluationError: There is no score at all.
+        EvaluationError: There is no score at all, or the output folder cannot be used.
     """
+    try:
+        return _evaluate(plan)
+    except OSError as error:
+        raise EvaluationError(
+            f"{error.filename or plan.output_dir} cannot be used: {error.strerror or error}. Grant access to it, free "
+            "some space, or give another folder by --output-dir. Answers so far are kept."
+        ) from error
+
+
+def _evaluate(plan: EvaluationPlan) -> Evaluation:
     models = find_results(plan)
     _check_judge(plan.benchmarks, [(folder, identity) for _, identity, folder in models])
     rows: dict[str, list[Cell]] = {}

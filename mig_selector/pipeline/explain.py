@@ -48,8 +48,14 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
         PoolError: The pool or the settings are not what they were, so another selection would be explained.
     """
     arguments, host = selection.arguments()
-    request = selection.unchanged_request(arguments, host)
-    offered = offer(request, Crew(Ranks(), arguments), Clock())
+    crew = Crew(Ranks(), arguments)
+    return crew.run(lambda: _explain_row(selection, selection.unchanged_request(arguments, host), crew, row, row_id))
+
+
+def _explain_row(
+    selection: StoredSelection, request: Request, crew: Crew, row: int | None, row_id: str | None
+) -> list[str]:
+    offered = offer(request, crew, Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:
         row = _find_id(row_id, table["row_id"].to_pylist(), table["row_index"].to_numpy(), pool)
@@ -65,9 +71,9 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
 
 
 def _find_id(wanted: str, chosen_ids: Sequence[str | None], chosen: NDArray[np.int64], pool: Pool) -> int:
-    """Return the pool index of the row with an identifier: looked for among the chosen rows, then in the files."""
+    """Return the pool index of the row with an identifier: of a chosen row, or else looked for in the files."""
     found = [int(row) for row, row_id in zip(chosen, chosen_ids, strict=True) if row_id == wanted]
-    if not found:
+    if not found or len(pool.sources) > 1:  # files may count their rows alike
         rows = zip(pool.pool_indices.tolist(), pool.rows(ID_COLUMNS), strict=True)
         found = [index for index, row in rows if read_row_id(row.record) == wanted]
     if len(found) != 1:
@@ -154,7 +160,7 @@ def _explain_gain(
         receipt = receipts(*known, selection, [rank], runner_ups=tokens is None)[0]
         unit = "gain" if tokens is None else "gain per token"
         yield f"{unit}: {receipt.gain:.6g}, earned by its labels:"
-        yield from _shares(receipt.shares, labelled.labels.names)
+        yield from _shares(receipt.shares, receipt.gain, labelled.labels.names)
         if receipt.runner_up is not None:
             is_tied = receipt.runner_up_gain == receipt.gain
             how = "the same gain; ties go to the earlier row" if is_tied else f"a gain of {receipt.runner_up_gain:.6g}"
@@ -163,7 +169,7 @@ def _explain_gain(
         absence = explain_absence(*known, selection, kept)
         last = f"{selection.gains[-1]:.6g}"
         yield f"gain: {absence.gain:.6g} after all chosen rows, the last of which had {last}; by its labels:"
-        yield from _shares(absence.shares, labelled.labels.names)
+        yield from _shares(absence.shares, absence.gain, labelled.labels.names)
         yield f"it would have entered at rank {absence.entry_rank}, with mig_num_samples: {absence.entry_rank + 1}"
         if absence.needed_score is not None:
             # What methods get is divided by this; what people know is not.
@@ -181,8 +187,9 @@ def _explain_gain(
         yield f"  {each.taken / loss.first_gain:6.1%}  {each.taken:.6g}  {who}, from {', '.join(names)}"
 
 
-def _shares(shares: Sequence[LabelShare], names: Sequence[str]) -> Iterator[str]:
+def _shares(shares: Sequence[LabelShare], gain: float, names: Sequence[str]) -> Iterator[str]:
+    """Say what each label contributes to a gain, in the unit of the gain."""
     if not shares:
         yield "  none of its labels counts, so it adds no information"
     for each in shares:
-        yield f"  {each.share:6.1%}  {each.gain:.6g}  {names[each.label]}"
+        yield f"  {each.share:6.1%}  {each.share * gain:.6g}  {names[each.label]}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mig_selector.console import plural
 from mig_selector.errors import ArgumentError, PoolError, RegistrationError
 from mig_selector.integration.dataset_info import FILE_NAME, read_local_paths
 from mig_selector.store.inventory import (
@@ -67,26 +68,29 @@ def take_inventory(dataset_dir: Path, output_dirs: Iterable[Path], cache_dir: Pa
     """Find subsets, comparisons, studies and cached files, and the entries that name them.
 
     Looks into ``mig_selections`` in `dataset_dir`, `output_dirs`, and every folder to which a run with this cache has
-    written; for entries into the dataset_info.json in `dataset_dir`, above each of these folders, and of each
-    comparison or study. Those that selections from Python write into the cache do not count: no user reads them.
+    written. Entries are those of the dataset_info.json in `dataset_dir`, above each of these folders, where each
+    subset was registered when it was made, and of each comparison or study. Those that selections from Python write
+    into the cache do not count: no user reads them.
     """
     homes = [dataset_dir / "mig_selections", *output_dirs, *recorded_output_dirs(cache_dir)]
     homes = list(dict.fromkeys(home.absolute() for home in homes))
     folders = find_folders(homes)
     several = [folder.path for folder in folders if folder.kind != "subset"]
-    infos = [folder / FILE_NAME for folder in (dataset_dir.absolute(), *(home.parent for home in homes), *several)]
+    registered = [folder.dataset_dir for folder in folders if folder.dataset_dir is not None]
+    readers = (dataset_dir.absolute(), *(home.parent for home in homes), *registered, *several)
+    infos = [folder / FILE_NAME for folder in readers]
     by_path = {_real(folder.path): folder.path for folder in folders}
     entries: dict[Path, list[Entry]] = {folder.path: [] for folder in folders}
     unreadable = []
     for info in dict.fromkeys(infos):
-        if not info.exists() or info.is_relative_to(cache_dir / "notebook"):
-            continue
         try:
+            if not info.exists() or info.is_relative_to(cache_dir / "notebook"):
+                continue
             for name, path in read_local_paths(info).items():
                 for home in (path, *path.parents):
                     if home in by_path:
                         entries[by_path[home]].append(Entry(name, info))
-        except PoolError as error:
+        except (PoolError, OSError) as error:
             unreadable.append(str(error))
     return Inventory(cache_dir, folders, find_cached(cache_dir), entries, unreadable)
 
@@ -155,8 +159,9 @@ def _prune_folder(folder: StoredFolder, named_by: Sequence[Entry], *, dry_run: b
 def _prune_cached(name: str, files: Sequence[CachedFile], *, dry_run: bool) -> Pruned:
     gone = [file for file in files if dry_run or remove_cached(file)]
     num_bytes, num_held = sum(file.num_bytes for file in gone), len(files) - len(gone)
-    stay = f"; {num_held:,} stay, as another process holds their lock" if num_held else ""
-    line = f"{_done(dry_run)} {len(gone):,} files of {_CACHE}/{name} ({describe_size(num_bytes)}){stay}"
+    kept = f"; kept {plural(num_held, 'file')} that another process has locked" if num_held else ""
+    files_of = f"{plural(len(gone), 'file')} of {_CACHE}/{name}"
+    line = f"{_done(dry_run)} {files_of} ({describe_size(num_bytes)}){kept}"
     return Pruned(line, num_bytes, is_kept=num_held > 0)
 
 
@@ -171,7 +176,7 @@ def _find_named(inventory: Inventory, names: Sequence[str]) -> tuple[list[Stored
     for name in names:
         path = _real(Path(os.path.expanduser(name)))  # noqa: PTH111  Path's raises where there is no such home
         is_cache = name == _CACHE or path == _real(inventory.cache_dir)
-        found = [folder for folder in inventory.folders if _is_called(folder, name, path, inventory)]
+        found = [] if is_cache else [each for each in inventory.folders if _is_called(each, name, path, inventory)]
         cached = [
             kind
             for kind in inventory.cached

@@ -99,6 +99,11 @@ class Selected:
         """N."""
         return len(self.offered.pool.pool_indices)
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether MIG with a larger budget would choose these rows first; with a budget of tokens it need not."""
+        return bool(self.manifest["method"] == "mig") and not self.request.arguments.counts_tokens
+
     def figures(self, name: str, rows: NDArray[np.int64], **known: Any) -> MethodFigures:
         """Measure some rows as a comparison does; `known` are the other figures."""
         counted: dict[str, Any] = {"tokens": None}
@@ -162,8 +167,8 @@ def build_report(selected: Selected, effort: Effort) -> SelectionReport:
         annotated_rows=list(_annotated_rows(selected, texts)),
         first_rows=shown[:_FIRST_ROWS],
         sampled_rows=shown[_FIRST_ROWS:],
-        notes=list(_notes(selected, texts, effort, curve)),
-        command=_command(manifest),
+        notes=list(_notes(selected, texts, effort)),
+        command=None if request.among is not None else _command(manifest),
         settings=_settings(manifest),
         files=manifest["pool"],
         versions=manifest["versions"],
@@ -202,14 +207,12 @@ def _curve(selected: Selected, effort: Effort, pool_information: float | None) -
 
     What MIG would choose beyond the budget is found by choosing from the beginning: the choice is nested.
     """
-    known = information_inputs(
-        selected.request, selected.offered.labels, selected.offered.scores, selected.offered.graph
-    )
+    known = selected.information_inputs
     if known is None or pool_information is None:
         return None
     pool, propagation, objective = known
     rows = selected.rows
-    if selected.manifest["method"] == "mig" and selected.num_kept <= effort.continued_rows:
+    if selected.is_nested and selected.num_kept <= effort.continued_rows:
         rows = select_rows(pool, propagation, objective, selected.num_kept).rows
     nothing = objective.value(np.zeros(propagation.num_labels))
     information = nothing + np.cumsum(information_added(pool, propagation, objective, rows))
@@ -343,9 +346,7 @@ def _chosen_rows(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -
 
 def _receipts(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -> Iterator[dict[str, Any]]:
     """Yield what earned each of some chosen rows its place, and which row lost to it; nothing for other methods."""
-    known = information_inputs(
-        selected.request, selected.offered.labels, selected.offered.scores, selected.offered.graph
-    )
+    known = selected.information_inputs
     if known is None or selected.manifest["method"] != "mig":
         yield from ({} for _ in ranks)
         return
@@ -353,7 +354,7 @@ def _receipts(selected: Selected, ranks: NDArray[np.int64], effort: Effort) -> I
 
     names = known[0].labels.names
     # Budgets of tokens rank rows by gain per token, so the row with the next largest gain did not lose to them.
-    runner_ups = selected.num_kept <= effort.runner_up_rows and not selected.request.arguments.counts_tokens
+    runner_ups = selected.num_kept <= effort.runner_up_rows and selected.is_nested
     for each in receipts(*known, selected.selection, ranks.tolist(), runner_ups=runner_ups):
         yield {
             "earned": [(names[part.label], part.share) for part in each.shares],
@@ -390,11 +391,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= _QUOTED_CHARACTERS else f"{text[: _QUOTED_CHARACTERS - 1]}…"
 
 
-def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve | None) -> Iterator[str]:
+def _notes(selected: Selected, texts: Texts | None, effort: Effort) -> Iterator[str]:
     """Yield what is estimated, or left out, and why."""
     again = "mig-selector report, with the folder of the selection,"
     if selected.request.among is not None:
-        yield "The pool is the rows that every method of a comparison can use."
+        yield "The pool is the rows that every method of a comparison can use, or that a study has not held out."
     if filled := selected.manifest["rows_filled_by_score"]:
         yield f"The method chose fewer rows than were asked for; the last {filled:,} were taken by score."
     if texts is None:
@@ -408,9 +409,11 @@ def _notes(selected: Selected, texts: Texts | None, effort: Effort, curve: Curve
             f"{len(texts.among_chosen):,} chosen rows, drawn at random, so the longest rows are not known. {again} "
             "measures more."
         )
-    if curve is not None and selected.num_kept > effort.runner_up_rows:
+    if selected.manifest["method"] == "mig" and selected.request.arguments.counts_tokens:
+        yield "Gains are per token, and the curve ends at the budget: a larger one may choose other rows first."
+    if selected.is_nested and selected.num_kept > effort.runner_up_rows:
         yield f"The rows that lost to chosen ones were not looked for. {again} finds them."
-    if curve is not None and curve.points[-1].rows == len(selected.rows) < selected.num_kept:
+    if selected.is_nested and selected.num_kept > max(effort.continued_rows, len(selected.rows)):
         yield f"The curve ends at the budget. {again} may continue it."
 
 

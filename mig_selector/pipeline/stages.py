@@ -209,7 +209,7 @@ def measure(pool: Pool, request: Request, crew: Crew) -> Measured:
 
 
 def restrict(measured: Measured, request: Request) -> Measured:
-    """Drop and count the rows that a comparison leaves out, so that all its methods choose from the same rows.
+    """Drop and count the rows that a comparison or a study leaves out, so that all methods choose from the same rows.
 
     Raises:
         ValueError: A row that the comparison allows is not among the kept rows.
@@ -222,7 +222,7 @@ def restrict(measured: Measured, request: Request) -> Measured:
         raise ValueError(f"only {np.count_nonzero(is_allowed)} of {len(request.among)} rows to choose from are kept")
     if is_allowed.all():
         return measured
-    pool = pool.without(~is_allowed, "not usable by every method compared")
+    pool = pool.without(~is_allowed, "not usable by every method compared, or held out by a study")
     return Measured(pool, None if values is None else values[is_allowed])
 
 

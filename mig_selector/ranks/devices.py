@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 
@@ -18,7 +19,8 @@ def describe_gpus() -> list[str]:
     if torch.cuda.is_available():
         found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         return [f"{each.name}, {each.total_memory / 2**30:.0f} GiB" for each in found]
-    if shutil.which("nvidia-smi") is not None:
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # the user wants none
+    if shutil.which("nvidia-smi") is not None and not is_hidden:
         reason = "is built without CUDA" if torch.version.cuda is None else "finds none; is the driver recent enough?"
         raise RuntimeError(f"nvidia-smi is installed, but torch {torch.__version__} {reason}")
     return []

@@ -207,8 +207,8 @@ class SelectionReport:
     """A random sample of the rows after these, in the order of choice."""
     notes: Sequence[str]
     """What is estimated, or left out, and why."""
-    command: str
-    """Repeats the selection."""
+    command: str | None
+    """Repeats the selection; None where a comparison or a study said which rows there were to choose from."""
     settings: Mapping[str, Any]
     """Keys that differ from their defaults."""
     files: Sequence[Mapping[str, Any]]

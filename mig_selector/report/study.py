@@ -57,11 +57,11 @@ class ArmFigures:
     training_seconds: float | None = None
     """Of all finished trainings together."""
     effect: Difference | None = None
-    """Against random; None for random itself, or if too few runs are finished."""
+    """Against random; None for random itself, if too few runs are finished, or if a training diverged."""
     smallest: float | None = None
     """The smallest difference that the study could have seen."""
     verdict: str | None = None
-    """None for arms that are not judged, and until all runs are finished."""
+    """None for arms that are not judged, until all runs are finished, and where there is no `effect`."""
 
     @property
     def loss(self) -> float | None:

@@ -61,6 +61,8 @@ class StoredFolder:
     num_bytes: int
     written: float
     """Seconds since the epoch."""
+    dataset_dir: Path | None = None
+    """Where a subset was registered when it was made; None for comparisons, studies and earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def _describe(path: Path) -> StoredFolder | None:
         pool = "+".join(dict.fromkeys(subset["dataset"] for subset in manifest["subsets"]))
         rows = (manifest["budget"], manifest["rows"]["kept"])
         written = (path / MANIFEST).stat().st_mtime
-        return StoredFolder("subset", path, name, manifest["method"], pool, rows, _size(path), written)
+        dataset_dir = manifest.get("config", {}).get("dataset_dir")
+        home = Path(dataset_dir) if isinstance(dataset_dir, str) and Path(dataset_dir).is_absolute() else None
+        return StoredFolder("subset", path, name, manifest["method"], pool, rows, _size(path), written, home)
     if path.name.startswith("study-"):
         return _describe_study(path)
     file = path / COMPARISON

@@ -24,8 +24,10 @@ from mig_selector.study.statistics import ERROR_RATE, Effect, Losses, compare, m
 _MOST_LABELS = 12
 _LENGTHS = 4
 """Parts of about equal size into which answers are divided by length."""
+_LIKE_THE_PRIMARY = ("overlap", "learning rate")
+"""Kinds of groups that are the primary measure under another condition."""
 _NAMED_RUNS = 5
-"""Of those that were added later."""
+"""Of those that a warning is about."""
 _EXPECTED_ROWS = 5
 """A source of which a random choice has fewer rows may be missing by chance."""
 _PASSES_OFF = 0.25
@@ -49,12 +51,14 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
         is_too_small = np.unique(groups, return_counts=True)[1].min() < 2
         if arm == RANDOM or not len(of[arm]) or len(of[RANDOM]) < 2 or is_too_small:
             return None
+        if not (np.isfinite(of[arm]).all() and np.isfinite(of[RANDOM]).all()):
+            return None
         return compare(of[arm], of[RANDOM], groups, error_rate=error_rate, is_trained=arm != BASE)
 
     arms = [_figures(plan, results, arm, losses, sources, effect(arm, losses, sources)) for arm in losses]
     groups = []
     for kind, name, mine, only in _groups(plan, results, losses, sources):
-        members = sources[mine] if kind == "learning rate" else np.zeros(int(mine.sum()), np.int64)
+        members = sources[mine] if kind in _LIKE_THE_PRIMARY else np.zeros(int(mine.sum()), np.int64)
         cut = {arm: each[:, mine] for arm, each in only.items()}
         effects = {arm: _as_difference(found) for arm in cut if (found := effect(arm, cut, members))}
         means = {arm: float(macro_average(each, members).mean()) for arm, each in cut.items() if len(each)}
@@ -77,7 +81,8 @@ def gather(plan: Plan, results: Mapping[Run, Result], record: Mapping[str, Any])
         about_groups=(
             f"Sources with fewer than {FEWEST_ANSWERS} answers are taken together. Of labels, the {_MOST_LABELS} most "
             f"frequent that at least {FEWEST_ANSWERS} answers have are listed. By length there are up to {_LENGTHS} "
-            "parts of about equal size. A part of a single answer has a loss, but no interval."
+            "parts of about equal size. A part of a single answer has a loss, but no interval. Figures by overlap and "
+            "by learning rate are averages over sources, as the primary measure is; the others are plain averages."
         ),
         command=record.get("command", ""),
         versions=record.get("versions", {}),
@@ -195,12 +200,35 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
                 f"times as planned for {plural(plan.processes, 'process')}: tokens are not equal. Set NNODES and "
                 "NPROC_PER_NODE as for the training."
             )
+    yield from _warn_of_divergence(results)
+    yield from _warn_of_unspent_budgets(plan, arms)
     passes = {each.arm: each.passes for each in arms if each.passes is not None}
     for arm, seen in passes.items():
         if RANDOM in passes and abs(seen / passes[RANDOM] - 1) > APART:
             yield (
                 f"{arm} goes through its rows {seen:.2f} times, random {passes[RANDOM]:.2f} times: "
                 f"{_why_passes_differ(plan, arm, passes[RANDOM])}."
+            )
+
+
+def _warn_of_divergence(results: Mapping[Run, Result]) -> Iterator[str]:
+    if diverged := [run.name for run, result in results.items() if not np.isfinite(result.losses).all()]:
+        yield (
+            f"{_name_runs(diverged)}: the loss of some answers is not finite, as after a training that diverged, so "
+            "the arm has no interval and no verdict; if it is random, no arm has one. Lower learning_rate, or train "
+            "with bf16 in place of fp16."
+        )
+
+
+def _warn_of_unspent_budgets(plan: Plan, arms: Sequence[ArmFigures]) -> Iterator[str]:
+    if not plan.budget.counts_tokens:
+        return
+    chosen = {each.arm: each.supervised_tokens for each in arms if each.supervised_tokens is not None}
+    for arm, tokens in chosen.items():
+        if tokens < (1 - APART) * chosen[RANDOM]:
+            yield (
+                f"{arm} has {tokens:,.0f} supervised tokens, random {chosen[RANDOM]:,.0f}: the method chose no more "
+                "rows that fit, so it is trained on less."
             )
 
 
@@ -218,11 +246,12 @@ def _why_passes_differ(plan: Plan, arm: str, wanted: float) -> str:
 
 def _describe_additions(record: Mapping[str, Any]) -> Iterator[str]:
     for added in record.get("added", []):
-        runs, more = added["runs"][:_NAMED_RUNS], len(added["runs"]) - _NAMED_RUNS
-        yield (
-            f"added on {added['at'][:10]}, after the study had been planned: {', '.join(runs)}"
-            f"{f' and {more:,} more' if more > 0 else ''}."
-        )
+        yield f"added on {added['at'][:10]}, after the study had been planned: {_name_runs(added['runs'])}."
+
+
+def _name_runs(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_RUNS
+    return f"{', '.join(names[:_NAMED_RUNS])}{f' and {more:,} more' if more > 0 else ''}"
 
 
 def describe_missing(missing: int, planned: int) -> str:

@@ -15,7 +15,14 @@ GRAM = 13
 FLAGGED_SHARE = 0.5
 """Share of its runs from which a held-out row is flagged: a single shared run is mostly a template."""
 
-_WORD = re.compile(r"\w+")
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Letters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+"""A word; each of those letters counts as one."""
+_KEPT_WORDS = 1 << 22
+"""Words whose hashes are kept at once: most words of a large pool are numbers and names that it has once."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -52,6 +59,8 @@ def _grams(text: str, hashed: dict[str, int]) -> NDArray[np.uint64]:
     count = len(words) - GRAM + 1
     if count < 1:
         return np.zeros(0, np.uint64)
+    if len(hashed) > _KEPT_WORDS:
+        hashed.clear()
     for word in words:
         if word not in hashed:
             digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()

@@ -215,6 +215,7 @@ def study_identity(setup: Setup, split: Split, processes: int, model: str) -> di
             if key in keys and keys[key].setting.decides and key not in LOCAL_TO_A_NODE
         },
         "budget": {key: setup.budget[key] for key in BUDGET_KEYS},
+        "epochs": setup.schedule.epochs if setup.schedule.max_steps <= 0 else None,
         "match": setup.options.match,
         "processes": processes,
     }

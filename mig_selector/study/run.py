@@ -71,8 +71,8 @@ def _run(setup: Setup, only: Sequence[str], *, trains: bool) -> Studied:
                 raise ArgumentError("--report: nothing has been trained; start the study without --report.")
             stack.enter_context(in_use(folder))
             plan = _continued(plan, folder)
-            record = record_plan(plan, folder)
-        return _train_and_report(plan, folder, record, only, trains=trains)
+            record_plan(plan, folder)
+        return _train_and_report(plan, folder, only, trains=trains)
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
@@ -88,9 +88,7 @@ def _continued(plan: Plan, folder: Path) -> Plan:
     return kept
 
 
-def _train_and_report(
-    plan: Plan, folder: Path, record: Mapping[str, Any], only: Sequence[str], *, trains: bool
-) -> Studied:
+def _train_and_report(plan: Plan, folder: Path, only: Sequence[str], *, trains: bool) -> Studied:
     runs = folder / "runs"
     left = [run for run in plan.runs if read_result(plan, runs, run) is None]
     done = len(plan.runs) - len(left)
@@ -103,6 +101,7 @@ def _train_and_report(
     missing = [run.name for run in plan.runs if run not in results]
     if missing and trains:
         return Studied(str(folder), f"{describe_missing(len(missing), len(plan.runs))}: {', '.join(missing)}")
+    record = record_plan(plan, folder)  # with what other processes have added meanwhile
     study = gather(plan, results, record)
     write_study(folder, study, record)
     return Studied(str(folder), format_study(study))

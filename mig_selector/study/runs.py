@@ -67,13 +67,13 @@ def do_run(plan: Plan, folder: Path, run: Run) -> None:
     Raises:
         HostError: The training fails, or its model cannot be loaded.
     """
-    if read_result(plan, folder, run) is not None:
-        return
     final = folder / run.name
     folder.mkdir(parents=True, exist_ok=True)
     with claimed(folder / f".{run.name}.lock") as lock:
         if lock is None:
             logger.info("%s: another process is at it", run.name)
+            return
+        if read_result(plan, folder, run) is not None:  # another process has finished it meanwhile
             return
         staging = folder / f".{run.name}.unfinished"
         if (staging / MANIFEST).exists() or final.exists():  # renaming was cut off, or losses are damaged

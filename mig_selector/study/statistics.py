@@ -6,6 +6,7 @@ Dimension letters: N held-out answers, K runs of an arm, B replicates.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -24,6 +25,8 @@ POWER = 0.8
 REPLICATES = 5_000
 _FEWEST_RUNS = 3
 """Fewer runs do not tell how much an arm varies between runs."""
+_DRAWS_AT_ONCE = 1 << 23
+"""Counts of drawn answers that are held at once."""
 _SEED = 0
 
 
@@ -83,17 +86,15 @@ def compare(
     from scipy.stats import t
 
     rng = np.random.default_rng(_SEED)
-    weights = _draw_answers(sources, rng)
     replicates = []
-    for losses in (method, random):
-        averages = losses @ weights
+    of_method, of_random = _resample_answers((method, random), sources, rng)
+    for averages, varies in ((of_method, is_trained), (of_random, True)):
         mean = averages.mean(axis=0)
-        if len(losses) >= _FEWEST_RUNS:
+        if len(averages) >= _FEWEST_RUNS:
             mean = mean + _draw_runs(averages - mean, rng)
-        elif is_trained:
-            of_random = random @ weights
+        elif varies:
             spread = (of_random - of_random.mean(axis=0)) * math.sqrt(len(random) / (len(random) - 1))
-            drawn = rng.integers(len(random), size=(len(losses), REPLICATES))
+            drawn = rng.integers(len(random), size=(len(averages), REPLICATES))
             mean = mean + np.take_along_axis(spread, drawn, axis=0).mean(axis=0)
         replicates.append(mean)
     error = float(np.std(replicates[0] - replicates[1], ddof=1))
@@ -107,17 +108,25 @@ def compare(
     return Effect(difference, difference - margin, difference + margin, smallest)
 
 
-def _draw_answers(sources: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the weight of each answer in each replicate's macro average. Shape (N, B)."""
+def _resample_answers(
+    arms: Sequence[Losses], sources: NDArray[np.int64], rng: np.random.Generator
+) -> list[NDArray[np.float64]]:
+    """Return the macro average of each run in each replicate, all runs with the same answers. Shape (K, B) an arm."""
+    averages = [np.zeros((len(losses), REPLICATES)) for losses in arms]
     names = np.unique(sources)
-    weights = np.zeros((len(sources), REPLICATES))
     for name in names:
         mine = np.flatnonzero(sources == name)
         if len(mine) < 2:
             raise ValueError("expected at least two answers of each source")
-        drawn = rng.multinomial(len(mine) - 1, np.full(len(mine), 1 / len(mine)), size=REPLICATES)
-        weights[mine] = drawn.T / ((len(mine) - 1) * len(names))
-    return weights
+        # Replicates in blocks: how often each draws each answer may not fit into memory.
+        size = max(_DRAWS_AT_ONCE // len(mine), 1)
+        for start in range(0, REPLICATES, size):
+            some = slice(start, min(start + size, REPLICATES))
+            equal = np.full(len(mine), 1 / len(mine))
+            drawn = rng.multinomial(len(mine) - 1, equal, size=some.stop - start)
+            for each, losses in zip(averages, arms, strict=True):
+                each[:, some] += losses[:, mine] @ drawn.T / ((len(mine) - 1) * len(names))
+    return averages
 
 
 def _draw_runs(deviations: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -131,11 +140,14 @@ def _draw_runs(deviations: NDArray[np.float64], rng: np.random.Generator) -> NDA
 def _degrees_of_freedom(
     method: NDArray[np.float64], random: NDArray[np.float64], error: float, *, is_trained: bool
 ) -> float:
-    """Return Welch's degrees of freedom: runs are few, answers are not counted as few."""
-    parts = [(float(random.var(ddof=1)) / len(random), len(random) - 1)]
-    if len(method) >= _FEWEST_RUNS:
+    """Return Welch's degrees of freedom: runs are few, answers are not counted as few.
+
+    Where the spread of a method is taken to be random's, one estimate stands for both arms.
+    """
+    has_own = len(method) >= _FEWEST_RUNS
+    shares = 1 / len(random) + (1 / len(method) if is_trained and not has_own else 0.0)
+    parts = [(float(random.var(ddof=1)) * shares, len(random) - 1)]
+    if has_own:
         parts.append((float(method.var(ddof=1)) / len(method), len(method) - 1))
-    elif is_trained:
-        parts.append((float(random.var(ddof=1)) / len(method), len(random) - 1))
     of_runs = sum(variance**2 / freedom for variance, freedom in parts)
     return error**4 / of_runs if of_runs > 0 else math.inf

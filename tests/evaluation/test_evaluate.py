@@ -1,9 +1,12 @@
 """The command `evaluate`: models in process and behind an address, on a few rows of each benchmark."""
 
+import gc
 import itertools
 import json
 import re
 import shutil
+import weakref
+from pathlib import Path
 
 import pytest
 import requests
@@ -12,7 +15,7 @@ from chat_server import chat_server, reply
 
 from mig_selector.cli import main
 from mig_selector.errors import ModelError
-from mig_selector.evaluation.answers import ServedModel, build_requests, server_fault
+from mig_selector.evaluation.answers import LocalModel, ServedModel, build_requests, server_fault
 from mig_selector.evaluation.tasks import read_benchmark
 from mig_selector.pipeline.evaluate_models import answers_of, find_results
 from mig_selector.pipeline.evaluation_cost import describe_cost
@@ -168,6 +171,15 @@ def test_answers_without_text_are_counted_and_asked_for_again(data_dir, tmp_path
         assert "gsm8k: 2 of 2 answers have no text; they are graded as empty" in err
         assert table.splitlines()[1].endswith(" 0.00*")
     assert not list((tmp_path / "results").rglob("*.answers.jsonl"))
+
+
+def test_an_output_folder_that_cannot_be_used_is_an_error(data_dir, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with chat_server(answer_some) as server:
+        words = ["--model-url", server.url, "--model-name", "m", "--data-dir", data_dir, "--tasks", "gsm8k"]
+        code, _, err = run(capsys, *words, "--output-dir", tmp_path / "file" / "results")
+    assert code == 1
+    assert "cannot be used: Not a directory. Grant access to it, free some space, or give another folder" in err
 
 
 @pytest.mark.slow
@@ -344,3 +356,14 @@ def test_a_model_without_chat_template_is_refused(data_dir, tiny_llama, tmp_path
     assert code == 1
     assert "its tokenizer has no chat template" in err
     assert not (tmp_path / "none").exists()
+
+
+def test_the_model_before_is_gone_when_the_next_one_is_loaded(tiny_llama):
+    model = LocalModel(Path(tiny_llama), "tiny", "cpu")
+    gc.disable()  # when Python looks for reference cycles by itself is a matter of chance
+    try:
+        first = weakref.ref(model.load())
+        model.load()
+        assert first() is None
+    finally:
+        gc.enable()

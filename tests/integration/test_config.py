@@ -274,6 +274,8 @@ def test_training_has_the_schedule_of_the_host_unless_it_sees_other_rows_than_it
     )
     for more in ({"packing": True}, {"val_size": 0.1}, {"max_samples": 5}, {"num_train_epochs": "many"}):
         assert HostArguments.read({"dataset": "pool", "do_train": True, **more}).schedule is None
+    switched_off = {"packing": "false", "val_size": "0", "streaming": False}  # strings as on a command line
+    assert HostArguments.read({"dataset": "pool", "do_train": "true", **switched_off}).schedule == found
 
 
 @pytest.mark.llamafactory

@@ -92,7 +92,7 @@ def test_a_page_before_the_first_run_says_what_is_planned():
     text = " ".join(Page(build_study_page(by_rows, "<svg></svg>")).text.split())
     assert "each training takes 20 optimizer steps on 40 rows chosen; the tokens that it sees differ" in text
     assert "No run is finished yet: this is the plan." in text
-    assert "None yet: runs are missing." in text
+    assert "None yet: runs are missing, or a training diverged." in text
 
 
 def test_hostile_names_stay_text(tmp_path):

@@ -82,6 +82,11 @@ def test_parts_of_the_answers_are_those_of_their_sources_labels_and_lengths():
     assert counts["overlap", "without flagged answers"] == 59
     losses = np.mean([result.losses[:15].mean() for run, result in results_of(plan).items() if run.arm == "mig"])
     assert groups["source", "a"].losses["mig"] == pytest.approx(losses)
+    # The primary measure without the first answer, which is flagged.
+    parts = [slice(1, 15), slice(15, 30), slice(30, 60)]
+    of_mig = [result.losses for run, result in results_of(plan).items() if run.arm == "mig"]
+    expected = np.mean([np.mean([each[part].mean() for part in parts]) for each in of_mig])
+    assert groups["overlap", "without flagged answers"].losses["mig"] == pytest.approx(expected)
 
 
 def test_learning_rates_are_averaged_and_shown_one_by_one():
@@ -114,6 +119,26 @@ def test_readers_are_warned():
         assert any(message in warning for warning in study.warnings), message
     outside = plan_of(holdout=None)
     assert not any("by construction" in warning for warning in study_of(outside, results_of(outside)).warnings)
+
+
+def test_a_training_that_diverged_is_named_and_gets_no_verdict():
+    plan = plan_of()
+    results = results_of(plan)
+    results[Run("mig", 1, None)].losses[7] = np.nan
+    study = study_of(plan, results)
+    arms = {each.arm: each for each in study.arms}
+    assert arms["mig"].effect is arms["mig"].verdict is None
+    assert arms["longest"].verdict == "no difference seen"
+    assert any("mig-seed1: the loss of some answers is not finite" in each for each in study.warnings)
+
+
+def test_an_arm_that_leaves_much_of_its_budget_is_named():
+    plan = plan_of()
+    assert not any("is trained on less" in each for each in study_of(plan, {}).warnings)
+    plan.subsets["mig"] = [SimpleNamespace(**{**vars(plan.subsets["mig"][0]), "supervised": 280})]
+    assert (
+        "mig has 280 supervised tokens, random 300: the method chose no more rows that fit, so it is trained on less."
+    ) in study_of(plan, {}).warnings
 
 
 def test_sources_with_too_few_answers_are_said_to_be_one_group():

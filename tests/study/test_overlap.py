@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mig_selector.study import overlap
 from mig_selector.study.overlap import question_key, shared_shares
 
 
@@ -11,7 +12,9 @@ def grams(text):
     return {tuple(words[start : start + 13]) for start in range(len(words) - 12)}
 
 
-def test_shares_are_those_of_a_count_of_tuples():
+@pytest.mark.parametrize("kept", [5, 1 << 22])
+def test_shares_are_those_of_a_count_of_tuples(monkeypatch, kept):
+    monkeypatch.setattr(overlap, "_KEPT_WORDS", kept)
     rng = np.random.default_rng(0)
     long = " ".join(f"word{number}" for number in rng.integers(0, 500, 400))
     words = long.split()
@@ -22,6 +25,12 @@ def test_shares_are_those_of_a_count_of_tuples():
     assert shared_shares(texts, pool) == pytest.approx(expected)
     assert expected[0] > 0.3
     assert expected[1] > 0.9
+
+
+def test_in_scripts_without_spaces_a_letter_is_a_word():
+    answer = "光合作用是植物把光能变成化学能的过程"
+    texts = [answer, answer[:12], answer[::-1], f"CO2 {answer}"]
+    assert shared_shares(texts, [f"问题 {answer} end"]).tolist() == [1.0, 0.0, 0.0, 6 / 7]
 
 
 def test_nothing_is_shared_with_an_empty_pool():

@@ -87,9 +87,20 @@ def test_what_decides_held_out_rows_or_training_makes_another_study(plan_of):
     assert plan_of(changes={"output_dir": "elsewhere", "mig_output_dir": "other"}).study_fingerprint == study
     for key, value in (("learning_rate", 1e-3), ("mig_num_samples", 11), ("mig_edge_threshold", 0.7)):
         assert plan_of(changes={key: value}).study_fingerprint != study
+    assert plan_of(changes={"num_train_epochs": 1}).study_fingerprint != study
+    by_steps = [plan_of(changes={"num_train_epochs": epochs, "max_steps": 9}).study_fingerprint for epochs in (1, 3)]
+    assert by_steps[0] == by_steps[1] != study
     plan = plan_of()
     assert replace(plan, split=replace(plan.split, digest="other")).study_fingerprint != study
     assert replace(plan, processes=2).study_fingerprint != study
+
+
+def test_each_training_has_its_own_order_of_rows_and_evaluates_nothing(plan_of, tmp_path):
+    evaluating = {"early_stopping_steps": 3, "eval_on_start": True, "save_strategy": "best"}
+    plan = plan_of(seeds=2, changes={"data_seed": 7, "seed": 5, **evaluating})
+    first, second = (plan.training_settings(Run("mig", seed, None), tmp_path) for seed in (0, 1))
+    assert (first["seed"], second["seed"]) == (5, 6)
+    assert {"data_seed", *evaluating}.isdisjoint(first)
 
 
 def test_an_arm_of_the_same_name_with_other_rows_leaves_the_folder_alone(plan_of, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mig_selector.study import statistics
 from mig_selector.study.statistics import ERROR_RATE, compare, macro_average
 
 
@@ -55,6 +56,14 @@ def test_without_noise_between_answers_the_interval_is_that_of_welch():
     assert (effect.low, effect.high) == (pytest.approx(welch.low, rel=0.05), pytest.approx(welch.high, rel=0.05))
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_spread_that_is_taken_from_random_is_one_estimate_for_both_arms(runs):
+    random = np.full((5, 60), 2.0) + np.array([[0.02], [0.0], [0.01], [-0.02], [-0.01]])
+    effect = compare(np.full((runs, 60), 2.0), random, SOURCES, error_rate=ERROR_RATE)
+    spread = np.sqrt(random[:, 0].var(ddof=1) * (1 / runs + 1 / 5))
+    assert effect.high - effect.difference == pytest.approx(stats.t.ppf(1 - ERROR_RATE / 2, 4) * spread, rel=0.03)
+
+
 def test_a_method_trained_once_or_twice_is_taken_to_vary_as_random_does():
     random = arm(2, 5, noise=0.02)
     once, untrained = (compare(arm(1, 1), random, SOURCES, error_rate=0.05, is_trained=kind) for kind in (True, False))
@@ -91,6 +100,12 @@ def test_an_effect_on_one_source_counts_as_one_of_three():
 def test_the_same_losses_give_the_same_interval():
     first, again = (compare(arm(1, 3), arm(2, 5), SOURCES, error_rate=0.05) for _ in range(2))
     assert first == again
+
+
+def test_answers_are_drawn_in_blocks_that_change_nothing(monkeypatch):
+    whole = compare(arm(1, 3), arm(2, 5), SOURCES, error_rate=0.05)
+    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 10_000)
+    assert vars(compare(arm(1, 3), arm(2, 5), SOURCES, error_rate=0.05)) == pytest.approx(vars(whole))
 
 
 def test_too_few_runs_or_answers_are_refused():

@@ -69,7 +69,7 @@ def manifest(outcome):
 
 
 def sidecars(root):
-    return sorted((root / "cache" / "annotations").glob("*/*.parquet"))
+    return sorted((root / "cache" / "annotations").rglob("*.parquet"))
 
 
 def hash_of(row):
@@ -285,6 +285,21 @@ def test_a_scorer_needs_no_tagger(place, tiny_llama):
     assert scored == table(select(place, mig_score="response_tokens", **keys))
     [sidecar] = sidecars(place.root)
     assert pq.read_table(sidecar)["labels"].null_count == 60
+
+
+def test_rows_that_are_clustered_again_keep_their_scores(place, tiny_llama):
+    keys = {"mig_tagger": "clusters", "mig_label_vocabulary": None, "mig_clusters": "3"}
+    keys |= {"mig_scorer": "response_tokens", "mig_tokenizer": tiny_llama, "mig_overwrite": True}
+    rows = make_raw_rows(62)
+    counted, scores = [], []
+    for cache, count in (("cache", 60), ("cache", 62), ("other", 62)):
+        write_lines(place.data / "pool.jsonl", rows[:count])
+        before = set(place.root.glob("*/response_tokens/*.npy"))
+        found = table(select(place, **keys, mig_num_samples=count, mig_cache_dir=str(place.root / cache)))
+        counted += [len(np.load(file)) for file in set(place.root.glob("*/response_tokens/*.npy")) - before]
+        scores.append(dict(zip(found["row_index"], found["score"], strict=True)))
+    assert counted == [60, 2, 62]
+    assert scores[1] == scores[2]
 
 
 def test_ifd_as_a_scorer_is_computed_and_never_read(place):

@@ -232,7 +232,7 @@ def test_rows_of_which_only_the_score_failed_keep_their_labels(place):
         with chat_server(answers) as at:
             outcome = select(place, at.url, **keys, mig_overwrite=True)
         assert sum(manifest(outcome)["annotation"]["failed"].values()) == failed
-        [sidecar] = (place.root / "cache" / "annotations").glob("*/*.parquet")
+        [sidecar] = (place.root / "cache" / "annotations").rglob("*.parquet")
         vectors = sidecar.with_name("label_vectors.npz").read_bytes()
         found.append((pq.read_table(sidecar, columns=["row_hash", "labels"]), vectors, manifest(outcome)["edges"]))
     assert found[0] == found[1]

@@ -104,10 +104,14 @@ class Sidecars:
             "models": {key: {**model.identity, "dtype": model.resolve_dtype()} for key, model in models.items()},
             "turns": request.arguments.mig_turns,
         }
+        self.folder = request.arguments.cache_dir / "annotations" / fingerprint_of(identity)[:32]
+        self._of_other_rows: list[Path] = []
+        """Sidecars that differ in the rows alone, whose scores are those that this run would compute."""
         if self._needs.tagger is not None and self._needs.tagger.depends_on_all_rows:
             wanted = rows.hashes.filter(pa.array(is_wanted & self._lacks_labels)).to_pylist()
             identity["rows"] = hashlib.sha256("".join(wanted).encode("ascii")).hexdigest()
-        self.folder = request.arguments.cache_dir / "annotations" / fingerprint_of(identity)[:32]
+            self._of_other_rows = sorted(self.folder.glob("*/*.parquet"))
+            self.folder /= identity["rows"][:32]
         self._made_by = {
             **identity,
             "models": {key: asdict(model) for key, model in models.items()},
@@ -145,8 +149,9 @@ class Sidecars:
             if to_make.any():
                 rows = found[to_make]
                 labels = table["labels"].take(pa.array(rows, mask=rows < 0))
+                scores = self._known_scores(to_make, table)
                 is_tried = int(np.count_nonzero(_has_tags(table))) >= _TRIED_ROWS
-                made, new_vectors = self._make(to_make, lacks_tags, labels, is_tried=is_tried)
+                made, new_vectors = self._make(to_make, lacks_tags, labels, scores, is_tried=is_tried)
                 table = merge(table, made)
                 self._write(table, tables, new_vectors)
                 vectors = new_vectors or vectors
@@ -162,6 +167,15 @@ class Sidecars:
         if not has_vectors or not is_whole:
             found[self._lacks_labels] = -1
         return found
+
+    def _known_scores(self, to_make: NDArray[np.bool_], table: pa.Table) -> NDArray[np.float64]:
+        """Return the scores of rows whose labels alone are to be made; NaN for the others. Shape (rows to make,)."""
+        hashes = self._rows.hashes.filter(pa.array(to_make))
+        scores = np.full(len(hashes), np.nan)
+        for sidecar in (table, *map(read_own_sidecar, self._of_other_rows)):
+            found = np.append(sidecar["score"].to_numpy(), np.nan)[look_up(sidecar, hashes)]  # -1 where nothing is
+            scores = np.where(np.isnan(scores), found, scores)
+        return scores
 
     @property
     def _may_succeed_later(self) -> bool:
@@ -179,7 +193,13 @@ class Sidecars:
         return is_first
 
     def _make(
-        self, to_make: NDArray[np.bool_], lacks_tags: NDArray[np.bool_], labels: pa.ChunkedArray, *, is_tried: bool
+        self,
+        to_make: NDArray[np.bool_],
+        lacks_tags: NDArray[np.bool_],
+        labels: pa.ChunkedArray,
+        scores: NDArray[np.float64],
+        *,
+        is_tried: bool,
     ) -> tuple[pa.Table, LabelVectors]:
         """Annotate rows with different hashes.
 
@@ -187,6 +207,7 @@ class Sidecars:
             to_make: Which rows. Shape (N,).
             lacks_tags: Which rows the tagger labels; others keep their labels. Shape (N,).
             labels: Those that the rows to be annotated have, null where they have none.
+            scores: Likewise, NaN where they have none.
             is_tried: Whether the tagger is known to label rows like these.
 
         Returns:
@@ -205,13 +226,15 @@ class Sidecars:
             if tags.figures is not None:
                 write_json(self._figures_path, tags.figures, is_private=True)
             vectors = dict(zip(tags.labels.names, tags.vectors, strict=True)) if tags.vectors is not None else {}
-        scores = np.full(int(to_make.sum()), np.nan)
-        if needs.scorer is not None:
-            measured = needs.scorer.measure(rows.take(to_make), self._tools)
-            scores = needs.scorer.finish(scores, measured.values if measured else None, None)
+        to_score = to_make.copy()
+        to_score[to_make] = np.isnan(scores)
+        if needs.scorer is not None and to_score.any():
+            measured = needs.scorer.measure(rows.take(to_score), self._tools)
+            nothing = np.full(int(to_score.sum()), np.nan)
+            scores[np.isnan(scores)] = needs.scorer.finish(nothing, measured.values if measured else None, None)
             if measured is not None:
                 self.score_figures = measured.figures
-                status[np.flatnonzero(to_make)[list(measured.failures)]] = list(measured.failures.values())
+                status[np.flatnonzero(to_score)[list(measured.failures)]] = list(measured.failures.values())
         columns = [rows.hashes.filter(pa.array(to_make)), labels, pa.array(scores, from_pandas=True)]
         return pa.Table.from_arrays([*columns, pa.array(status[to_make], TEXT)], schema=SCHEMA), vectors
 

@@ -35,6 +35,8 @@ _TRIES = 6
 _FIRST_PAUSE_SECONDS = 1.0
 """Before a request is sent again; doubled each time."""
 _LONGEST_PAUSE_SECONDS = 60.0
+_LONGEST_WAIT_SECONDS = 3600.0
+"""A server that wants a longer one has no quota left for today."""
 _CONNECT_SECONDS = 10.0
 _LARGEST_BODY = 4 * 2**20
 _TEMPERATURES = (0.0, 0.7)
@@ -202,6 +204,12 @@ class _Session:
 
     def _count_failure(self, fault: _UnansweredError) -> None:
         """Stop the run if every worker has failed often enough and none has got an answer meanwhile."""
+        if fault.pause is not None and fault.pause > _LONGEST_WAIT_SECONDS:
+            hours = f"{fault.pause / 3600:,.1f} hours"
+            raise AnnotatorError(
+                f"{self._chat.names.url}: {self._chat.url} wants to be asked again in {hours}: {fault.described}. The "
+                "answers so far are kept; start again then to go on."
+            )
         self._failed_since_answer += 1
         if time.monotonic() >= self._next_warning:
             pause = f" after {fault.pause:.0f} seconds, as it wants" if fault.pause else ""

@@ -139,6 +139,15 @@ def test_nobody_asks_before_the_server_wants_to_be_asked(told):
         assert at.requests[1][0] - at.requests[0][0] >= 0.39  # a date has whole seconds
 
 
+def test_a_server_that_has_had_enough_for_today_stops_the_run():
+    def behave(message, before):
+        return reply("yes") if message == "first" else reply(status=429, headers={"Retry-After": "86400"})
+
+    with chat_server(behave) as at, pytest.raises(AnnotatorError, match=r"in 24\.0 hours: the server answered 429: "):
+        ask_all(model_at(at.url, max_requests=1), ["first", "second", "third"])
+    assert at.asked == ["first", "second"]
+
+
 def test_a_full_server_is_no_fault_of_a_row():
     def behave(message, before):
         return reply("yes") if message == "other" or before == 9 else reply(status=429)

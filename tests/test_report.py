@@ -343,6 +343,17 @@ def test_a_pool_that_changed_is_not_reported_again(place):
         report_again(find_selection(outcome.folder, str(place.data)))
 
 
+def test_a_subset_that_changed_is_not_reported_again(place):
+    outcome = select(place)
+    file = Path(outcome.folder) / "selected.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(PoolError, match=r"selected\.jsonl was changed since it was written; select again"):
+        report_again(find_selection(outcome.folder, str(place.data)))
+    file.unlink()
+    with pytest.raises(PoolError, match=r"selected\.jsonl is not there any more; select again"):
+        report_again(find_selection(outcome.folder, str(place.data)))
+
+
 def test_a_comparison_leads_to_the_report_of_each_selection(place):
     settings = place.settings(mig_num_samples=20, mig_report="html")
     compared = Path(compare_methods(settings, ["mig", "random"]).folder)

@@ -1,6 +1,7 @@
 """mig-selector verify: identical, or what changed."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,14 @@ def test_changed_files_of_the_subset_are_named(pool_of_60, chosen, capsys):
     assert "selected.jsonl: changed since the selection was written" in out
     assert "selection.parquet: missing since the selection was written" in out
     assert "cannot be selected again" in out
+
+
+def test_figures_that_were_changed_in_the_manifest_are_named(pool_of_60, chosen, capsys):
+    rewrite(chosen, lambda manifest: manifest.update(information=9999.0, labels_covered=1))
+    assert verify(pool_of_60, chosen) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"information is \d+\.\d+, but 9999\.0 in manifest\.json", out)
+    assert re.search(r"labels_covered is \d+, but 1 in manifest\.json", out)
 
 
 def test_changed_inputs_and_entries_are_named(pool_of_60, chosen, capsys):

@@ -37,7 +37,7 @@ def report_again(selection: StoredSelection, ranks: Ranks | None = None) -> list
     crew = Crew(ranks or Ranks(), arguments)
 
     def report() -> list[str]:
-        request = selection.unchanged_request(arguments, host)
+        request = selection.unchanged_request(arguments, host, selection.manifest["files"])
         offered = offer(request, crew, Clock())
         table = selection.table
         rows = np.searchsorted(offered.pool.pool_indices, table["row_index"].to_numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,19 +69,29 @@ class StoredSelection:
             among = _read_table(self.folder / CANDIDATES, ["row_index"])["row_index"].to_numpy()
         return resolve(arguments, host, among, is_registered=False)
 
-    def unchanged_request(self, arguments: MigArguments, host: HostArguments) -> Request:
+    def unchanged_request(
+        self, arguments: MigArguments, host: HostArguments, files: Iterable[str] = (SELECTION_TABLE,)
+    ) -> Request:
         """Return what the configuration asks for, if that would select the same today.
 
+        Args:
+            arguments: The ``mig_*`` keys.
+            host: The host's keys.
+            files: The files of the selection that will be read.
+
         Raises:
-            PoolError: The pool, a model or a setting is not what it was, or the table of chosen rows was changed.
+            PoolError: The pool, a model or a setting is not what it was, or one of `files` was changed.
         """
         request = self.request(arguments, host)
         if request.fingerprints[0] != self.manifest["fingerprint"]:
             changes = describe_differences(self.manifest["identity"], request.identities[0])
             lines = [f"{self.folder} was selected from other files or settings than there are now.", *changes]
             raise PoolError("\n".join([*lines, "See `mig-selector verify`; select again to see today's choice."]))
-        if hash_file(self.folder / SELECTION_TABLE) != self.manifest["files"].get(SELECTION_TABLE):
-            raise PoolError(f"{self.folder / SELECTION_TABLE} was changed since it was written; select again.")
+        for name in files:
+            path = self.folder / name
+            if not path.is_file() or hash_file(path) != self.manifest["files"].get(name):
+                what = "was changed since it was written" if path.is_file() else "is not there any more"
+                raise PoolError(f"{path} {what}; select again.")
         return request
 
 

@@ -19,7 +19,7 @@ from mig_selector.pipeline.recipe import offer
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.stages import Clock, choose, embed
 from mig_selector.pipeline.stored import StoredSelection, describe_differences
-from mig_selector.pipeline.write import write_files
+from mig_selector.pipeline.write import describe_choice, write_files
 from mig_selector.ranks.world import Ranks
 from mig_selector.store.hashing import ContentHashes
 from mig_selector.store.subsets import SELECTION_TABLE
@@ -117,6 +117,10 @@ def _changed_rows(selection: StoredSelection, request: Request, crew: Crew, fold
     [chosen] = choose(request, offered, embed(offered.pool, request, crew), clock)
     written = write_files(request, offered, chosen, folder)
     changes = _changed_columns(selection.table, StoredSelection(folder, {}).table)
+    for name, now in describe_choice(offered, chosen).items():
+        then = selection.manifest.get(name, now)  # earlier versions lack some
+        if not _are_close(then, now):
+            changes.append(f"selected again, {name} is {now}, but {then} in manifest.json")
     for name, digest in selection.manifest["files"].items():
         # The table has been compared by its values: another version of pyarrow may write them as other bytes.
         if name != SELECTION_TABLE and written["files"].get(name) != digest:

@@ -137,8 +137,7 @@ def write_manifest(
 
     It is written last: a folder without it is not a subset.
     """
-    models, rows = request.models, chosen.selection.rows
-    labels, scores, graph = offered.labels, offered.scores, offered.graph
+    models = request.models
     manifest = {
         "fingerprint": fingerprint,
         "dataset_name": request.entry_name(fingerprint, chosen.budget),
@@ -147,15 +146,10 @@ def write_manifest(
         "budget": chosen.budget,
         "rows_without_gain": chosen.rows_without_gain,
         "rows_filled_by_score": chosen.num_filled,
-        "information": chosen.information,
         "peak_memory_bytes": chosen.memory.num_bytes,
         "added_memory_bytes": chosen.memory.added_bytes,
-        "labels": None if labels is None else len(labels.names),
-        "score_scale": None if scores is None else scores.scale,
-        "labels_covered": None if labels is None else int(np.count_nonzero(labels.count_rows(rows))),
-        "mean_score": None if scores is None else float(np.mean(scores.scaled[rows])),
-        "pool_mean_score": None if scores is None else float(np.mean(scores.scaled)),
-        "edges": None if graph is None else graph.num_edges,
+        "score_scale": None if offered.scores is None else offered.scores.scale,
+        **describe_choice(offered, chosen),
         "rows": vars(offered.pool.report),
         "annotation": offered.health,
         "tokens": tokens,
@@ -176,6 +170,19 @@ def write_manifest(
     }
     write_json(folder / MANIFEST, manifest, is_private=True)
     return manifest
+
+
+def describe_choice(offered: Offered, chosen: Chosen) -> dict[str, float | None]:
+    """Return the figures of the chosen rows that the manifest has, and `mig-selector verify` compares."""
+    labels, scores, graph, rows = offered.labels, offered.scores, offered.graph, chosen.selection.rows
+    return {
+        "information": chosen.information,
+        "labels": None if labels is None else len(labels.names),
+        "labels_covered": None if labels is None else int(np.count_nonzero(labels.count_rows(rows))),
+        "mean_score": None if scores is None else float(np.mean(scores.scaled[rows])),
+        "pool_mean_score": None if scores is None else float(np.mean(scores.scaled)),
+        "edges": None if graph is None else graph.num_edges,
+    }
 
 
 def _describe_token_budget(request: Request, fingerprint: str, chosen: Chosen) -> dict[str, int] | None:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _LEAST_ROWS = 10
 """Labels that fewer rows of the sample have are not learnt."""
+_LEAST_LEAD = 0.05
+"""By which F1 must exceed that of giving every row the most frequent labels; less is hardly more than chance."""
 _THRESHOLDS = np.linspace(0.05, 0.6, 12)
 """Probabilities from which a row gets a label; the one with the best F1 is used."""
 _REGULARIZATION = 10.0
@@ -107,7 +109,7 @@ class DistilledTagger(Tagger):
         """The teacher, the size of the sample, and what the classifier sees."""
         return {
             "kind": "distilled",
-            "version": 1,
+            "version": 2,
             "teacher": self.teacher.identity,
             "rows": self.num_rows,
             "max_tokens": self.max_tokens,
@@ -123,7 +125,10 @@ class DistilledTagger(Tagger):
         has_labels = taught.labels.counts > 0
         learnt_from = np.flatnonzero(is_taught)[has_labels]
         classifier, figures = learn(vectors[learnt_from], taught.labels.take(has_labels))
-        logger.info("distilled: held-out F1 %.2f (micro), %.2f (macro)", figures["micro_f1"], figures["macro_f1"])
+        logger.info(
+            "distilled: held-out F1 %.2f (micro; %.2f if every row got the most frequent labels), %.2f (macro)",
+            *(figures[name] for name in ("micro_f1", "baseline_f1", "macro_f1")),
+        )
         self.check(figures)
         labels = _join(taught.labels, learnt_from, has_labels, classifier, vectors)
         figures = {"rows": int(is_taught.sum()), "failed": len(taught.failures), **figures}
@@ -137,6 +142,15 @@ class DistilledTagger(Tagger):
                 f"{figures['micro_f1']:.2f}, below mig_distill_min_f1: {self.min_f1:g}, so the labels of the other "
                 "rows would be poor. Set a larger mig_distill_rows (a chat model is not asked again about rows that "
                 "it has labelled), another mig_tagger_model, or mig_tagger: llm or instagger, which label all rows."
+            )
+        if figures["micro_f1"] < figures["baseline_f1"] + _LEAST_LEAD:
+            logger.warning(
+                "mig_tagger: distilled: F1 on held-out rows is %.2f, and %.2f if every row got the most frequent "
+                "labels: the labels hardly depend on the questions. Look at what the teacher gives (mig-selector "
+                "annotate with mig_tagger: %s), or take another mig_tagger_model.",
+                figures["micro_f1"],
+                figures["baseline_f1"],
+                self.teacher.identity["kind"],
             )
 
     def rehearse(self, rows: Rows, tools: Tools) -> None:
@@ -201,8 +215,8 @@ def learn(vectors: NDArray[np.float32], labels: RowLabels) -> tuple[Classifier, 
         labels: Of these rows, none without any.
 
     Returns:
-        The classifier, and figures: the held-out F1 over the labels that were learnt, and the share of all held-out
-        labels that these make up.
+        The classifier, and figures: the held-out F1 over the labels that were learnt, that of giving every row the
+        most frequent ones, as many as fit best, and the share of all held-out labels that these make up.
 
     Raises:
         PoolError: No label is frequent enough to be learnt.
@@ -233,16 +247,21 @@ def learn(vectors: NDArray[np.float32], labels: RowLabels) -> tuple[Classifier, 
     names = [labels.names[label] for label in known.tolist()]
     untuned = Classifier(names, weights, offsets, 0.5)
     found = untuned.probabilities(vectors[tune])
-    f1 = [f1_scores(has_label[tune][:, known], decide(found, threshold))[0] for threshold in _THRESHOLDS]
+    has_known = has_label[:, known]
+    f1 = [f1_scores(has_known[tune], decide(found, threshold))[0] for threshold in _THRESHOLDS]
     classifier = Classifier(names, weights, offsets, float(_THRESHOLDS[int(np.argmax(f1))]))
     truth = has_label[held_out]
     found = classifier.probabilities(vectors[held_out])
-    micro, macro = f1_scores(truth[:, known], decide(found, classifier.threshold))
+    micro, macro = f1_scores(has_known[held_out], decide(found, classifier.threshold))
+    by_frequency = np.argsort(-counts[known], kind="stable")
+    most = int(np.argmax(_constant_f1(has_known[tune][:, by_frequency])))
+    baseline = _constant_f1(has_known[held_out][:, by_frequency])[most]
     return classifier, {
         "labels": len(known),
         "threshold": round(classifier.threshold, 2),
         "held_out_rows": len(held_out),
         "micro_f1": round(micro, 4),
+        "baseline_f1": round(float(baseline), 4),
         "macro_f1": round(macro, 4),
         "learnt_share": round(float(truth[:, known].sum() / max(truth.sum(), 1)), 4),
     }
@@ -260,6 +279,20 @@ def f1_scores(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> tuple[float
     micro = 2 * both.sum() / max(either.sum(), 1)
     macro = np.mean(2 * both[is_there] / either[is_there]) if is_there.any() else 0.0
     return float(micro), float(macro)
+
+
+def _constant_f1(truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the micro-averaged F1 of giving every row the first label, the first two, and so on.
+
+    Args:
+        truth: Which labels rows have. Shape (n, K).
+
+    Returns:
+        Shape (K,).
+    """
+    given = np.arange(1, truth.shape[1] + 1) * len(truth)
+    f1: NDArray[np.float64] = 2 * np.cumsum(truth.sum(axis=0)) / np.maximum(given + truth.sum(), 1)
+    return f1
 
 
 def _join(

@@ -47,7 +47,8 @@ def describe_annotation(health: Mapping[str, Any]) -> Iterator[str]:
             f"{plural(distilled['rows'], 'row')} went to the teacher, of which {distilled['failed']:,} failed; the "
             f"other rows got the {plural(distilled['labels'], 'label')} learnt from these. On "
             f"{distilled['held_out_rows']:,} held-out rows, the F1 is {distilled['micro_f1']:.2f} over all labels "
-            f"(micro) and {distilled['macro_f1']:.2f} as the mean of the labels (macro)."
+            f"(micro; {distilled['baseline_f1']:.2f} if every row got the most frequent ones) and "
+            f"{distilled['macro_f1']:.2f} as the mean of the labels (macro)."
         )
     if scores := health.get("scores"):
         least, mean, most = (significant(scores[key], 4) for key in ("least", "mean", "most"))

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from mig_selector.annotation.distilled import decide, f1_scores, learn
+from mig_selector.annotation.distilled import DistilledTagger, decide, f1_scores, learn
+from mig_selector.annotation.instagger import InstaggerTagger
+from mig_selector.annotation.tools import ModelName
 from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
+
+
+LANGUAGE_MODEL = InstaggerTagger(ModelName("mig_distill_model", "some"), "{query}", 8)
 
 
 def labels_of(has_label):
@@ -26,7 +31,7 @@ def test_labels_that_follow_from_the_vectors_are_learnt():
     vectors, truth = planted(np.random.default_rng(0), 1000)
     classifier, figures = learn(vectors, labels_of(truth))
     assert (figures["labels"], figures["held_out_rows"], figures["learnt_share"]) == (6, 100, 1.0)
-    assert figures["micro_f1"] > 0.8
+    assert figures["micro_f1"] > 0.8 > figures["baseline_f1"] + 0.3
     more, expected = planted(np.random.default_rng(1), 300)
     found = classifier.predict(more)
     assert found.counts.min() >= 1
@@ -43,6 +48,22 @@ def test_labels_that_do_not_follow_from_the_vectors_have_a_low_f1():
     rng = np.random.default_rng(0)
     _, figures = learn(rng.normal(size=(600, 8)).astype(np.float32), labels_of(decide(rng.random((600, 20)), 0.95)))
     assert figures["micro_f1"] < 0.3
+
+
+def test_labels_that_most_rows_have_are_no_merit(caplog):
+    rng = np.random.default_rng(0)
+    truth = rng.random((2000, 3)) < (0.9, 0.8, 0.1)
+    truth[~truth.any(axis=1), 0] = True
+    _, figures = learn(rng.normal(size=(2000, 8)).astype(np.float32), labels_of(truth))
+    constant = np.zeros((2000, 3), np.bool_)
+    constant[:, :2] = True
+    assert figures["baseline_f1"] == pytest.approx(f1_scores(truth, constant)[0], abs=0.04)
+    assert figures["micro_f1"] == pytest.approx(figures["baseline_f1"], abs=0.02)
+    tagger = DistilledTagger(LANGUAGE_MODEL, ModelName("mig_tagger_model", "some"), 128, 200, 0.3)
+    tagger.check({**figures, "micro_f1": figures["baseline_f1"] + 0.06})
+    assert not caplog.records
+    tagger.check(figures)
+    assert "if every row got the most frequent labels: the labels hardly depend on the questions" in caplog.text
 
 
 def test_rare_labels_are_not_learnt_and_their_share_is_told():

@@ -128,7 +128,7 @@ def test_every_part_is_on_the_page():
         "Of 900 different tags that the tagger wrote, there are 80 once rare ones are left out, 60 once",
         "500 rows went to the teacher, of which 2 failed; the other rows got the 38 labels learnt from these.",
         "Labels that stand for the most tags: algebra (also for algebras, linear equations).",
-        "On 50 held-out rows, the F1 is 0.71 over all labels (micro)",
+        "On 50 held-out rows, the F1 is 0.71 over all labels (micro; 0.20 if every row got the most frequent ones)",
         "Scores (deita) are from 11.72 to 30.00, 15.20 on average.",
         "For 40 of 40 texts the complexity model would rather write something else than a score from 1 to 6.",
     )

@@ -442,7 +442,7 @@ def test_values_that_a_sidecar_lacks_are_reasons(place):
     for row, lack in ((2, "no labels"), (3, "neither labels nor score"), (11, "no score")):
         assert f"could not be chosen: not annotated: {lack} in the sidecar." in explain_row(selection, row=row)[0]
     keys = write_sidecar_of(place, rows, labels=labels, score=score)
-    with pytest.raises(PoolError, match=r"\): 0, 1, 2, 3, 10, \.\.\.\. Set mig_tagger and mig_scorer to fill in"):
+    with pytest.raises(PoolError, match=r"\): 0, 1, 2, 3, 10 and others\. Set mig_tagger and mig_scorer to fill in"):
         select(place, **keys, **vectors_of(place), mig_max_failed=0.05, mig_overwrite=True)
 
 
@@ -450,11 +450,13 @@ def test_questions_that_are_not_english_are_warned_of_where_the_labels_are(place
     question = "Welche Unterlagen braucht man in Deutschland, um ein Gewerbe anzumelden?"
     rows = [{"instruction": f"{question} ({number})", "input": "", "output": "Viele."} for number in range(30)]
     write_lines(place.data / "pool.jsonl", [*rows, *make_raw_rows(10)])
+    caplog.set_level("INFO", "mig_selector")
     own_labels = place.settings(mig_max_failed=1, mig_label_min_similarity=-1)
     annotate_pool(own_labels)
     assert "not in English" not in caplog.text
-    with pytest.raises(PoolError, match="could not be annotated"):
+    with pytest.raises(PoolError, match=r"could not be annotated, .* set mig_tagger: clusters, with a mig_"):
         annotate_pool({**own_labels, "mig_label_vocabulary": None, "mig_max_failed": 0, "mig_label_min_similarity": 1})
+    assert "annotations: languages of 40 questions: de (30), en (10)" in caplog.text
     assert "30 of 40 sampled questions are not in English (de: 30), but the labels are" in caplog.text
     assert "set mig_tagger: clusters with a multilingual mig_tagger_model" in caplog.text
 
@@ -580,7 +582,7 @@ def test_annotations_that_tell_no_rows_apart_are_warned_of(place, caplog):
     keys = write_sidecar_of(place, rows, labels=labels, score=[3.0] * 60)
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None))
     assert "every row has the score 3: whatever made the scores tells no rows apart" in caplog.text
-    assert "60 of 60 rows have only labels that fewer than mig_min_label_count rows have" in caplog.text
+    assert "60 of 60 rows: all labels are so rare that they do not count (mig_min_label_count)" in caplog.text
     assert "for common labels set mig_tagger: vocabulary and mig_retag: true" in caplog.text
     caplog.clear()
     annotate_pool(place.settings(**keys, mig_label_vocabulary=None) | {"mig_tagger": "vocabulary"})

@@ -241,7 +241,7 @@ def test_rows_of_which_only_the_score_failed_keep_their_labels(place):
 def test_a_server_that_fails_is_not_taken_for_a_poor_model(place):
     with (
         chat_server(lambda *_: reply(body='{"response": "[]"}')) as at,
-        pytest.raises(AnnotatorError, match=r"The 0 good answers so far are kept\. Check that mig_annotator_url"),
+        pytest.raises(AnnotatorError, match=r"Good answers are kept \(0 so far\)\. Check that mig_annotator_url"),
     ):
         select(place, at.url)
     with (

@@ -226,9 +226,11 @@ class Inquiry:
         advice = _ADVICE if self._num_unusable else _SERVER_ADVICE
         if "mig_annotator_max_tokens" in reasons:
             advice = f"Where answers are cut off, raise mig_annotator_max_tokens. {advice}"
+        if any(f"answered {status}" in reasons for status in (400, 413, 422)):
+            advice = f"Where the server refuses long questions, lower mig_annotator_max_chars. {advice}"
         return AnnotatorError(
             f"mig_annotator_model: {self._chat.name}: asked for {self._title}, {what} {len(self._failures):,} failed "
-            f"({reasons}). The {len(self._answers):,} good answers so far are kept. {advice}"
+            f"({reasons}). Good answers are kept ({len(self._answers):,} so far). {advice}"
         )
 
 

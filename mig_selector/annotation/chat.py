@@ -110,7 +110,7 @@ def ask(
             `prompts` is iterated, from another thread than this one.
 
     Raises:
-        AnnotatorError: The server refuses all requests, or answers no more.
+        AnnotatorError: The server refuses all requests, or no longer answers.
     """
     from anyio.from_thread import start_blocking_portal
 
@@ -174,7 +174,7 @@ class _Session:
             ValueError: The answer is not complete.
             _RefusedError: The server does not accept the request.
             _UnansweredError: All tries failed.
-            AnnotatorError: The server refuses all requests, or answers no more.
+            AnnotatorError: The server refuses all requests, or no longer answers.
         """
         body = {
             "model": self._chat.name,
@@ -212,14 +212,14 @@ class _Session:
             )
         self._failed_since_answer += 1
         if time.monotonic() >= self._next_warning:
-            pause = f" after {fault.pause:.0f} seconds, as it wants" if fault.pause else ""
+            pause = f" after {fault.pause:.1f} seconds, as the server asks" if fault.pause else ""
             logger.warning("%s: %s; asking again%s", self._chat.url, fault.described, pause)
             self._next_warning = time.monotonic() + _WARNING_SECONDS
         if self._failed_since_answer > _TRIES * self._chat.max_requests:
             names = self._chat.names
             raise AnnotatorError(
-                f"{names.url}: {self._chat.url} answers no more: {fault.described}. The answers so far are kept; once "
-                f"the server is back, or {names.requests} is lower, start again to go on."
+                f"{names.url}: {self._chat.url} no longer answers: {fault.described}. The answers so far are kept; "
+                f"once the server is back, or {names.requests} is lower, start again to go on."
             )
 
     async def _post(self, body: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from mig_selector.arrays import RowLabels
 from mig_selector.store.hashing import fingerprint_of
 
 
-_NO_LABEL = "no label of the vocabulary is near (mig_label_min_similarity)"
+NO_LABEL = "no label of the vocabulary is near (mig_label_min_similarity)"
 _BLOCK_ROWS = 8_192
 
 
@@ -63,7 +63,7 @@ class VocabularyTagger(VectorTagger):
         if len(label_vectors) > len(names):
             label_vectors = unit_length(label_vectors[: len(names)] + label_vectors[len(names) :])
         labels = nearest_labels(vectors, label_vectors, names, self.per_row, self.min_similarity)
-        failures = dict.fromkeys(np.flatnonzero(labels.counts == 0).tolist(), _NO_LABEL)
+        failures = dict.fromkeys(np.flatnonzero(labels.counts == 0).tolist(), NO_LABEL)
         return Tags(labels, label_vectors, failures)
 
 

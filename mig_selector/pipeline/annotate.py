@@ -22,11 +22,18 @@ from numpy.typing import NDArray
 
 from mig_selector.annotation.normalization import normalize_tags
 from mig_selector.annotation.sidecar import OK, SCHEMA, TEXT, look_up, read_sidecars
+from mig_selector.annotation.vocabulary import NO_LABEL
 from mig_selector.arrays import RowLabels
 from mig_selector.console import plural, progress
 from mig_selector.errors import PoolError
 from mig_selector.pipeline.crew import Crew
-from mig_selector.pipeline.health import describe_health, describe_languages, log_health, warn_of_languages
+from mig_selector.pipeline.health import (
+    describe_health,
+    describe_languages,
+    log_health,
+    log_languages,
+    warn_of_languages,
+)
 from mig_selector.pipeline.needs import AnnotationNeeds
 from mig_selector.pipeline.request import Request
 from mig_selector.pipeline.rows import KeptRows
@@ -88,7 +95,8 @@ def annotate(pool: Pool, request: Request, crew: Crew) -> Annotated:
     _check_can_annotate(needs, is_wanted & (look_up(table, rows.hashes) < 0), is_wanted)
     lacks_labels, lacks_score = _find_gaps(rows, table)
     languages = describe_languages(rows.sample)
-    if lacks_labels.any():  # before they fail, which this may explain
+    log_languages(languages)  # before rows fail, which this may explain
+    if lacks_labels.any():
         warn_of_languages(languages, request.arguments)
     is_missing = is_wanted & (lacks_labels | lacks_score)
     if is_missing.any():
@@ -197,7 +205,7 @@ def _apply(rows: RowsToAnnotate, is_wanted: NDArray[np.bool_], table: pa.Table) 
     limit, num_wanted = rows.request.arguments["mig_max_failed"], int(is_wanted.sum())
     if failed.total() > limit * num_wanted:
         listed = ", ".join(map(str, pool.pool_indices[reasons != OK][:_LISTED_ROWS]))
-        listed += ", ..." if failed.total() > _LISTED_ROWS else ""
+        listed += " and others" if failed.total() > _LISTED_ROWS else ""
         raise _failure(failed, num_wanted, listed, limit)
     pool = replace(pool, labels=labels, scores=scores)
     for reason in failed:
@@ -234,6 +242,12 @@ def _failure(failed: Counter[str], num_rows: int, listed: str, limit: float) -> 
     reasons = "; ".join(f"{reason}: {count:,}" for reason, count in failed.most_common())
     keys = dict.fromkeys(key for reason, own in _FILLED_BY.items() if reason in failed for key in own)
     change = f"Set {' and '.join(keys)} to fill in what the sidecar lacks" if keys else "Change what failed"
+    if NO_LABEL in failed:
+        change = (
+            "Where the labels do not fit the rows (the log has the languages), set mig_tagger: clusters, with a "
+            "mig_tagger_model that knows these languages, or another mig_label_vocabulary; or lower "
+            "mig_label_min_similarity"
+        )
     return PoolError(
         f"{failed.total():,} of {plural(num_rows, 'row')} could not be annotated, more than mig_max_failed: {limit:g} "
         f"allows ({reasons}); rows of the pool (0-based): {listed}. {change}, or raise mig_max_failed to go on "

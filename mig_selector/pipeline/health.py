@@ -19,6 +19,8 @@ from mig_selector.pool.reading import Pool
 
 logger = logging.getLogger(__name__)
 
+_FOREIGN_SHARE = 0.1
+"""Share of the questions whose language is clear from which labels in another language are warned of."""
 _RARE_SHARE = 0.2
 """Warn where more rows than this have rare labels only."""
 _FREQUENT_LABELS = 10
@@ -34,8 +36,14 @@ def describe_languages(sample: Sequence[str]) -> dict[str, Any]:
     return {"sampled": len(sample), "questions": dict(Counter(detect_languages(sample)).most_common())}
 
 
+def log_languages(languages: Mapping[str, Any]) -> None:
+    """Log what `describe_languages` returned."""
+    found = _listed(languages["questions"])
+    logger.info("annotations: languages of %s: %s", plural(languages["sampled"], "question"), found)
+
+
 def warn_of_languages(languages: Mapping[str, Any], arguments: MigArguments) -> None:
-    """Warn where the shipped labels, which are English, are given to questions that are not.
+    """Warn where the shipped labels, which are English, are given to many questions that are not.
 
     Args:
         languages: What `describe_languages` returned.
@@ -45,9 +53,9 @@ def warn_of_languages(languages: Mapping[str, Any], arguments: MigArguments) -> 
         return
     clear = {language: count for language, count in languages["questions"].items() if language != UNCLEAR}
     foreign = {language: count for language, count in clear.items() if language != "en"}
-    if 2 * sum(foreign.values()) > sum(clear.values()):
+    if sum(foreign.values()) > _FOREIGN_SHARE * sum(clear.values()):
         logger.warning(
-            "%s of %s are not in English (%s), but the labels are, so they mean little unless "
+            "%s of %s are not in English (%s), but the labels are, so they mean little there unless "
             "mig_tagger_model is multilingual; set mig_tagger: clusters with a multilingual mig_tagger_model, or a "
             "mig_label_vocabulary in that language",
             f"{sum(foreign.values()):,}",
@@ -119,8 +127,7 @@ def log_health(health: dict[str, Any], tagger: str | None) -> None:
     """Log what `describe_health` returned; `tagger` is ``mig_tagger``."""
     failed = sum(health["failed"].values())
     logger.info("annotated: %s of %s", f"{health['rows'] - failed:,}", plural(health["rows"], "row"))
-    labels, scores, languages = health.get("labels"), health.get("scores"), health["languages"]
-    logger.info("  languages of %s: %s", plural(languages["sampled"], "question"), _listed(languages["questions"]))
+    labels, scores = health.get("labels"), health.get("scores")
     if labels is not None:
         logger.info(
             "  %.2f labels a row, %s distinct; %s",
@@ -130,7 +137,7 @@ def log_health(health: dict[str, Any], tagger: str | None) -> None:
         )
         if labels["rows_with_rare_labels_only"] > _RARE_SHARE * health["rows"]:
             logger.warning(
-                "%s of %s have only labels that fewer than mig_min_label_count rows have, so they bring no "
+                "%s of %s: all labels are so rare that they do not count (mig_min_label_count), so these bring no "
                 "information; %s",
                 f"{labels['rows_with_rare_labels_only']:,}",
                 plural(health["rows"], "row"),

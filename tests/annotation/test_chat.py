@@ -183,16 +183,16 @@ def test_a_request_that_is_refused_fails_alone(status, caplog):
 def test_a_server_that_is_gone_stops_the_run():
     with (
         chat_server(lambda *_: None) as at,
-        pytest.raises(AnnotatorError, match=r"answers no more: no answer from th"),
+        pytest.raises(AnnotatorError, match=r"no longer answers: no answer from th"),
     ):
         ask_all(model_at(at.url, max_requests=2), ["row"] * 100)
-    with pytest.raises(AnnotatorError, match=r"answers no more: no answer from the server \(ConnectError\)"):
+    with pytest.raises(AnnotatorError, match=r"no longer answers: no answer from the server \(ConnectError\)"):
         ask_all(model_at(at.url, max_requests=2), ["row"] * 100)
 
 
 def test_what_the_server_says_of_an_error_is_told(caplog):
     body = json.dumps({"error": {"message": "You exceeded your quota."}})
-    message = r"answers no more: the server answered 429: You exceeded your quota\."
+    message = r"no longer answers: the server answered 429: You exceeded your quota\."
     with chat_server(lambda *_: reply(status=429, body=body)) as at, pytest.raises(AnnotatorError, match=message):
         ask_all(model_at(at.url, max_requests=1), ["row"])
     assert "the server answered 429: You exceeded your quota.; asking again" in caplog.text

@@ -75,6 +75,12 @@ def test_an_identifier_of_rows_in_two_files_is_refused_also_if_one_of_them_was_c
     assert "2 rows have it (" in ask("--id", ask.table["row_id"][0], code=1)
 
 
+def test_an_identifier_of_many_rows_is_refused_with_their_number_also_if_one_of_them_was_chosen(explain, pool_of_60):
+    write_lines(pool_of_60.data / "pool.jsonl", [{**row, "_id": "same"} for row in make_rows(60)])
+    ask = explain(mig_num_samples=1)
+    assert "'same': 60 rows have it (0, 1, 2, 3, 4, ...); give one by --row" in ask("--id", "same", code=1)
+
+
 def test_a_cache_that_cannot_be_used_is_an_error(explain, tmp_path):
     ask = explain()
     shutil.rmtree(tmp_path / "cache")

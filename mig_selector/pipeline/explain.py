@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
@@ -58,7 +57,7 @@ def _explain_row(
     offered = offer(request, crew, Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:
-        row = _find_id(row_id, table["row_id"].to_pylist(), table["row_index"].to_numpy(), pool)
+        row = _find_id(row_id, pool)
     if row is None or not 0 <= row < pool.report.read:
         raise ArgumentError(f"--row: {row} is not a row of the pool; it has rows 0 to {pool.report.read - 1:,}.")
     kept = int(np.searchsorted(pool.pool_indices, row))
@@ -70,15 +69,13 @@ def _explain_row(
     return list(_explain(_where(row, pool), kept, Selection(rows, gains), request, offered, information))
 
 
-def _find_id(wanted: str, chosen_ids: Sequence[str | None], chosen: NDArray[np.int64], pool: Pool) -> int:
-    """Return the pool index of the row with an identifier: of a chosen row, or else looked for in the files."""
-    found = [int(row) for row, row_id in zip(chosen, chosen_ids, strict=True) if row_id == wanted]
-    if not found or len(pool.sources) > 1:  # files may count their rows alike
-        rows = zip(pool.pool_indices.tolist(), pool.rows(ID_COLUMNS), strict=True)
-        found = [index for index, row in rows if read_row_id(row.record) == wanted]
+def _find_id(wanted: str, pool: Pool) -> int:
+    """Return the pool index of the only kept row with an identifier."""
+    rows = zip(pool.pool_indices.tolist(), pool.rows(ID_COLUMNS), strict=True)
+    found: list[int] = [index for index, row in rows if read_row_id(row.record) == wanted]
     if len(found) != 1:
-        listed = ", ".join(map(str, found[:_LISTED]))
-        problem = f"{len(found)} rows have it ({listed}); give one by --row" if found else "no kept row has it"
+        listed = ", ".join(map(str, found[:_LISTED])) + (", ..." if len(found) > _LISTED else "")
+        problem = f"{len(found):,} rows have it ({listed}); give one by --row" if found else "no kept row has it"
         raise ArgumentError(f"--id: {wanted!r}: {problem}.")
     return found[0]
 

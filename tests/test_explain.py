@@ -94,6 +94,25 @@ def test_a_tie_is_said_to_be_one(explain, pool_of_60):
     assert "nearest row that lost to it: row 1, with the same gain; ties go to the earlier row" in text
 
 
+def test_rows_that_took_from_a_gain_and_are_not_listed_are_counted(explain, pool_of_60):
+    pool_of_60.add("pool", [make_row(number, [LABELS[0]], 1.0) for number in range(60)])
+    text = explain()("--row", 7)
+    assert "7 chosen rows took" in text
+    assert len(re.findall("% .* at rank", text)) == 5
+    assert text.splitlines()[-2] == "  and 2 more"
+
+
+def test_warnings_of_selecting_are_not_repeated(explain, pool_of_60, capsys):
+    names = [f"label {number}" for number in range(30)]
+    pool_of_60.add("pool", [make_row(number, [names[number % 30]], 1.0) for number in range(60)])
+    pool_of_60.vectors.unlink()
+    write_vectors(pool_of_60.vectors, names)
+    ask = explain(mig_edge_threshold=1)
+    capsys.readouterr()
+    assert main(["explain", str(ask.folder), "--row", "0"]) == 0
+    assert "nearly empty" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_row_that_was_not_chosen_would_have_entered_where_it_says(explain, pool_of_60, normalize):
     ask = explain(mig_normalize=normalize)

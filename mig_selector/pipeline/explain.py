@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,8 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
 def _explain_row(
     selection: StoredSelection, request: Request, crew: Crew, row: int | None, row_id: str | None
 ) -> list[str]:
-    offered = offer(request, crew, Clock())
+    with _without_warnings():
+        offered = offer(request, crew, Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:
         row = _find_id(row_id, pool)
@@ -67,6 +70,18 @@ def _explain_row(
     gains = table["gain"].to_numpy().astype(np.float64)
     information = table["information"].to_pylist()
     return list(_explain(_where(row, pool), kept, Selection(rows, gains), request, offered, information))
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep the stages from repeating what selecting has warned of; what models have to say is still logged."""
+    logger = logging.getLogger(__package__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _find_id(wanted: str, pool: Pool) -> int:
@@ -182,6 +197,8 @@ def _explain_gain(
         names = [labelled.labels.names[part.label] for part in each.shares if part.share >= _LEAST_SHARE]
         who = f"row {pool_indices[each.row]} at rank {each.rank}"
         yield f"  {each.taken / loss.first_gain:6.1%}  {each.taken:.6g}  {who}, from {', '.join(names)}"
+    if others := loss.num_takers - len(loss.takers):
+        yield f"  and {others:,} more"
 
 
 def _shares(shares: Sequence[LabelShare], gain: float, names: Sequence[str]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from mig_selector.integration.host import check_host
 from mig_selector.integration.host_settings import find_host_faults
 from mig_selector.integration.packages import find_clashes
 from mig_selector.pipeline.request import resolve
-from mig_selector.pool.diagnosis import explain_entry
+from mig_selector.pool.diagnosis import explain_entry, explain_first_rows
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.row_source import RowSource
@@ -219,6 +219,10 @@ def _selection_faults(own_settings: dict[str, Any], host_settings: dict[str, Any
         for entry, judge, sources in zip(request.entries, request.judges, request.sources, strict=True):
             if (stage := judge.stage) is not None:
                 faults += filter(None, (explain_entry(entry, source, stage) for source in sources))
+        if all(request.sources):  # the rows of a hub's dataset, which are not looked at, may have what others lack
+            sources = [source for files in request.sources for source in files]
+            judges = [judge for judge, files in zip(request.judges, request.sources, strict=True) for _ in files]
+            faults += filter(None, [explain_first_rows(sources, judges)])
     except (MigSelectorError, OSError) as error:
         faults.append(str(error))
     return faults

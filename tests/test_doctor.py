@@ -102,6 +102,22 @@ def test_the_pool_is_checked_beside_keys_that_are_wrong(write_config, pool_of_60
     assert "train on none of the first 50 rows" in found[1]
 
 
+def test_files_and_models_are_checked_beside_keys_that_are_wrong(write_config):
+    files = {"mig_label_vocabulary": "/no/vocabulary", "mig_embedding_model": "/no/encoder"}
+    found = faults(check_config(write_config(mig_phi="cubic", mig_label_embeddings=None, **files)))
+    assert [fault.split(":")[0] for fault in found] == ["mig_phi", "mig_label_vocabulary", "mig_embedding_model"]
+    # The vectors are given, under a misspelt key, so the default encoder is not needed.
+    found = faults(check_config(write_config(mig_label_embeddings=None, mig_label_embedings="v.npz")))
+    assert [fault.split()[0] for fault in found] == ["mig_label_embedings"]
+
+
+def test_rows_are_checked_beside_models_that_are_missing(write_config):
+    config = write_config(mig_labels="tags", mig_label_embeddings=None, mig_embedding_model="/no/encoder")
+    missing, lack = faults(check_config(config))
+    assert missing.startswith("mig_embedding_model: ")
+    assert "no labels at tags: 50" in lack
+
+
 def test_a_pool_on_a_hub_is_not_downloaded(write_config, pool_of_60):
     pool_of_60.add("hub", hf_hub_url="no/where")
     assert faults(check_config(write_config(dataset="hub"))) == []

@@ -56,19 +56,18 @@ def explain_entry(entry: PoolEntry, source: RowSource, stage: Stage) -> str | No
     )
 
 
-def explain_first_rows(sources: Sequence[RowSource], judges: Sequence[RowJudge]) -> str | None:
+def explain_first_rows(judged: Sequence[tuple[RowSource, RowJudge]]) -> str | None:
     """Say what the first rows of all files lack of what a selection needs: labels or scores.
 
     Args:
-        sources: The files.
-        judges: For each, what decides which of its rows are kept.
+        judged: The files, each with what decides which of its rows are kept.
 
     Returns:
         A message; None if one of the rows has all of it, or there are no rows.
     """
     lost = Counter[str]()
-    for source, judge in zip(sources, judges, strict=True):
-        judge = judge.without_layout()  # whether the host trains on the rows is up to `explain_entry`
+    for source, whole_judge in judged:
+        judge = whole_judge.without_layout()  # whether the host trains on the rows is up to `explain_entry`
         for leaves in _first_batch(source, judge.decoder()):
             for row in range(min(len(leaves), LOOKED_AT)):
                 values = leaves.of_row(row)
@@ -76,7 +75,7 @@ def explain_first_rows(sources: Sequence[RowSource], judges: Sequence[RowJudge])
                 if isinstance(verdict, tuple):
                     return None
                 lost[_without_values(verdict.reason)] += 1
-    return describe_loss(f"first {lost.total()}", sources, lost) if lost else None
+    return describe_loss(f"first {lost.total()}", [source for source, _ in judged], lost) if lost else None
 
 
 def describe_loss(rows: str, sources: Sequence[RowSource], lost: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import yaml
+from support import make_raw_rows, make_row
 
 from mig_selector.cli import main
 from mig_selector.integration.packages import find_clashes
@@ -74,11 +75,47 @@ def test_an_entry_that_does_not_fit_its_rows_is_found(write_config, pool_of_60):
     assert "LLaMA-Factory would train on none of the first 50 rows of pool.jsonl" in fault
 
 
+def test_rows_without_the_labels_or_the_score_that_the_method_needs_are_found(write_config, pool_of_60):
+    [fault] = faults(check_config(write_config(mig_labels="tags")))
+    assert fault.startswith("none of the first 50 rows of pool.jsonl can be selected: no labels at tags: 50.")
+    assert "Check mig_labels, mig_score" in fault
+    assert "Set mig_tagger: vocabulary for rows without labels" in fault
+    [fault] = faults(check_config(write_config(mig_score="quality")))
+    assert "no score at quality: 50" in fault
+    assert faults(check_config(write_config(mig_method="random", mig_label_embeddings=None))) == []
+    pool_of_60.add("more", [make_row(0, ["algebra"], 1.0, tags="algebra")])
+    assert faults(check_config(write_config(dataset="pool,more", mig_labels="tags"))) == []
+
+
+def test_labels_and_scores_that_a_run_makes_are_not_missed(write_config, workplace, minilm):
+    workplace.add("raw", make_raw_rows(60), columns={"prompt": "instruction", "query": "input", "response": "output"})
+    raw = {"dataset": "raw", "mig_embedding_model": minilm, "mig_label_embeddings": None}
+    [fault] = faults(check_config(write_config(**raw)))
+    assert "no labels at annotation.instag.content: 50" in fault
+    assert faults(check_config(write_config(**raw, mig_tagger="clusters", mig_tagger_model=minilm))) == []
+
+
 def test_the_pool_is_checked_beside_keys_that_are_wrong(write_config, pool_of_60):
     pool_of_60.add("pool", columns={"prompt": "question", "response": "reply"})
     found = faults(check_config(write_config(mig_labls="tags")))
     assert [fault.split()[0] for fault in found] == ["mig_labls", "dataset"]
     assert "train on none of the first 50 rows" in found[1]
+
+
+def test_files_and_models_are_checked_beside_keys_that_are_wrong(write_config):
+    files = {"mig_label_vocabulary": "/no/vocabulary", "mig_embedding_model": "/no/encoder"}
+    found = faults(check_config(write_config(mig_phi="cubic", mig_label_embeddings=None, **files)))
+    assert [fault.split(":")[0] for fault in found] == ["mig_phi", "mig_label_vocabulary", "mig_embedding_model"]
+    # The vectors are given, under a misspelt key, so the default encoder is not needed.
+    found = faults(check_config(write_config(mig_label_embeddings=None, mig_label_embedings="v.npz")))
+    assert [fault.split()[0] for fault in found] == ["mig_label_embedings"]
+
+
+def test_rows_are_checked_beside_models_that_are_missing(write_config):
+    config = write_config(mig_labels="tags", mig_label_embeddings=None, mig_embedding_model="/no/encoder")
+    missing, lack = faults(check_config(config))
+    assert missing.startswith("mig_embedding_model: ")
+    assert "no labels at tags: 50" in lack
 
 
 def test_a_pool_on_a_hub_is_not_downloaded(write_config, pool_of_60):

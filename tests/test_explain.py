@@ -75,6 +75,12 @@ def test_an_identifier_of_rows_in_two_files_is_refused_also_if_one_of_them_was_c
     assert "2 rows have it (" in ask("--id", ask.table["row_id"][0], code=1)
 
 
+def test_an_identifier_of_many_rows_is_refused_with_their_number_also_if_one_of_them_was_chosen(explain, pool_of_60):
+    write_lines(pool_of_60.data / "pool.jsonl", [{**row, "_id": "same"} for row in make_rows(60)])
+    ask = explain(mig_num_samples=1)
+    assert "'same': 60 rows have it (0, 1, 2, 3, 4, ...); give one by --row" in ask("--id", "same", code=1)
+
+
 def test_a_cache_that_cannot_be_used_is_an_error(explain, tmp_path):
     ask = explain()
     shutil.rmtree(tmp_path / "cache")
@@ -86,6 +92,25 @@ def test_a_tie_is_said_to_be_one(explain, pool_of_60):
     pool_of_60.add("pool", [make_row(number, [LABELS[0]], 1.0) for number in range(60)])
     text = explain()("--row", 0)
     assert "nearest row that lost to it: row 1, with the same gain; ties go to the earlier row" in text
+
+
+def test_rows_that_took_from_a_gain_and_are_not_listed_are_counted(explain, pool_of_60):
+    pool_of_60.add("pool", [make_row(number, [LABELS[0]], 1.0) for number in range(60)])
+    text = explain()("--row", 7)
+    assert "7 chosen rows took" in text
+    assert len(re.findall("% .* at rank", text)) == 5
+    assert text.splitlines()[-2] == "  and 2 more"
+
+
+def test_warnings_of_selecting_are_not_repeated(explain, pool_of_60, capsys):
+    names = [f"label {number}" for number in range(30)]
+    pool_of_60.add("pool", [make_row(number, [names[number % 30]], 1.0) for number in range(60)])
+    pool_of_60.vectors.unlink()
+    write_vectors(pool_of_60.vectors, names)
+    ask = explain(mig_edge_threshold=1)
+    capsys.readouterr()
+    assert main(["explain", str(ask.folder), "--row", "0"]) == 0
+    assert "nearly empty" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -5,6 +5,7 @@ Nothing is computed or downloaded, and no check stops another: each yields what 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -15,19 +16,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from mig_selector.arguments import is_switched_off, parse_arguments, split_keys
+from mig_selector.arguments import MigArguments, is_switched_off, parse_arguments, split_keys
 from mig_selector.errors import MigSelectorError
 from mig_selector.integration.config import HostArguments, read_config
 from mig_selector.integration.handover import check_output_is_free
 from mig_selector.integration.host import check_host
 from mig_selector.integration.host_settings import find_host_faults
 from mig_selector.integration.packages import find_clashes
+from mig_selector.pipeline.needs import resolve_needs
 from mig_selector.pipeline.request import resolve
-from mig_selector.pool.diagnosis import explain_entry
+from mig_selector.pool.diagnosis import explain_entry, explain_first_rows
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.files import open_sources
 from mig_selector.pool.formats.row_source import RowSource
+from mig_selector.pool.index.judge import RowJudge
 from mig_selector.ranks.devices import describe_gpus
+from mig_selector.settings import is_own_key
 from mig_selector.store.files import is_writable
 from mig_selector.store.folders import absolute_path, default_cache_dir, has_private_path, is_private
 from mig_selector.store.hashing import ContentHashes
@@ -194,11 +198,6 @@ class _Unhashed(ContentHashes):
         return ""
 
 
-def _open_local(entry: PoolEntry) -> list[RowSource]:
-    """Open the files of an entry; of a hub's dataset none, as it would be downloaded."""
-    return [] if isinstance(entry.source, HubSource) else open_sources(entry)
-
-
 def _selection_faults(own_settings: dict[str, Any], host_settings: dict[str, Any]) -> list[str]:
     """Return what is wrong with the ``mig_`` keys, and with the pool, files and models that they name."""
     faults, host, arguments = [], None, None
@@ -212,13 +211,46 @@ def _selection_faults(own_settings: dict[str, Any], host_settings: dict[str, Any
         faults.append(str(error))
     if host is None:
         return faults
-    if arguments is None:  # the pool can still be checked, by a method that needs nothing of it
-        arguments = parse_arguments({"mig_method": "random", "mig_num_samples": 1}, training=False)
+    if arguments is not None:
+        return faults + _pool_faults(arguments, host)
+    found = "\n".join(_pool_faults(_read_sound_keys(own_settings), host, has_all_keys=False)).splitlines()
+    # A key that could not be read seems not to be set, and what is wrong with its default is not the user's fault.
+    return faults + [line for line in found if not is_own_key(line) or line.split(":")[0] in own_settings]
+
+
+def _read_sound_keys(own_settings: dict[str, Any]) -> MigArguments:
+    """Read the ``mig_`` keys without those that are wrong, so that what the others name can be checked."""
+    sound: dict[str, Any] = {"mig_num_samples": 1}
+    for key, value in own_settings.items():
+        with contextlib.suppress(MigSelectorError):
+            parse_arguments({**sound, key: value}, training=False)
+            sound[key] = value
+    return parse_arguments(sound, training=False)
+
+
+def _pool_faults(arguments: MigArguments, host: HostArguments, *, has_all_keys: bool = True) -> list[str]:
+    """Return what is wrong with the pool, files and models; what rows lack is known only with all keys."""
+    faults: list[str] = []
+    opened: list[tuple[PoolEntry, RowJudge, list[RowSource]]] = []  # also where another file or a model is missing
+
+    def open_local(entry: PoolEntry) -> list[RowSource]:
+        """Open the files of an entry; of a hub's dataset none, as it would be downloaded."""
+        sources = [] if isinstance(entry.source, HubSource) else open_sources(entry)
+        opened.append((entry, resolve_needs(arguments, host).judge(entry, host), sources))
+        return sources
+
     try:
-        request = resolve(arguments, host, hashes=_Unhashed(arguments.cache_dir), open_pool=_open_local)
-        for entry, judge, sources in zip(request.entries, request.judges, request.sources, strict=True):
+        resolve(arguments, host, hashes=_Unhashed(arguments.cache_dir), open_pool=open_local)
+    except (MigSelectorError, OSError) as error:
+        faults.append(str(error))
+    try:
+        for entry, judge, sources in opened:
             if (stage := judge.stage) is not None:
                 faults += filter(None, (explain_entry(entry, source, stage) for source in sources))
+        # The rows of a hub's dataset may have what those of the other files lack.
+        if has_all_keys and all(sources for _, _, sources in opened):
+            judged = [(source, judge) for _, judge, sources in opened for source in sources]
+            faults += filter(None, [explain_first_rows(judged)])
     except (MigSelectorError, OSError) as error:
         faults.append(str(error))
     return faults

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mig_selector.arrays import Selection
 from mig_selector.errors import ArgumentError
@@ -55,10 +56,11 @@ def explain_row(selection: StoredSelection, *, row: int | None = None, row_id: s
 def _explain_row(
     selection: StoredSelection, request: Request, crew: Crew, row: int | None, row_id: str | None
 ) -> list[str]:
-    offered = offer(request, crew, Clock())
+    with _without_warnings():
+        offered = offer(request, crew, Clock())
     pool, table = offered.pool, selection.table
     if row_id is not None:
-        row = _find_id(row_id, table["row_id"].to_pylist(), table["row_index"].to_numpy(), pool)
+        row = _find_id(row_id, pool)
     if row is None or not 0 <= row < pool.report.read:
         raise ArgumentError(f"--row: {row} is not a row of the pool; it has rows 0 to {pool.report.read - 1:,}.")
     kept = int(np.searchsorted(pool.pool_indices, row))
@@ -70,15 +72,25 @@ def _explain_row(
     return list(_explain(_where(row, pool), kept, Selection(rows, gains), request, offered, information))
 
 
-def _find_id(wanted: str, chosen_ids: Sequence[str | None], chosen: NDArray[np.int64], pool: Pool) -> int:
-    """Return the pool index of the row with an identifier: of a chosen row, or else looked for in the files."""
-    found = [int(row) for row, row_id in zip(chosen, chosen_ids, strict=True) if row_id == wanted]
-    if not found or len(pool.sources) > 1:  # files may count their rows alike
-        rows = zip(pool.pool_indices.tolist(), pool.rows(ID_COLUMNS), strict=True)
-        found = [index for index, row in rows if read_row_id(row.record) == wanted]
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep the stages from repeating what selecting has warned of; what models have to say is still logged."""
+    logger = logging.getLogger(__package__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _find_id(wanted: str, pool: Pool) -> int:
+    """Return the pool index of the only kept row with an identifier."""
+    rows = zip(pool.pool_indices.tolist(), pool.rows(ID_COLUMNS), strict=True)
+    found: list[int] = [index for index, row in rows if read_row_id(row.record) == wanted]
     if len(found) != 1:
-        listed = ", ".join(map(str, found[:_LISTED]))
-        problem = f"{len(found)} rows have it ({listed}); give one by --row" if found else "no kept row has it"
+        listed = ", ".join(map(str, found[:_LISTED])) + (", ..." if len(found) > _LISTED else "")
+        problem = f"{len(found):,} rows have it ({listed}); give one by --row" if found else "no kept row has it"
         raise ArgumentError(f"--id: {wanted!r}: {problem}.")
     return found[0]
 
@@ -185,6 +197,8 @@ def _explain_gain(
         names = [labelled.labels.names[part.label] for part in each.shares if part.share >= _LEAST_SHARE]
         who = f"row {pool_indices[each.row]} at rank {each.rank}"
         yield f"  {each.taken / loss.first_gain:6.1%}  {each.taken:.6g}  {who}, from {', '.join(names)}"
+    if others := loss.num_takers - len(loss.takers):
+        yield f"  and {others:,} more"
 
 
 def _shares(shares: Sequence[LabelShare], gain: float, names: Sequence[str]) -> Iterator[str]:

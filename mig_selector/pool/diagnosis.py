@@ -1,8 +1,10 @@
-"""Why the host trains on none of an entry's rows: one message for the entry, with the setting that may be right."""
+"""Why none of a pool's rows, or of an entry's, can be used: one message, with the setting that may be right."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -12,7 +14,8 @@ import numpy as np
 from mig_selector.errors import PoolError
 from mig_selector.pool.entry import Layout, PoolEntry
 from mig_selector.pool.formats.row_source import RowSource
-from mig_selector.pool.leaves.batch import Numbering
+from mig_selector.pool.index.judge import RowJudge
+from mig_selector.pool.leaves.batch import Leaves, Numbering
 from mig_selector.pool.leaves.decoder import LeafDecoder
 from mig_selector.pool.leaves.verdicts import Unreadable
 from mig_selector.pool.training import Stage, judge_row
@@ -53,6 +56,38 @@ def explain_entry(entry: PoolEntry, source: RowSource, stage: Stage) -> str | No
     )
 
 
+def explain_first_rows(judged: Sequence[tuple[RowSource, RowJudge]]) -> str | None:
+    """Say what the first rows of all files lack of what a selection needs: labels or scores.
+
+    Args:
+        judged: The files, each with what decides which of its rows are kept.
+
+    Returns:
+        A message; None if one of the rows has all of it, or there are no rows.
+    """
+    lost = Counter[str]()
+    for source, whole_judge in judged:
+        judge = whole_judge.without_layout()  # whether the host trains on the rows is up to `explain_entry`
+        for leaves in _first_batch(source, judge.decoder()):
+            for row in range(min(len(leaves), LOOKED_AT)):
+                values = leaves.of_row(row)
+                verdict = values if isinstance(values, Unreadable) else judge.judge(values)
+                if isinstance(verdict, tuple):
+                    return None
+                lost[_without_values(verdict.reason)] += 1
+    return describe_loss(f"first {lost.total()}", [source for source, _ in judged], lost) if lost else None
+
+
+def describe_loss(rows: str, sources: Sequence[RowSource], lost: Mapping[str, int]) -> str:
+    """Say that none of some rows can be selected, why, and what to set; `lost` counts them by reason."""
+    return (
+        f"none of the {rows} rows of {', '.join(source.name for source in sources)} can be selected: "
+        f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. The first rows have values at "
+        f"{describe_paths(sources[0])}. Check mig_labels, mig_score, and the columns and tags of the entry. "
+        "Set mig_tagger: vocabulary for rows without labels, mig_score: constant for labelled rows without score."
+    )
+
+
 def describe_paths(source: RowSource) -> str:
     """Name the dotted paths at which the first rows of a file have values, the first twenty of them."""
     rows = islice(_first_rows(source), LOOKED_AT)
@@ -75,18 +110,20 @@ def _without_values(reason: str) -> str:
     return reason.split(" (")[0].split(", got")[0]
 
 
+def _first_batch(source: RowSource, decoder: LeafDecoder) -> Iterator[Leaves]:
+    """Return an iterator over what is decoded of the first rows: one batch, or none of a file without rows."""
+    [span, *_] = source.spans(1 << 20)
+    return islice(source.scan(span, decoder, Numbering(), lambda num_bytes: None), 1)
+
+
 def _first_rows(source: RowSource) -> Iterator[dict[str, Any]]:
     """Read the first rows that can be read, as the host reads them."""
-    [span, *_] = source.spans(1 << 20)
-    for leaves in source.scan(span, LeafDecoder(), Numbering(), lambda num_bytes: None):
+    for leaves in _first_batch(source, LeafDecoder()):
         is_row = (not isinstance(leaves.of_row(row), Unreadable) for row in range(min(len(leaves), LOOKED_AT)))
         rows = np.flatnonzero(list(is_row))
         offsets = np.zeros(len(leaves), np.int64) if leaves.byte_offsets is None else leaves.byte_offsets
-        try:
+        with contextlib.suppress(PoolError):
             yield from source.read(rows.tolist(), offsets[rows].tolist(), None)
-        except PoolError:
-            return
-        break
 
 
 def _guess(layout: Layout, rows: Sequence[Mapping[str, Any]], stage: Stage) -> str | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mig_selector.arrays import RowLabels
 from mig_selector.errors import PoolError
-from mig_selector.pool.diagnosis import describe_paths, explain_entry
+from mig_selector.pool.diagnosis import describe_loss, explain_entry
 from mig_selector.pool.entry import HubSource, PoolEntry
 from mig_selector.pool.formats.row_source import RowSource
 from mig_selector.pool.index.cache import IndexCache, UnreadableRowError
@@ -161,13 +161,7 @@ def read_pool(
     entry_indices = [entry_index for entry_index, files in enumerate(sources) for _ in files]
     report = _report(all_sources, parts)
     if report.kept == 0:
-        lost = report.dropped + report.unreadable
-        raise PoolError(
-            f"none of the {report.read} rows of {', '.join(source.name for source in all_sources)} can be selected: "
-            f"{'; '.join(f'{reason}: {count}' for reason, count in lost.items())}. The first rows have values at "
-            f"{describe_paths(all_sources[0])}. Check mig_labels, mig_score, and the columns and tags of the entry. "
-            "Set mig_tagger: vocabulary for rows without labels, mig_score: constant for labelled rows without score."
-        )
+        raise PoolError(describe_loss(str(report.read), all_sources, report.dropped + report.unreadable))
     return _assemble(all_sources, entry_indices, parts, report)
 
 

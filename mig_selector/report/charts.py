@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from mig_selector.report.selection import Curve, Distribution, LabelCount, Labels, Point
 
 
+_LETTER_WIDTH, _LETTER_HEIGHT = 10.0, 22.0
+"""Of the names in the curve on a small screen."""
+
+
 @dataclass(frozen=True)
 class Tick:
     """A number on an axis."""
@@ -41,6 +45,8 @@ class Marker:
     name: str
     kind: str
     """Class of its form."""
+    is_crowded: bool
+    """Whether its name would touch an earlier one in the larger letters of a small screen."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,22 @@ def _chart_points(
         beyond=path([end, *after]) if after else "",
         x_ticks=ticks(right, width),
         y_ticks=ticks(top, height),
-        markers=[Marker(*at(point), name, kind) for point, name, kind in marked],
+        markers=_place_markers([(*at(point), name, kind) for point, name, kind in marked]),
     )
+
+
+def _place_markers(marked: Sequence[tuple[float, float, str, str]]) -> list[Marker]:
+    """Make markers; of names that would touch each other on a small screen, the first one has room."""
+    markers: list[Marker] = []
+    for x, y, name, kind in marked:
+        is_crowded = any(
+            abs(y - other.y) < _LETTER_HEIGHT
+            and abs(x - other.x) < _LETTER_WIDTH * (len(name if x < other.x else other.name) + 1)
+            for other in markers
+            if other.name and not other.is_crowded
+        )
+        markers.append(Marker(x, y, name, kind, is_crowded))
+    return markers
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,14 @@ def test_a_long_curve_has_points_up_to_the_budget_and_beyond():
     ]  # fmt: skip
 
 
+def test_names_that_would_touch_on_a_small_screen_are_crowded():
+    information = np.cumsum(np.r_[np.full(80, 1.0), np.full(60, 20 / 60)])
+    curve = build_curve(information, budget=20, pool_information=100.0)
+    *_, after = chart_curve(curve)
+    named = {marker.name.split(":")[0]: marker.is_crowded for marker in after.markers}
+    assert named == {"the selection": False, "80%": False, "90%": False, "95%": True, "99%": False}
+
+
 def test_whole_numbers_of_a_small_range_are_counted_one_by_one():
     pool, chosen = np.array([1, 1, 2, 3, 3, 3, 5, 60]), np.array([3, 60])
     found = describe_numbers("turns", "turns", np.concatenate([np.repeat(pool[:-1], 100), [60]]), chosen)

@@ -102,6 +102,10 @@ class RowJudge:
             stage="sft" if trained is None else trained["stage"],
         )
 
+    def without_layout(self) -> RowJudge:
+        """Return a judge of labels and scores alone, which keeps rows whether or not the host trains on them."""
+        return RowJudge.of({**self.identity, "trained": None})
+
     @property
     def stage(self) -> Stage | None:
         """The stage of training; None if rows need not be such that the host trains on them."""

@@ -24,6 +24,11 @@ def folder_name(fingerprint: str) -> str:
     return f"study-{fingerprint[:16]}"
 
 
+def has_studies(output_dir: Path) -> bool:
+    """Return whether a study was started in the folder for subsets and studies."""
+    return any(output_dir.glob(f"{folder_name('*')}/{STUDY}"))
+
+
 def study_folder(plan: Plan, output_dir: Path) -> Path:
     """Return the folder of a study, to which more methods and seeds may be added.
 

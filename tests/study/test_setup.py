@@ -64,6 +64,13 @@ def test_what_cannot_be_studied_is_an_error_that_names_the_key_or_option(keys, c
         set_up({**keys, **changes}, Options(**options))
 
 
+def test_a_page_of_nothing_is_refused_before_rows_are_selected(keys, pool_of_60):
+    before = sorted(pool_of_60.folder.rglob("*"))
+    with pytest.raises(ArgumentError, match="--report: nothing has been trained; start the study without --report"):
+        run_study(keys, Options(methods=["mig"], holdout=0.2), trains=False)
+    assert sorted(pool_of_60.folder.rglob("*")) == before
+
+
 def test_rows_with_images_are_not_measured(keys, pool_of_60):
     pool_of_60.add(
         "seen", [make_row(1, [], 1.0)], **{**SHAREGPT, "columns": {"messages": "dialogs", "images": "pictures"}}

@@ -155,6 +155,12 @@ class StudyColumn:
         return MISSING if value is None else self.form(value)
 
 
+_COULD_SEE = (
+    "The smallest difference that this study sees with a chance of 80 %. It matters where the verdict is no "
+    "difference seen."
+)
+
+
 def _effect(figures: ArmFigures) -> str | None:
     return figures.effect.text if figures.effect else None
 
@@ -194,7 +200,7 @@ STUDY_COLUMNS = (
     StudyColumn(
         "smallest",
         "could see",
-        "The smallest difference that this study sees with a chance of 80 %.",
+        _COULD_SEE,
         lambda f: f.smallest,
         "{:.4f}".format,
     ),
@@ -217,6 +223,12 @@ def format_study(study: Study) -> str:
     ]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    notes = [f"loss: {study.primary}", f"intervals: {100 * study.confidence:.4g} %", study.held_out, *study.warnings]
+    notes = [
+        f"loss: {study.primary}",
+        f"intervals: {100 * study.confidence:.4g} %",
+        f"could see: {_COULD_SEE}",
+        study.held_out,
+        *study.warnings,
+    ]
     wrapped = [textwrap.fill(shorten(note, 600), _LINE_WIDTH, subsequent_indent="  ") for note in notes]
     return "\n".join([f"{shorten(study.pool, 60)}: {study.training}", "", *table, "", *wrapped])

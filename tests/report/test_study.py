@@ -76,7 +76,7 @@ def test_files_hold_the_same_figures_and_the_plan_stays_as_it_was(tmp_path):
 
 def test_the_page_gives_verdicts_warnings_and_parts():
     text = " ".join(Page(build_study_page(STUDY, "<svg></svg>")).text.split())
-    assert "mig: better, -0.0200 (-0.0300 to -0.0100); a difference of 0.0120 or more could have been seen" in text
+    assert "mig: better, -0.0200 (-0.0300 to -0.0100) Before you rely on it" in text
     assert "longest: " not in text  # no verdict before its last run
     assert "longest has no row of flan" in text
     assert "1.7000-0.0200 (-0.0300 to -0.0100)" in text
@@ -84,6 +84,16 @@ def test_the_page_gives_verdicts_warnings_and_parts():
     assert "repeats the study, or goes on with it, from the folder in which it was started: mig-selector study" in text
     assert "numpy 2.0" in text
     assert "No run is finished yet" not in text
+
+
+def test_what_could_have_been_seen_is_said_where_no_difference_was():
+    arms = [replace(each, verdict="no difference seen") if each.arm == "longest" else each for each in STUDY.arms]
+    text = " ".join(Page(build_study_page(replace(STUDY, arms=arms), "<svg></svg>")).text.split())
+    assert (
+        "longest: no difference seen, +0.0040 (-0.0030 to +0.0110); a difference of 0.0120 or more would have been "
+        "seen with a chance of 80 %"
+    ) in text
+    assert text.count("would have been seen") == 1
 
 
 def test_a_page_before_the_first_run_says_what_is_planned():

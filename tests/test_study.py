@@ -172,6 +172,7 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     said = capsys.readouterr().out
     assert f"random 5, stratified 1, mig 1: 7 trainings, 7 of them finished in {folder}\n" in said
     assert "held out: 24 answers from 2 sources, " in said
+    assert " supervised tokens, 2 steps, " in said
     rows = np.mean([part["rows"] for part in plan["plan"]["arms"]["random"]])
     [estimated] = re.findall("each training, as for random rows: about (\\d+) rows with", said)
     assert int(estimated) == pytest.approx(rows, abs=1.5)

@@ -27,7 +27,7 @@ from mig_selector.store.subsets import MANIFEST
 from mig_selector.study.arms import Budget, find_budget, take_fitting
 from mig_selector.study.heldout import Split, describe_one_group, describe_split, hold_out
 from mig_selector.study.plan import identify_model, planned_runs, study_identity
-from mig_selector.study.record import folder_name
+from mig_selector.study.record import folder_name, recorded_steps
 from mig_selector.study.setup import FEWEST_DRAWS, RANDOM, Options, Setup, set_up
 
 
@@ -67,10 +67,12 @@ def _describe(setup: Setup, only: Sequence[str]) -> list[str]:
     fed, supervised = float(tokens.fed.mean()), float(tokens.counted("supervised").mean())
     chosen, chosen_fed, chosen_supervised = _choose_at_random(tokens, budget, len(split.candidates))
     processes = num_processes()
-    steps = setup.schedule.steps(chosen, processes)
+    estimated_steps = setup.schedule.steps(chosen, processes)
     per_step = setup.schedule.rows_per_batch * setup.schedule.batches_per_step * processes
-    passes = steps * per_step / chosen if setup.schedule.max_steps > 0 else setup.schedule.epochs
+    passes = estimated_steps * per_step / chosen if setup.schedule.max_steps > 0 else setup.schedule.epochs
     folder = output_dir / folder_name(fingerprint_of(study_identity(setup, split, processes, identify_model(setup))))
+    steps = recorded_steps(folder)
+    described_steps = f"about {plural(estimated_steps, 'step')}" if steps is None else plural(steps, "step")
     runs = [run for run in planned_runs(setup) if not only or run.arm in only]
     left = [run for run in runs if not (folder / "runs" / run.name / MANIFEST).is_file()]
     trainings, trainings_left = (sum(run.seed is not None for run in each) for each in (runs, left))
@@ -86,7 +88,7 @@ def _describe(setup: Setup, only: Sequence[str]) -> list[str]:
         f"arms: {arms or 'none that is trained'}: {plural(trainings, 'training')}{done}",
         f"budget of each arm: {budget.described}",
         f"each training, as for random rows: about {plural(chosen, 'row')} with {chosen_supervised:,.0f} supervised "
-        f"tokens, {plural(steps, 'step')}, {passes:.3g} passes; equal {setup.options.match}",
+        f"tokens, {described_steps}, {passes:.3g} passes; equal {setup.options.match}",
         f"time: about {describe_duration(training)} a training, {describe_duration(measuring)} a measurement, "
         f"{describe_duration(trainings_left * training + len(left) * measuring)} for what is left, with this "
         "machine's speed on a few rows; annotating and selecting come on top",

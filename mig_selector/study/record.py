@@ -47,10 +47,15 @@ def study_folder(plan: Plan, output_dir: Path) -> Path:
 
 def keep_steps(plan: Plan, folder: Path) -> Plan:
     """Return the plan with as many steps as the study in a folder has: its trainings have been made with them."""
+    steps = recorded_steps(folder)
+    return plan if steps in (None, plan.lessons[RANDOM][0].steps) else with_steps(plan, steps)
+
+
+def recorded_steps(folder: Path) -> int | None:
+    """Return the steps of each training of the study in a folder; None if there is none."""
     recorded = _recorded_arms(folder).get(RANDOM)
-    if not recorded or recorded[0].get("steps") in (None, plan.lessons[RANDOM][0].steps):
-        return plan
-    return with_steps(plan, int(recorded[0]["steps"]))
+    steps: int | None = recorded[0].get("steps") if recorded else None
+    return steps
 
 
 def _recorded_arms(folder: Path) -> dict[str, list[dict[str, Any]]]:

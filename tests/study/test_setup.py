@@ -1,5 +1,7 @@
 """What a study refuses before it reads anything."""
 
+import re
+
 import pytest
 from support import SHAREGPT, make_row
 from training import host_settings
@@ -62,6 +64,11 @@ def test_arms_are_those_that_every_study_has_and_the_methods(keys):
 def test_what_cannot_be_studied_is_an_error_that_names_the_key_or_option(keys, changes, options, message):
     with pytest.raises(ArgumentError, match=message):
         set_up({**keys, **changes}, Options(**options))
+
+
+def test_a_dry_run_before_the_first_start_estimates_the_steps(keys):
+    [line] = [line for line in estimate_study(keys, Options(methods=["mig"], holdout=0.2)) if "steps" in line]
+    assert re.search(r" supervised tokens, about \d+ steps, ", line)
 
 
 def test_a_page_of_nothing_is_refused_before_rows_are_selected(keys, pool_of_60):

@@ -188,7 +188,7 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     assert main([*more, "--train-command", interrupting]) == 130
     said = capsys.readouterr().err
     assert "run 1 of 1: top_score-seed0" in said
-    assert said.endswith("mig-selector: interrupted; the same command goes on from here\n")
+    assert said.endswith("mig-selector: interrupted; the same command continues from here\n")
     grown = study(place, methods=["mig", "top_score"])
     assert grown.folder == started.folder
     assert {file: file.stat().st_mtime_ns for file in manifests} == manifests

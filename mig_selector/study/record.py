@@ -126,7 +126,7 @@ def _now() -> str:
 
 
 def study_command(setup: Setup) -> str:
-    """Return the command that does the study, or goes on with it, from the folder in which it was started."""
+    """Return the command that does the study, or continues it, from the folder in which it was started."""
     options = setup.options
     methods = ",".join(setup.methods.values()) or RANDOM
     words = ["mig-selector", "study"]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 BETTER, UNCLEAR = Difference(-0.02, -0.03, -0.01), Difference(0.004, -0.003, 0.011)
 STUDY = Study(
     pool="pool",
-    primary="loss a token",
+    primary="loss per token",
     budget="1,200 supervised tokens",
     match="tokens",
     held_out="held out: 24 answers",
@@ -40,7 +40,8 @@ STUDY = Study(
 def test_the_table_has_a_line_for_each_arm_and_what_to_bear_in_mind():
     lines = format_study(STUDY).splitlines()
     assert lines[0] == (
-        "pool: each training sees about 3,600 supervised tokens in 20 optimizer steps (1,200 supervised tokens chosen)"
+        "pool: each training sees about 3,600 supervised tokens in 20 optimizer steps "
+        "(at most 1,200 supervised tokens chosen)"
     )
     [mig] = [line for line in lines if line.startswith("mig ")]
     assert mig.split() == [
@@ -80,8 +81,10 @@ def test_the_page_gives_verdicts_warnings_and_parts():
     assert "longest: " not in text  # no verdict before its last run
     assert "longest has no row of flan" in text
     assert "1.7000-0.0200 (-0.0300 to -0.0100)" in text
-    assert "each training sees about 3,600 supervised tokens in 20 optimizer steps (1,200 supervised tokens ch" in text
-    assert "repeats the study, or goes on with it, from the folder in which it was started: mig-selector study" in text
+    assert (
+        "each training sees about 3,600 supervised tokens in 20 optimizer steps (at most 1,200 supervised tok" in text
+    )
+    assert "repeats the study, or continues it, from the folder in which it was started: mig-selector study" in text
     assert "numpy 2.0" in text
     assert "No run is finished yet" not in text
 

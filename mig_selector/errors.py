@@ -3,6 +3,7 @@
 MigSelectorError
 ├── HostError          the installed LLaMA-Factory, or the way it is started
 ├── ArgumentError      a ``mig_*`` key, or a key of the host that selection needs
+│   └── UsageError     an option of a command
 ├── PoolError          dataset_info.json or a pool file
 ├── EmbeddingError     the encoder, or vectors from a file
 ├── AnnotatorError     the server of the model that labels or scores rows
@@ -24,6 +25,10 @@ class HostError(MigSelectorError):
 
 class ArgumentError(MigSelectorError):
     """A key of the configuration is unknown or missing, or its value is not allowed."""
+
+
+class UsageError(ArgumentError):
+    """The value of an option is not allowed; a command then exits with 2, as argparse does."""
 
 
 class PoolError(MigSelectorError):

@@ -39,6 +39,14 @@ def test_the_command_prints_one_screen_and_exits_with_1_if_something_is_wrong(wr
     assert len(out.splitlines()) < 25
 
 
+def test_lines_of_an_error_are_lines(tmp_path, capsys):
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2\n")
+    assert main(["doctor", str(tmp_path / "broken.yaml")]) == 1
+    out = capsys.readouterr().out
+    assert "broken.yaml cannot be read: while parsing a flow sequence\n           in " in out
+    assert "\\n" not in out
+
+
 def test_a_sound_configuration_is_said_to_be_sound_and_nothing_is_done(write_config, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     findings = list(check_config(write_config()))

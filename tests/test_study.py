@@ -14,7 +14,7 @@ from support import LABELS, ROOT, make_row
 from training import host_settings, write_yaml
 
 from mig_selector.cli import main
-from mig_selector.errors import ArgumentError, HostError
+from mig_selector.errors import HostError
 from mig_selector.store.files import in_use
 from mig_selector.study.run import run_study
 from mig_selector.study.setup import Options
@@ -72,9 +72,15 @@ def own_loss(model, ids, labels):
     ("key", "score"), [("mig_score", "annotation.deita.quality_scores"), ("mig_scorer", "constant")]
 )
 def test_the_longest_answers_are_chosen_by_their_length_whatever_the_score_of_the_others(place, key, score):
-    with pytest.raises(ArgumentError, match="--report: nothing has been trained; start the study without --report"):
-        study(place, methods=["longest", "top_score"], trains=False, settings={key: score}, match="rows")
-    assert not list(place.folder.rglob("study-*"))
+    with pytest.raises(HostError, match="training of longest-seed0 failed"):
+        study(
+            place,
+            methods=["longest", "top_score"],
+            only=["longest"],
+            train_command="false",
+            settings={key: score},
+            match="rows",
+        )
     manifests = [json.loads(file.read_text()) for file in place.folder.rglob("pool_*/manifest.json")]
     scores = {manifest["method"]: manifest["settings"]["mig_score"] for manifest in manifests}
     assert scores["longest"] == "response_tokens"
@@ -166,6 +172,7 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     said = capsys.readouterr().out
     assert f"random 5, stratified 1, mig 1: 7 trainings, 7 of them finished in {folder}\n" in said
     assert "held out: 24 answers from 2 sources, " in said
+    assert " supervised tokens, 2 steps, " in said
     rows = np.mean([part["rows"] for part in plan["plan"]["arms"]["random"]])
     [estimated] = re.findall("each training, as for random rows: about (\\d+) rows with", said)
     assert int(estimated) == pytest.approx(rows, abs=1.5)
@@ -181,7 +188,7 @@ def test_a_study_trains_measures_goes_on_where_it_was_cut_off_and_judges(place, 
     assert main([*more, "--train-command", interrupting]) == 130
     said = capsys.readouterr().err
     assert "run 1 of 1: top_score-seed0" in said
-    assert said.endswith("mig-selector: interrupted; the same command goes on from here\n")
+    assert said.endswith("mig-selector: interrupted; the same command continues from here\n")
     grown = study(place, methods=["mig", "top_score"])
     assert grown.folder == started.folder
     assert {file: file.stat().st_mtime_ns for file in manifests} == manifests

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from mig_selector.cli import doctor, evaluate, explain, inventory, report, select, study, verify
 from mig_selector.cli.options import discard_stdout
 from mig_selector.console import print_error, print_line, printable
-from mig_selector.errors import MigSelectorError
+from mig_selector.errors import MigSelectorError, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except MigSelectorError as error:
         print_error("mig-selector: error", error)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # whoever reads stdout, such as `head`, has had enough
         discard_stdout()
         return 1

@@ -42,6 +42,7 @@ def _doctor(options: argparse.Namespace) -> int:
             findings = list(check())
         for finding in findings:
             mark = "FAULT" if finding.level == "fault" else finding.level
-            print(f"  {mark:5}  {printable(finding.text)}")
+            text = printable(finding.text, keep="\n").replace("\n", f"\n{' ' * 9}")
+            print(f"  {mark:5}  {text}")
             levels.add(finding.level)
     return 1 if "fault" in levels else 0

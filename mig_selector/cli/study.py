@@ -17,7 +17,7 @@ def add_commands(commands: Any) -> None:
         commands,
         "study",
         _study,
-        "train on what several methods choose and on random rows, with equal tokens and steps, and compare the loss "
+        "train on what several methods choose and on random rows, with equal budgets and steps, and compare the loss "
         "of held-out answers; the last line of stdout is the folder with study.html",
         " [--methods NAME,NAME,...] [--seeds N] ...",
     )
@@ -96,7 +96,7 @@ def _study(options: argparse.Namespace) -> int:
             try:
                 studied = run_study(settings, asked, only=options.only, trains=not options.report)
             except KeyboardInterrupt:
-                print_line("mig-selector: interrupted; the same command goes on from here")
+                print_line("mig-selector: interrupted; the same command continues from here")
                 return 130
             lines = [studied.table, studied.folder]
     print_result(*(printable(line, keep="\n") for line in lines))

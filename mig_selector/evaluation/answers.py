@@ -230,10 +230,10 @@ def server_fault(column: str, error: Exception) -> EvaluationError:
     if isinstance(error, http.ConnectionError | aiohttp.ClientConnectorError):
         return ModelError(
             f"the server of the model cannot be reached: {error}. Check --model-url, and that the server runs. "
-            "The same command goes on."
+            "The same command continues."
         )
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
-    goes_on = "Answers so far are kept; the same command goes on."
+    goes_on = "Answers so far are kept; the same command continues."
     match status:
         case None | 200:
             return ModelError(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
+from mig_selector.console import plural
 from mig_selector.evaluation.columns import AVERAGES, BY_NAME, COLUMNS, averages
 from mig_selector.evaluation.intervals import percentile_interval
 from mig_selector.evaluation.results import Result
@@ -83,7 +84,9 @@ def render_text(rows: Mapping[str, list[Cell]]) -> str:
     for cell in cells:
         if cell.num_failed:
             what = f"{_TITLES[cell.column]} of {cell.model}"
-            notes.append(f"{what}: without the questions of {cell.num_failed:,} verdicts that could not be read")
+            notes.append(
+                f"{what}: without the questions of {plural(cell.num_failed, 'verdict')} that could not be read"
+            )
     return "\n".join([text, *notes])
 
 

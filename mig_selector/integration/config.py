@@ -251,12 +251,16 @@ class HostArguments:
 
 
 _CHANGE_ROWS = ("packing", "neat_packing", "val_size", "max_samples", "interleave_probs", "streaming")
-"""Keys with which training does not see the rows of its datasets one by one."""
+
+
+def keys_that_change_rows(settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys that are set with which training does not see the rows of its datasets one by one."""
+    return [key for key in _CHANGE_ROWS if typed_as_in_yaml(settings.get(key))]
 
 
 def _read_schedule(settings: Mapping[str, Any]) -> Schedule | None:
     """Return how training goes through its rows; None if that cannot be told from the configuration."""
-    if not _is_true(settings.get("do_train")) or any(typed_as_in_yaml(settings.get(key)) for key in _CHANGE_ROWS):
+    if not _is_true(settings.get("do_train")) or keys_that_change_rows(settings):
         return None
     try:
         schedule = Schedule(

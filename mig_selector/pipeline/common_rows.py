@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mig_selector.arguments import MigArguments, parse_arguments
-from mig_selector.errors import ArgumentError, PoolError
+from mig_selector.errors import ArgumentError, PoolError, UsageError
 from mig_selector.integration.config import HostArguments
 from mig_selector.pipeline.annotate import annotate
 from mig_selector.pipeline.crew import Crew
@@ -43,9 +43,7 @@ class CommonRows:
 def resolve_methods(own_settings: Mapping[str, Any], host: HostArguments, methods: Sequence[str]) -> list[Needs]:
     """Check all settings and methods before anything is read."""
     if len(set(methods)) != len(methods) or not all(methods):
-        raise ArgumentError(
-            f"--methods: expected different names with commas between them, got {','.join(methods)!r}."
-        )
+        raise UsageError(f"--methods: expected different names with commas between them, got {','.join(methods)!r}.")
     found = []
     for method in methods:
         arguments = parse_arguments({**own_settings, "mig_method": method}, training=False)

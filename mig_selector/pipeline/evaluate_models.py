@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mig_selector.annotation.journal import Journal
+from mig_selector.console import plural
 from mig_selector.errors import EvaluationError, ModelError
 from mig_selector.evaluation.answers import Model, ask, build_requests
 from mig_selector.evaluation.grading import GRADERS, humaneval_program
@@ -105,7 +106,7 @@ def _evaluate_model(
             result = read_finished(benchmark, folder, identity)
             if result is None:
                 lm = lm or model.load()
-                logger.info("%s: %s, %s questions", model.name, benchmark.name, f"{len(benchmark.docs):,}")
+                logger.info("%s: %s, %s", model.name, benchmark.name, plural(len(benchmark.docs), "question"))
                 items = _ask_and_grade(lm, benchmark, folder)
                 whole_identity = {"model": identity, **_settings_identity(benchmark)}
                 result = write_result(_result_path(benchmark, folder), benchmark.name, whole_identity, items)

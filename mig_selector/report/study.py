@@ -23,7 +23,7 @@ _NAME_WIDTH = 24
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean loss of an arm less that of random: below 0 the arm is better."""
+    """Mean loss of an arm minus that of random: below 0 the arm is better."""
 
     difference: float
     low: float
@@ -112,16 +112,16 @@ class Study:
     about_groups: str = ""
     """How the answers were divided, and what is left out."""
     command: str = ""
-    """Repeats the study, or goes on with it."""
+    """Repeats the study, or continues it."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the packages that it was begun with."""
 
     @property
     def training(self) -> str:
-        """What is equal in all trainings: what each sees, and in how many steps."""
+        """What each training sees. Steps and budget are the same for all; tokens seen may differ."""
         random = next((each for each in self.arms if each.supervised_tokens_seen is not None), None)
         if random is None:
-            return f"{self.budget} an arm"
+            return f"{self.budget} per arm"
         steps = plural(random.steps or 0, "optimizer step")
         if self.match == "rows":
             return f"each training takes {steps} on {self.budget} chosen; the tokens that it sees differ"
@@ -129,7 +129,7 @@ class Study:
         usual = seen[0]
         differ = any(abs(each - usual) > APART * usual for each in seen)
         tokens = f"{min(seen):,.0f} to {max(seen):,.0f}" if differ else f"about {usual:,.0f}"
-        return f"each training sees {tokens} supervised tokens in {steps} ({self.budget} chosen)"
+        return f"each training sees {tokens} supervised tokens in {steps} (at most {self.budget} chosen)"
 
     @property
     def compared(self) -> list[ArmFigures]:
@@ -153,6 +153,12 @@ class StudyColumn:
         """Return the figure as readers see it."""
         value = self.value(figures)
         return MISSING if value is None else self.form(value)
+
+
+_COULD_SEE = (
+    "The smallest difference that this study sees with a chance of 80 %. It matters where the verdict is no "
+    "difference seen."
+)
 
 
 def _effect(figures: ArmFigures) -> str | None:
@@ -187,14 +193,14 @@ STUDY_COLUMNS = (
     StudyColumn(
         "difference",
         "against random",
-        "Loss less that of random, and its interval: below 0 the arm is better.",
+        "Loss minus that of random, and its interval: below 0 the arm is better.",
         _effect,
         str,
     ),
     StudyColumn(
         "smallest",
         "could see",
-        "The smallest difference that this study sees with a chance of 80 %.",
+        _COULD_SEE,
         lambda f: f.smallest,
         "{:.4f}".format,
     ),
@@ -217,6 +223,12 @@ def format_study(study: Study) -> str:
     ]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    notes = [f"loss: {study.primary}", f"intervals: {100 * study.confidence:.4g} %", study.held_out, *study.warnings]
+    notes = [
+        f"loss: {study.primary}",
+        f"intervals: {100 * study.confidence:.4g} %",
+        f"could see: {_COULD_SEE}",
+        study.held_out,
+        *study.warnings,
+    ]
     wrapped = [textwrap.fill(shorten(note, 600), _LINE_WIDTH, subsequent_indent="  ") for note in notes]
     return "\n".join([f"{shorten(study.pool, 60)}: {study.training}", "", *table, "", *wrapped])

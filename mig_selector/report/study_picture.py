@@ -44,7 +44,7 @@ def _draw(study: Study, top: float) -> Figure:
     height = _LINE * len(arms) + _AROUND + top
     figure = Figure(figsize=(_WIDTH, height))
     box = (0.5 / height, _LINE * len(arms) / height)
-    losses = figure.add_axes((0.14, box[0], 0.36, box[1]), title="loss a token of each run")
+    losses = figure.add_axes((0.14, box[0], 0.36, box[1]), title="loss per token of each run")
     effects = figure.add_axes((0.56, box[0], 0.36, box[1]), title="difference from random (left of 0 is better)")
     for axes in (losses, effects):
         axes.set_ylim(len(arms) - 0.5, -0.5)

@@ -27,7 +27,7 @@ from mig_selector.store.subsets import MANIFEST
 from mig_selector.study.arms import Budget, find_budget, take_fitting
 from mig_selector.study.heldout import Split, describe_one_group, describe_split, hold_out
 from mig_selector.study.plan import identify_model, planned_runs, study_identity
-from mig_selector.study.record import folder_name
+from mig_selector.study.record import folder_name, recorded_steps
 from mig_selector.study.setup import FEWEST_DRAWS, RANDOM, Options, Setup, set_up
 
 
@@ -67,10 +67,13 @@ def _describe(setup: Setup, only: Sequence[str]) -> list[str]:
     fed, supervised = float(tokens.fed.mean()), float(tokens.counted("supervised").mean())
     chosen, chosen_fed, chosen_supervised = _choose_at_random(tokens, budget, len(split.candidates))
     processes = num_processes()
-    steps = setup.schedule.steps(chosen, processes)
+    estimated_steps = setup.schedule.steps(chosen, processes)
     per_step = setup.schedule.rows_per_batch * setup.schedule.batches_per_step * processes
-    passes = steps * per_step / chosen if setup.schedule.max_steps > 0 else setup.schedule.epochs
+    passes = estimated_steps * per_step / chosen if setup.schedule.max_steps > 0 else setup.schedule.epochs
     folder = output_dir / folder_name(fingerprint_of(study_identity(setup, split, processes, identify_model(setup))))
+    steps = recorded_steps(folder)
+    described_steps = f"about {plural(estimated_steps, 'step')}" if steps is None else plural(steps, "step")
+    described_passes = f"{passes:.3g} {'pass' if f'{passes:.3g}' == '1' else 'passes'}"
     runs = [run for run in planned_runs(setup) if not only or run.arm in only]
     left = [run for run in runs if not (folder / "runs" / run.name / MANIFEST).is_file()]
     trainings, trainings_left = (sum(run.seed is not None for run in each) for each in (runs, left))
@@ -80,14 +83,14 @@ def _describe(setup: Setup, only: Sequence[str]) -> list[str]:
     measuring = sum(len(row.ids) for row in split.heldout.rows) * per_token
     arms = ", ".join(f"{arm} {count}" for arm, count in setup.planned.items() if count and (arm in only or not only))
     return [
-        f"pool: {fed:,.0f} tokens a row, {supervised:,.0f} with a loss ({plural(len(rows), 'row')} sampled)",
+        f"pool: {fed:,.0f} tokens per row, {supervised:,.0f} with a loss ({plural(len(rows), 'row')} sampled)",
         *describe_split(split),
         *([f"warning: {warning}"] if (warning := describe_one_group(split.heldout, setup.holdout)) else []),
         f"arms: {arms or 'none that is trained'}: {plural(trainings, 'training')}{done}",
         f"budget of each arm: {budget.described}",
         f"each training, as for random rows: about {plural(chosen, 'row')} with {chosen_supervised:,.0f} supervised "
-        f"tokens, {plural(steps, 'step')}, {passes:.3g} passes; equal {setup.options.match}",
-        f"time: about {describe_duration(training)} a training, {describe_duration(measuring)} a measurement, "
+        f"tokens, {described_steps}, {described_passes}; equal {setup.options.match}",
+        f"time: about {describe_duration(training)} per training, {describe_duration(measuring)} per measurement, "
         f"{describe_duration(trainings_left * training + len(left) * measuring)} for what is left, with this "
         "machine's speed on a few rows; annotating and selecting come on top",
     ]

@@ -176,7 +176,7 @@ def _warnings(plan: Plan, results: Mapping[Run, Result], arms: Sequence[ArmFigur
     if plan.setup.holdout is not None:
         yield (
             "the held-out rows are a random part of the pool: they resemble random choices, which favours random by "
-            "construction. Rows of the task that the model is for, as eval_dataset, do not."
+            "construction. To avoid that, set eval_dataset to rows of the task that the model is for."
         )
     if warning := describe_one_group(heldout, plan.setup.holdout):
         yield warning
@@ -234,19 +234,24 @@ def _warn_of_unspent_budgets(plan: Plan, arms: Sequence[ArmFigures]) -> Iterator
 
 def _why_passes_differ(plan: Plan, arm: str, wanted: float) -> str:
     if not plan.budget.counts_tokens:
-        return "all arms take as many rows a step"
+        return "all arms take equally many rows per step"
     most, steps = plan.setup.schedule.rows_per_batch, plan.lessons[arm][0].steps
     if any(is_held_by_batch_size(each.rows, steps, wanted, most, plan.processes) for each in plan.subsets[arm]):
         return (
             "a step is gradient_accumulation_steps equal batches, of at most per_device_train_batch_size: "
-            f"{most} rows; a larger one would come nearer"
+            f"{most} rows; a larger one would come closer"
         )
-    return "batches of whole rows come no nearer"
+    return "batches of whole rows cannot come closer"
 
 
 def _describe_additions(record: Mapping[str, Any]) -> Iterator[str]:
     for added in record.get("added", []):
         yield f"added on {added['at'][:10]}, after the study had been planned: {_name_runs(added['runs'])}."
+    if record.get("added"):
+        yield (
+            "verdicts of earlier arms may have changed with what was added: each new method widens all intervals, and "
+            "new seeds change those of their arms."
+        )
 
 
 def _name_runs(names: Sequence[str]) -> str:

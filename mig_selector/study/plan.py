@@ -95,7 +95,9 @@ class Plan:
     def primary(self) -> str:
         """What is measured."""
         over = "answers" if self.split.heldout.is_one_group else "the answers of each source, then over sources"
-        return f"loss a token of each held-out answer (nats), averaged over {over} and learning rates; lower is better"
+        return (
+            f"loss per token of each held-out answer (nats), averaged over {over} and learning rates; lower is better"
+        )
 
     def subset(self, run: Run) -> tuple[Subset, Lesson]:
         """Return what a training trains on, and how."""

@@ -24,6 +24,11 @@ def folder_name(fingerprint: str) -> str:
     return f"study-{fingerprint[:16]}"
 
 
+def has_studies(output_dir: Path) -> bool:
+    """Return whether a study was started in the folder for subsets and studies."""
+    return any(output_dir.glob(f"{folder_name('*')}/{STUDY}"))
+
+
 def study_folder(plan: Plan, output_dir: Path) -> Path:
     """Return the folder of a study, to which more methods and seeds may be added.
 
@@ -42,10 +47,15 @@ def study_folder(plan: Plan, output_dir: Path) -> Path:
 
 def keep_steps(plan: Plan, folder: Path) -> Plan:
     """Return the plan with as many steps as the study in a folder has: its trainings have been made with them."""
+    steps = recorded_steps(folder)
+    return plan if steps in (None, plan.lessons[RANDOM][0].steps) else with_steps(plan, steps)
+
+
+def recorded_steps(folder: Path) -> int | None:
+    """Return the steps of each training of the study in a folder; None if there is none."""
     recorded = _recorded_arms(folder).get(RANDOM)
-    if not recorded or recorded[0].get("steps") in (None, plan.lessons[RANDOM][0].steps):
-        return plan
-    return with_steps(plan, int(recorded[0]["steps"]))
+    steps: int | None = recorded[0].get("steps") if recorded else None
+    return steps
 
 
 def _recorded_arms(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -116,7 +126,7 @@ def _now() -> str:
 
 
 def study_command(setup: Setup) -> str:
-    """Return the command that does the study, or goes on with it, from the folder in which it was started."""
+    """Return the command that does the study, or continues it, from the folder in which it was started."""
     options = setup.options
     methods = ",".join(setup.methods.values()) or RANDOM
     words = ["mig-selector", "study"]

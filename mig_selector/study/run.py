@@ -12,6 +12,7 @@ from typing import Any
 from mig_selector.console import plural
 from mig_selector.errors import ArgumentError
 from mig_selector.pipeline.crew import Crew, in_plain_words
+from mig_selector.pipeline.site import find_site
 from mig_selector.ranks.world import Ranks
 from mig_selector.report.study import format_study
 from mig_selector.report.writing import write_study
@@ -22,12 +23,14 @@ from mig_selector.study.arms import count_candidate_tokens, find_budget, select_
 from mig_selector.study.figures import describe_missing, gather
 from mig_selector.study.heldout import describe_one_group, describe_split, hold_out
 from mig_selector.study.plan import Plan, make_plan
-from mig_selector.study.record import keep_steps, record_plan, study_folder
+from mig_selector.study.record import has_studies, keep_steps, record_plan, study_folder
 from mig_selector.study.runs import do_run, read_result
 from mig_selector.study.setup import RANDOM, Options, Setup, set_up
 
 
 logger = logging.getLogger(__name__)
+
+_NOT_STARTED = "--report: nothing has been trained; start the study without --report."
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ def run_study(
 
 
 def _run(setup: Setup, only: Sequence[str], *, trains: bool) -> Studied:
+    site = find_site(setup.arguments(mig_num_samples=1), setup.host, setup.host.dataset)
+    if not trains and not has_studies(site.output_dir):  # known before anything is selected
+        raise ArgumentError(_NOT_STARTED)
     with ExitStack() as stack:
         # What is selected here is named by no dataset_info.json before the plan is recorded.
         with in_use(setup.budget.cache_dir / "locks" / "study"):
@@ -68,7 +74,7 @@ def _run(setup: Setup, only: Sequence[str], *, trains: bool) -> Studied:
             folder = study_folder(plan, Path(plan.subsets[RANDOM][0].outcome.folder).parent)
             check_own_folder(folder)
             if not trains and not (folder / STUDY).is_file():
-                raise ArgumentError("--report: nothing has been trained; start the study without --report.")
+                raise ArgumentError(_NOT_STARTED)
             stack.enter_context(in_use(folder))
             plan = _continued(plan, folder)
             record_plan(plan, folder)

@@ -39,7 +39,7 @@ class Result:
     """A finished run."""
 
     losses: NDArray[np.float64]
-    """Loss a token of each held-out answer. Shape (N,)."""
+    """Loss per token of each held-out answer. Shape (N,)."""
     manifest: Mapping[str, Any]
 
 

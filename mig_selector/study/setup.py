@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mig_selector.arguments import MigArguments, parse_arguments, split_keys
-from mig_selector.errors import ArgumentError
-from mig_selector.integration.config import HostArguments, Schedule
+from mig_selector.errors import ArgumentError, UsageError
+from mig_selector.integration.config import HostArguments, Schedule, keys_that_change_rows
 from mig_selector.integration.dataset_info import read_dataset_info
 from mig_selector.integration.host_settings import find_host_faults
 from mig_selector.integration.training import COMMAND
@@ -104,7 +104,8 @@ def set_up(settings: Mapping[str, Any], options: Options, only: Sequence[str] = 
         only: Arms to do here; all if empty.
 
     Raises:
-        ArgumentError: Something in them is missing, wrong, or cannot be studied; names the key or option.
+        ArgumentError: Something in them is missing, wrong, or cannot be studied; names the key.
+        UsageError: The same of an option.
     """
     host_settings, own_settings = split_keys(settings)
     host = HostArguments.read(host_settings)
@@ -113,18 +114,19 @@ def set_up(settings: Mapping[str, Any], options: Options, only: Sequence[str] = 
     shared["mig_report"] = "none"
     methods = [name for name in _methods(options, budget) if name != RANDOM]
     needs = resolve_methods({**shared, "mig_num_samples": 1}, host, [RANDOM, *methods])
+    option_faults = _option_faults(options, host, needs, counts_tokens=budget.counts_tokens)
     faults = [
-        *_option_faults(options, host, needs, counts_tokens=budget.counts_tokens),
+        *option_faults,
         *_host_faults(host_settings, host, budget),
         *find_host_faults(host_settings, is_launched=False),
     ]
+    if host.schedule is None and not faults:
+        faults.append("per_device_train_batch_size, gradient_accumulation_steps: expected integers of at least 1.")
     if faults or host.schedule is None:
-        raise ArgumentError("\n".join(faults))
+        raise (UsageError if option_faults else ArgumentError)("\n".join(faults))
     setup = Setup(options, host_settings, shared, budget, host, host.schedule, needs)
     if unknown := [arm for arm in only if arm not in setup.planned]:
-        raise ArgumentError(
-            f"--only: {', '.join(unknown)} is not an arm; expected some of {', '.join(setup.planned)}."
-        )
+        raise UsageError(f"--only: {', '.join(unknown)} is not an arm; expected some of {', '.join(setup.planned)}.")
     return setup
 
 
@@ -177,11 +179,6 @@ def _host_faults(host_settings: Mapping[str, Any], host: HostArguments, budget: 
             f"stage: {host.stage}; a study measures the loss of answers, so stage must be sft.",
         ),
         (
-            host.do_train and host.schedule is None,
-            "packing, neat_packing, val_size, max_samples, interleave_probs and streaming change which rows a step "
-            "takes, so steps cannot be held equal; remove those that are set.",
-        ),
-        (
             host_settings.get("adapter_name_or_path"),
             "adapter_name_or_path: a study trains from a model; merge the adapter into it (llamafactory-cli export), "
             "and name the result in model_name_or_path.",
@@ -197,6 +194,10 @@ def _host_faults(host_settings: Mapping[str, Any], host: HostArguments, budget: 
     )
     return [
         *(f"{key}: a study trains and tokenizes with it; set it." for key, value in needed.items() if not value),
+        *(
+            f"{key}: it changes which rows a step takes, so steps cannot be equal; remove it."
+            for key in keys_that_change_rows(host_settings)
+        ),
         *(message for is_wrong, message in rules if is_wrong),
         *_media_faults(host),
     ]

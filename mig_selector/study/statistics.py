@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Verdict: TypeAlias = Literal["better", "worse", "no difference seen"]
 Losses: TypeAlias = NDArray[np.float64]
-"""Loss a token of each answer under each run of an arm. Shape (K, N)."""
+"""Loss per token of each answer under each run of an arm. Shape (K, N)."""
 
 ERROR_RATE = 0.05
 """Chance that a study of methods that all equal random calls any of them better or worse."""
@@ -32,7 +32,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean loss of a method less that of random: negative is better."""
+    """Mean loss of a method minus that of random: negative is better."""
 
     difference: float
     low: float

@@ -245,7 +245,7 @@ def test_questions_without_a_verdict_are_left_out_up_to_one_in_twenty(tmp_path):
     path, identity = tmp_path / "mtbench.json", {"model": 1, "task": 2}
     result = write_result(path, "mtbench", identity, items_of([*[2.0, 8.0] * 19, 5.0, None]))
     assert (result.score, result.num_items, result.num_failed) == (pytest.approx(5.0), 40, 1)
-    note = "MT of m: without the questions of 1 verdicts that could not be read"
+    note = "MT of m: without the questions of 1 verdict that could not be read"
     assert note in render_text({"m": make_cells("m", [result])})
     again = read_result(path, "mtbench", {"task": 2})
     assert again is not None

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 BETTER, UNCLEAR = Difference(-0.02, -0.03, -0.01), Difference(0.004, -0.003, 0.011)
 STUDY = Study(
     pool="pool",
-    primary="loss a token",
+    primary="loss per token",
     budget="1,200 supervised tokens",
     match="tokens",
     held_out="held out: 24 answers",
@@ -40,7 +40,8 @@ STUDY = Study(
 def test_the_table_has_a_line_for_each_arm_and_what_to_bear_in_mind():
     lines = format_study(STUDY).splitlines()
     assert lines[0] == (
-        "pool: each training sees about 3,600 supervised tokens in 20 optimizer steps (1,200 supervised tokens chosen)"
+        "pool: each training sees about 3,600 supervised tokens in 20 optimizer steps "
+        "(at most 1,200 supervised tokens chosen)"
     )
     [mig] = [line for line in lines if line.startswith("mig ")]
     assert mig.split() == [
@@ -76,14 +77,26 @@ def test_files_hold_the_same_figures_and_the_plan_stays_as_it_was(tmp_path):
 
 def test_the_page_gives_verdicts_warnings_and_parts():
     text = " ".join(Page(build_study_page(STUDY, "<svg></svg>")).text.split())
-    assert "mig: better, -0.0200 (-0.0300 to -0.0100); a difference of 0.0120 or more could have been seen" in text
+    assert "mig: better, -0.0200 (-0.0300 to -0.0100) Before you rely on it" in text
     assert "longest: " not in text  # no verdict before its last run
     assert "longest has no row of flan" in text
     assert "1.7000-0.0200 (-0.0300 to -0.0100)" in text
-    assert "each training sees about 3,600 supervised tokens in 20 optimizer steps (1,200 supervised tokens ch" in text
-    assert "repeats the study, or goes on with it, from the folder in which it was started: mig-selector study" in text
+    assert (
+        "each training sees about 3,600 supervised tokens in 20 optimizer steps (at most 1,200 supervised tok" in text
+    )
+    assert "repeats the study, or continues it, from the folder in which it was started: mig-selector study" in text
     assert "numpy 2.0" in text
     assert "No run is finished yet" not in text
+
+
+def test_what_could_have_been_seen_is_said_where_no_difference_was():
+    arms = [replace(each, verdict="no difference seen") if each.arm == "longest" else each for each in STUDY.arms]
+    text = " ".join(Page(build_study_page(replace(STUDY, arms=arms), "<svg></svg>")).text.split())
+    assert (
+        "longest: no difference seen, +0.0040 (-0.0030 to +0.0110); a difference of 0.0120 or more would have been "
+        "seen with a chance of 80 %"
+    ) in text
+    assert text.count("would have been seen") == 1
 
 
 def test_a_page_before_the_first_run_says_what_is_planned():

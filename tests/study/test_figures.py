@@ -114,7 +114,7 @@ def test_readers_are_warned():
         "longest has no row of b",
         "share at least half of their runs of 13 words with rows to choose from: 1 of 60",
         "random-seed3 went through its rows 0.50 times by the trainer's count, not 1.00 times",
-        "longest goes through its rows 1.20 times, random 1.00 times: batches of whole rows come no nearer",
+        "longest goes through its rows 1.20 times, random 1.00 times: batches of whole rows cannot come closer",
     ):
         assert any(message in warning for warning in study.warnings), message
     outside = plan_of(holdout=None)
@@ -144,7 +144,9 @@ def test_an_arm_that_leaves_much_of_its_budget_is_named():
 def test_sources_with_too_few_answers_are_said_to_be_one_group():
     plan = plan_of(sources=np.full(60, OTHER_SOURCES, np.object_))
     study = study_of(plan, results_of(plan))
-    assert study.primary.startswith("loss a token of each held-out answer (nats), averaged over answers and learning")
+    assert study.primary.startswith(
+        "loss per token of each held-out answer (nats), averaged over answers and learning"
+    )
     assert (
         "too few sources have 10 held-out answers, so all 60 are one group: the measure is their plain average, and "
         "there are no figures by source. Raise --holdout (now 0.1)."
@@ -156,7 +158,7 @@ def test_sources_with_too_few_answers_are_said_to_be_one_group():
 
 def test_what_was_added_later_and_a_batch_that_is_too_small_are_named():
     plan = plan_of(batch=4)
-    # 58 rows in 3 steps: 5 rows a step would come nearer, but are no equal batches of at most 4.
+    # 58 rows in 3 steps: 5 rows per step would come closer, but are no equal batches of at most 4.
     subset = SimpleNamespace(**{**vars(plan.subsets["longest"][0]), "rows": 58})
     plan.subsets["longest"] = [subset]
     plan.lessons["longest"] = [Lesson(3, Batch(4, 1), 12 / 58)]
@@ -166,6 +168,7 @@ def test_what_was_added_later_and_a_batch_that_is_too_small_are_named():
     warnings = gather(plan, results_of(plan), record).warnings
     assert (
         "longest goes through its rows 0.21 times, random 0.25 times: a step is gradient_accumulation_steps equal "
-        "batches, of at most per_device_train_batch_size: 4 rows; a larger one would come nearer."
+        "batches, of at most per_device_train_batch_size: 4 rows; a larger one would come closer."
     ) in warnings
     assert "added on 2026-11-26, after the study had been planned: longest-seed0, longest-seed1." in warnings
+    assert any(each.startswith("verdicts of earlier arms may have changed") for each in warnings)

@@ -16,7 +16,7 @@ from mig_selector.integration.tokenization import TokenizedRow
 from mig_selector.study.arms import Budget
 from mig_selector.study.heldout import HeldOut, Split
 from mig_selector.study.plan import Run, make_plan
-from mig_selector.study.record import folder_name, keep_steps, record_plan, study_folder
+from mig_selector.study.record import folder_name, keep_steps, record_plan, recorded_steps, study_folder
 from mig_selector.study.runs import read_result
 from mig_selector.study.setup import Options, set_up
 
@@ -59,6 +59,9 @@ def test_methods_and_seeds_are_added_to_a_study_and_its_steps_stay(plan_of, tmp_
     first = record_plan(plan, folder)
     assert folder.name == folder_name(first["fingerprint"])
     assert record_plan(plan, folder) == first
+
+    assert recorded_steps(folder) == plan.lessons["random"][0].steps
+    assert recorded_steps(tmp_path / "nowhere") is None
 
     alone = plan_of(["longest", "mig"], seeds=2)
     assert study_folder(alone, tmp_path) == folder

@@ -1,9 +1,12 @@
 """What a study refuses before it reads anything."""
 
+import re
+
 import pytest
 from support import SHAREGPT, make_row
-from training import host_settings
+from training import host_settings, write_yaml
 
+from mig_selector.cli import main
 from mig_selector.errors import ArgumentError
 from mig_selector.study.estimate import estimate_study
 from mig_selector.study.run import run_study
@@ -40,7 +43,8 @@ def test_arms_are_those_that_every_study_has_and_the_methods(keys):
     [
         ({"stage": "pt"}, {}, "stage: pt; a study measures the loss of answers"),
         ({"template": None}, {}, "template: a study trains and tokenizes with it"),
-        ({"packing": True}, {}, "packing, neat_packing, .* steps cannot be held equal"),
+        ({"packing": True}, {}, "^packing: it changes which rows a step takes, so steps cannot be equal; remove it.$"),
+        ({"per_device_train_batch_size": 0}, {}, "^per_device_train_batch_size, .*: expected integers of at least 1"),
         ({"adapter_name_or_path": "x"}, {}, "adapter_name_or_path: a study trains from a model; merge the adapter"),
         ({"tokenized_path": "x"}, {}, "tokenized_path: each arm trains on other rows; remove it"),
         ({"learning_rat": 1}, {}, "learning_rat is not a key of LLaMA-Factory; did you mean learning_rate"),
@@ -62,6 +66,26 @@ def test_arms_are_those_that_every_study_has_and_the_methods(keys):
 def test_what_cannot_be_studied_is_an_error_that_names_the_key_or_option(keys, changes, options, message):
     with pytest.raises(ArgumentError, match=message):
         set_up({**keys, **changes}, Options(**options))
+
+
+def test_a_dry_run_before_the_first_start_estimates_the_steps(keys):
+    [line] = [line for line in estimate_study(keys, Options(methods=["mig"], holdout=0.2)) if "steps" in line]
+    assert re.search(r" supervised tokens, about \d+ steps, ", line)
+
+
+def test_a_page_of_nothing_is_refused_before_rows_are_selected(keys, pool_of_60):
+    before = sorted(pool_of_60.folder.rglob("*"))
+    with pytest.raises(ArgumentError, match="--report: nothing has been trained; start the study without --report"):
+        run_study(keys, Options(methods=["mig"], holdout=0.2), trains=False)
+    assert sorted(pool_of_60.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "words", [["--seeds", "0"], ["--holdout", "1.5"], ["--only", "foo"], ["--methods", "mig,mig"]]
+)
+def test_a_wrong_value_of_an_option_is_wrong_usage(keys, tmp_path, words, capsys):
+    assert main(["study", str(write_yaml(tmp_path, keys)), "--dry-run", *words]) == 2
+    assert f"mig-selector: error: {words[0]}: " in capsys.readouterr().err
 
 
 def test_rows_with_images_are_not_measured(keys, pool_of_60):

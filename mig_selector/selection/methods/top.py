@@ -14,7 +14,7 @@ from mig_selector.settings import Setting
 
 @method(needs={"scores"}, nested=True)
 def top_score(pool: Candidates, budget: int) -> Selection:
-    """Choose the rows of the highest scores; gains are the scores."""
+    """Choose the rows with the highest scores; gains are the scores."""
     return _in_order(best_first(pool.scores)[:budget], pool.scores)
 
 

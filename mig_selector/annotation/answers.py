@@ -43,14 +43,3 @@ def measure_answers(
             losses.append(float(loss))
             on_rows(1)
     return np.array(losses, np.float64)
-
-
-def release_memory() -> None:
-    """Give back the device memory of models that are no longer used: a training may need all of it."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mig_selector.annotation.answers import release_memory
 from mig_selector.annotation.journal import Journal
 from mig_selector.errors import EvaluationError, ModelError
 from mig_selector.evaluation.tasks import Benchmark
+from mig_selector.ranks.models import free_memory
 from mig_selector.store.files import read_json
 from mig_selector.store.hashing import ContentHashes, fingerprint_of
 
@@ -89,7 +89,7 @@ class LocalModel:
         from lm_eval.models.huggingface import HFLM
 
         base = self._base
-        release_memory()  # the model before this one is in reference cycles, and a GPU may have no room for two
+        free_memory()  # the model before this one is in reference cycles, and a GPU may have no room for two
         try:
             return HFLM(
                 pretrained=base or str(self.path),

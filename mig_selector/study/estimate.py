@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mig_selector.annotation.answers import measure_answers, release_memory
+from mig_selector.annotation.answers import measure_answers
 from mig_selector.console import plural
 from mig_selector.integration.tokenization import WITHOUT_LOSS, TokenizedRow, tokenize_rows
 from mig_selector.integration.training import load_for_prediction, num_processes
@@ -22,6 +22,7 @@ from mig_selector.pipeline.request import resolve
 from mig_selector.pipeline.rows import KeptRows
 from mig_selector.pipeline.stages import read
 from mig_selector.pipeline.tokens import draw_sample
+from mig_selector.ranks.models import free_memory
 from mig_selector.store.hashing import fingerprint_of
 from mig_selector.store.subsets import MANIFEST
 from mig_selector.study.arms import Budget, find_budget, take_fitting
@@ -132,5 +133,5 @@ def _seconds_per_token(setup: Setup, rows: list[TokenizedRow]) -> float:
     measure_answers(model, timed, WITHOUT_LOSS, lambda count: None)
     seconds = time.monotonic() - start
     del model
-    release_memory()
+    free_memory()
     return seconds / sum(len(ids) for ids, _ in timed)

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mig_selector.annotation.answers import measure_answers, release_memory
+from mig_selector.annotation.answers import measure_answers
 from mig_selector.console import progress
 from mig_selector.integration.tokenization import WITHOUT_LOSS, TokenizedRow
 from mig_selector.integration.training import load_for_prediction, run_training
+from mig_selector.ranks.models import free_memory
 from mig_selector.store.files import read_json, write_json
 from mig_selector.store.subsets import MANIFEST
 from mig_selector.study.plan import Plan, Run
@@ -171,5 +172,5 @@ def _measure(plan: Plan, trained: Path | None, run: Run) -> NDArray[np.float64]:
     with progress(f"{run.name}: measuring held-out answers", len(rows), "rows", is_main=True) as bar:
         losses = measure_answers(model, ((row.ids, row.labels) for row in rows), WITHOUT_LOSS, bar)
     del model
-    release_memory()
+    free_memory()
     return losses

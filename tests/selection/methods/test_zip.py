@@ -1,4 +1,4 @@
-"""ZIP chooses what the published algorithm chooses that compresses the whole list anew for every candidate."""
+"""ZIP chooses the rows that the published algorithm does, which recompresses the whole list for every candidate."""
 
 import functools
 import os
